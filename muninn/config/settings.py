@@ -1,10 +1,10 @@
-"""The settings: what they are, where they come from, and what is refused.
+"""The settings, their sources, and the checks of their values.
 
 `loadSettings` reads the defaults, the file named by ``MUNINN_CONFIG``, the ``MUNINN_*``
 variables and the caller's overrides, in that order, and checks every value against the
-tables below. Whatever does not fit is `InvalidConfig`, with the file and line, the
-variable or the argument that it came from. Settings are this process's own; nothing of
-them is shared but the sizes that the creator of a domain writes into its control block.
+tables below. A value that does not fit is `InvalidConfig`, with the file and line, the
+variable or the argument that it came from. Settings belong to one process. Only the
+sizes of tables are shared: the creator of a domain writes them into its control block.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Devices(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All settings, by table. The keys are explained in ``defaults.toml``; sizes are
-    bytes here.
+    """All settings, by table. ``defaults.toml`` explains the keys; sizes are in bytes
+    here.
     """
 
     server: Server
@@ -83,7 +83,7 @@ class Settings(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A value and where it was found, in words."""
+    """A value, and its source in words."""
 
     value: Any
     where: str
@@ -97,7 +97,7 @@ def _size(least: int) -> Callable[[Any], int]:
 def _count(least: int, most: int = MAX_BYTES) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, str) and re.fullmatch(r"-?\d{1,1000}", value, re.ASCII):
-            value = int(value)  # a variable is always text
+            value = int(value)  # the value of a variable is always text
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArgument(f"{str(value)[:40]!r} is no whole number")
         if not least <= value <= most:
@@ -171,7 +171,7 @@ _TABLES: dict[str, type[Any]] = {
     "control": Control,
     "devices": Devices,
 }
-#: Keys of the specification that mean nothing in this version, and why.
+#: Keys of the specification that have no meaning in this version, with the reason.
 _NOT_HERE = {
     "udsPath": "sockets live in the domain's own directory below /dev/shm",
     "udsPerm": "the domain's directory below /dev/shm is 0700, always",
@@ -204,14 +204,14 @@ _REASON_OF_VARIABLE = {variableOf(key): reason for key, reason in _NOT_HERE.item
 def loadSettings(
     environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Settings:
-    """The settings that hold now.
+    """The settings that are in force now.
 
     Parameters
     ----------
     environ
-        The environment; that of the process when not given.
+        The environment; by default that of the process.
     overrides
-        Key to value, above everything else.
+        Key to value; they win over all other sources.
 
     Raises
     ------
@@ -245,7 +245,9 @@ def loadSettings(
 
 @cache
 def _defaults() -> dict[str, Found]:
-    """Read once: a process may not see the package's files any more after a chroot."""
+    """The defaults. They are read once, because after a chroot a process may not see
+    the package's files any more.
+    """
     return _ofFile(DEFAULTS)
 
 
@@ -274,7 +276,7 @@ def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
 
 
 def settingsIn(environ: Mapping[str, str]) -> list[str]:
-    """The variables that are read."""
+    """The names of the variables in `environ` that are settings."""
     return [
         variable
         for variable in environ
@@ -283,8 +285,8 @@ def settingsIn(environ: Mapping[str, str]) -> list[str]:
 
 
 def strangersIn(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that begin with ``MUNINN_`` and mean nothing, each with the known
-    one that is nearest.
+    """The variables that begin with ``MUNINN_`` and have no meaning, each with the
+    nearest known variable.
     """
     return variables.strangers(environ, {FILE_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE})
 
@@ -337,7 +339,7 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _lineOf(text: str, table: str, key: str | None) -> int:
-    """The line of a table's heading, or of a key in it. Of a key within braces it is
+    """The line of a table's heading, or of a key in it. For a key within braces it is
     the line of the table.
     """
     current, heading, inText = "", 0, False

@@ -6,8 +6,8 @@ import re
 
 from muninn.errors import InvalidArgument
 
-# Not more digits than any size has: what follows may then convert them without a bound
-# of its own.
+# At most as many digits as a size can have, so the conversion below needs no bound of
+# its own.
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) *([KMGTP]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 MAX_BYTES = 1 << 56
@@ -21,8 +21,7 @@ def asBytes(text: str) -> int:
             f"{text[:40]!r} is no size", 'Write a number and K, M, G or T, such as "512G"'
         )
     number, power = match[1], _POWERS[match[2].upper()]
-    # Integers stay exact; a fraction is of the unit, and what is below a byte is cut
-    # off.
+    # Integers stay exact. A fraction is a part of the unit, and is cut to whole bytes.
     sizeBytes = (
         int(number) << 10 * power if "." not in number else int(float(number) * (1 << 10 * power))
     )
@@ -42,14 +41,14 @@ def asText(sizeBytes: int) -> str:
             text = (
                 f"{value:.0f}{unit}" if value >= 100 else f"{value:.1f}".removesuffix(".0") + unit
             )
-        if round(value) < 1 << 10:  # what would be rounded to 1024K is 1M
+        if round(value) < 1 << 10:  # a value that would be shown as 1024K is shown as 1M
             break
     return text
 
 
 def exactly(sizeBytes: int) -> str:
-    """The same where sizes are compared: with the bytes behind it if it was rounded,
-    such as 3M (3145729 bytes).
+    """`asText` for sizes that are compared, followed by the bytes if it was rounded:
+    3M (3145729 bytes).
     """
     if sizeBytes > MAX_BYTES:
         return f"{sizeBytes} bytes"

@@ -1,11 +1,10 @@
-"""Variables of the environment that begin with ``MUNINN_``, and are none of the
-settings.
+"""Variables of the environment that begin with ``MUNINN_`` and are no settings.
 
 Kubernetes writes the address of every Service into the environment of every pod of its
-namespace, under the Service's name, and so do Docker's links: a Service called `muninn`
-is no setting, and nothing is said about it. What else is not known is misspelt,
-perhaps, or meant for another version; a warning says so, once in the life of the
-process, with the name that is nearest.
+namespace, under the Service's name, and Docker's links do the same. The variables of a
+Service called `muninn` are no settings, and are passed over. Any other unknown variable
+may be misspelt, or meant for another version. A warning names it, once in the life of
+the process, with the nearest known name.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from muninn.terms import nearest
 
 PREFIX = "MUNINN_"
 _ADDRESS = r"(?:tcp|udp|sctp)://\S*"
-#: What follows the name of a Service or a container → what the value is like. A Service
-#: may be called `muninn-something`.
+#: The end of a variable's name after the Service or the container, and the pattern of
+#: its value. A Service may be called `muninn-something`.
 _LINKS = (
     (r"SERVICE_HOST", r".*"),
     (r"SERVICE_PORT(?:_[A-Z0-9_]+)?", r"\d*"),
@@ -33,18 +32,20 @@ _PATTERNS = [
     (re.compile(f"{PREFIX}(?:[A-Z0-9_]+_)?{name}"), re.compile(value, re.DOTALL))
     for name, value in _LINKS
 ]
-#: Those that were warned of.
+#: The variables of which the process was warned.
 _warned: set[str] = set()
 
 
 def isLink(variable: str, value: str) -> bool:
-    """Whether Kubernetes or Docker makes such a variable for a Service or a container."""
+    """Whether a variable is one that Kubernetes or Docker makes for a Service or a
+    container.
+    """
     return any(name.fullmatch(variable) and like.fullmatch(value) for name, like in _PATTERNS)
 
 
 def strangers(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
-    """What begins with ``MUNINN_`` and means nothing: variable → the known one that is
-    nearest, or nothing.
+    """The variables that begin with ``MUNINN_`` and have no meaning: variable → the
+    nearest known one, or "".
     """
     names = set(known)
     unknown = [
@@ -56,7 +57,7 @@ def strangers(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str
 
 
 def warnOnce(found: Mapping[str, str]) -> None:
-    """Say of each that it means nothing."""
+    """Warn of each variable that has no meaning, once."""
     for variable, meant in found.items():
         if variable not in _warned:
             _warned.add(variable)
@@ -67,7 +68,7 @@ def _warn(variable: str, meant: str) -> None:
     import logging
 
     hint = f": did you mean {meant}?" if meant else ""
-    with contextlib.suppress(Exception):  # a handler of the program's
+    with contextlib.suppress(Exception):  # a handler of the program may raise
         logging.getLogger("muninn.config").warning("%r means nothing to Muninn%s", variable, hint)
 
 

@@ -1,7 +1,7 @@
 """numpy's own files: ``.npy``, one array, and ``.npz``, a ZIP archive of them.
 
-Headers are read by numpy, which never unpickles here; the bytes go straight into the
-target. An array takes all of its file or member, so that reading it reaches the end,
+numpy reads the headers, and never unpickles here. The bytes go straight into the
+target. An array must take all of its file or member: then its read reaches the end,
 where `zipfile` compares the checksum.
 """
 
@@ -27,8 +27,8 @@ _HEADER_DAMAGE = (
     MemoryError,
     RecursionError,
 )
-#: What `zipfile` raises on damage. Of its own errors are the first; the others come
-#: through from what it calls.
+#: What `zipfile` raises on damage. The first two errors are its own; the others come
+#: from the functions that it calls.
 _ARCHIVE_DAMAGE = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -45,8 +45,8 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 
 
 def _header(file: IO[bytes], source: Source, key: str) -> tuple[Entry, bool]:
-    """(entry, Fortran order) of the array that begins where `file` stands; afterwards
-    it stands at the data.
+    """(entry, Fortran order) of the array that begins at the position of `file`, which
+    afterwards is at the data.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -75,8 +75,8 @@ def _fill(
     if not fortran or target.ndim < 2:
         source.fill(file, target, progress)
         return
-    # The file has the columns one after the other. They are turned some at a time, so
-    # that no second copy of the array is needed.
+    # The file has the columns one after the other. Some of them are transposed at a
+    # time, so that no second copy of the array is needed.
     turned = target.T
     count = max(1, CHUNK_BYTES // max(1, target.nbytes // max(1, len(turned))))
     for start in range(0, len(turned), count):

@@ -1,5 +1,5 @@
-"""The choice of the format: by the ending of the file's name. The file is opened here,
-and checked to be a regular one.
+"""The choice of the format, by the ending of the file's name. This module also opens
+the file, and checks that it is a regular one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def openFile(path: str | os.PathLike[str]) -> Source:
             f"Use one of {', '.join(_FORMATS)}",
         )
     try:
-        # Before it is opened: opening a pipe waits for its writer.
+        # Check before opening: to open a pipe waits for its writer.
         if not stat.S_ISREG(source.stat().st_mode):
             raise FileInvalid(f"{source} is no regular file")
         file = source.open("rb")

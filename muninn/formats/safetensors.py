@@ -1,12 +1,12 @@
 """The ``.safetensors`` format: eight bytes of header length, a JSON header, and the
 tensors without gaps.
 
-It is read here and not by the library of that name, because that one hands out copies,
-and a model is to be read once, straight into the segment. The checks are those of the
-format's specification (https://github.com/huggingface/safetensors#format): the header
-fits into the file, offsets are in range, without gap or overlap, and match shape and
-dtype. bfloat16 and the 8-bit floats are unknown to numpy: they are kept bit by bit as
-unsigned integers of their size, and `Source.keptAsBits` says which those are.
+This module reads it, and not the library of that name, because the library returns
+copies, and a model is to be read once, straight into the segment. The checks are those
+of the format's specification (https://github.com/huggingface/safetensors#format): the
+header fits into the file; offsets are in range, without gap or overlap, and match shape
+and dtype. numpy does not know bfloat16 and the 8-bit floats: they are kept bit by bit
+as unsigned integers of their size, and `Source.keptAsBits` lists them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class SafetensorsSource(Source):
             return dict(pairs)
 
         try:
-            # Decoded here: given bytes, `json` would also take UTF-16, which the format
-            # does not know.
+            # Decode first: from bytes `json` would also take UTF-16, which the format
+            # does not allow.
             header = json.loads(raw.decode(), object_pairs_hook=unique)
         except (ValueError, RecursionError) as error:
             raise self.refuse(f"its header is damaged: {error}") from error

@@ -1,8 +1,9 @@
-"""The contract of a file format: entries first, bytes when they are asked for.
+"""The contract of a file format: a source has the entries from the beginning, and reads
+bytes when it is asked for them.
 
-A source belongs to one thread of one process. It keeps the file open, so that what was
-checked is what is read, also when somebody puts another file in its place meanwhile;
-one that is shortened or overwritten in place is noticed where its bytes run out.
+A source belongs to one thread of one process. It keeps the file open, so it reads the
+file that it checked, also when another file takes its name meanwhile. If the file is
+shortened or overwritten in place, the read finds that the bytes end early.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Source(ABC):
     Parameters
     ----------
     path
-        For messages.
+        The name of the file, for messages.
     file
-        The file, open for reading at its beginning; it is the source's from now on.
+        The file, open for reading at its beginning. The source owns it from now on.
 
     Attributes
     ----------
@@ -85,8 +86,8 @@ class Source(ABC):
         Raises
         ------
         FileInvalid
-            The file ends early, is damaged, or the disk fails. What is in `target` then
-            is no array.
+            The file ends early, is damaged, or the disk fails. `target` then has no
+            valid contents.
         """
         entry = self.entries[key]
         if (target.shape, target.dtype) != (
@@ -128,11 +129,11 @@ class Source(ABC):
     ) -> None: ...
 
     def refuse(self, reason: str, fix: str | None = None) -> FileInvalid:
-        """The error that says what is wrong with this file."""
+        """The error for a problem of this file."""
         return FileInvalid(f"{self.path}: {reason}", fix)
 
     def checkedEntry(self, key: str, shape: Any, dtype: np.dtype[Any]) -> Entry:
-        """An entry that makes sense by itself."""
+        """An entry whose key, shape and dtype are valid by themselves."""
         what = key or "the array"
         try:
             key.encode()
@@ -157,7 +158,9 @@ class Source(ABC):
     def fill(
         self, file: IO[bytes], target: np.ndarray[Any, Any], progress: Progress | None
     ) -> None:
-        """Read exactly the bytes of a C-contiguous `target` from where `file` stands."""
+        """Read exactly the bytes of a C-contiguous `target` from the position of
+        `file`.
+        """
         view = memoryview(target.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
         done = 0
         while done < len(view):

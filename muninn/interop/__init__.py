@@ -1,3 +1,3 @@
-"""What other libraries of this process bring and take: arrays, streams, element types,
-DLPack.
+"""The translation from and to other libraries of this process: arrays, streams, element
+types, DLPack.
 """

@@ -1,13 +1,13 @@
-"""Arrays of other libraries in GPU memory, described alike, whichever of the two
-protocols they speak.
+"""Arrays of other libraries in GPU memory, described in one way for both protocols that
+they have.
 
-`__cuda_array_interface__` (versions 0 to 3,
-https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html) is asked first:
-since its third version it says which stream the memory must be waited for. Where it
-does not (PyTorch's is of the second), `__dlpack__` is asked: there the producer orders
-its work before a stream that it is given, and refuses what its bytes alone do not say,
-such as a conjugate that was put off. What the objects say was written by others; each
-field is checked, and no byte of the memory is touched.
+This module asks `__cuda_array_interface__` first (versions 0 to 3,
+https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html): since its third
+version it names the stream for which a consumer must wait. Where it names none
+(PyTorch's is of the second version), the module asks `__dlpack__`: there the producer
+orders its work before a given stream, and refuses arrays whose bytes alone do not tell
+their values, such as a conjugate that was put off. Other libraries wrote these
+descriptions, so each field is checked, and no byte of the memory is touched.
 
 Nothing here is shared between processes.
 """
@@ -25,14 +25,14 @@ import numpy as np
 from muninn.errors import InvalidArgument, InvalidDtype
 from muninn.interop import capsules, dlpack, layouts
 
-#: What CUDA calls its legacy default stream where 0 would be ambiguous (cuda.h).
+#: CUDA's handle of its legacy default stream where 0 would be ambiguous (cuda.h).
 LEGACY_STREAM = 1
-#: What a DLPack consumer passes when it orders the work itself.
+#: The stream that a DLPack consumer passes when it orders the work itself.
 _NO_ORDER = -1
 _INTERFACE_VERSION = 3
 _MAX_HANDLE_BITS = 64
-#: A typestr of numpy's array interface, but for bit fields and Python objects; numpy
-#: itself would read much more.
+#: A typestr of numpy's array interface, except for bit fields and Python objects. numpy
+#: itself would accept much more.
 _TYPESTR = re.compile(r"[<>|=]?[biufcmMSUV][0-9]{1,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?", re.ASCII)
 _SHOWN_CHARACTERS = 40
 
@@ -45,25 +45,25 @@ class ForeignArray(NamedTuple):
     Attributes
     ----------
     address
-        Of the element with all indices 0; may be 0 where there are no elements.
+        The address of the element with all indices 0; may be 0 without elements.
     shape
         Lengths, in elements.
     strides
         In bytes; None when the elements follow each other in C order.
     dtype
-        Of the elements; has no Python objects.
+        The type of the elements; without Python objects.
     readOnly
         Whether its owner forbids writing.
     stream
-        The handle of the stream that must be waited for before the memory is touched;
-        None: there is nothing to wait for.
+        The handle of the stream for which a consumer must wait before it touches the
+        memory; None: there is nothing to wait for.
     deviceId
-        The GPU, as CUDA counts in this process; None when the array does not say.
+        The GPU, as CUDA counts in this process; None when the array does not tell.
     isOrdered
-        Whether waiting for `stream` is enough. Otherwise the array does not say what is
-        under way, and all work of this process is to be waited for.
+        Whether it is enough to wait for `stream`. Otherwise the array does not tell
+        which stream writes it, and a consumer must wait for all work of this process.
     keepAlive
-        Hold it for as long as the memory is used.
+        An object that must be held while the memory is used.
     """
 
     address: int
@@ -84,23 +84,23 @@ def isOnDevice(value: Any) -> bool:
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
     except Exception:
-        # a stranger's property: PyTorch's raises for tensors that need a gradient, and
-        # DLPack says where they are
+        # A property of another library may raise: PyTorch's does for tensors that need
+        # a gradient. DLPack tells where those are.
         interface = None
     if interface is not None:
         return True
     try:
         return dlpack.deviceOf(value)[0] not in capsules.HOST_DEVICES
     except Exception:
-        # what does not know where it is, the caller takes as host memory, and hears why
-        # it is not
+        # The caller takes an object without a known place for host memory, and its
+        # conversion raises the error.
         return False
 
 
 def describeArray(
     value: Any, onGpu: Callable[[int], AbstractContextManager[object]] = nullcontext
 ) -> ForeignArray:
-    """The array that an object stands for.
+    """The description of another library's array.
 
     Parameters
     ----------
@@ -108,30 +108,30 @@ def describeArray(
         Has `__cuda_array_interface__`, or `__dlpack__` and `__dlpack_device__`.
     onGpu
         Makes a GPU, by its index, the current one while the producer is asked: PyTorch
-        exports tensors of the current one only.
+        exports only tensors of the current GPU.
 
     Returns
     -------
     ForeignArray
-        Of a DLPack tensor, `stream` is the legacy default stream, before which the
-        producer has put its work.
+        For a DLPack tensor, `stream` is the legacy default stream, before which the
+        producer has ordered its work.
 
     Raises
     ------
     TypeError
-        It speaks neither protocol, its memory is not CUDA's, it has a mask, or a field
-        is not of the type that it must be.
+        It has neither protocol, its memory is not CUDA's, it has a mask, or a field has
+        a wrong type.
     InvalidArgument
-        A field has a value that can not be.
+        A field has an impossible value.
     InvalidDtype
-        Its elements can not be told from their bytes; a `TypeError` as well.
+        The bytes alone do not tell its elements; a `TypeError` as well.
     BufferError
-        What it exports by DLPack can not be. Whatever else its own methods raise is
-        passed on.
+        Its DLPack tensor is impossible. Other exceptions of its own methods are passed
+        on.
     """
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
-    except TypeError:  # PyTorch: a dtype that has no typestr; DLPack may still have a word for it
+    except TypeError:  # PyTorch: a dtype that has no typestr; DLPack may have a code for it
         interface = None
     if interface is not None:
         described = _fromInterface(interface, value)
@@ -185,18 +185,18 @@ def cudaArrayInterface(
     readOnly: bool,
     stream: int | None,
 ) -> dict[str, Any]:
-    """What `__cuda_array_interface__` returns, version 3.
+    """The dict of `__cuda_array_interface__`, version 3.
 
     Parameters
     ----------
     address
-        Of the element with all indices 0, for the device.
+        The address of the element with all indices 0, for the device.
     shape, strides
         Lengths in elements, and strides in bytes; None when the elements follow each
         other in C order.
     dtype
-        Any of fixed size without Python objects; fields are described as numpy's array
-        interface does.
+        Any type of fixed size without Python objects. Fields are described as in
+        numpy's array interface.
     readOnly
         Whether the consumer must not write.
     stream
@@ -206,10 +206,10 @@ def cudaArrayInterface(
     Raises
     ------
     InvalidArgument
-        `stream` is 0, which the interface forbids as ambiguous, or can be no handle; or
-        the layout can not be.
+        `stream` is 0, which the interface forbids as ambiguous, or no handle; or the
+        layout is impossible.
     InvalidDtype
-        The interface has no word for `dtype`.
+        The interface has no typestr for `dtype`.
     """
     itemType: _Dtype = np.dtype(dtype)
     if (
@@ -243,8 +243,8 @@ def cudaArrayInterface(
 
 
 def consumerStream(stream: object) -> int | None:
-    """The handle of the stream that a consumer wants to be made to wait, as it passed
-    it to our `__dlpack__(stream=)`.
+    """The handle of the consumer's stream that must wait, from the argument of
+    `__dlpack__(stream=)`.
 
     Parameters
     ----------
@@ -255,14 +255,14 @@ def consumerStream(stream: object) -> int | None:
     Returns
     -------
     int or None
-        None when no stream is to wait.
+        None when no stream has to wait.
 
     Raises
     ------
     InvalidArgument
-        0, which the protocol forbids as ambiguous, or no handle.
+        `stream` is 0, which the protocol forbids as ambiguous, or no handle.
     TypeError
-        No integer.
+        `stream` is no integer.
     """
     if stream is None:
         return LEGACY_STREAM
@@ -291,7 +291,8 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
         raise InvalidArgument(f"the array can not be: {problem}")
     if not address and 0 not in shape:
         raise InvalidArgument(f"the array of shape {shape} has no memory")
-    # Honoured whatever the version: it came with the third, and to wait is never wrong.
+    # The key came with the third version. It is obeyed in older ones too, because to
+    # wait is never wrong.
     stream = _streamOf(interface.get("stream"))
     isOrdered = "stream" in interface
     return ForeignArray(
@@ -317,8 +318,8 @@ def _dataOf(data: Any) -> tuple[int, bool]:
 
 
 def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
-    """The dtype by its text; of a structure, by the list of fields that may come with
-    it.
+    """The dtype by its typestr; for a structure, by the list of fields that may come
+    with it.
     """
     if not isinstance(typestr, str):
         raise TypeError(f"its typestr is a {type(typestr).__name__}")
@@ -326,7 +327,7 @@ def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
         raise InvalidArgument(f"its typestr {typestr[:_SHOWN_CHARACTERS]!r} is not known")
     try:
         dtype: _Dtype = np.dtype(typestr)
-        # numpy's own arrays come with [("", typestr)], which says nothing more.
+        # numpy's own arrays come with [("", typestr)], which adds nothing.
         if dtype.kind == "V" and isinstance(descr, list) and descr != [("", typestr)]:
             structure = np.lib.format.descr_to_dtype(descr)
             if structure.itemsize != dtype.itemsize:
@@ -357,7 +358,7 @@ def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
 
 
 def _streamOf(stream: object) -> int | None:
-    """The handle of a stream to wait for, by the rules that both protocols have."""
+    """The handle of a stream to wait for, by the rules of both protocols."""
     if stream is None:
         return None
     handle = _integer(stream, "its stream")
@@ -382,7 +383,7 @@ def _integers(values: Any, what: str) -> tuple[int, ...]:
 
 
 def _integer(value: Any, what: str) -> int:
-    """An integer that can be shown: Python refuses to print those of thousands of
+    """An integer that can be printed: Python refuses to print one of thousands of
     digits.
     """
     if isinstance(value, bool):

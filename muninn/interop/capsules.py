@@ -1,11 +1,11 @@
 """The capsules of DLPack: the C structures of dlpack.h 1.x
 (https://github.com/dmlc/dlpack), and Python's functions for capsules.
 
-The legacy structure is `DLManagedTensor`, whose capsule is named `dltensor`.
-`DLManagedTensorVersioned`, named `dltensor_versioned`, alone can say that memory is
-read-only. A capsule is consumed once: its consumer takes the structure, renames the
-capsule to `used_...`, and calls the structure's deleter when it is done. Nothing here
-is shared between processes.
+The legacy structure is `DLManagedTensor`, whose capsule is named `dltensor`. Only
+`DLManagedTensorVersioned`, in a capsule named `dltensor_versioned`, can state that
+memory is read-only. A capsule is consumed once: its consumer takes the structure,
+renames the capsule to `used_...`, and calls the structure's deleter when it is done.
+Nothing here is shared between processes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 #: `DLDeviceType` (dlpack.h).
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
-#: Memory that the CPU reads, and that no stream orders.
+#: Memory that the CPU reads, and whose work no stream orders.
 HOST_DEVICES = (CPU, CUDA_HOST)
-#: What `takeTensor` says it understands.
+#: The version that `takeTensor` asks for.
 MAX_VERSION = (1, 1)
 MAJOR_VERSION = 1
 FLAG_READ_ONLY = 1
 LEGACY, VERSIONED = b"dltensor", b"dltensor_versioned"
-#: numpy 2.0 makes legacy capsules only.
+#: numpy 2.0 makes only legacy capsules.
 NUMPY_IS_VERSIONED = np.lib.NumpyVersion(np.__version__) >= "2.1.0"
 
 
@@ -52,7 +52,7 @@ class Managed(ctypes.Structure):
 
 
 class ManagedVersioned(ctypes.Structure):
-    """`DLManagedTensorVersioned`. Everything before `tensor` stays where it is in all
+    """`DLManagedTensorVersioned`. The fields before `tensor` are the same in all
     versions.
     """
 
@@ -77,8 +77,8 @@ assert (ctypes.sizeof(Tensor), ctypes.sizeof(Managed), ctypes.sizeof(ManagedVers
 )
 
 
-# Prototypes of our own: setting the types of `ctypes.pythonapi`'s functions would set
-# them for every library of the process.
+# Prototypes of our own, because the types of `ctypes.pythonapi`'s functions are set for
+# every library of the process.
 isCapsuleOf = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_IsValid", ctypes.pythonapi)
 )
@@ -89,14 +89,14 @@ renameCapsule = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_
     ("PyCapsule_SetName", ctypes.pythonapi)
 )
 _incref = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
-#: Called with the GIL, though a deleter must not need that: numpy does the same, and
-#: not all producers keep to it.
+#: Called with the GIL. A deleter must not need the GIL, but those of some producers do,
+#: and numpy also calls them with it.
 Deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 
 USED = {LEGACY: b"used_dltensor", VERSIONED: b"used_dltensor_versioned"}
 for _name in USED.values():
-    # A renamed capsule points at these bytes for as long as it is there, which may be
-    # longer than this module.
+    # A renamed capsule points at these bytes as long as it is there, which may be
+    # longer than this module is.
     _incref(_name)
 
 
@@ -106,8 +106,8 @@ def managedOf(capsule: object, name: bytes) -> Managed | ManagedVersioned:
 
 
 def wantsVersioned(maxVersion: object) -> bool:
-    """Whether a consumer that says so takes a versioned capsule, which can say that
-    memory is read-only.
+    """Whether a consumer with this `max_version` takes a versioned capsule, which can
+    state that memory is read-only.
     """
     if maxVersion is None:
         return False

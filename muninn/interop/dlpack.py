@@ -5,17 +5,18 @@ The structures and the rules of capsules are in `capsules`.
 
 *Lending.* The deleter and the destructor of the capsule are numpy's. A consumer may
 call them on a thread without the GIL, while an exception is being raised, and after the
-interpreter has ended. A ctypes callback survives none but the first: Python code can
-not run while an exception is in flight, so the exception of `f(torch.from_dlpack(x))`
-would become a SystemError when the interpreter drops the argument, and a callback is
-freed before the last tensor is. So a small array, the carrier, is exported by numpy; it
-holds the owner of the lent memory and the shape, and the tensor in its capsule is then
-made to describe the lent memory instead. Numpy drops the carrier when the deleter runs,
-and nothing has to be remembered here.
+interpreter has ended. A ctypes callback survives only the first of these. Python code
+can not run while an exception is in flight, so the exception of
+`f(torch.from_dlpack(x))` would become a SystemError when the interpreter drops the
+argument; and a callback is freed before the last tensor is. So numpy exports a small
+array, the carrier, which holds the owner of the lent memory and the shape. Then this
+module changes the tensor in the capsule so that it describes the lent memory. numpy
+drops the carrier when the deleter runs, and this module has nothing to remember.
 
-*Borrowing.* What another library states is checked before anything is made of it, and
-no byte of the memory is touched: it may be on a GPU. An `Imported` calls the deleter
-once, when it is collected. Not at exit: the kernel gives everything back then.
+*Borrowing.* The statements of another library are checked before they are used, and no
+byte of the memory is touched, because it may be on a GPU. An `Imported` calls the
+deleter once, when it is collected. At exit it does not: the kernel gives everything
+back then.
 
 Nothing here is shared between processes.
 """
@@ -59,8 +60,8 @@ from muninn.system.forks import Guard
 _MAX_DEVICE_ID = (1 << 31) - 1
 
 _Dtype = np.dtype[Any]
-#: (`DLDataTypeCode`, bits) of the types that both sides have; bfloat16 is numpy's only
-#: where ml_dtypes was imported.
+#: (`DLDataTypeCode`, bits) of the types that DLPack and numpy both have. numpy has
+#: bfloat16 only after ml_dtypes was imported.
 _DTYPES: dict[tuple[int, int], _Dtype] = {
     (code, 8 * itemBytes): np.dtype(f"{kind}{itemBytes}")
     for code, kind, sizes in (
@@ -75,15 +76,14 @@ _DTYPES: dict[tuple[int, int], _Dtype] = {
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _BFLOAT16 = (4, 16)
 
-
-#: Between looking at a capsule and renaming it, no other thread may take it. A
-#: collection that runs meanwhile may import as well.
+#: Between the look at a capsule and its renaming, no other thread may take it. A
+#: garbage collection that runs meanwhile may import capsules as well.
 _taking = Guard()
 
 
 class _Carrier(np.ndarray[Any, _Dtype]):
-    """What numpy exports for us: the lengths, then the strides, of the lent array, and
-    whoever owns its memory.
+    """The array that numpy exports for us. It contains the lengths and then the strides
+    of the lent array, and refers to the owner of its memory.
     """
 
     owner: object
@@ -95,20 +95,20 @@ class Imported:
     Attributes
     ----------
     address
-        Of the element with all indices 0; may be 0 where there are no elements.
+        The address of the element with all indices 0; may be 0 without elements.
     shape
         Lengths, in elements.
     strides
         In bytes; None when the elements follow each other in C order.
     dtype
-        Native byte order.
+        In native byte order.
     deviceType, deviceId
         As the producer states them (`CPU`, `CUDA`, ...).
     readOnly
-        Whether the producer forbids writing. A legacy capsule can not say so, and gives
-        False.
+        Whether the producer forbids writing. A legacy capsule can not state that, and
+        gives False.
     holder
-        What else is kept alive with this object.
+        Another object that this object keeps alive.
     """
 
     __slots__ = (
@@ -153,12 +153,12 @@ def exportCapsule(
     maxVersion: tuple[int, int] | None = None,
     strides: Sequence[int] | None = None,
 ) -> object:
-    """Lend memory as a DLPack capsule: what `__dlpack__` returns.
+    """Lend memory as a DLPack capsule, which `__dlpack__` returns.
 
     Parameters
     ----------
     address
-        Of the element with all indices 0, for the device. Not read.
+        The address of the element with all indices 0, for the device. Not read.
     shape
         Lengths, in elements; empty for one element without dimensions.
     dtype
@@ -167,23 +167,23 @@ def exportCapsule(
     device
         `(CPU, 0)`, `(CUDA, gpu)` or `(CUDA_HOST, gpu)`.
     owner
-        Held until the consumer calls the deleter, or the capsule is collected without
-        having been consumed.
+        The object that keeps the memory. Held until the consumer calls the deleter, or
+        until the capsule is collected without having been consumed.
     readOnly
         Whether the consumer must not write.
     maxVersion
-        What the consumer said it understands: from `(1, 0)` on it gets a versioned
-        capsule, and a legacy one else. With numpy 2.0 it gets a legacy one always.
+        The newest version that the consumer understands. From `(1, 0)` on it gets a
+        versioned capsule, otherwise a legacy one; with numpy 2.0 always a legacy one.
     strides
         In bytes; None when the elements follow each other in C order.
 
     Raises
     ------
     BufferError
-        DLPack has no word for it: the dtype, a stride that is no multiple of an
-        element, or read-only memory in a legacy capsule.
+        DLPack can not express the dtype, a stride that is no multiple of an element, or
+        read-only memory in a legacy capsule.
     InvalidArgument
-        The layout or the device can not be.
+        The layout or the device is impossible.
     TypeError
         `maxVersion` is no pair of integers.
     """
@@ -221,9 +221,10 @@ def exportCapsule(
         else carrier.__dlpack__()
     )
     managed = managedOf(capsule, name)
-    # Always there, also for compact arrays: consumers of 1.2 and newer rely on strides.
-    # No memory is NULL, as the header asks. `ctypes` imports something each time, which
-    # an ending interpreter refuses
+    # Strides are always there, also for compact arrays, because consumers of 1.2 and
+    # newer rely on them. An array without elements has the address NULL, as the header
+    # asks. The carrier's address is not read by its `ctypes`, which imports a module
+    # each time; an ending interpreter refuses that.
     extents = carrier.__array_interface__["data"][0]
     managed.tensor = Tensor(
         0 if 0 in lengths else address,
@@ -242,15 +243,15 @@ def exportCapsule(
 
 
 def importCapsule(capsule: object, holder: object = None) -> Imported:
-    """Consume a capsule, legacy or versioned. One that is refused is not consumed, and
-    releases its memory when it is collected.
+    """Consume a capsule, legacy or versioned. A capsule that is refused is not
+    consumed, and releases its memory when it is collected.
 
     Raises
     ------
     TypeError
         It is not a capsule of DLPack.
     BufferError
-        It was consumed already, its version is not known, or what it states can not be.
+        It was consumed already, its version is not known, or its tensor is impossible.
     """
     with _taking.lock:
         name = next((name for name in MANAGED if isCapsuleOf(capsule, name)), None)
@@ -274,7 +275,7 @@ def importCapsule(capsule: object, holder: object = None) -> Imported:
 
 
 def takeTensor(value: Any, stream: int | None) -> Imported:
-    """Borrow the memory of an object that speaks DLPack.
+    """Borrow the memory of an object that has the DLPack protocol.
 
     Parameters
     ----------
@@ -282,29 +283,29 @@ def takeTensor(value: Any, stream: int | None) -> Imported:
         Has `__dlpack__` and `__dlpack_device__`.
     stream
         The consumer's stream by the rules of `__dlpack__`: the producer makes it wait
-        for what writes the memory. Not said to producers of host memory, which know no
-        streams.
+        for the work that writes the memory. Not passed to producers of host memory,
+        which have no streams.
 
     Raises
     ------
     TypeError
-        `value` does not speak DLPack.
+        `value` does not have the DLPack protocol.
     BufferError
-        It can not export its memory, or what it exports can not be. Whatever else its
-        own methods raise is passed on.
+        It can not export its memory, or its tensor is impossible. Other exceptions of
+        its own methods are passed on.
     """
     deviceType, _ = deviceOf(value)
     asked = None if deviceType in HOST_DEVICES else stream
     try:
         capsule = value.__dlpack__(stream=asked, max_version=MAX_VERSION)
-    except TypeError:  # from before DLPack 1.0
+    except TypeError:  # a producer from before DLPack 1.0
         capsule = value.__dlpack__(stream=asked)
     return importCapsule(capsule)
 
 
 def deviceOf(value: Any) -> tuple[int, int]:
-    """The (`DLDeviceType`, index) where an object says its memory is; `TypeError` when
-    it says no such thing.
+    """The (`DLDeviceType`, index) that an object states for its memory; `TypeError`
+    when it states none.
     """
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         raise TypeError(f"{type(value).__name__} does not speak DLPack")
@@ -315,7 +316,7 @@ def deviceOf(value: Any) -> tuple[int, int]:
 
 
 def _release(managed: Managed | ManagedVersioned) -> None:
-    """Give a tensor back. The structure is gone afterwards."""
+    """Give a tensor back. Its deleter frees the structure too."""
     if managed.deleter:
         Deleter(managed.deleter)(ctypes.addressof(managed))
 
@@ -364,7 +365,7 @@ def _dtypeOf(tensor: Tensor) -> _Dtype:
 
 
 def _extentsOf(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """(shape, strides in elements or None). How many there are is checked before one is
+    """(shape, strides in elements or None). Their number is checked before they are
     read.
     """
     ndim = int(tensor.ndim)

@@ -1,8 +1,8 @@
-"""Arrays of the host on shared memory: the one place where a range of addresses becomes
-an array of numpy, and back.
+"""Arrays of the host on shared memory: the one module in which a range of addresses
+becomes a numpy array, and back.
 
-An array keeps the memory under it mapped. The memory itself is any object that says
-where its bytes are, so nothing here knows a session.
+An array keeps the memory under it mapped. The memory is any object that has the address
+of its bytes, so this module does not depend on a session.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Flat: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class SharedMemory(Protocol):
-    """What a session has mapped of one buffer.
+    """The memory of one buffer, as a session has mapped it.
 
     Attributes
     ----------
     isHostVisible
         Whether the CPU may use its address.
     gpu
-        Whose VRAM it is.
+        The GPU whose VRAM it is, or None.
     """
 
     isHostVisible: bool
@@ -38,7 +38,9 @@ class SharedMemory(Protocol):
 
 
 class _Exposed:
-    """What numpy takes an array from; the array keeps it, and it keeps the memory."""
+    """An object from which numpy takes an array. The array keeps it, and it keeps the
+    memory.
+    """
 
     __slots__ = ("__array_interface__", "_memory")
 
@@ -55,8 +57,8 @@ class _Exposed:
 def addressOf(array: np.ndarray[Any, Any]) -> int:
     """The address of a C-contiguous array.
 
-    Not by its `ctypes`, for which numpy imports something each time; nor does the
-    interface of a structured array do without.
+    Not by its `ctypes`, for which numpy imports a module each time; so does the
+    interface of a structured array, which is viewed as bytes first.
     """
     address: int = np.asarray(array).reshape(-1).view(np.uint8).__array_interface__["data"][0]
     return address
@@ -72,8 +74,8 @@ def flatOf(memory: SharedMemory, sizeBytes: int, offset: int = 0, writable: bool
 
 
 def fill(memory: SharedMemory, sizeBytes: int, write: Callable[[Flat], object]) -> None:
-    """Let `write` put the first bytes of a memory in place. For VRAM it writes on the
-    host, and what it wrote is copied.
+    """Let `write` fill the first bytes of a memory. For VRAM it writes into an array on
+    the host, which is then copied.
     """
     if memory.isHostVisible:
         write(flatOf(memory, sizeBytes))

@@ -1,5 +1,5 @@
-"""Layouts of arrays in memory: strides, and whether an array can lie so. Numbers only;
-no byte of the memory is touched.
+"""Layouts of arrays in memory: their strides, and whether a layout is possible. This
+module computes with numbers, and touches no byte of the memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def compactStrides(shape: tuple[int, ...], itemBytes: int) -> tuple[int, ...]:
 def packedStrides(
     shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int
 ) -> tuple[int, ...] | None:
-    """`strides`, in bytes; None when they are those of C order, where an axis of one
-    element may have any.
+    """`strides`, in bytes, or None when they are those of C order. The stride of an
+    axis with one element does not matter.
     """
     if strides is None or 0 in shape:
         return None
@@ -39,8 +39,8 @@ def packedStrides(
 def layoutProblem(
     address: int, shape: tuple[int, ...], strides: tuple[int, ...] | None, itemBytes: int
 ) -> str | None:
-    """Why no array can lie so (strides in bytes), or None. Numbers that are too long to
-    be shown are not.
+    """The reason why a layout (strides in bytes) is impossible, or None. The text shows
+    no number that Python may be unable to print.
     """
     if len(shape) > MAX_DIMENSIONS:
         return f"it has {len(shape)} dimensions, and {MAX_DIMENSIONS} is the most"
@@ -50,7 +50,7 @@ def layoutProblem(
         return "its address is not one of 64 bits"
     if any(length < 0 for length in shape):
         return "a length is negative"
-    # Lengths of 0 do not excuse the others: numpy multiplies them as well.
+    # Without the lengths of 0, because numpy bounds the product of the others as well.
     if math.prod(length for length in shape if length) * itemBytes > _MAX_BYTES:
         return "its size does not fit 63 bits"
     steps = compactStrides(shape, itemBytes) if strides is None else strides

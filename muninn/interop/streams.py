@@ -1,9 +1,10 @@
-"""What other libraries call a stream, as the integer that CUDA calls it. Imports none
-of them.
+"""Streams of other libraries, as the integer handles of CUDA. This module imports none
+of the libraries.
 
-Asked in this order: the `__cuda_stream__` protocol (cuda.core, and newer Numba, CuPy
-and PyTorch), then the attributes that older versions have: `handle` (Numba), `ptr`
-(CuPy), `cuda_stream` (PyTorch), then plain integers and `CUstream` of cuda.bindings.
+It tries, in this order: the `__cuda_stream__` protocol (cuda.core, and newer Numba,
+CuPy and PyTorch), the attributes that older versions have (`handle` of Numba, `ptr` of
+CuPy, `cuda_stream` of PyTorch), and then plain integers and `CUstream` of
+cuda.bindings.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import operator
 from muninn.errors import InvalidArgument
 
 _ATTRIBUTES = ("handle", "ptr", "cuda_stream")
-#: The driver's names for the default stream: NULL, CU_STREAM_LEGACY,
+#: The driver's handles of the default stream: NULL, CU_STREAM_LEGACY,
 #: CU_STREAM_PER_THREAD (cuda.h).
 DEFAULT_HANDLES = LEGACY_HANDLE, _, PER_THREAD_HANDLE = (0, 1, 2)
 _PROTOCOL_VERSION = 0
 
 
 def streamHandle(stream: object) -> int:
-    """The handle of anything that stands for a stream; 0 for None.
+    """The handle of a stream, from any object that represents one; 0 for None.
 
     Raises
     ------
     TypeError
-        It stands for none.
+        `stream` represents no stream.
     InvalidArgument
         Its protocol version is not known, or its handle is negative.
     """
@@ -33,7 +34,7 @@ def streamHandle(stream: object) -> int:
         return 0
     protocol = getattr(stream, "__cuda_stream__", None)
     if protocol is not None:
-        # A method by the protocol; its first implementations had a property.
+        # The protocol asks for a method; its first implementations had a property.
         version, value = protocol() if callable(protocol) else protocol
         if version != _PROTOCOL_VERSION:
             raise InvalidArgument(
@@ -62,8 +63,8 @@ def _integer(value: object) -> int | None:
     if hasattr(value, "value"):
         value = value.value or 0
     try:
-        return operator.index(value)  # type: ignore[arg-type]  # it says so itself
+        return operator.index(value)  # type: ignore[arg-type]  # raises TypeError itself
     except TypeError:
-        # CUstream of cuda.bindings has __int__ only, as a float has; `getPtr` tells
-        # them apart.
+        # CUstream of cuda.bindings has only __int__, which a float has too; `getPtr`
+        # distinguishes them.
         return int(value) if hasattr(value, "getPtr") else None  # type: ignore[call-overload]

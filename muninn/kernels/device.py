@@ -1,5 +1,5 @@
-"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right;
-`references` says the same in numpy.
+"""Kernels for GPUs. Each strides over its elements, so any number of blocks is right.
+`references` has the same kernels in numpy.
 
 Integers are kept unsigned by hand: Numba makes a float64 of an int64 and a uint64,
 which would be slow, and wrong above 2**53.
@@ -13,7 +13,7 @@ import numpy as np
 
 from muninn.kernels.numbacuda import cuda
 
-#: Threads of a block: what the shared arrays are made for.
+#: Threads of a block, and the length of the shared arrays.
 BLOCK_THREADS = 256
 
 
@@ -47,7 +47,7 @@ def _addUp(partial: Any, result: Any, position: Any) -> None:
 
 @cuda.jit  # type: ignore[untyped-decorator]
 def readSum(data: Any, result: Any) -> None:
-    """Add the sum of uint64 `data` to ``result[0]``: reads every byte once, writes
+    """Add the sum of uint64 `data` to ``result[0]``. Reads every byte once, and writes
     hardly any.
     """
     partial = np.uint64(0)
@@ -92,7 +92,7 @@ def countMismatches(data: Any, seed: Any, result: Any) -> None:
 @cuda.jit  # type: ignore[untyped-decorator]
 def markDirty(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
     """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
-    differ. All who write it write the same.
+    differ. Several threads may write a flag; all write the same value.
     """
     for index in range(cuda.grid(1), scratch.size, cuda.gridsize(1)):
         if scratch[index] != base[index]:
@@ -110,4 +110,4 @@ def sliceDigests(data: Any, sliceElements: Any, digests: Any) -> None:
         for index in range(cuda.threadIdx.x, min(sliceElements, data.size - first), BLOCK_THREADS):
             partial = partial + _mixed(data[first + index] ^ _mixed(np.uint64(index)))
         _addUp(partial, digests, number)
-        cuda.syncthreads()  # the block's sums are used again for its next slice
+        cuda.syncthreads()  # the next slice of the block uses its sums again

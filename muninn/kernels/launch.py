@@ -1,5 +1,5 @@
-"""Running a kernel by its name, on a GPU or by its CPU reference; and its code, for
-whoever wants to see it without a GPU.
+"""Running a kernel by its name, on a GPU or by its CPU reference; and its PTX code,
+which can be read without a GPU.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from muninn.devices.port import Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 
-#: Every kernel, and the types of its arguments: an array by its element, a number by
-#: itself.
+#: Every kernel, and the types of its arguments: of arrays, by their elements, and of
+#: numbers.
 KERNELS: dict[str, tuple[str, ...]] = {
     "readSum": ("uint64[::1]", "uint64[::1]"),
     "copyElements": ("uint64[::1]", "uint64[::1]"),
@@ -26,33 +26,33 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "markDirty": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
     "sliceDigests": ("uint64[::1]", "int64", "uint64[::1]"),
 }
-#: Enough to fill the largest GPU of today several times over; more would only wait.
+#: Enough blocks to fill the largest GPU of today several times; more would only wait.
 _MAX_BLOCKS = 4096
 _NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
 
 
 def launch(name: str, *arguments: Any, stream: Any = None) -> None:
-    """Run a kernel: on a GPU when its arrays are there, else its CPU reference, here
-    and now.
+    """Run a kernel: on a GPU when its arrays are there, else its CPU reference in this
+    call.
 
     Parameters
     ----------
     name
         One of `KERNELS`.
     arguments
-        As the kernel's CPU reference has them. Arrays are numpy's, or have
+        The arguments of the kernel's CPU reference. Arrays are numpy's, or have
         `__cuda_array_interface__`; all of one kind.
     stream
-        In which it runs: `createStream`'s, or any other that Muninn takes; None is the
-        default stream. It is not waited for.
+        The stream in which the kernel runs: of `createStream`, or any other that Muninn
+        takes; None is the default stream. The call does not wait for it.
 
     Raises
     ------
     InvalidArgument
         There is no such kernel, or it takes another number of arguments.
     DeviceUnavailable
-        The arrays are on a GPU, and Numba, or what it compiles by, is not installed, or
-        not beside this version of numpy.
+        The arrays are on a GPU, and Numba or its compiler is not installed, or does not
+        work with this version of numpy.
     """
     types = KERNELS.get(name)
     if types is None or len(types) != len(arguments):
@@ -73,8 +73,8 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
         from muninn.kernels import references
 
         reference = functools.partial(getattr(references, name), *arguments)
-        # A stream may have to wait first, for another's turn: what runs here and now
-        # would not.
+        # The stream may have to wait for an access of another process first, which a
+        # direct call would not do.
         queue = _queueOf(stream)
         reference() if queue is None else queue.submit(reference)
         return
@@ -123,7 +123,7 @@ def _deviceKernels() -> ModuleType:
 
 
 def _libraryMissing() -> type[Exception]:
-    """What a compilation raises where a library of the CUDA toolkit is not installed."""
+    """The error of a compilation where a library of the CUDA toolkit is not installed."""
     from cuda.pathfinder import DynamicLibNotFoundError
 
     missing: type[Exception] = DynamicLibNotFoundError
@@ -139,8 +139,8 @@ def _typed(error: Exception) -> DeviceUnavailable:
 
 
 def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
-    """A block a slice for the digests of slices, else as many as it takes to give each
-    thread one element.
+    """The number of blocks: one per slice for the digests of slices, else so many that
+    each thread gets one element.
     """
     sizes = [int(np.prod(array.shape)) for array in arrays]
     wanted = (
@@ -152,8 +152,8 @@ def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
 
 
 def _queueOf(stream: Any) -> Stream | None:
-    """The stream in which a CPU reference runs, by whatever stands for it; None: a
-    default stream, which does it here and now.
+    """The stream in which a CPU reference runs, by a stream object or a handle. None
+    for a default stream: there the caller runs the reference itself.
     """
     if isinstance(stream, Stream):
         return stream
@@ -171,7 +171,7 @@ def _queueOf(stream: Any) -> Stream | None:
 
 
 def _streamOf(stream: Any) -> Any:
-    """What Numba takes for a stream."""
+    """The stream as Numba takes it."""
     from muninn.kernels.numbacuda import cuda
 
     handle = streamHandle(stream)

@@ -1,7 +1,7 @@
-"""The one place that imports Numba's CUDA target, which takes half a second and needs
+"""The one module that imports Numba's CUDA target, which takes half a second and needs
 the CUDA toolkit's libraries.
 
-It is numba-cuda's where that is installed, and else that of its successor
+The target is numba-cuda's where that is installed, else that of its successor
 numba-cuda-mlir, which compiles the same kernels.
 """
 
@@ -16,13 +16,13 @@ from cuda.bindings import driver
 
 from muninn.errors import DeviceUnavailable
 
-#: The last numba-cuda that compiles nothing beside numpy 2.5, of which it takes what is
-#: no more there.
+#: The last numba-cuda that compiles nothing with numpy 2.5: it uses a part of numpy
+#: that is gone there.
 _LAST_WITHOUT_NUMPY_2_5 = (0, 30, 4)
 
 
 def _target() -> tuple[Any, Any]:
-    """The target, and the types by which its signatures are written."""
+    """The target, and the module of types for its signatures."""
     if find_spec("numba_cuda") is None and find_spec("numba_cuda_mlir") is not None:
         from numba_cuda_mlir import cuda, types
     else:
@@ -34,8 +34,8 @@ cuda, types = _target()
 
 
 def _obstacle() -> str:
-    """Why this target compiles no kernel, going by the versions of what is installed;
-    empty if it does.
+    """The reason why this target compiles no kernel, by the versions of the installed
+    packages; empty if it compiles them.
     """
     import numpy
 
@@ -60,8 +60,8 @@ _OBSTACLE = _obstacle()
 
 
 def requireCompiler() -> None:
-    """Raise `DeviceUnavailable` where no kernel can be compiled. To make arrays of `on`
-    nothing is compiled.
+    """Raise `DeviceUnavailable` where no kernel can be compiled. `on` compiles nothing,
+    and works there.
     """
     if _OBSTACLE:
         raise DeviceUnavailable(
@@ -69,14 +69,14 @@ def requireCompiler() -> None:
         )
 
 
-#: Numba's table of devices is filled without a lock: two threads that use it first at
+#: Numba fills its table of devices without a lock: two threads whose first uses come at
 #: once get "key already in dictionary".
 _entering = _thread.RLock()
 
 
 def on(gpu: int | None, exposed: object) -> Any:
-    """A device array on what has `__cuda_array_interface__`, for kernels of `gpu`, or
-    of the GPU that is worked on; keeps `exposed`.
+    """A device array on an object with `__cuda_array_interface__`, for kernels of `gpu`
+    or of the current GPU. It keeps `exposed`.
     """
     before = driver.cuCtxGetCurrent()[1]
     try:
@@ -86,6 +86,7 @@ def on(gpu: int | None, exposed: object) -> Any:
             with cuda.gpus[gpu]:
                 return cuda.as_cuda_array(exposed, sync=False)
     finally:
-        # Numba makes a primary context this thread's; a program may have one of its own
+        # Numba makes a primary context current; the program may have had one of its
+        # own.
         if int(before):
             driver.cuCtxSetCurrent(before)

@@ -1,5 +1,5 @@
-"""The kernels' CPU references for the CPU: the same names, arguments and results, on
-numpy arrays. They are what an emulated GPU runs.
+"""The CPU references of the kernels: the same names, arguments and results, on numpy
+arrays. An emulated GPU runs them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _STEP, _FIRST, _SECOND = (
     np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 )
-#: Elements that are mixed at a time: what stays in the processor's cache.
+#: How many elements are mixed at a time; so many stay in the processor's cache.
 _PART = 1 << 15
 
 
@@ -57,10 +57,10 @@ def sliceDigests(data: Array, sliceElements: int, digests: Array) -> None:
     """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of
     splitmix64(element ^ splitmix64(index in it)).
     """
-    paths = _mixed(np.arange(sliceElements, dtype=np.uint64))
+    positions = _mixed(np.arange(sliceElements, dtype=np.uint64))
     for number in range(digests.size):
         part = data[number * sliceElements : (number + 1) * sliceElements]
-        digests[number : number + 1] += _mixed(part ^ paths[: part.size]).sum(dtype=np.uint64)
+        digests[number : number + 1] += _mixed(part ^ positions[: part.size]).sum(dtype=np.uint64)
 
 
 def _pattern(seed: int, first: int, count: int) -> Array:
