@@ -37,9 +37,12 @@ _KINDS = {
     layout.ROW_KIND_LOCK: "lock",
 }
 _STATES = {
-    layout.ROW_CREATING: "creating", layout.ROW_LIVE: "live", layout.ROW_PROBING: "live",
-    layout.ROW_DYING: "dying", layout.ROW_DEAD: "dying",
-}  # fmt: skip
+    layout.ROW_CREATING: "creating",
+    layout.ROW_LIVE: "live",
+    layout.ROW_PROBING: "live",
+    layout.ROW_DYING: "dying",
+    layout.ROW_DEAD: "dying",
+}
 #: How long a list waits for a broker. After that it shows the rows as the last broker
 #: left them.
 _ANSWER_SECONDS = 1.0

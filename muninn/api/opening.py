@@ -24,26 +24,14 @@ from muninn.api.buffer import MuninnBuffer
 from muninn.api.handles import held
 from muninn.arguments import checkKeywords, keywordsOf, named, secondsOf, unwrapped
 from muninn.control import layout
-from muninn.errors import (
-    BufferMismatch,
-    DomainChanged,
-    HolderSilent,
-    PermissionDenied,
-)
+from muninn.errors import BufferMismatch, DomainChanged, HolderSilent, PermissionDenied
 from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
 from muninn.session.openbuffer import OpenBuffer
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf
-from muninn.terms import (
-    AccessWord,
-    RenewWord,
-    asAccess,
-    asName,
-    asRenew,
-    asTenant,
-)
+from muninn.terms import AccessWord, RenewWord, asAccess, asName, asRenew, asTenant
 
 
 def open(

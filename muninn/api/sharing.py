@@ -40,11 +40,7 @@ from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
 from muninn.arguments import isTruth, named, requireCallable, secondsOf, timeoutOf
 from muninn.control import layout
-from muninn.errors import (
-    BufferExists,
-    BufferMismatch,
-    InvalidArgument,
-)
+from muninn.errors import BufferExists, BufferMismatch, InvalidArgument
 from muninn.interop.arrays import isOnDevice
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.interop.hostarrays import Flat, addressOf

@@ -39,10 +39,6 @@ _ARCHIVE_DAMAGE = (
     ValueError,
 )
 
-#: What the ZIP library raises for a damaged archive; an unknown compression or an
-#: encryption is one here.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-
 
 def _header(file: IO[bytes], source: Source, key: str) -> tuple[Entry, bool]:
     """(entry, Fortran order) of the array that begins at the position of `file`, which

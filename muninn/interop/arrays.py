@@ -336,7 +336,7 @@ def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
                     f"says {dtype.itemsize}"
                 )
             dtype = structure
-    # What numpy raises for descriptions that it did not write.
+    # numpy raises these for descriptions that it did not write.
     except (
         ValueError,
         TypeError,

@@ -22,7 +22,7 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
     wake
         Wakes `wait`, so that it looks at the event.
     """
-    refuseImports("nobody can be awaited")
+    refuseImports("no generation can be awaited")
     import asyncio
 
     loop, cancelled = asyncio.get_running_loop(), threading.Event()
@@ -42,7 +42,7 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
             value = wait(cancelled)
         except BaseException as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and no task waits
             loop.call_soon_threadsafe(resolve, value, failure)
 
     # Not a thread of a pool: the interpreter waits for those when it ends, and what

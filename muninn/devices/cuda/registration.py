@@ -171,7 +171,8 @@ def register(
         raise InvalidArgument(f"{sizeBytes} bytes at {address:#x} are no range of addresses")
     if not writable and not gpu.hasReadOnlyRegistration:
         raise DeviceUnavailable(
-            f"{gpu.name} can not map what nobody may write", 'Share it with access="readMostly"'
+            f"{gpu.name} can not map memory that no process may write",
+            'Share it with access="readMostly"',
         )
     flags = _FLAGS | (0 if writable else cu.CU_MEMHOSTREGISTER_READ_ONLY)
     budget.take(sizeBytes)

@@ -39,7 +39,7 @@ class HostSemaphore:
 
     def open(self, number: int) -> None:
         """Let the stream go on that waits for `number`. Numbers only grow: one thread opens."""
-        # SYNC semaphore: pairs with CudaStream._await; what the host did comes before.
+        # SYNC semaphore: pairs with CudaStream._await; the host's work comes before.
         atomics.storeRelease64(self._host, number)
 
 

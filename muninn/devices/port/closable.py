@@ -1,4 +1,4 @@
-"""What allocations, registrations and streams have in common: `close` gives them back."""
+"""The base class of allocations, registrations and streams: `close` gives them back."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The device of the port: what a back-end can do with its GPUs. One object a process;
-the head of the package has the rules.
+"""The device of the port: the operations of a back-end on its GPUs. A process has one
+such object; the head of the package has the rules.
 """
 
 from __future__ import annotations
