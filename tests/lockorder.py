@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import glob
 import os
 import re
 import sys
@@ -63,6 +64,7 @@ ranks = {name: rank for rank, name in enumerate(ORDER)}  # pylint: disable=inval
 reportPath = os.devnull  # pylint: disable=invalid-name
 
 _PREFIX = "muninn."
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "muninn")
 #: They create locks for other modules, after which the locks are named.
 _CREATORS = {"muninn.system.forks", "muninn.system.green"}
 #: The line that creates a lock: an assignment, or a keyword of a call.
@@ -125,6 +127,10 @@ def install(path: str) -> None:
     """Check the locks that are created from now on, and report to the file `path`."""
     global reportPath
     reportPath = path
+    # Read now: a test may leave no descriptor when a lock is created, and may take so
+    # long that somebody edits the file meanwhile.
+    for source in glob.iglob(f"{_PACKAGE}/**/*.py", recursive=True):
+        _read(source)
     _thread.RLock = _Factory()  # type: ignore[misc, assignment]
 
 
@@ -160,7 +166,14 @@ def _report(finding: str) -> None:
 def _nameAt(path: str, line: int) -> str:
     """What the statement in that line assigns to."""
     if (path, line) not in _names:
-        with open(path) as file:
-            found = CREATION.search(file.read().split("\n")[line - 1])
-        _names[path, line] = found[1] if found else f"line {line}"
-    return _names[path, line]
+        _read(path)
+    return _names.get((path, line), f"line {line}")
+
+
+def _read(path: str) -> None:
+    with open(path) as file:
+        text = file.read()
+    if any(maker in text for maker in ("RLock(", "Guard(", "Condition(")):
+        for line, statement in enumerate(text.split("\n"), 1):
+            if found := CREATION.search(statement):
+                _names[path, line] = found[1]
