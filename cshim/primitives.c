@@ -225,7 +225,7 @@ struct robustEntry {
 
 size_t mnnRobustListBytes(void) { return sizeof(struct robustEntry); }
 
-/* SYNC robust: pairs with MemberTable.isSuspectedDead. The kernel knows the list before
+/* SYNC robust: pairs with MemberReader.isSuspectedDead. The kernel knows the list before
  * the word names the thread. */
 int mnnRobustHold(void *list, uint32_t *word)
 {

@@ -18,7 +18,8 @@ from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.broker.policy.limits import Limits
 from muninn.broker.policy.usage import Usage
-from muninn.control.block import ControlBlock, openOrCreate
+from muninn.control.block import ControlBlock
+from muninn.control.creation import openOrCreate
 from muninn.control.descriptions import RowDescription
 from muninn.control.election import Election, Term
 from muninn.control.geometry import Geometry

@@ -15,7 +15,8 @@ from lab import Lab
 import muninn
 from muninn.broker.journal import Journal
 from muninn.control import layout, lockfile
-from muninn.control.block import ControlBlock, create, openOrCreate
+from muninn.control.block import ControlBlock
+from muninn.control.creation import create, openOrCreate
 from muninn.control.geometry import Geometry
 from muninn.control.lockfile import LockFile
 from muninn.control.withdrawal import Withdrawal
@@ -197,7 +198,7 @@ def test_aCreatorThatLostCreateGivesNothingTheDomainsName(
     half filled, got the name.
     """
     other = actor(
-        "from muninn.control.block import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"
+        "from muninn.control.creation import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"
         f"file = LockFile(Paths(os.getuid(), {lab.paths.domain!r}))\nfrom muninn.control.geometry import Geometry\n"
         "def make(): made = create(file.paths, file, Geometry.of(8, 512, 256), None); made.close(); return made.identity"
     )

@@ -17,7 +17,7 @@ import pytest
 import muninn
 from muninn.broker.broker import Broker
 from muninn.control import layout
-from muninn.control.block import openOrCreate
+from muninn.control.creation import openOrCreate
 from muninn.control.header import unlinkBlock
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable

@@ -20,7 +20,7 @@ from muninn.broker.descriptorstore import DescriptorStore
 from muninn.broker.journal import Journal
 from muninn.cli.domainchecks import modes
 from muninn.control import layout
-from muninn.control.block import openOrCreate
+from muninn.control.creation import openOrCreate
 from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkFile
 from muninn.control.lockfile import LockFile

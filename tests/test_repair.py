@@ -19,8 +19,8 @@ import muninn
 from muninn.api import admin
 from muninn.broker import journal, repair
 from muninn.config import loadSettings
-from muninn.control import block, layout, lockfile
-from muninn.control.block import create
+from muninn.control import creation, layout, lockfile
+from muninn.control.creation import create
 from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkBlock
 from muninn.errors import (
@@ -331,7 +331,7 @@ def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
         "held = muninn.open('a', access='readWrite')\nscope = held.write()\nview = scope.__enter__()"
     )
     _lose(domain, *removed)
-    monkeypatch.setattr(block, "_LEAVING_SECONDS", 5.0)
+    monkeypatch.setattr(creation, "_LEAVING_SECONDS", 5.0)
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
         muninn.open("a")
     with pytest.raises(ActorError, match="BrokerUnavailable"):
@@ -353,7 +353,7 @@ def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
     os.unlink(paths.blockPath)
     shutil.rmtree(paths.directory, ignore_errors=True)
     with monkeypatch.context() as patched:
-        patched.setattr(block, "_LEAVING_SECONDS", 0.5)
+        patched.setattr(creation, "_LEAVING_SECONDS", 0.5)
         if not saysKernel:
             patched.setattr(lockfile, "openFile", _refuse)
         with pytest.raises(BrokerUnavailable, match=str(holder.pid)):
@@ -552,7 +552,7 @@ def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) ->
     """
     _makeAndEnd(actor)
     actor(
-        "from muninn.storage.paths import Paths\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.block import openOrCreate\n"
+        "from muninn.storage.paths import Paths\nfrom muninn.control.lockfile import LockFile\nfrom muninn.control.creation import openOrCreate\n"
         "from muninn.control.election import Election\nfrom muninn.control.geometry import Geometry\nfrom muninn.control.rowstate import MAX_EPOCH\n"
         "paths = Paths(os.getuid(), os.environ['MUNINN_DOMAIN'])\n"
         "Election(openOrCreate(paths, LockFile(paths), Geometry.of(256, 16384, 2048))).startAt(MAX_EPOCH - 3)"

@@ -12,7 +12,7 @@ A process of another PID namespace can not be found by its pid; the broker there
 keeps the pidfd that such a member sent.
 
 A death is suspected when a connection ends or a pidfd is readable. A death is confirmed
-when the member's byte lock is free as well (`MemberTable.isConfirmedDead`). Only a
+when the member's byte lock is free as well (`MemberReader.isConfirmedDead`). Only a
 confirmed death is passed on to reclaiming (`reclaiming.py`). The kernel frees the byte
 lock last, so a suspected death is looked at again after a few milliseconds, for a
 bounded number of times; then the periodic sweep (`adopt`) finds it. A stale read of a

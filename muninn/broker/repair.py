@@ -36,7 +36,8 @@ from typing import Any
 
 from muninn.broker.journal import Journal, read
 from muninn.control import layout
-from muninn.control.block import ControlBlock, create, openExisting
+from muninn.control.block import ControlBlock
+from muninn.control.creation import create, openExisting
 from muninn.control.descriptions import RowDescription
 from muninn.control.drain import Drain
 from muninn.control.election import Election

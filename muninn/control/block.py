@@ -1,70 +1,48 @@
-"""The control block as a mapping: made once, checked by everyone who opens it.
+"""The control block as a mapping: the shared words of a domain, by their addresses.
 
-Algorithm. The block has two names of one file: `Paths.linkPath` in the domain's own
-directory, which counts, and the POSIX name in `/dev/shm`, which another user may have
-taken and a cleaner may remove. A creator works under the lock file's CREATE byte. It
-fills a draft that nobody opens (the rows of what older journals vouch for are installed
-there, see `broker/repair.py`), stores the version in it and gives the whole block its
-names by one rename and one link: a creator that dies half way leaves a draft, which the
-next one replaces, and whatever was there before; one that fails, for want of room say,
-takes with it what it has made. So a block that has a name is whole, and one without a
-version has been withdrawn: by the last member, or for a repair, and whoever withdrew it
-died before it came to an end. Nothing was taken out of it, so the next process that
-holds CREATE gives it the version back. A process that finds one name gone restores it
-from the other; a process that finds both gone makes a new block, but not while anybody
-lives in an old one (a locked slot byte says so).
+The block is one file with two names. `Paths.linkPath` in the domain's own directory is
+the name that counts. The POSIX name in `/dev/shm` is for others to find; another user
+may have taken it, and a cleaner may remove it. A process that finds one name gone
+restores it from the other, under the lock file's CREATE byte. A process that finds both
+gone leaves the block (`BlockLost`) and joins anew; `creation.py` says how a new block
+comes to be.
 
-A stale read of the version costs one attempt to join. A block of another boot is
-discarded with everything that it named.
+A block that has a name is whole. A block without a version has been withdrawn
+(`withdrawal.py`): by the last member, or for a repair.
+
+The pages of the block are allocated range by range (`allocate`), before anything
+touches them: a write to a hole of a full tmpfs would be a SIGBUS.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Callable
 from typing import Final
 
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.control.geometry import Geometry
 from muninn.control.header import (
-    HEADER,
-    IDENTITY,
-    Header,
-    bootId,
     giveNames,
-    isOfThisBoot,
-    openNamed,
-    readHeader,
-    unlinkBlock,
     unlinkFile,
 )
 from muninn.control.lockfile import LockFile
-from muninn.control.withdrawal import inhabitantOf, reinstate
-from muninn.errors import BrokerUnavailable, DomainChanged, HostMemoryFull
-from muninn.storage.paths import SHM_ROOT, Paths
-from muninn.system import atomics, clock, descriptors
+from muninn.errors import DomainChanged, HostMemoryFull
+from muninn.storage.paths import Paths
+from muninn.system import atomics, descriptors
 from muninn.system.clock import monotonicMs as monotonicMs  # the clock of its words
 from muninn.system.descriptors import Descriptor
 from muninn.system.logs import Log
 from muninn.system.oserrors import fileError, missingShm
 
 _log = Log("muninn.control")
-#: How long a creator waits for those who live in a block that has lost its names.
-_LEAVING_SECONDS = 10.0
-_LOOK_SECONDS = 0.02
-
-#: Called with a block that nobody can open yet; what it returns is called once the
-#: block can be found.
-Adopt = Callable[["ControlBlock"], Callable[[], object]]
 
 
 class BlockLost(Exception):
-    """Both names of the block were removed from outside: nobody finds it any more, and
-    who is in it has to join anew.
+    """Both names of the block were removed from outside. No process finds it any more,
+    and the processes that use it have to join anew.
     """
 
 
@@ -135,7 +113,7 @@ class ControlBlock:
         try:
             os.posix_fallocate(fd.number, offset, sizeBytes)
         except OSError as error:
-            raise _blockError(
+            raise roomError(
                 error,
                 f"another {exactly(sizeBytes)} of the control block",
                 "Enlarge /dev/shm, or free buffers",
@@ -274,142 +252,8 @@ def _found(path: str) -> os.stat_result | None:
         return None
 
 
-def openOrCreate(
-    paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | None = None
-) -> ControlBlock:
-    """The control block of the domain; made with `limits` when there is none.
-
-    Parameters
-    ----------
-    adopt
-        Takes over what older journals vouch for. Without it what they know stays where
-        it is, and is in nobody's rows.
-
-    Raises
-    ------
-    ControlBlockInvalid
-        It is damaged, or of another version.
-    HostMemoryFull
-        `/dev/shm` has no room for it.
-    BrokerUnavailable
-        Somebody lives in a block that has lost its names, and does not end.
-    """
-    deadline = clock.now() + _LEAVING_SECONDS
-    while True:
-        block = openExisting(paths, lockFile)
-        if block is not None:
-            return block
-        with lockFile.creating():
-            reinstate(paths, lockFile)
-            block = openExisting(paths, lockFile)
-            if block is not None:
-                return block
-            # What those who live in a block without a name still use there must not be
-            # adopted: they find out, and leave it.
-            inhabitant = inhabitantOf(paths, lockFile)
-            if not inhabitant:
-                _discard(paths)
-                return create(paths, lockFile, limits, adopt)
-        if clock.now() > deadline:
-            raise BrokerUnavailable(
-                f"process {inhabitant} is at work in the control block of {paths.domain!r}, "
-                "which was removed from /dev/shm",
-                "End that process, or what it does there",
-            )
-        clock.sleep(_LOOK_SECONDS)
-
-
-def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
-    """The control block of the domain; None when there is none that somebody may join.
-    Raises `ControlBlockInvalid`.
-    """
-    named = openNamed(paths, lockFile)
-    if named is None:
-        return None
-    fd, path = named
-    try:
-        geometry = readHeader(fd, path)
-        if geometry is None:
-            fd.close()
-            return None
-        return ControlBlock(paths, lockFile, fd, geometry)
-    except BaseException:
-        with contextlib.suppress(OSError):  # a mapping that failed has not taken it
-            fd.close()
-        raise
-
-
-def _discard(paths: Paths) -> None:
-    """Remove what is at the block's names and is no block of now: of another boot with
-    all that it named. The caller holds CREATE.
-    """
-    named = openNamed(paths)
-    if named is None:
-        return
-    header = Header.of(named[0])
-    named[0].close()
-    if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):
-        for key in paths.segmentKeys():
-            unlinkFile(f"{SHM_ROOT}{paths.segmentName(key.row, key.incarnation, key.origin)}")
-        for ofBlock, epoch in paths.journals():
-            unlinkFile(ofBlock.journalPath(epoch))
-    unlinkBlock(paths)
-
-
-def _blockError(error: OSError, what: str, fix: str) -> Exception:
+def roomError(error: OSError, what: str, fix: str) -> Exception:
+    """The typed error for a block that did not get its pages."""
     if error.errno == errno.ENOSPC:
         return HostMemoryFull(f"/dev/shm has no room for {what}", fix)
     return fileError(error, what)
-
-
-def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
-    """Make a block, whole, and put it in the place of whatever has the names. The
-    caller holds CREATE.
-    """
-    # of a creator, and of brokers, that died: nobody is in the domain
-    for left in (paths.temporaryPath, *paths.copies()):
-        unlinkFile(left)
-    try:
-        fd = descriptors.opened(
-            paths.temporaryPath, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=paths.uid
-        )
-    except OSError as error:
-        raise fileError(error, paths.temporaryPath) from error
-    boot = bootId()
-    try:
-        os.ftruncate(fd.number, limits.totalBytes)
-        os.posix_fallocate(fd.number, 0, limits.rowsOffset)
-        identity = int.from_bytes(os.urandom(8), "little") or 1
-        os.pwrite(fd.number, HEADER.pack(layout.MAGIC, 0, boot, limits.totalBytes, *limits), 0)
-        os.pwrite(fd.number, os.urandom(layout.SECRET_BYTES), layout.SECRET_OFFSET)
-        os.pwrite(
-            fd.number,
-            IDENTITY.pack(identity, lockFile.inode, 0, layout.VERSION),
-            layout.IDENTITY_OFFSET,
-        )
-        block = ControlBlock(paths, lockFile, fd, limits)
-    except OSError as error:
-        fd.close()
-        unlinkFile(paths.temporaryPath)
-        # addresses for all, pages for what all have
-        neededBytes = limits.totalBytes if error.errno == errno.ENOMEM else limits.rowsOffset
-        raise _blockError(
-            error,
-            f"{exactly(neededBytes)} for the control block",
-            "Enlarge /dev/shm, or free what is in it",
-        ) from error
-    try:
-        published = adopt(block) if adopt is not None else None
-        # SYNC version: pairs with readHeader in every process that opens the block;
-        # header, secret and rows are visible before it.
-        atomics.storeRelease32(block.address + layout.VERSION_OFFSET, layout.VERSION)
-        block.requireTemporary()
-        os.rename(paths.temporaryPath, paths.linkPath)
-        giveNames(paths, paths.linkPath)
-    except BaseException:
-        block.dropTemporary()
-        block.close()
-        raise
-    if published is not None:
-        published()
-    return block

@@ -137,7 +137,7 @@ def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: 
         indices = atomics.indexBuffer(high)
         found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)
         for index in indices[: min(found, high)]:
-            # SYNC reading: pairs with LeaseTable.setReading and beginReading. The owner
+            # SYNC reading: pairs with beginReading. The owner
             # lock was taken before this look; a reader sets its bit before it looks at
             # the lock.
             if (

@@ -41,7 +41,8 @@ from typing import NamedTuple
 from muninn.broker.repair import RENEWAL_EPOCH, adopt, renew
 from muninn.config.settings import Control
 from muninn.control import layout
-from muninn.control.block import ControlBlock, openOrCreate
+from muninn.control.block import ControlBlock
+from muninn.control.creation import openOrCreate
 from muninn.control.drain import Drain
 from muninn.control.election import Election
 from muninn.control.geometry import Geometry

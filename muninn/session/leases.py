@@ -131,7 +131,7 @@ class LeaseTable:
         )
         index = self._claim(tenure)
         while (high := int(atomics.loadAcquire32(self._highAddress))) <= index:
-            # SYNC leaseHigh: pairs with MemberTable.leaseHigh; raised before the slot
+            # SYNC leaseHigh: pairs with MemberReader.leaseHigh; raised before the slot
             # is used, in one total order with it.
             atomics.casSeqCst32(self._highAddress, high, index + 1)
         address, word = self.held(index, row, incarnation)

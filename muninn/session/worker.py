@@ -119,7 +119,7 @@ class Worker:
             robustWord = members.robustAddress(key.slot)
             # Clear what the slot's last member left. No process watches a slot that is
             # not LIVE.
-            # SYNC robust: pairs with MemberTable.isSuspectedDead. The word is empty,
+            # SYNC robust: pairs with MemberReader.isSuspectedDead. The word is empty,
             # and then the kernel holds it for this thread, before the slot says LIVE.
             atomics.exchangeSeqCst32(robustWord, 0)
             atomics.checked(

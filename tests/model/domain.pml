@@ -63,7 +63,7 @@ inline removeSegment() {
 	d_step { assert(!VOUCHED && !shared); segment = false }
 }
 
-/* block.create with Adoption: `d` is a new block under a temporary name. No process opens it until it gets the name, in one step. */
+/* creation.create with Adoption: `d` is a new block under a temporary name. No process opens it until it gets the name, in one step. */
 inline makeBlock(d) {
 	atomic { made < BLOCKS - 1 -> made++; d = made };
 #ifdef REPAIR_IN_PLACE
@@ -87,7 +87,7 @@ inline makeBlock(d) {
 	fi
 }
 
-/* block.openOrCreate: `b` becomes the block that the name leads to, found or created; NOTHING if a member lives in a lost block */
+/* creation.openOrCreate: `b` becomes the block that the name leads to, found or created; NOTHING if a member lives in a lost block */
 inline openOrCreate() {
 	b = NOTHING;
 	d_step { if :: named != NOTHING && ready[named] -> b = named :: else fi };
