@@ -91,7 +91,7 @@ class ControlBlock:
         )
         self.paths: Final = paths._replace(identity=self.identity, folder=lockFile.paths.folder)
         self._isMapped = True
-        fd.close()  # last: whoever called closes it after any error
+        fd.close()  # last: the caller closes it after any error
 
     def memberAddress(self, slot: int) -> int:
         return self.address + layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES
@@ -122,8 +122,8 @@ class ControlBlock:
             fd.close()
 
     def _reopened(self) -> Descriptor:
-        """A descriptor, for a moment: one that is kept may be closed by the program,
-        and its number be somebody else's then.
+        """A descriptor, for a moment: the program may close a descriptor that is kept,
+        and its number may then be another file's.
         """
         for path in (self.paths.linkPath, self.paths.blockPath, self.paths.temporaryPath):
             if not self._isAt(path):
@@ -146,14 +146,14 @@ class ControlBlock:
         self.bytes[offset : offset + len(raw)] = raw
 
     def isRetired(self) -> bool:
-        """Whether somebody has withdrawn this block, and may give it back; who joins
-        opens one anew.
+        """Whether a process has withdrawn this block, and may give it back. A process
+        that joins opens a block anew.
         """
         return int(atomics.loadSeqCst32(self.address + layout.VERSION_OFFSET)) != layout.VERSION
 
     def hasAdopted(self) -> bool:
-        """Whether all that older journals vouched for is in the rows here, so that
-        nobody needs those any more.
+        """Whether all that older journals vouched for is in the rows here, so that no
+        process needs those journals any more.
         """
         return int(atomics.loadAcquire32(self.address + layout.ADOPTED_OFFSET)) == 1
 
@@ -207,7 +207,7 @@ class ControlBlock:
 
     def restoreNames(self) -> bool:
         """Give the block a name back that was removed from outside; False when it has
-        lost both, and nobody finds it any more.
+        lost both, and no process finds it any more.
         """
         if (
             self._hasLockFile()

@@ -68,8 +68,8 @@ def openOrCreate(
     Parameters
     ----------
     adopt
-        Takes over what older journals vouch for. Without it what they know stays where
-        it is, and is in nobody's rows.
+        Takes over what older journals vouch for. Without it, what they name stays where
+        it is, and is in no row.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def openOrCreate(
     HostMemoryFull
         `/dev/shm` has no room for it.
     BrokerUnavailable
-        Somebody lives in a block that has lost its names, and does not end.
+        A process uses a block that has lost its names, and does not end.
     """
     deadline = clock.now() + _LEAVING_SECONDS
     while True:
@@ -90,8 +90,8 @@ def openOrCreate(
             block = openExisting(paths, lockFile)
             if block is not None:
                 return block
-            # What those who live in a block without a name still use there must not be
-            # adopted: they find out, and leave it.
+            # What a process still uses in a block without a name must not be adopted.
+            # Such a process finds out, and leaves the block.
             inhabitant = inhabitantOf(paths, lockFile)
             if not inhabitant:
                 _discard(paths)
@@ -106,7 +106,7 @@ def openOrCreate(
 
 
 def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
-    """The control block of the domain; None when there is none that somebody may join.
+    """The control block of the domain; None when there is none that a process may join.
     Raises `ControlBlockInvalid`.
     """
     named = openNamed(paths, lockFile)
@@ -126,8 +126,8 @@ def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
 
 
 def _discard(paths: Paths) -> None:
-    """Remove what is at the block's names and is no block of now: of another boot with
-    all that it named. The caller holds CREATE.
+    """Remove what is at the block's names and can not be joined; a block of another
+    boot goes with all that it named. The caller holds CREATE.
     """
     named = openNamed(paths)
     if named is None:
@@ -143,10 +143,10 @@ def _discard(paths: Paths) -> None:
 
 
 def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
-    """Make a block, whole, and put it in the place of whatever has the names. The
-    caller holds CREATE.
+    """Make a whole block, and put it in the place of what has the names. The caller
+    holds CREATE.
     """
-    # of a creator, and of brokers, that died: nobody is in the domain
+    # A creator, and brokers, that died have left them: no process is in the domain.
     for left in (paths.temporaryPath, *paths.copies()):
         unlinkFile(left)
     try:
@@ -171,7 +171,8 @@ def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | No
     except OSError as error:
         fd.close()
         unlinkFile(paths.temporaryPath)
-        # addresses for all, pages for what all have
+        # Address space is needed for the whole block, pages for the part that is used
+        # from the beginning.
         neededBytes = limits.totalBytes if error.errno == errno.ENOMEM else limits.rowsOffset
         raise roomError(
             error,

@@ -1,8 +1,8 @@
 """The description of a buffer in its row: what the buffer is, and what it takes of the
 domain's limits.
 
-The creator writes it while the row is CREATING, and nobody changes it until the row is
-FREE again: the CAS to LIVE publishes it. What is read is a copy, which is checked
+The creator writes it while the row is CREATING, and no process changes it until the row
+is FREE again: the CAS to LIVE publishes it. What is read is a copy, which is checked
 before it is believed.
 """
 

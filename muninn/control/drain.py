@@ -1,11 +1,14 @@
 """The drain: whether the domain creates nothing new, and why.
 
-The broker writes it, everybody reads it, and it outlives every process: a block that
-drains is not withdrawn by the last who leaves (`entry.retire`), and a block that takes
-another one's place takes its drain over (`repair`). The reason is text for people, five
-bytes in each of some words, with the broker's epoch beside them, so that a deposed
-broker's CAS fails as everywhere. A broker that dies between two of them leaves the
-beginning of one text and the end of another, which decides nothing.
+The broker writes it, every process reads it, and it outlives every process: the last
+member that leaves does not withdraw a block that drains (`entry.retire`), and a block
+that replaces another takes its drain over (`repair`).
+
+The broker writes the reason first and the word that says "on" second; a reader reads
+the word first and the reason second. The reason is text for people. It stands in
+several words, five bytes in each, with the broker's epoch beside them, so that the CAS
+of a deposed broker fails as everywhere. A broker that dies between two words leaves the
+beginning of one text and the end of another; the text decides nothing.
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ class Drain:
         return bool(atomics.loadAcquire64(self._word) & layout.DRAIN_ON.mask)
 
     def reason(self) -> str | None:
-        """Why nothing new is created, an empty text where nobody gave a reason; None
+        """Why nothing new is created, an empty text where no reason was given; None
         when the domain does not drain.
         """
-        # SYNC drain: pairs with Drain.set. The word that says so first, the reason
+        # SYNC drain: pairs with Drain.set. The word is read first, the reason
         # second.
         if not self.isOn():
             return None
@@ -50,7 +53,7 @@ class Drain:
         text = " ".join(reason.replace("\0", " ").split()).encode(errors="replace")[
             :MAX_REASON_BYTES
         ]
-        # a character is not cut in half
+        # No character is cut in half.
         text = text.decode(errors="ignore").encode().ljust(MAX_REASON_BYTES, b"\0")
         for index, address in enumerate(self._texts):
             self._change(
@@ -63,8 +66,8 @@ class Drain:
 
     def _change(self, address: int, epoch: int, value: int) -> None:
         word = int(atomics.loadAcquire64(address))
-        # SYNC drain: pairs with Drain.reason. Of several words the one that says so is
-        # changed last.
+        # SYNC drain: pairs with Drain.reason. Of several words the word that says "on"
+        # is changed last.
         if (
             word >> _EPOCH_SHIFT > epoch
             or atomics.casSeqCst64(address, word, epoch << _EPOCH_SHIFT | value) != word

@@ -1,8 +1,14 @@
-"""Who is broker: one word, CASed upward by one epoch at a time.
+"""The election: one word names the broker, and goes up by one epoch with each broker.
 
-Any member may become broker by that CAS alone. What makes it safe is not that the old
-one has stopped, but that whatever it still does fails: its epoch is in every word it
-changes, and its successor re-stamps them first (`rows.py`).
+A member that suspects the broker dead, or has waited too long for its answer, reads the
+word and CASes it whole, from {epoch, slot} to {epoch + 1, its own slot}. Of several
+members that do so one wins. The winner raises the epoch of all words that a broker
+changes (`rows.py`), opens its journal and its socket, and stores the ready word
+(`announce`); members that wait for the socket sleep at that word.
+
+The old broker need not have stopped. Its epoch is in every word that it changes, and
+its successor has raised them, so whatever the old one still does fails. A stale read of
+the word costs a request to a broker that refuses it, or a CAS that fails.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ _SLOT_MASK, _EPOCH_SHIFT = layout.ELECTION_SLOT.mask, layout.ELECTION_EPOCH.shif
 
 
 class Term(NamedTuple):
-    """One broker's time in office; `slot` is None when nobody holds it."""
+    """The term of one broker; `slot` is None when no member is broker."""
 
     epoch: int
     slot: int | None
@@ -106,7 +112,7 @@ class Election:
         return int(atomics.loadAcquire64(self._ready))
 
     def awaitReady(self, seenReady: int, timeoutNs: int) -> None:
-        """Wait until the ready word differs from `seenReady`, somebody is elected, or
+        """Wait until the ready word differs from `seenReady`, a broker is elected, or
         the bound is reached.
         """
         # SYNC ready: pairs with Election.announce. The word is compared as the thread

@@ -1,10 +1,16 @@
-"""Generations: how a buffer's content is published and read without locks.
+"""Generations: how a buffer's content is published, and read without locks.
 
-The generation word is a seqlock. It is odd while someone who holds the owner lock
-writes, and goes up by two with every publication. Readers never write. A writer that is
-killed half way leaves the word odd and the owner lock in a dead member's name: readers
-say so (`WriterDied`), and the next writer takes the owner lock over, writes, and makes
-the word even again.
+The generation word is a seqlock. A writer takes the owner lock, makes the word odd,
+writes the data, makes the word even again by a release store, and wakes the waiters: so
+the word goes up by two with every publication. A reader writes nothing. It reads the
+word, copies the data, and reads the word again; when the word is odd or has changed, it
+copies anew. After some attempts it takes a read access, which makes the next writer
+wait for it.
+
+A writer that is killed half way leaves the word odd and the owner lock in a dead
+member's name. A reader that finds this raises `WriterDied`; the next writer takes the
+owner lock over, writes, and makes the word even. A stale read of the word costs a
+reader an older generation, which is whole.
 """
 
 from __future__ import annotations
@@ -54,8 +60,8 @@ NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Starved(Exception):
-    """Writers left no room for a whole copy. Who gets this takes a read access and
-    copies then, or is told there who keeps the access.
+    """Writers left no time for a whole copy. The caller takes a read access and copies
+    then, or is told there which member keeps the access.
     """
 
 
@@ -83,7 +89,7 @@ class Generation:
         return value
 
     def publish(self, begun: int) -> int:
-        """Make the word even, and wake who waits. `begun` is what `begin` returned;
+        """Make the word even, and wake the waiters. `begun` is what `begin` returned;
         returns the new generation.
         """
         value = begun + 1
@@ -98,7 +104,7 @@ class Generation:
         which was read before this.
 
         Odd is not enough for the second look: an access may end, the owner lock be free
-        for a moment, and the next turn begin in between.
+        for a moment, and the next access begin in between.
         """
         return bool(value & 1) and isUnclaimed() and self.value() == value
 
@@ -109,7 +115,7 @@ class Generation:
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
     def copyNow(self, source: int, target: int, sizeBytes: int) -> int | None:
-        """`copy`, if nobody writes now; None: what was copied, if anything, is not
+        """`copy`, if no process writes now; None: the copy, if there is one, is not
         whole.
         """
         copied = int(atomics.seqRead(self._word, source, target, sizeBytes, 1))
@@ -157,7 +163,7 @@ class Generation:
         canTakeScope: bool = False,
     ) -> int | None:
         """`copy` for memory that the CPU does not reach: `copy` copies all of it, and
-        is called again if somebody wrote meanwhile.
+        is called again if a process wrote meanwhile.
         """
 
         def attempt() -> int:
@@ -220,8 +226,8 @@ class Generation:
         """Wait until an even generation above `after` is published, and return the last
         one; None when the time runs out.
 
-        An odd word says that the generation before it was published, although somebody
-        is inside the next turn already: a writer that computes inside its accesses
+        An odd word says that the generation before it was published, although a writer
+        is inside the next access already: a writer that computes inside its accesses
         leaves the word even for microseconds only, which a waiter may never see.
 
         `check` is called after every wake-up and raises what ends the wait: a dead

@@ -77,7 +77,7 @@ class Header(NamedTuple):
         return Header(*HEADER.unpack_from(raw), *IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
 
     def isWithdrawn(self) -> bool:
-        """Whether it was whole once, and somebody took its version away: it has its
+        """Whether it was whole once, and a process took its version away: it has its
         identity, or another version is known of it.
         """
         isOfNow = (self.magic, self.version) == (layout.MAGIC, 0) and isOfThisBoot(self.boot)
@@ -231,7 +231,7 @@ def giveNames(paths: Paths, path: str) -> None:
             continue
         unlinkFile(paths.temporaryPath)
         os.link(path, paths.temporaryPath, follow_symlinks=False)
-        os.rename(paths.temporaryPath, other)  # in one step: nobody finds none
+        os.rename(paths.temporaryPath, other)  # in one step: there is a name at each moment
 
 
 def unlinkBlock(paths: Paths) -> None:

@@ -1,10 +1,16 @@
-"""The name index: from a name to a row without asking anybody.
+"""The name index: it leads from a name to a row without a request to the broker.
 
-An open-addressing table of words {hash, incarnation, row}, written by the broker by
-CAS. It is a hint: an entry may be stale, and is believed only after the row itself was
-read; a missing entry sends the opener to the broker, who knows all names. The
-incarnation in an entry keeps a deposed broker from removing the entry of a row's next
-buffer.
+It is an open-addressing table of words {hash, incarnation, row}, which the broker
+changes by CAS. An opener probes the table from the hash of the name, and reads each row
+that an entry with this hash names. The broker inserts a name before it CASes the row to
+LIVE: an opener that comes in between finds the row CREATING, and waits for the name. It
+removes a name by a tombstone, so that probes go on past it, and empties tombstones
+behind which nothing lies.
+
+The table is a hint. A stale entry costs a look at a row that has another incarnation or
+name; a missing entry costs a request to the broker, which knows all names. The
+incarnation in an entry keeps a deposed broker from removing the entry of the row's next
+buffer, and the epoch in a tombstone keeps it from emptying another broker's.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ _INDEXED, _NOT_INDEXED = layout.NAME_WAKE_INDEXED.put(1), layout.NAME_WAKE_NOT_I
 
 
 class NameIndex:
-    """The index of a control block. Who removes names is the broker of `epoch`."""
+    """The index of a control block. The broker of `epoch` removes names in it."""
 
     def __init__(self, block: ControlBlock, epoch: int = 0) -> None:
         self._first = block.address + block.geometry.indexOffset
@@ -58,18 +64,18 @@ class NameIndex:
         return self._wakes + (zlib.crc32(name) >> 8) % layout.NAME_WAKES * 4
 
     def tell(self, name: bytes, isIndexed: bool = True) -> None:
-        """Wake who waits for the name, which has come or gone. Not indexed: the broker
-        is to be asked for it.
+        """Wake the openers that wait for the name, which has come or gone. Not indexed:
+        they have to ask the broker for it.
         """
         address = self.wakeAddress(name)
-        # SYNC names: pairs with NameWait.look; what became of the name was stored
+        # SYNC names: pairs with NameWait.look; the row or the entry was changed
         # before.
         atomics.fetchAddAcqRel32(address, _INDEXED if isIndexed else _NOT_INDEXED)
         atomics.futexWake32(address, atomics.FUTEX_ALL)
 
     def insert(self, name: bytes, row: int, incarnation: int) -> bool:
-        """Add an entry where the probe finds room; False: it finds none, so the name is
-        not indexed and opens ask the broker.
+        """Add an entry where the probe finds room. False: there is none, so the name is
+        not indexed, and openers ask the broker.
         """
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
@@ -81,7 +87,7 @@ class NameIndex:
                 address = self._at(digest + step)
                 seen = int(atomics.loadAcquire64(address))
                 if seen == entry:
-                    return True  # its broker, or a deposed one that had come so far
+                    return True  # this broker inserted it, or a deposed one did
                 if free is None and (seen == 0 or seen & _ROW_MASK == layout.INDEX_TOMBSTONE):
                     free = address, seen
                 if seen == 0:
@@ -95,8 +101,8 @@ class NameIndex:
         return False
 
     def remove(self, name: bytes, row: int, incarnation: int) -> None:
-        """Turn the entry into a tombstone, so that probes go on past it; and that into
-        an empty slot, where no probe has to.
+        """Turn the entry into a tombstone, so that probes go on past it; and the
+        tombstone into an empty slot, where no probe has to.
         """
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
@@ -112,9 +118,10 @@ class NameIndex:
     def _tidy(self, position: int) -> None:
         """Empty the run of tombstones that ends here, if nothing lies behind it.
 
-        A deposed broker may be at it too. It cuts nobody off: what lies behind is
-        looked for while the tombstone is one's own, and only one's own is emptied. An
-        entry that came behind it since then found the tombstone and took its place.
+        A deposed broker may do the same at the same time. It cuts no entry off: a
+        broker makes the tombstone its own, looks behind it, and empties only its own.
+        An inserting broker that came since then found the tombstone, and took its
+        place.
         """
         for _ in range(layout.MAX_INDEX_PROBES):
             address = self._at(position)
@@ -124,8 +131,8 @@ class NameIndex:
                 or atomics.loadAcquire64(self._at(position + 1)) != 0
             ):
                 return
-            # SYNC tombstone: pairs with NameIndex.insert in another broker. One's own
-            # first, then the look behind it, then empty.
+            # SYNC tombstone: pairs with NameIndex.insert in another broker. This
+            # broker makes the tombstone its own, looks behind it, and then empties it.
             if (
                 seen != self._tombstone
                 and atomics.casSeqCst64(address, seen, self._tombstone) != seen

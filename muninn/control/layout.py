@@ -91,9 +91,9 @@ IDENTITY_OFFSET = SECRET_OFFSET + SECRET_BYTES  # u64
 LOCK_INODE_OFFSET = IDENTITY_OFFSET + 8  # u64, of the lock file whose bytes are those of the slots
 # u32, 1: what journals of other blocks vouched for is in the rows here
 ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8
-# owner: the creator, and whoever takes the version away, before it does; at this offset
-# in every version of this file. It says whose the block is while VERSION is 0: it is
-# never 0 in a block that was whole.
+# owner: the creator, and a process that takes the version away, before it does; at this
+# offset in every version of this file. It says of which version the block is while
+# VERSION is 0: it is never 0 in a block that was whole.
 LAYOUT_VERSION_OFFSET = ADOPTED_OFFSET + 4  # u32
 # owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a
 # failed CAS or a connection to a dead socket.
@@ -221,8 +221,8 @@ ROW_NAME_OFFSET = ROW_TENANT_OFFSET + MAX_TENANT_BYTES  # 128 B, UTF-8
 MAX_NAME_BYTES = 128
 # u64, identity in the segment's name; 0: that of this block, otherwise it was adopted
 ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES
-# owner: whoever holds the owner lock; odd while it writes. Readers futex-wait on the
-# low half. A stale read costs one more wait or a retry.
+# owner: the member that holds the owner lock; odd while it writes. Readers futex-wait
+# on the low half. A stale read costs one more wait or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
 # owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See
 # control/ownerlock.py.
@@ -244,7 +244,7 @@ ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
 # cshim/owners.h. u32, number of the waiter to whom a free claim is left; 0: to anybody
 ROW_SUCCESSOR_OFFSET = ROW_READERS_OFFSET + 4
 # owner: members, CAS that raises. A torn writer is the last one, or there is none: both
-# are compared. A stale read is that of a reader who was a moment earlier.
+# are compared. A stale read is that of a reader that came a moment earlier.
 ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a write access
 ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was poisoned
 # owner: who waits for the owner lock, fetch-add. It wraps: numbers are compared by

@@ -1,14 +1,18 @@
-"""Lease slots: who holds which buffer, until when.
+"""Lease slots: which member holds which buffer, until when.
 
-Each member has an area of lease slots that only it fills. A refcount is a scan of these
-slots, never a counter, so a death at any instruction leaves nothing that is not its own
-and can be found. Words are {hold, expiry}. The holder exchanges `hold`; the broker may
-CAS a revocation reason into it, and clears the slots of a member that is confirmed
-dead. An expired or revoked lease refuses new operations; the memory stays until the
-holder lets go or dies.
+Each member has an area of lease slots that only it fills. The refcount of a buffer is a
+scan of these slots, never a counter: a death at any instruction leaves nothing but the
+slots of the dead member, which can be found.
 
-Beside the expiry stands whether the holder is inside a read access: who writes waits
-until nobody is (`readersOf`), and a reader that died is none, once its lease is
+A lease is two words, {hold, expiry}. The holder raises `leaseHigh` past the slot,
+stores the expiry, exchanges `hold` into the slot, and reads the state of the row
+afterwards. The broker may CAS a revocation reason into `hold`, and clears the slots of
+a member that is confirmed dead. A lease that is expired or revoked refuses new
+operations; the memory stays until the holder lets go or dies. A stale read of a lease
+makes the broker keep a buffer until its next look.
+
+A bit beside the expiry says whether the holder is inside a read access. A writer waits
+until no holder is (`readersOf`). The bit of a reader that died goes when its lease is
 cleared.
 """
 
@@ -35,7 +39,7 @@ REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "owner
 
 
 class Hold(NamedTuple):
-    """One held lease slot, as somebody saw it."""
+    """One held lease slot, as a scan found it."""
 
     slot: int
     position: int
@@ -50,8 +54,8 @@ def reasonName(reason: int) -> str:
 
 
 def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None) -> list[Hold]:
-    """Every lease on `row`, or every one, whatever the state of its member: an owner
-    lock that ended without being reclaimed still counts.
+    """Every lease on `row`, or every one, whatever the state of its member: a member
+    that ended and is not reclaimed yet still counts.
     """
     # SYNC release: pairs with LeaseTable.release and clearDead. What a holder did with
     # the memory comes before the word that says that it holds nothing.
@@ -70,7 +74,7 @@ def countHolds(
 ) -> int:
     """How many leases there are on `row`; the refcount.
 
-    With an incarnation, those on that one only: a creator that gave up lets go of its
+    With an incarnation, only the leases on it: a creator that gave up lets go of its
     memory later than of its row.
     """
     return _scan(

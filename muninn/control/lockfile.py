@@ -1,12 +1,14 @@
 """The domain's lock file: one byte for the creation of the control block, one byte for
 each member slot.
 
-POSIX byte locks belong to the process and go when its last thread has passed
-`exit_files`, after its memory: they are half of a proof of death (`members.py`). They
-also go when the process closes *any* descriptor of the file, so it is opened once per
-process and domain, here, and the descriptor is not handed out. A program that reads the
-file, as a backup of `/dev/shm` does, drops them all the same: the byte of a slot is
-taken again once in a while, and nobody believes a free byte alone.
+POSIX byte locks belong to the process. The kernel releases them when the last thread of
+the process has passed `exit_files`, after its memory: so a free byte is half of a
+confirmed death (`memberreader.py`). The kernel also releases them when the process
+closes *any* descriptor of the file. Therefore Muninn opens the file once per process
+and domain, here, and hands the descriptor to no other module. A program that reads the
+file, as a backup of `/dev/shm` does, drops the locks all the same. So this process
+takes the byte of its slot again once in a while, and no process believes a free byte
+alone.
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ from muninn.system.oserrors import fileError
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
 _CREATE_BOUND_SECONDS = 10.0
-#: How often the byte of a slot is taken again, at the most: who asks for it comes with
-#: each request.
+#: How often the byte of a slot is taken again, at the most: each request asks for it.
 _RETAKE_SECONDS = 1.0
 
 
@@ -41,18 +42,19 @@ class LockFile:
         self.paths = paths.makeDirectory()
         oserrors.joined()
         self._file = _opened(self.paths.lockPath, self.paths.uid)
-        #: Which file it is: a control block says whose bytes are those of its slots.
+        #: Which file it is: a control block names the lock file that has its slots'
+        #: bytes.
         self.inode = self._file.inode
         self._slots: set[int] = set()
         self._retakeAt = 0.0
         self._reopening = _thread.RLock()
 
     def restore(self) -> None:
-        """See that the locks of this process are there: they go when the program closes
-        the file, of which it need not know.
+        """See that the locks of this process are there: the kernel drops them when the
+        program closes the file, perhaps without knowing it.
 
-        They go with any descriptor of it, of which nothing tells: so they are taken
-        again, which changes nothing where they are there.
+        It drops them with any descriptor of the file, and nothing reports that. So
+        they are taken again, which changes nothing where they are there.
 
         Raises
         ------
@@ -71,7 +73,8 @@ class LockFile:
         """
         if self._file.isOurs() or self._file.number < 0:
             return self._file.number
-        # one at a time: to close a second one would drop the locks of the first
+        # One thread at a time: closing a second descriptor would drop the locks of the
+        # first.
         with self._reopening:
             if not self._file.isOurs():
                 self._reopen()
@@ -136,8 +139,8 @@ class LockFile:
             atomics.byteUnlock(self._fd(), _CREATE_BYTE)
 
     def requireCreating(self) -> None:
-        """Before a step that can not be undone: raise `DomainChanged` if CREATE was
-        lost, as slots' bytes are, and another has it.
+        """Before a step that can not be undone: raise `DomainChanged` if this process
+        has lost CREATE, as it may lose its slot's byte, and another process has it.
         """
         if int(atomics.byteHolder(self._fd(), _CREATE_BYTE)) > 0:
             raise DomainChanged(
@@ -166,13 +169,11 @@ class LockFile:
         atomics.byteUnlock(self._fd(), _FIRST_SLOT_BYTE + slot)
 
     def slotIsLocked(self, slot: int) -> bool:
-        """Whether *another* process has the byte; one's own locks are invisible to
-        oneself.
-        """
+        """Whether *another* process has the byte; a process does not see its own locks."""
         return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0
 
     def anyLocked(self) -> int:
-        """The pid of another process that has the byte of some slot; 0: nobody has."""
+        """The pid of another process that has the byte of some slot; 0: none has."""
         return int(atomics.rangeHolder(self._fd(), _FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
 
     def close(self) -> None:
@@ -184,7 +185,7 @@ class LockFile:
 def _opened(path: str, uid: int) -> Named:
     try:
         with suppress(FileNotFoundError):
-            # its maker may have died before it could undo what the umask took away
+            # Its maker may have died before it undid what the umask took away.
             ownership.putRight(path, uid)
         return Named(path, os.O_RDWR | os.O_CREAT, uid)
     except FileNotFoundError:

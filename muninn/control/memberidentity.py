@@ -1,7 +1,7 @@
 """The identity of a member, as its slot states it.
 
-The member writes it while its slot is CLAIMING, and nobody changes it until the slot is
-claimed anew: the CAS to LIVE publishes it.
+The member writes it while its slot is CLAIMING, and no process changes it until the
+slot is claimed anew: the CAS to LIVE publishes it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ assert IDENTITY_OFFSET + IDENTITY_BYTES == layout.MEMBER_JOINED_MS_OFFSET + 8
 
 
 class MemberIdentity(NamedTuple):
-    """Who claimed a slot: enough to tell a process from any other that ever had its
-    pid.
+    """The process that claimed a slot: enough to tell it from any other process that
+    ever had its pid.
     """
 
     flags: int
@@ -32,7 +32,7 @@ class MemberIdentity(NamedTuple):
     @property
     def process(self) -> tuple[int, int, int]:
         """What tells the process from any other, whichever programs it runs, and
-        however many members it is.
+        however many slots it has.
         """
         return self.pid, self.startTime, self.pidNamespace
 

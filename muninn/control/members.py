@@ -45,7 +45,7 @@ _PROGRAMS_SHOWN, _PIDS_SHOWN = 4, 6
 class MemberTable(MemberReader):
     """All member slots of a control block, and the changes that are made to them."""
 
-    # --- one's own slot --------------------------------------------------------------
+    # --- this process's slot ---------------------------------------------------------
 
     def claim(self, preferred: bool) -> MemberKey:
         """Claim a free slot for this process; it is CLAIMING until `enter`. Raises
@@ -176,8 +176,8 @@ class MemberTable(MemberReader):
         """
         live, dead = (_wordOf(key, state) for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
         # SYNC dead: pairs with MemberReader.isCurrent. What the member did comes
-        # before, since its death is proven; whoever reads DEAD takes nothing of it for
-        # held.
+        # before, since its death is confirmed; a process that reads DEAD takes nothing
+        # of it for held.
         return atomics.casSeqCst64(self._block.memberAddress(key.slot), live, dead) in (live, dead)
 
     def release(self, key: MemberKey, state: int) -> None:

@@ -1,14 +1,16 @@
-"""Claims: words in shared memory that one member at a time owns, and that survive their
-owner's death.
+"""Owner locks: words in shared memory that one member at a time owns, and that survive
+their owner's death.
 
-A claim is 32 bits {contended, slot generation, slot+1}, so a waiter knows whom it waits
-for and can ask whether that one is *proven* dead; noticed is not enough, since another
-thread of a dying process may still be writing. The writer's right to a buffer and
-`muninn.Lock` are claims. They belong to processes.
+An owner lock is 32 bits {contended, slot generation, slot+1}. So a waiter knows which
+member it waits for, and can ask whether that member is *confirmed* dead. *Suspected*
+is not enough, since another thread of a dying process may still be writing. The right
+to write a buffer and `muninn.Lock` are owner locks. A lock belongs to a process.
 
-Locks and accesses take them in C (`cshim/owners.c`), together with what this process
-remembers of them, and in the order in which waiters came. Here is what the word says,
-and what the broker does to a dead owner's.
+A locker takes the word in C (`cshim/owners.c`), together with the record that this
+process keeps of it, in the order in which the waiters came. This module says what the
+word means, and what the broker does with the lock of a dead owner: it CASes the word to
+OWNER_DEAD and wakes the waiters, and the next owner learns that it recovered the lock.
+A stale read of the word costs a waiter one more sleep.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _GENERATION_SHIFT, _GENERATION_MASK = layout.OWNER_GENERATION.shift, layout.OWNE
 
 
 def ownerLockWord(key: MemberKey) -> int:
-    """What the word says while `key` owns it."""
+    """The value of the word while `key` owns it."""
     return (key.generation & _GENERATION_MASK) << _GENERATION_SHIFT | (key.slot + 1)
 
 
@@ -37,11 +39,11 @@ def belongsTo(word: int, key: MemberKey) -> bool:
 
 
 def markDead(address: int, key: MemberKey) -> None:
-    """Let an owner lock of `key`, whose death is proven, say that nobody who lives owns
-    it, and make the waiters look at it.
+    """Let an owner lock of `key`, whose death is confirmed, say that its owner is dead,
+    and make the waiters look at it.
 
-    A claim that nobody wants stays as it is for ever, and the bits of the owner's
-    generation come again after 2^19 members of that slot.
+    A lock for which no process waits would keep the dead owner for ever, and the bits
+    of its generation come again after 2^19 members of that slot.
     """
     while belongsTo(word := int(atomics.loadAcquire32(address)), key):
         # SYNC claim: pairs with takeFrom. Bounded: it is marked contended once.

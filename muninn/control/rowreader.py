@@ -49,8 +49,8 @@ class RowReader:
         return RowState.of(self.word(row))
 
     def mayBeFreed(self, row: int, incarnation: int) -> bool:
-        """Whether nobody has freed it yet: it is LIVE, or the broker is just looking
-        whether anybody holds it.
+        """Whether no process has freed it yet: it is LIVE, or the broker is just
+        looking whether anybody holds it.
         """
         state = self.state(row)
         return state.incarnation == incarnation and state.state in (
@@ -144,8 +144,8 @@ class RowReader:
         )
 
     def description(self, row: int) -> RowDescription:
-        """The description; meaningful to whoever holds a lease on the row, or reads the
-        same state word before and after.
+        """The description; meaningful to a caller that holds a lease on the row, or
+        reads the same state word before and after.
         """
         return RowDescription.unpacked(self.packed(row))
 

@@ -1,11 +1,23 @@
 """Buffer rows: the directory of the domain, one row a buffer.
 
-The state word of a row is changed by the broker only, by CAS on the exact word that it
-read. Each word carries the epoch of who wrote it: a successor first raises the epoch in
-all of them (`fence`), after which a deposed broker's remembered words are stale and the
-ones that it reads anew are above its own epoch. The description is written by the
-creating member while the row is CREATING, and does not change until the row is FREE
-again.
+Only the broker changes the state word of a row, by a CAS from the exact word that it
+has read. Each word carries the epoch of the broker that wrote it. A successor raises
+the epoch in all words before it does anything else (`fence`): then the words that a
+deposed broker remembers are stale, and those that it reads anew carry an epoch above
+its own.
+
+A buffer comes and goes in this order. The broker takes a FREE row, with the next
+incarnation, to CREATING for a creator. The creator makes the memory, writes the
+description and asks for the commit. The broker notes it in its journal, puts the name
+into the index, and CASes CREATING to LIVE, which publishes the description. At a free
+the broker first CASes LIVE to DYING (or to PROBING, for a buffer that goes with its
+last lease) and then scans the leases; an opener first stores its lease and then reads
+the state. Both sides write first and read second, so at least one sees the other. When
+no lease is left, the broker CASes to DEAD, removes the memory, and CASes to FREE. The
+description does not change between LIVE and FREE.
+
+A death between two steps leaves a state from which a successor goes on. A stale read of
+a state costs an opener a lease that it takes back.
 """
 
 from __future__ import annotations
@@ -85,7 +97,7 @@ class RowTable(RowReader):
         """Raise the epoch of every row, of the row count and of the drain's words to
         `epoch`.
 
-        The count first: from there on nobody else adds rows.
+        The count comes first: from there on no other broker adds rows.
         """
         for address, words in (
             (self._block.rowsReadyAddress, 1),

@@ -1,19 +1,26 @@
 """Tickets: the fences of a buffer, as a ring of words.
 
-`issue` reserves a ticket and its ring slot in the signalling member's name; `complete`
-says that everything before it in the stream is done. The ring is small: a slot whose
-older ticket is still pending makes the next one wait, so a waiter that finds its slot
-overwritten knows that its ticket is over, and takes it for done. The tickets of a dead
-member are poisoned by the broker, and waiters wake with an error instead of hanging.
+A member that signals takes a ticket in this order (`issue`). It reads `next`, CASes the
+ring slot of the following ticket to its own name and PENDING, and CASes `next` on. When
+another member has taken the slot and not moved `next`, it moves `next` for it, and
+tries the following ticket. `complete` says that the work before the signal is done; it
+raises the fence word, CASes the slot to DONE, and wakes the waiters.
 
-Beside each ring slot stands a fence word, for GPUs: the last ticket of that slot whose
+The ring is small. While the older ticket of a slot is pending, the next ticket has to
+wait (`awaitFreeTicket`). So a waiter whose slot a later ticket has taken knows that its
+own ticket is over. When a member dies, the broker poisons its tickets, and their
+waiters wake with an error instead of waiting for ever.
+
+Beside each ring slot stands a fence word for GPUs: the last ticket of that slot whose
 work is over. The signaller's GPU may write it from its stream, and a waiter's GPU may
-wait for it to reach its ticket, without a CPU between them. It says "go on", and of a
-ticket that is *sure* also that the work came to something: then whoever looks completes
-it, should the signaller's CPU stand still.
+wait until it reaches its ticket, without a CPU between them. The word says "go on". Of
+a ticket that is *completed by the device* (the bit `SURE`) it also says that the work
+succeeded: then any process that looks completes the ticket, should the signaller's CPU
+stand still.
 
-Tickets are numbers of 64 bits, of which a ring slot keeps the lower half: the other
-half is the one that is nearest to `last`.
+A ticket is a number of 64 bits, and a ring slot keeps its lower half. The upper half is
+chosen so that the ticket is nearest to `last`. A stale read of a slot costs a waiter
+one more sleep, which the word `wake`, read before the slot, ends.
 """
 
 from __future__ import annotations
@@ -33,20 +40,20 @@ _GENERATION_SHIFT, _GENERATION_MASK = layout.TICKET_GENERATION.shift, layout.TIC
 _TICKET_SHIFT, _TICKET_MASK = layout.TICKET_NUMBER.shift, layout.TICKET_NUMBER.top
 _HALF = 1 << layout.TICKET_NUMBER.bits - 1
 _WHOLE_MASK = (1 << 64) - 1
-#: Of the low half of a slot: whose it is, and that its work is not over.
+#: Of the low half of a slot: its member, and that its work is not over.
 _OPEN_MASK = layout.TICKET_GENERATION.mask | layout.TICKET_SLOT.mask | layout.TICKET_OPEN_BIT
 
 
 class _Ends(NamedTuple):
-    """What a ticket of one kind is to be when its work is over, and when it never will
-    be.
+    """The state of a ticket of one kind when its work is over, and when its work never
+    will be.
     """
 
     done: int
     poisoned: int
 
 
-#: By what it is before, be it sure or not.
+#: By the state before, completed by the device or not.
 _ENDS = {
     layout.TICKET_PENDING: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
     layout.TICKET_PENDING_SURE: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
@@ -54,9 +61,9 @@ _ENDS = {
     layout.TICKET_WRITING: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
     layout.TICKET_WRITING_SURE: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
 }
-#: What a ticket of a kind is when nothing is to be waited for.
+#: The state of a ticket of a kind for which there is nothing to wait.
 DONE_AT_ONCE = {kind: ends.done for kind, ends in _ENDS.items()}
-#: To who only wants to know whether it is over, all kinds are one.
+#: For a waiter that only asks whether the ticket is over, all kinds are one.
 _SIMPLY = dict.fromkeys(_ENDS, layout.TICKET_PENDING)
 _SIMPLY |= {ends.poisoned: layout.TICKET_POISONED for ends in _ENDS.values()}
 _SIMPLY |= {ends.done: layout.TICKET_DONE for ends in _ENDS.values()}
@@ -80,7 +87,7 @@ class Tickets:
         # SYNC next: pairs with Tickets.abandon and Tickets.issue.
         return int(atomics.loadAcquire64(self._next))
 
-    # --- who signals -----------------------------------------------------------------
+    # --- signal ----------------------------------------------------------------------
 
     def issue(self, key: MemberKey, status: int = layout.TICKET_PENDING) -> int | None:
         """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's
@@ -135,7 +142,7 @@ class Tickets:
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
         """Pending → done, or poisoned if `status` says so, each as the ticket's kind
-        has it; and wake who waits, GPUs too.
+        has it; and wake the waiters, GPUs too.
         """
         address = self._slot(ticket)
         if status == layout.TICKET_DONE:
@@ -155,8 +162,8 @@ class Tickets:
         self._wakeAll()
 
     def abandon(self, key: MemberKey, meant: Set[int]) -> None:
-        """Poison the open tickets of `key` that nobody will complete: those that are
-        not `meant`. None is issued in its name meanwhile.
+        """Poison the open tickets of `key` that will not be completed: those that are
+        not `meant`. No ticket is issued in its name meanwhile.
         """
         for address in self._matching(*self.openOf(key)):
             word = int(atomics.loadAcquire64(address))
@@ -169,7 +176,7 @@ class Tickets:
                     _raise(self._lastWriter, ticket)
                 self.complete(ticket, key, layout.TICKET_POISONED)
 
-    # --- who waits -------------------------------------------------------------------
+    # --- wait ------------------------------------------------------------------------
 
     def state(self, ticket: int) -> int:
         """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has
@@ -215,7 +222,7 @@ class Tickets:
 
     def torn(self) -> int | None:
         """The last writer's ticket, if it died before its work was done: the bytes are
-        half written, until somebody writes them anew.
+        half written, until a process writes them anew.
         """
         # SYNC raise: pairs with _raise. An older number is that of a reader that came a
         # moment earlier.
@@ -236,7 +243,7 @@ class Tickets:
         # SYNC fence: pairs with CudaStream.delay: a GPU waits for `ticket` or more.
         _raise(self.fenceAddress(ticket), ticket)
 
-    # --- who proves a death ----------------------------------------------------------
+    # --- death -----------------------------------------------------------------------
 
     @staticmethod
     def openOf(key: MemberKey) -> tuple[int, int]:
@@ -264,7 +271,7 @@ class Tickets:
                 atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
             )
             poisoned += changed and ends.poisoned != ends.done
-            # A GPU's wait has no other end; whoever waits there asks for the ticket's
+            # A GPU's wait has no other end; its process asks for the ticket's
             # state behind it.
             self.raiseFence(self._whole(word))
             self._wakeAll()

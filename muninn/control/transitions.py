@@ -8,7 +8,7 @@ A row that is FREE is granted (CREATING), committed (LIVE) and freed (DYING). A 
 goes with its last lease is PROBING while the broker looks whether any process holds it,
 and LIVE again if one does. DEAD is never taken back: from there on the broker removes
 the memory, and then the row is FREE. A slot that is FREE is claimed by a member
-(CLAIMING), which enters (LIVE); a broker that has proven its death marks it (DEAD),
+(CLAIMING), which enters (LIVE); a broker that has confirmed its death marks it (DEAD),
 reclaims what it held and frees the slot. A claim that was begun and not finished is
 taken over by the next process that claims the slot, or taken back.
 """
@@ -72,14 +72,14 @@ MEMBER_TRANSITIONS = (
         layout.MEMBER_CLAIMING,
         layout.MEMBER_CLAIMING,
         Actor.MEMBER,
-        "another process takes over an owner lock whose process died",
+        "another process takes over a claim whose process died",
     ),
     Transition(layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, Actor.MEMBER, "the member enters"),
     Transition(
         layout.MEMBER_CLAIMING,
         layout.MEMBER_FREE,
         Actor.MEMBER,
-        "the owner lock fails; the broker does it for a process that died",
+        "the claim fails; the broker does it for a process that died",
     ),
     Transition(
         layout.MEMBER_LIVE,

@@ -1,10 +1,16 @@
-"""The withdrawal of a control block: its version taken away, so that nobody joins it,
-and given back.
+"""The withdrawal of a control block: its version is taken away, so that no process
+joins it, and given back.
 
 The last member that leaves withdraws the block before it removes the names, and a
-repair does before it replaces the block. Whoever withdraws holds the lock file's CREATE
-byte. A death in between leaves a block without a version, from which nothing was taken:
-the next process that holds CREATE gives the version back (`reinstate`).
+repair does so before it replaces the block. In both cases the process holds the lock
+file's CREATE byte. It clears the version first and looks for locked slots second. A
+process that joins takes its slot first and reads the version second. So one of the two
+sees the other: the withdrawing process gives the version back, or the joining process
+leaves its slot and tries again.
+
+A death in between leaves a block without a version, from which nothing was taken: the
+next process that holds CREATE gives the version back (`reinstate`). A stale read of the
+version costs one more attempt to join.
 """
 
 from __future__ import annotations
@@ -21,12 +27,13 @@ _SCAN_SECONDS = 1.0
 
 
 def inhabitantOf(paths: Paths, lockFile: LockFile) -> int:
-    """The pid of another process that has a slot in a block of the domain, whichever;
-    0: nobody has.
+    """The pid of another process that has a slot in any block of the domain; 0: no
+    process has.
 
-    With its lock file a block loses what says that somebody is in it. Then whoever has
-    that file open still is; a lock is held there, perhaps, also when there is no
-    segment. Where there are some, even a process counts that has lost its byte.
+    A block whose lock file was removed can not say that a process is in it. Then a
+    process that still has that file open is: it may hold a lock there even when there
+    is no segment. Where there are segments, a process that has lost its byte counts
+    too.
     """
     return lockFile.anyLocked() or removedFileHolder(
         paths.lockPath, _SCAN_SECONDS, amongAll=bool(paths.segmentKeys())
@@ -34,11 +41,11 @@ def inhabitantOf(paths: Paths, lockFile: LockFile) -> int:
 
 
 class Withdrawal:
-    """The version of whatever block there is, taken away for as long as this is open.
+    """The version of the block that there is, taken away for as long as this is open.
     The caller holds CREATE.
 
-    Who joins meanwhile has its slot first and reads the version second, so it is seen
-    by `holder`, or sees that it has to wait.
+    A process that joins meanwhile takes its slot first and reads the version second: so
+    `holder` sees it, or it sees that it has to wait.
     """
 
     def __init__(self, paths: Paths, lockFile: LockFile) -> None:
@@ -47,13 +54,14 @@ class Withdrawal:
         self._fd = None if named is None else named[0]
         if self._fd is not None:
             self._before = os.pread(self._fd.number, 4, layout.VERSION_OFFSET)
-            # of any version: a death from here on must not let it pass for one of ours
+            # A block of any version says which: after a death from here on it must not
+            # pass for a block of this version.
             if self._before.strip(b"\0"):
                 os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)
             os.pwrite(self._fd.number, bytes(4), layout.VERSION_OFFSET)
 
     def holder(self) -> int:
-        """The pid of a process that is in the domain; 0: nobody is."""
+        """The pid of a process that is in the domain; 0: there is none."""
         return inhabitantOf(self._paths, self._lockFile)
 
     def giveBack(self) -> None:
@@ -68,11 +76,12 @@ class Withdrawal:
 
 
 def reinstate(paths: Paths, lockFile: LockFile) -> None:
-    """Give a block its version back that somebody was withdrawing, and died. The caller
-    holds CREATE, as who withdraws does.
+    """Give a block its version back whose withdrawing process died. The caller holds
+    CREATE, as a withdrawing process does.
 
-    Whoever withdraws removes the names first and anything else later, so a block that
-    has a name is whole. One of another version is left alone: `ControlBlockInvalid`.
+    A withdrawing process removes the names first and everything else later, so a block
+    that has a name is whole. One of another version is left alone:
+    `ControlBlockInvalid`.
     """
     named = openNamed(paths, lockFile)
     if named is None:

@@ -2,10 +2,11 @@
 that is wanted, and mode 0700 whatever the umask.
 
 Algorithm. The wanted name is `<stem>.d`. While a stranger has it, the directory gets
-the same name with six random digits after it, which nobody can take first. A directory
-is *established* by the lock file in it, and a domain has one established directory at
-most, which stays the domain's for as long as it is there: when the stranger's name
-becomes free, newcomers still find the other by a look through `/dev/shm`.
+the same name with six random digits after it, which no other user can take first. A
+directory is *established* by the lock file in it, and a domain has one established
+directory at most, which stays the domain's for as long as it is there: when the
+stranger's name becomes free, newcomers still find the other by a look through
+`/dev/shm`.
 
 A process that finds none makes one, by `mkdir`, and looks through `/dev/shm`
 afterwards; whatever this user has there by then it locks (`flock`, in the order of the
@@ -88,7 +89,7 @@ def made(stem: str, uid: int) -> str:
 
 
 def warnOfStranger(path: str, uid: int, what: str) -> None:
-    """Say once that a name of ours is somebody else's."""
+    """Say once that a name of ours is another user's."""
     if (path, what) not in _strangers:
         _strangers.add((path, what))
         _log.warning(
@@ -158,7 +159,7 @@ def _warnIfTaken(wanted: str, uid: int) -> None:
 
 
 def _make(wanted: str, uid: int) -> None:
-    """Make a directory; beside the wanted one, when that name is somebody else's."""
+    """Make a directory; beside the wanted one, when that name is another user's."""
     for path in (f"{SHM_ROOT}/{wanted}", f"{SHM_ROOT}/{wanted}.{os.urandom(_RANDOM_BYTES).hex()}"):
         try:
             os.mkdir(path, 0o700)
@@ -198,7 +199,7 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
     try:
         fd = descriptors.opened(f"{SHM_ROOT}/{name}", os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, PermissionError):
-        # it was removed, or somebody has just changed its mode
+        # It was removed, or its mode was changed just now.
         yield False
         return
     except OSError as error:

@@ -71,8 +71,8 @@ class Paths(NamedTuple):
 
     @property
     def temporaryPath(self) -> str:
-        """A control block in the making, which nobody opens. Only who holds CREATE
-        makes one.
+        """A control block that is being made, which no other process opens. Only the
+        process that holds CREATE makes one.
         """
         return f"{self.directory}/block.new"
 

@@ -1,12 +1,12 @@
 """Segments: the named shared memory behind bigMode buffers.
 
 A segment is a file in the domain's own directory on `/dev/shm`, named after the
-identity of the control block that made it, its row and incarnation: whoever finds one
-knows which row vouches for it, and nobody else can foresee or plant one. Its creator
-allocates every page before anybody maps it (`reserve="full"`): a full `/dev/shm` is
-then an error of the creator, and never a SIGBUS of a reader. Each process maps a
-segment once. A segment outlives all processes; only the broker unlinks it, when its row
-is DEAD.
+identity of the control block that made it, its row and incarnation: a process that
+finds one knows which row vouches for it, and another user can not foresee or plant one.
+Its creator allocates every page before anybody maps it (`reserve="full"`): a full
+`/dev/shm` is then an error of the creator, and never a SIGBUS of a reader. Each process
+maps a segment once. A segment outlives all processes; only the broker unlinks it, when
+its row is DEAD.
 """
 
 from __future__ import annotations
@@ -191,9 +191,9 @@ def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
     """Remove the name; the memory goes with the last mapping. Removing it twice is
     fine.
 
-    The kernel gives a large segment's pages back in whoever lets go last, which takes a
-    second for some ten GiB. That is not to be the caller, on whom others wait: a
-    descriptor outlives the name, and a thread closes it.
+    The kernel frees a large segment's pages in the process that lets go last, which
+    takes a second for some ten GiB. The caller must not be that process, since others
+    wait for it: a descriptor outlives the name, and a thread closes it.
     """
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     held = None

@@ -58,7 +58,7 @@ class Cleanups:
         self._left: deque[_Remnant] = deque()
 
     def begin(self, work: Work) -> Cleanup:
-        """What the `with` statement enters, and nobody else keeps."""
+        """What the `with` statement enters, and nothing else keeps."""
         made = Cleanup()
         # the callbacks of one object are called the last one first
         waker = weakref.ref(made, self._onLeft)

@@ -1,5 +1,5 @@
 """Descriptors of ours: never one of the standard streams, and never used or closed once
-the number is somebody else's.
+the number is another file's.
 
 A number below 3 is what C libraries print to. A program that was started with closed
 standard streams gives these numbers to whatever opens first, and what a library prints
@@ -31,7 +31,8 @@ __all__ = ["Descriptor", "Known"]
 
 #: The first number that is no standard stream.
 FIRST = 3
-#: How often who waits looks whether the program has closed what it waits by.
+#: How often a waiter looks whether the program has closed the descriptor by which it
+#: waits.
 _LOOK_SECONDS = 0.5
 
 
@@ -129,7 +130,7 @@ class OwnSocket(Known):
         if self.isOurs():
             self.socket.close()
         else:
-            self.socket.detach()  # or its finalizer would close somebody else's
+            self.socket.detach()  # or its finalizer would close another file's
         self.number = -1
 
 
@@ -156,7 +157,8 @@ class OwnPoll(Known):
         """The descriptors that have something, after so long at most. Raises `OSError`
         once the program has closed this, or a needed one.
 
-        What was closed wakes nobody any more, so a long wait is one of many looks.
+        A descriptor that was closed wakes no waiter, so a long wait consists of many
+        looks.
         """
         deadline = clock.now() + seconds
         while True:
@@ -203,7 +205,7 @@ class _Kept:
 
 
 class OwnEvent(_Kept):
-    """An eventfd that is kept; or one that is somebody else's to close, by its number."""
+    """An eventfd that is kept; or, by its number, one that another owner closes."""
 
     __slots__ = ()
 
@@ -220,11 +222,11 @@ class OwnEvent(_Kept):
         return self.number
 
     def set(self) -> None:
-        """Wake whoever waits for it. Takes no lock: finalizers and signal handlers call
-        it.
+        """Wake the thread that waits for it. Takes no lock: finalizers and signal
+        handlers call it.
 
-        It keeps the interpreter's lock: whoever is woken would take that, and a Ctrl-C
-        that comes until a finalizer has it again is lost.
+        It keeps the interpreter's lock: the thread that wakes would take it, and a
+        Ctrl-C that comes until a finalizer has it again is lost.
         """
         atomics.eventSet(self._kept)
 

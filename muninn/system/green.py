@@ -35,7 +35,7 @@ else:
 
 #: How long a green thread leaves the thread to the others between two looks.
 _LOOK_NS = 1_000_000
-#: The longest single sleep of a condition; who waits looks again.
+#: The longest single sleep of a condition; the waiter looks again.
 _LONGEST_SECONDS = 3600.0
 
 
@@ -101,7 +101,7 @@ def pause(seconds: float) -> bool:
 
 def sleepOn(address: int, expected: int, timeoutNs: int) -> int:
     """As `atomics.futexWait32`: sleep while the word says `expected`, at most so long,
-    or until woken; whoever calls it looks again.
+    or until woken; the caller looks again.
 
     Where there are green threads it ends after a moment.
     """
@@ -147,7 +147,7 @@ class Condition:
         self._lock.__exit__(*raised)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Leave the lock, until somebody notifies or the time is over, and take it
+        """Leave the lock until another thread notifies or the time is over, and take it
         again.
         """
         # SYNC changed: pairs with Condition.notifyAll. The word is read inside the

@@ -4,8 +4,8 @@ An exec leaves the pid and its start time as they are, ends every thread but one
 descriptors and unmaps everything. So each claim of a slot maps a page of its own that
 is named after the owner lock's nonce. As long as `/proc/<pid>/maps` lists it, code of
 that member may run; the next program in the process, a member itself perhaps, has
-another one. A forked child maps its parent's too, and nobody asks about it: its pid is
-another.
+another one. A forked child maps its parent's too, and no process asks about it: its pid
+is another.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Latch:
 
     def set(self) -> None:
         # SYNC latch: pairs with Latch.wait; what its setter did before is there for
-        # whoever was waiting.
+        # a thread that was waiting.
         atomics.storeRelease64(self._address, 1)
         atomics.futexWake32(self._address, atomics.FUTEX_ALL)
 

@@ -1,9 +1,10 @@
 """Processes, as the kernel tells of them: whether one has ended, when it began, its PID
 namespace and what a person would call it.
 
-A pid alone names nobody, since the kernel gives it to another process later. A process
-is told from all others by its pid, its start time and its PID namespace; a pidfd stays
-that process's. `kill(pid, 0)` is never asked: it succeeds on zombies and on strangers.
+A pid alone names no process, since the kernel gives it to another process later. A
+process is told from all others by its pid, its start time and its PID namespace; a
+pidfd stays that process's. `kill(pid, 0)` is never asked: it succeeds on zombies and on
+strangers.
 """
 
 from __future__ import annotations

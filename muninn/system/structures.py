@@ -63,7 +63,7 @@ class AddressCell(MappedPlace):
 
 class Known(ctypes.Structure):
     """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It
-    is somebody else's to close.
+    is another owner's to close.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Known(ctypes.Structure):
 
         def isOurs(self) -> bool:
             """Whether the number still is what it was. One that was closed and opened
-            again by somebody else is not.
+            again by another owner is not.
             """
 
         def close(self) -> None:
@@ -103,7 +103,7 @@ class Known(ctypes.Structure):
         return self.number, self._mark, self.device, self.inode
 
     def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it is somebody else's
+        """The number, to be used at once. Raises `OSError` when it is another file's
         by now.
         """
         if not self.isOurs():
@@ -112,7 +112,7 @@ class Known(ctypes.Structure):
 
 
 def closedByProgram(number: int) -> OSError:
-    """What a descriptor of ours is refused by that is somebody else's by now."""
+    """The error for a descriptor of ours that is another file's by now."""
     return OSError(
         errno.EBADF,
         f"descriptor {number} was closed by the program, and perhaps opened again for "
