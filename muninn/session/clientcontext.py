@@ -1,5 +1,4 @@
-"""The context of a client: what the client needs of the process in its domain, and no
-more.
+"""The context of a client: the parts of the membership that the client uses.
 
 The membership makes it once, when the process joins. Everything in it may be used from
 any thread.
@@ -31,14 +30,13 @@ class ClientContext(NamedTuple):
     requestTimeoutMs: int
     #: This process's own broker, while it is elected.
     broker: Callable[[], Broker | None]
-    #: Ask for the succession of a term.
+    #: Stands for election as successor of a term.
     campaign: Callable[[Term], None]
-    #: Whether this process has to join anew, because nobody finds the control block any
-    #: more.
+    #: Whether this process has to join again, because the control block was removed.
     isLost: Callable[[], bool]
-    #: ((row, incarnation), descriptor) of the memory held here that has no name.
+    #: ((row, incarnation), descriptor) of the memory without a name that is open here.
     allocations: Callable[[], list[tuple[tuple[int, int], Descriptor]]]
-    #: Make the background thread look around.
+    #: Wakes the background thread.
     wake: Callable[[], None] = lambda: None
     #: Raises `DomainChanged` when this process has lost its slot.
     requireSlot: Callable[[], None] = lambda: None

@@ -1,11 +1,11 @@
 """Lines: this member's connections to the broker of one epoch.
 
-Nobody waits for a line that is in use: who asks takes one that is idle or makes
-another, has it alone, and gives it back. Taking and giving back are one step each, so a
-signal handler or a finalizer that asks in the middle of its own thread's question
-simply takes another; and a line that was in anybody's hands when he was interrupted
-goes with them, since what it still brings could be taken for the answer to another
-question.
+A thread that sends a request takes an idle line or makes another, uses it alone, and
+gives it back. No thread waits for a line that is in use. To take a line and to give it
+back are one step each, so a signal handler or a finalizer that asks in the middle of a
+request of its own thread takes another line. A line whose thread was interrupted is
+closed and not given back, since its next message could be taken for the answer to
+another request.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import weakref
 
 from muninn.system.descriptors import OwnSocket, Socket
 
-#: So many wait for the next question; a process with more threads that ask at once
-#: connects anew for those beyond.
+#: How many idle lines are kept. A process with more threads that ask at once connects
+#: again for the others.
 KEPT = 4
 
 
 class Line:
-    """One connection. It ends with the object at the latest."""
+    """One connection. It ends at the latest when the object is collected."""
 
     __slots__ = ("__weakref__", "_kept", "connection", "epoch", "hasRested")
 
@@ -34,11 +34,11 @@ class Line:
         weakref.finalize(self, self._kept.close).atexit = False
 
     def isOurs(self) -> bool:
-        """Whether its number is nobody else's by now."""
+        """Whether the number of the descriptor still belongs to this line."""
         return self._kept.isOurs()
 
     def callAway(self) -> None:
-        """End whatever wait there is on it."""
+        """End the wait of a thread for an answer on this line."""
         with contextlib.suppress(OSError):
             self._kept.checked()
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -48,15 +48,15 @@ class Line:
 
 
 class Lines:
-    """All lines of one member: those that are idle, and those that somebody has."""
+    """All lines of one member, idle or in use."""
 
     def __init__(self) -> None:
         self._idle: list[Line] = []
         self._all: weakref.WeakValueDictionary[int, Line] = weakref.WeakValueDictionary()
 
     def take(self, epoch: int) -> Line | None:
-        """An idle line to the broker of `epoch`, which is the caller's until he gives
-        it back or lets it go.
+        """An idle line to the broker of `epoch`, if there is one. The caller uses it
+        alone until it gives the line back or closes it.
         """
         while self._idle:
             try:
@@ -69,7 +69,7 @@ class Lines:
         return None
 
     def made(self, connection: Socket, epoch: int) -> Line:
-        """A new one, the caller's."""
+        """A new line, which the caller uses alone."""
         line = Line(connection, epoch)
         self._all[id(line)] = line
         return line
@@ -82,18 +82,18 @@ class Lines:
             line.close()
 
     def thin(self) -> None:
-        """Close those that nobody has asked by since the last call, all but one: each
-        costs the broker a descriptor.
+        """Close the idle lines that were not used since the last call, except one. Each
+        line costs the broker a descriptor.
         """
-        for line in self._idle[:-1]:  # who asks takes the last
+        for line in self._idle[:-1]:  # `take` takes the last line first
             if line.hasRested:
-                with contextlib.suppress(ValueError):  # somebody asks by it just now
+                with contextlib.suppress(ValueError):  # a thread has just taken it
                     self._idle.remove(line)
                     line.close()
             line.hasRested = True
 
     def isAny(self, epoch: int, butFor: Line | None = None) -> bool:
-        """Whether there is one to the broker of `epoch`, idle or not, that is not
+        """Whether there is a line to the broker of `epoch`, idle or not, other than
         `butFor`.
         """
         return any(
@@ -102,8 +102,8 @@ class Lines:
         )
 
     def disconnect(self, epoch: int) -> None:
-        """End all lines to brokers of before `epoch`, also those that somebody waits
-        on.
+        """End all lines to brokers of earlier epochs than `epoch`, also those on which
+        a thread waits.
         """
         for line in self._known():
             if line is not None and line.epoch < epoch:
@@ -116,7 +116,7 @@ class Lines:
                 self.giveBack(line)
 
     def close(self) -> None:
-        """End those that are idle; each other one ends when it is given back."""
+        """Close the idle lines. Each other line is closed when it is given back."""
         while (line := self._idle.pop() if self._idle else None) is not None:
             line.close()
 

@@ -1,10 +1,11 @@
-"""How a member connects to the broker of now, and exchanges one message with it.
+"""The connector: how a member connects to the present broker, and exchanges one message
+with it.
 
 A connection is made for one epoch, and begins with a hello that carries the member's
 pidfd. The member's first hello to a broker also brings the descriptors of the memory
-without a name that the member holds; a long list follows in further messages. Before a
+without a name that the member has open; a long list follows in further messages. Before a
 member connects it looks at the election: it waits until the broker has announced its
-epoch, and stands for the succession when the broker is dead or stalled. A stale read of
+epoch, and stands for election when the broker is suspected dead or stalled. A stale read of
 the election word costs one attempt: the socket of an earlier epoch answers no more.
 """
 
@@ -36,12 +37,12 @@ class Connector:
 
     Attributes
     ----------
-    greeted
-        The epoch of the last broker that has got a hello, and with it what this member
-        brings.
+    connected
+        The epoch of the last broker that answered a hello of this member, and so has
+        the memory that this member brings.
     isForked
-        Whether this is the copy in a forked child, which asks nothing: a signal handler
-        may have forked in the middle of a request.
+        Whether this is the copy in a forked child, which sends nothing: a signal
+        handler may have forked in the middle of a request.
     """
 
     def __init__(self, context: ClientContext, lines: Lines) -> None:
@@ -51,7 +52,7 @@ class Connector:
         self.isForked = False
 
     def open(self, stall: StallDetector, deadline: float) -> Line:
-        """A line to the broker of now, which is the caller's."""
+        """A line to the present broker, which the caller uses alone."""
         if self.isForked:
             raise BrokerUnavailable(
                 "this process was forked while it was asking", "Ask again: it joins anew"
@@ -73,23 +74,23 @@ class Connector:
             self._hello(line, stall, deadline)
             self.connected = term.epoch
         except OSError as error:
-            # Gone, or its queue of connections is full: a broker that does not accept
-            # does not beat either.
+            # The broker is gone, or its queue of connections is full. A broker that
+            # accepts no connections does not advance its heartbeat either.
             line.close()
             self._deposeIfStalled(term, stall)
             raise BrokerLost from error
         except BaseException:
-            line.close()  # whoever uses it next would ask without a hello
+            line.close()  # the next request on it would come without a hello
             raise
         return line
 
     def _awaitBroker(self, term: Term, stall: StallDetector) -> None:
-        """Return when the socket of `term` listens; otherwise do what can be done about
-        it, and `BrokerLost`.
+        """Return if the socket of `term` listens. Otherwise stand for election or wait,
+        as the state of the broker demands, and raise `BrokerLost`.
         """
         context = self._context
         if term.slot == context.key.slot:
-            context.campaign(term)  # it is us, and our thread is about to serve
+            context.campaign(term)  # this process is elected, and its thread will serve
             raise BrokerLost
         if term.slot is None or context.members.isSuspectedDead(
             MemberKey(term.slot, context.members.state(term.slot)[1])
@@ -151,8 +152,8 @@ class Connector:
         stall: StallDetector,
         deadline: float,
     ) -> tuple[Message, list[Descriptor]]:
-        """Send, and wait for the answer as long as the broker moves. After any error
-        the line is to be closed.
+        """Send a message, and wait for the answer as long as the broker's heartbeat
+        moves. After any error the caller closes the line.
         """
         term = self._context.election.term()
         connection = line.connection

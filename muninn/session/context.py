@@ -1,8 +1,8 @@
-"""What the open buffers of one membership have in common: all that a buffer, an access
-or a lock needs of the session that it belongs to.
+"""The context of open buffers: what a buffer, an access or a lock needs of its
+membership.
 
-It is made once, when the process joins, and kept by each open buffer: so what memory
-needs for its end lives as long as the memory.
+The membership makes it once, when the process joins, and each open buffer keeps it. So
+everything that is needed to end a mapping lives as long as the memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from muninn.session.tables import Tables
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Context:
-    """That of one membership.
+    """The context of the open buffers of one membership.
 
     Attributes
     ----------

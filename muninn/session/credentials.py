@@ -1,16 +1,19 @@
 """Credentials: a process whose effective uid, or root directory, is another one than
 that with which it joined.
 
-A domain is one uid's, so a call after `os.setuid` or `os.seteuid` is the new uid's: it
-joins that one's domain, and the membership before is given up. Nothing can be removed,
-made or connected to in the old one's directory any more, so it is given up as a death
-gives it up: the office goes to another member, the thread ends, the slot's byte is let
-go, and a broker finds both and takes back what there was. Until then what is open can
-be read and written: it is mapped. A uid that comes back before the next call has
-changed nothing but the office.
+A domain belongs to one uid. A call after `os.setuid` or `os.seteuid` belongs to the new
+uid: the process gives up its old membership, and joins the domain of the new uid.
 
-After a chroot the process stays a member, since no call is meant for another domain: it
-serves and asks no more, where `/dev/shm` is not.
+The process can no longer remove files, create files or connect in the old domain's
+directory. So the end of the old membership looks like a death: the process gives the
+election word to another member, its background thread ends, and it releases the byte of
+its slot. A broker sees both and reclaims what the member had. Until then the process
+can read and write what it has mapped. If the uid changes back before the next call,
+only the broker has changed.
+
+After a chroot the process stays a member, since none of its calls is meant for another
+domain. While it does not see `/dev/shm`, it does not serve as broker and sends no
+request.
 """
 
 from __future__ import annotations
@@ -34,15 +37,15 @@ def isDisplaced(uid: int) -> bool:
 
 
 def isAstray(uid: int) -> bool:
-    """Whether that is so, or this process has another `/dev/shm` than the one that the
-    domain is in: nobody is found or found out there.
+    """Whether the calling thread has another uid, or this process has another `/dev/shm`
+    than the one of the domain, so that it finds no member's files there.
     """
     return isDisplaced(uid) or missingShm() is not None
 
 
 def requireWhole(tables: Tables) -> None:
-    """Raise `DomainChanged` when the calling thread alone has another uid, by a system
-    call of its own: the process is in one domain.
+    """Raise `DomainChanged` when only the calling thread has another uid, by a system
+    call of its own. A process is in one domain, so a single thread can not change it.
     """
     if isDisplaced(tables.paths.uid) and _uidOfOwnThread(tables) == tables.paths.uid:
         raise DomainChanged(
@@ -64,8 +67,8 @@ def _uidOfOwnThread(tables: Tables) -> int | None:
 
 
 def standAside(election: Election, slot: int, successor: int | None) -> None:
-    """While the process is astray its background thread can serve nobody, and connect
-    to nobody: it renews what is held.
+    """While the process is astray, its background thread can neither serve nor connect.
+    It gives the election word to a successor, and goes on renewing leases.
     """
     clock.sleep(_PAUSE_SECONDS)
     term = election.term()

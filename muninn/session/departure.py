@@ -1,13 +1,17 @@
 """Departure: leaving a domain while other threads of the process may still be at work
 in it.
 
-A slot that is given back is believed to be nobody's: its claims are taken over, its
-leases are swept away. So it is given back only while no thread is inside an access,
-holds a `Lock` or creates, and none begins between that look and the good-bye: whoever
-begins takes first and looks at `isOn` afterwards, whoever leaves sets it first and
-looks for takers afterwards. At least one of the two sees the other. A taker that sees a
-departure steps back, waits until it is over, and begins again, under the process's next
-membership if this one has ended.
+After a slot is given back, other members may take its owner locks, and its leases are
+cleared. So the process gives its slot back only while no thread is inside an access,
+holds a `Lock` or creates a buffer, and no thread may begin any of these between that
+check and the good-bye.
+
+1. The leaving thread sets `isOn` first, and then looks for threads that are inside.
+2. A thread that begins takes its access, lock or name first, and then reads `isOn`.
+
+At least one of the two sees the other. A thread that sees a departure gives back what
+it took, waits until the departure is over, and begins again; if this membership has
+ended, it begins under the next membership of the process.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from muninn.session.gpus import Gpus
 from muninn.session.owners import Owners
 from muninn.system import aside, clock, green
 
-#: How long a departure waits for the threads that are inside; they may be there for
-#: ever, and a process that ends gives all back too.
+#: How long a departure waits for the threads that are inside. They may stay there for
+#: ever; the broker reclaims everything when the process ends.
 _OUTSIDE_SECONDS = 0.2
 _LOOK_SECONDS = 0.001
 _PAST_SECONDS = 1.0
@@ -33,7 +37,7 @@ _OVER_SECONDS = 60.0
 
 
 class Departing(Exception):
-    """This membership may end at any moment: nothing is begun under it."""
+    """This membership may end at any moment: a thread must not begin anything under it."""
 
 
 class Departure:
@@ -44,8 +48,8 @@ class Departure:
         self._leaver = 0
 
     def check(self) -> None:
-        """After an access, a lock or a name was taken: raises `Departing` when it is to
-        be given back, and taken under the next membership.
+        """Called after an access, a lock or a name was taken. Raises `Departing` when
+        the caller must give it back, and take it under the next membership.
         """
         # SYNC depart: pairs with begin. What is taken is visible before this is read;
         # the interpreter's lock orders both.
@@ -53,8 +57,8 @@ class Departure:
             raise Departing
 
     def begin(self) -> None:
-        """From now on nobody begins anything. The caller looks for those who have
-        *afterwards*.
+        """From now on no other thread begins anything. The caller looks for threads
+        that have begun *afterwards*.
         """
         # SYNC depart: pairs with check.
         self._leaver = green.identity()
@@ -69,7 +73,7 @@ class Departure:
         self.isOn = False
 
     def awaitOutside(self, isInside: Callable[[], bool], ownThread: object) -> bool:
-        """Wait a moment for the other threads to come out; False when somebody is still
+        """Wait a moment for the other threads to come out; False when a thread is still
         inside.
         """
         deadline = clock.now() + _OUTSIDE_SECONDS
@@ -90,21 +94,21 @@ class Departure:
 
 
 def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
-    """Of a control block that nobody finds: wait for the accesses, locks and creations
-    of this process in it, which end or end with it.
+    """Wait for the accesses, locks and creations of this process in a control block
+    that was removed, until they end or the process ends.
 
-    Nobody makes the next block meanwhile.
+    Meanwhile no process makes the next block.
     """
-    # whoever takes an owner lock from now on sees it, and gives it back; whoever has
-    # one is seen here
+    # A thread that takes an owner lock from now on sees this, and gives the lock back.
+    # The loop sees a thread that has one.
     owners.depart(True)
     while isInside():
         clock.sleep(_STAY_SECONDS)
 
 
 def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bool:
-    """Let streams come to what others wait for; False when that takes longer than so
-    many seconds.
+    """Wait until streams complete what others wait for; False when that takes longer
+    than `seconds`.
 
     Parameters
     ----------
@@ -120,8 +124,8 @@ def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bo
 
 
 def awaitPast(members: MemberTable, key: MemberKey) -> None:
-    """After an exec: wait a moment until the broker has taken back what the program
-    before this one held, which its user takes for gone.
+    """After an exec: wait a moment until the broker has reclaimed what the previous
+    program of this process had, since its user expects that to be gone.
     """
     deadline = clock.now() + _PAST_SECONDS
     past = members.predecessors(key)

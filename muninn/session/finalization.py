@@ -1,11 +1,12 @@
-"""Alone: a membership while the interpreter is finalised, when no thread but one gets
-it any more.
+"""Finalization: a membership while the interpreter is finalized, when only one thread
+still runs Python.
 
-Objects that live to the end have their `__del__` called then, and may free a buffer.
-Exit handlers have run, so this process has left, as a rule. It joins once more: the
-thread that asks is the member, the kernel reports its end, and if nobody else serves,
-it does what it asks by itself. What is left over is a death's to take back. Nothing is
-imported here: `lateimports.py` has done that.
+The interpreter then calls the `__del__` of the objects that are left, and one of these
+may free a buffer. Exit handlers have run before, so this process has usually left its
+domain. It joins once more, without a background thread: the calling thread enters the
+slot, and if no other member is broker, it serves its own requests. When the process
+ends, the broker reclaims what is left. Nothing is imported here, since `lateimports.py`
+has done that.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from muninn.control.election import Term
 from muninn.session.member import Membership
 from muninn.session.role import BrokerRole
 
-#: What the kernel reads when the last thread ends, after the last object has gone.
+#: The robust lists. They must never be collected, since the kernel reads them when the
+#: last thread ends.
 _endless: list[object] = []
-#: What a new broker has to do first, a piece a step; the first step makes this the
-#: thread that serves.
+#: How many steps a new broker takes for its first maintenance. The first step makes the
+#: calling thread the one that serves.
 _STEPS = 8
 
 
 class _LoneRole(BrokerRole):
-    """Broker without a thread for it: what is asked here is served when it is asked."""
+    """A broker without a thread: it serves a request when the request is made."""
 
     def campaign(self, term: Term) -> None:
         key, election = self._tables.key, self._tables.election

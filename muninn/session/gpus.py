@@ -1,8 +1,8 @@
-"""The GPUs of this process: the device, chosen once at its first use, and what its
-streams have still to do for others.
+"""The GPUs of this process: the device, which is chosen at its first use, and the
+tickets that its streams have not completed yet.
 
-Private to the process. A death takes all of it back: the broker poisons the tickets
-that were promised.
+Private to the process. When the process dies, the broker poisons the tickets that it
+has promised.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _lock = Guard(isWhole=True)  # the back-end is imported inside
 
 
 class Gpus:
-    """Those of one membership.
+    """The GPUs of one membership.
 
     Attributes
     ----------
     device
         The back-end, once it was used.
     promised
-        (row, ticket) of what streams of this process have promised and not come to.
+        (row, ticket) that streams of this process have promised and not completed.
     fenceWords
         By the first row of a chunk: its fence words, for GPUs.
     signalling
@@ -59,7 +59,7 @@ class Gpus:
                     from muninn.devices.choose import chooseDevice
 
                     made = chooseDevice(self._settings, self._usedBytes)
-                if self.device is None:  # nor was it chosen by what came between
+                if self.device is None:  # a signal handler may have chosen it meanwhile
                     self.device = made
             return self.device
 
@@ -74,12 +74,12 @@ class Gpus:
 
 
 class UsesGpus(Protocol):
-    """Whatever belongs to one membership and knows its GPUs."""
+    """An object that belongs to one membership and knows its GPUs."""
 
     @property
     def gpus(self) -> Gpus: ...
 
 
 def deviceOf(owner: UsesGpus) -> Device:
-    """The back-end of a membership, or of what belongs to it."""
+    """The back-end of a membership, or of an object that belongs to it."""
     return owner.gpus.chosen()

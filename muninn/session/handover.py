@@ -1,9 +1,10 @@
-"""Handover: what a member kept when it left the broker's office, until its successor
-has it.
+"""Handover: the descriptors that a member keeps when its term as broker ends, until its
+successor has them.
 
-Descriptors of memory without a name, which would end with the last of them. They are
-private to this process; a death of it before the successor has asked loses what nobody
-else has open.
+They are descriptors of memory without a name, which is gone once the last descriptor is
+closed. `role.py` says when the broker puts them here; the member brings them to the
+successor with its hello. They are private to this process. If it dies before that, only
+memory that no other process has open is lost.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Allocation = tuple[tuple[int, int], Descriptor]
 
 
 class Handover:
-    """What one member has kept. It is false when there is nothing."""
+    """The descriptors that one member keeps. It is false when there are none."""
 
     def __init__(self) -> None:
         self._kept: list[Allocation] = []
@@ -27,15 +28,15 @@ class Handover:
         self._kept += allocations
 
     def duplicates(self) -> list[Allocation]:
-        """Copies of the descriptors, which are the caller's."""
+        """Copies of the descriptors, which the caller owns."""
         return [(pair, duplicate(each)) for pair, each in list(self._kept)]
 
     def taken(self) -> list[Allocation]:
-        """All of it, which is the caller's from now on."""
+        """All descriptors, which the caller owns from now on."""
         kept, self._kept = self._kept, []
         return kept
 
     def drop(self) -> None:
-        """The successor has it, or nobody is to have it."""
+        """Close the descriptors: the successor has them, or is not to have them."""
         for _, descriptor in self.taken():
             descriptor.close()

@@ -1,8 +1,8 @@
-"""Loading: what calls need and `import muninn` does not. It takes 15 ms, at the first
-join.
+"""Late imports: the modules that calls need and `import muninn` does not. They are
+imported at the first join, which takes 15 ms.
 
-When the interpreter is finalised nothing can be imported any more, so what an object's
-`__del__` may need then is all here.
+When the interpreter is finalized, nothing can be imported any more. So everything that
+the `__del__` of an object may need is imported here.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _PAUSE_SECONDS = 0.01
 
 
 def load() -> Loaded:
-    """Import them, at the first call. Its caller keeps forks away: what a thread is
-    importing stays half imported in another one's child.
+    """Import the modules, at the first call. The caller prevents forks meanwhile: if
+    another thread forked, the module would stay half imported in the child.
 
-    Later calls import nothing, so they work also when the interpreter ends.
+    Later calls import nothing, so they also work while the interpreter ends.
     """
     if not _loaded:
         refuseImports("this process has never joined a domain")

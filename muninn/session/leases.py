@@ -1,10 +1,10 @@
-"""The leases of this process: which of its member's lease slots it holds, and which
+"""The leases of this process: which of its member's lease slots are taken, and which
 Python object keeps each.
 
 The words are in shared memory (`control/leases.py`), and this process alone fills them.
-What is here is private: the owner of each slot, and what is to be undone once nobody
-keeps a lease. A crash loses it, and the words say by themselves what is to be
-reclaimed.
+This module's own state is private: the owner of each slot, and what must be undone once
+no object keeps a lease. A crash loses it; the words are enough for the broker to
+reclaim the leases.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _READING, _EXPIRY_MASK = layout.LEASE_READING.mask, layout.LEASE_EXPIRY.mask
 
 
 class Lease:
-    """Whoever keeps it keeps a slot. When nobody does any more, its tenure is among
-    those in `LeaseTable.gone`.
+    """An object that keeps it keeps a slot. When no object does any more, its tenure is
+    in `LeaseTable.gone`.
     """
 
     __slots__ = ("__weakref__", "tenure")
@@ -39,12 +39,12 @@ class Lease:
 
 
 class Tenure(weakref.ref[Lease]):
-    """A slot from its taking to its end: what is to be undone once nobody keeps its
-    `Lease`.
+    """One use of a slot, from its taking to its end: what must be undone once no object
+    keeps its `Lease`.
 
-    It exists, and is what the table knows as the slot's owner, before the slot is
-    taken: whatever comes between two steps of taking one, an exception of a signal
-    handler above all, ends the lease, and by that the tenure.
+    It exists, and the table knows it as the owner of the slot, before the slot is
+    taken. So if a signal handler raises between two steps of taking a slot, the lease
+    ends, and with it the tenure.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Tenure(weakref.ref[Lease]):
         The memory that the lease covers, and its registration for kernels, if there is
         one.
     isTold
-        Whether the broker is to be told of the end: the row may go with this lease.
+        Whether the broker must be told of the end: the row may end with this lease.
     isClosing, isClosed
         How far the memory's end has come.
     """
@@ -83,8 +83,8 @@ class Tenure(weakref.ref[Lease]):
 
 
 class LeaseIndex(int):
-    """The number of a slot, which is held as long as somebody keeps `lease`, or
-    `LeaseTable.release` is called.
+    """The number of a slot. The slot stays taken while an object keeps `lease`, or
+    until `LeaseTable.release` is called.
     """
 
     lease: Lease
@@ -93,9 +93,9 @@ class LeaseIndex(int):
 class LeaseTable:
     """The lease slots of this member.
 
-    Which slots are taken is what `_owners` says, and each change of it is one step, of
-    threads and of what interrupts them; `_free` is a hint. A slot is its owner's alone
-    from `_claim` to `forget`.
+    `_owners` says which slots are taken. Each change of it is one step, for threads and
+    for handlers that interrupt them; `_free` is a hint. From `_claim` to `forget` only
+    its owner uses a slot.
     """
 
     def __init__(self, block: ControlBlock, members: MemberTable, key: MemberKey) -> None:
@@ -106,18 +106,18 @@ class LeaseTable:
         self._owners: dict[int, Tenure] = {}
         self._fresh = itertools.count()
         self._free: list[int] = []
-        #: Tenures whose leases are gone. They come here without a step of Python's,
-        #: from whatever let go of them.
+        #: Tenures whose leases are gone. The interpreter puts them here in one step when
+        #: the last reference to a lease is dropped.
         self.gone: deque[Tenure] = deque()
         #: Called afterwards.
         self.onGone: Callable[[object], object] | None = None
 
     def take(self, row: int, incarnation: int, ttlMs: int) -> LeaseIndex:
-        """Hold (row, incarnation) in a slot of one's own. The caller reads the row's
-        state *afterwards*. Raises `TableFull`.
+        """Put (row, incarnation) into a free slot. The caller reads the row's state
+        *afterwards*. Raises `TableFull`.
         """
         lease = Lease()
-        # the callbacks of one object are called the last one first
+        # The callbacks of one object are called in reverse order of their creation.
         waker = weakref.ref(lease, self.onGone)
         tenure = Tenure(lease, self.gone.append)  # which is called with the tenure itself
         lease.tenure = tenure
@@ -144,15 +144,15 @@ class LeaseTable:
         return taken
 
     def _claim(self, tenure: Tenure) -> int:
-        """A slot that is nobody's, for this tenure."""
+        """Take a free slot for this tenure."""
         for isLastTry in (False, True):
             while (index := self._free.pop() if self._free else next(self._fresh)) < self._max:
                 tenure.index = index
                 if self._owners.setdefault(index, tenure) is tenure:
                     return index
             if not isLastTry:
-                # A number that was taken from the list by somebody who came no further
-                # is on it no more.
+                # A thread that was interrupted after it took a number from the list has
+                # not put it back.
                 self._free += [index for index in range(self._max) if index not in self._owners]
         raise TableFull(
             f"this process holds {self._max} leases, all that it may",
@@ -160,7 +160,7 @@ class LeaseTable:
         )
 
     def tenures(self) -> list[Tenure]:
-        """Those of all slots that are taken."""
+        """The tenures of all slots that are taken."""
         return list(self._owners.values())
 
     def isOwner(self, tenure: Tenure) -> bool:
@@ -178,11 +178,11 @@ class LeaseTable:
         self.forget(index)
 
     def release(self, index: int) -> None:
-        """Nothing is held in the slot any more, which is still its owner's. Twice is
-        once.
+        """End the lease in the slot, which still belongs to its owner. A repeated call
+        does nothing.
 
-        One that is another member's by now is left alone: this process has left, or was
-        thought dead.
+        A slot that belongs to another member by now is left alone. This process has
+        left, or lost its slot.
         """
         address = self._first + index * layout.LEASE_BYTES
         word = atomics.loadAcquire64(address)
@@ -195,7 +195,7 @@ class LeaseTable:
             word = found
 
     def forget(self, index: int) -> None:
-        """The slot is free for others."""
+        """Let the slot be taken again."""
         self._owners.pop(index, None)
         self._free.append(int(index))
 

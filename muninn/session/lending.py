@@ -1,10 +1,11 @@
-"""Lending: memory of this process that others use where it lies, from the sharing of it
-until it is taken back.
+"""Lending: memory of this process that other processes use in place, from the call that
+shares it until the owner takes it back.
 
-Lent memory is its owner's. It is held as long as the buffer object that shared it is
-open, or the process lives. An owner that closes waits for those who have it open, up to
-a grace period, and then takes it back: the broker revokes their leases, and they get
-`OwnerDied` at their next use. A death of the owner does the same without the wait.
+Lent memory belongs to its owner. It stays as long as the buffer object that shared it
+is open, or the process lives. When the owner closes that object, it waits up to a grace
+period for the processes that have the memory open, and then takes it back: the broker
+revokes their leases, and they get `OwnerDied` at their next use. After a death of the
+owner the broker does the same without the wait.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LOOK_SECONDS = 0.005
 
 
 class Lent:
-    """What one membership lends, each by its row until it is taken back."""
+    """The memory that one membership lends, by row, until it is taken back."""
 
     def __init__(self, tables: Tables, client: Client) -> None:
         self._tables = tables
@@ -36,7 +37,7 @@ class Lent:
 
     def takeBack(self, row: int, incarnation: int, name: str) -> None:
         """End the sharing of an array, if it is lent: wait for its importers, then
-        revoke what they hold and free the name.
+        revoke their leases and free the name.
         """
         if self._memories.pop((row, incarnation), None) is None:
             return
@@ -52,8 +53,8 @@ class Lent:
             self._awaitImporters(self._memories)
 
     def forgetFreed(self) -> None:
-        """Let go of what somebody has freed, and all others have let go of: nobody is
-        lent it any more.
+        """Drop the memory of buffers that were freed and that no other process has
+        open any more.
         """
         tables = self._tables
         for pair in list(self._memories):
@@ -64,7 +65,7 @@ class Lent:
                 del self._memories[pair]
 
     def _awaitImporters(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Wait until nobody else has these rows open, at most `devices.ipcGraceMs`."""
+        """Wait at most `devices.ipcGraceMs` until no other process has these open."""
         waited = list(pairs)
         deadline = clock.now() + self._tables.settings.devices.ipcGraceMs / 1000
         while clock.now() < deadline and any(_othersHold(self._tables, *pair) for pair in waited):

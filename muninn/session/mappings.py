@@ -1,9 +1,9 @@
-"""Memory: what an open buffer has mapped, with the lease that covers it, and how its
-bytes are reached from the CPU and from kernels.
+"""Memory: the mapping of an open buffer, with the lease that covers it, and how the CPU
+and kernels reach its bytes.
 
-Host memory the CPU reaches as it is, and kernels of real GPUs once it is registered,
-which happens at the first `devicePointer` and lasts as long as the mapping. VRAM is
-reached by kernels as it is, and by the CPU through copies.
+The CPU reaches host memory directly. Kernels of real GPUs reach host memory once it is
+registered, which happens at the first `devicePointer` and lasts as long as the mapping.
+Kernels reach VRAM directly, and the CPU reaches it through copies.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class NoBytes:
 
 
 class Memory:
-    """Mapped memory and the lease that covers it; both end when the last open buffer
-    *and* the last array on it are gone.
+    """Mapped memory and the lease that covers it. Both end when the last open buffer
+    *and* the last array that use it are gone.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Memory:
     Parameters
     ----------
     mayBeWritten
-        Whether the buffer allows writing to anybody.
+        Whether the buffer allows any process to write.
     """
 
     __slots__ = (
@@ -104,12 +104,12 @@ class Memory:
 
     @property
     def address(self) -> int:
-        """Where its bytes are, for the CPU if it is visible there."""
+        """The address of its bytes, for the CPU if the CPU may use it."""
         return self.source.address
 
     @property
     def gpu(self) -> int | None:
-        """Whose VRAM it is, as this process counts GPUs."""
+        """The GPU whose VRAM it is, as this process numbers GPUs."""
         return self.source.gpu if isinstance(self.source, Allocation) else None
 
     # --- the CPU ---------------------------------------------------------------------
@@ -170,7 +170,7 @@ class Memory:
             return self._mapped[0].devicePointer
 
     def isBorrowed(self) -> bool:
-        """Whether it is memory of another process, which that one takes back."""
+        """Whether it is memory of another process, which that process takes back."""
         return (
             isinstance(self.source, Allocation)
             and self.source.transport == "cudaIpc"
@@ -183,8 +183,8 @@ class Memory:
 
 
 def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
-    """End memory that nobody has any more, and say so: now, or when kernels that may
-    still use it are done.
+    """End memory that is not used any more, and then call `closed`: now, or when the
+    kernels that may still use it are done.
     """
 
     def close() -> None:

@@ -1,11 +1,12 @@
 """Waiting for a name to come or to go, without asking for it again and again.
 
 The control block has some words for all names, chosen by a name's hash; the broker
-changes the word of each name that comes or goes, and wakes who sleeps on it. Who is
-woken looks into the index. The broker itself is asked at first, and again only when it
-may know more than the index does: it says so in the word when a name found no room
-there. A broker that died may have told nobody, so its successor is asked once; and
-because the index is a hint, there is a question now and then.
+changes the word of each name that comes or goes, and wakes the threads that sleep on
+it. A thread that wakes looks into the index. It asks the broker itself at first, and
+again only when the broker may know more than the index does: the broker says so in the
+word when the index had no room for a name. A broker that died may not have changed the
+word, so the thread asks its successor once; and because the index is only a hint, it
+asks again every few seconds. A stale read of the word costs one more look.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from muninn.system.clock import monotonicMs
 from muninn.system.deadlines import sleepNs
 from muninn.system.green import sleepOn
 
-#: What to do about a name that nobody has, where waiting for it is no help.
+#: The advice for a name that does not exist, where waiting does not help.
 LOOK = "Check the name with `python -m muninn list`"
 
 #: A name is looked up in the index again at least so often; the broker wakes waiters
@@ -29,7 +30,7 @@ _ASK_MS = 10_000
 
 
 def absent(tables: Tables, name: str, waited: str = "", fix: str | None = LOOK) -> BufferNotFound:
-    """The error for a name that nobody has."""
+    """The error for a name that does not exist."""
     return BufferNotFound(
         f"there is no buffer {name!r} in domain {tables.paths.domain!r}{waited}", fix
     )
@@ -41,7 +42,7 @@ class NameWait:
     Attributes
     ----------
     isComing
-        Whether the broker said that somebody is creating it.
+        Whether the broker said that a process is creating it.
     """
 
     def __init__(self, openBuffers: OpenBuffers, name: str) -> None:
@@ -54,8 +55,8 @@ class NameWait:
         self.isComing = False
 
     def look(self) -> OpenBuffer | None:
-        """The open buffer of the name, if it is there. Each change of a name from here
-        on ends the next `sleep`.
+        """The open buffer of the name, if it is there. If the name comes or goes from
+        here on, the next `sleep` ends.
         """
         # SYNC names: pairs with NameIndex.tell; the word is read before the look, so
         # nothing that comes afterwards is missed.
@@ -77,11 +78,11 @@ class NameWait:
         return True
 
     def sleep(self, deadline: float | None) -> bool:
-        """Until something of this name may have changed, at most half a second; False
-        when the deadline has passed.
+        """Sleep until the name may have come or gone, at most half a second; False when
+        the deadline has passed.
 
-        Raises `BrokerUnavailable` when the calling thread itself is creating it, and
-        has been interrupted by this.
+        Raises `BrokerUnavailable` when the calling thread itself is creating the name,
+        and was interrupted by this call.
         """
         timeoutNs = sleepNs(deadline, _LOOK_NS)
         if timeoutNs <= 0:

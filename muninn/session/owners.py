@@ -1,10 +1,9 @@
-"""Owners: what this process has of the claims in shared memory; the Python end of
-`cshim/owners.h`, which says why it is C.
+"""Owners: this process's part of the owner locks in shared memory. This is the Python
+side of `cshim/owners.h`, which says why the other side is C.
 
-Private memory that reads zero in a forked child, one owner a row, of each membership.
-It is changed by the C part alone, in one call together with the shared word that it
-goes with. What needs Python is called back from there: the methods that `callsOf`
-names.
+The owners are private memory, one for each row and membership, which reads zero in a
+forked child. Only the C part changes an owner, in one call together with the shared
+word that belongs to it. The C part calls back the methods that `callsOf` names.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _LEAVER_OFFSET = 8
 #: How long a waiter sleeps before it looks at its owner again; the reclaiming broker
 #: wakes it sooner.
 _CHECK_NS = 50_000_000
-#: How long a free claim is left to its successor, as in `cshim/owners.h`.
+#: How long a free owner lock is left to its successor, as in `cshim/owners.h`.
 _SUCCESSOR_NS = 5_000_000
 
 #: What an access is, and why one is refused, as `cshim/owners.h` numbers both; it has
@@ -46,8 +45,8 @@ class Owners:
     def __init__(self, rows: int) -> None:
         sizeBytes = (rows + 1) * _OWNER_BYTES
         self._first = atomics.mappedWipedOnFork(sizeBytes)
-        # Whoever is inside an access, or holds a lock, keeps an open buffer, and that
-        # keeps this.
+        # A thread that is inside an access, or holds a lock, keeps an open buffer, and
+        # that keeps this object.
         weakref.finalize(self, atomics.unmap, self._first, sizeBytes).atexit = False
 
     def bind(
@@ -59,7 +58,7 @@ class Owners:
         openBuffer: object,
         ownerLockWord: int,
     ) -> int:
-        """The owner of a row's claim, by its address."""
+        """The address of this process's owner of a row."""
         address = self._first + (row + 1) * _OWNER_BYTES
         atomics.ownerBind(
             address,

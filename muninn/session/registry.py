@@ -1,8 +1,7 @@
-"""Living: what a process has of each row, one of a kind, found for as long as somebody
-keeps it.
+"""The registry: one object for each row, found for as long as another object keeps it.
 
-Private to the process. Threads, and a call and what interrupts it, may want one at the
-same time; one step decides whose there is.
+Private to the process. Two threads, or a thread and a handler that interrupts it, may
+make an object for the same row at the same time; one step decides which of them stays.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ _Kept = TypeVar("_Kept")
 
 
 class Registry(weakref.WeakValueDictionary[tuple[int, int], _Kept]):
-    """What lives, by (row, incarnation), one each."""
+    """The objects that exist, one for each (row, incarnation)."""
 
     def keepFirst(self, pair: tuple[int, int], value: _Kept) -> _Kept:
-        """What lives under `pair`: `value`, if there is nothing yet.
+        """The object of `pair`: `value`, if there is none yet.
 
-        One step decides, so that two never live: neither of two threads, nor of a
-        thread and what it is interrupted by.
+        One step decides, so that there are never two, neither of two threads nor of a
+        thread and a handler that interrupts it.
         """
         wanted = weakref.KeyedRef(value, self._remove, pair)  # type: ignore[attr-defined]
         while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
-"""Releases: what this process has let go of, until its memory is unmapped, its lease
-given back and the broker told.
+"""Releases: the buffers that this process does not use any more, until their memory is
+unmapped, their leases are given back and the broker is told.
 
 A lease belongs to a `Lease` object before it is taken, and memory to a lease. When
-nobody keeps the object any more, its tenure is among those in `LeaseTable.gone`.
+no object refers to the `Lease` any more, its tenure is in `LeaseTable.gone`.
 `reclaimGone` then undoes it, on the thread that closes or on the background thread; a
-finalizer itself does no more than to say so. The order is: unmap, give the lease back,
+finalizer may only wake that thread. The order is: unmap, give the lease back,
 tell the broker. Each step may be done twice, because a signal handler may come between
 a step and the note that it was done. A death at any point leaves the lease to the
 broker, and the mapping to the kernel.
@@ -27,12 +27,12 @@ from muninn.session.tables import Tables
 from muninn.storage import segments
 from muninn.system import aside, green
 
-#: What is undone in one step, which may be done again.
+#: Memory that ends in one step, which may be repeated.
 _ENDED_AT_ONCE = (segments.Mapping, NoBytes)
 
 
 class Releases:
-    """Those of one membership."""
+    """The releases of one membership."""
 
     def __init__(
         self, tables: Tables, standing: Standing, client: Client, wake: Callable[[], object]
@@ -45,21 +45,21 @@ class Releases:
         #: broker is to be told.
         self._released: deque[tuple[int, int]] = deque()
         self._ofDevices: deque[Tenure] = deque()
-        #: Held by who undoes what is gone; whoever comes to it meanwhile on the same
-        #: thread leaves it to the one that it interrupted.
+        #: Held while a thread undoes what is gone. A call that interrupts that thread
+        #: leaves the work to it.
         self._reclaiming = _thread.RLock()
-        #: The thread that is about to undo what it lets go of, and needs nobody else
-        #: for it.
+        #: The thread that is about to undo what it releases, so that no other thread
+        #: need be woken for it.
         self.closing = 0
         tables.leases.onGone = self._onGone
 
     def add(self, row: int, incarnation: int) -> None:
-        """The broker is to be told that this process has let go of a buffer."""
+        """Note that the broker must be told that this process has released a buffer."""
         self._released.append((row, incarnation))
 
     def giveUp(self, index: int, row: int, incarnation: int) -> None:
-        """Take back a lease that came to nothing. While it stood, the broker may have
-        let the row be because of it.
+        """Give back a lease that was not used, and let the broker be told: it may have
+        kept the row because of this lease.
         """
         self._tables.leases.release(index)
         self._released.append((row, incarnation))
@@ -67,8 +67,8 @@ class Releases:
         self._wake()
 
     def _onGone(self, _: object) -> None:
-        """Nobody has some memory any more; it is among `LeaseTable.gone`. Called by a
-        finalizer, that is anywhere, and at any time.
+        """Some memory is not used any more, and its tenure is in `LeaseTable.gone`. A
+        finalizer calls this, so it may be called anywhere and at any time.
         """
         if self._isStale():
             self._dropGone()
@@ -78,8 +78,8 @@ class Releases:
                 self._wake()
 
     def _dropGone(self) -> None:
-        """In a forked child, and after the end of the membership: the leases are not
-        ours, only the mappings are.
+        """In a forked child, and after the end of the membership: end the mappings, and
+        leave the leases alone, which are not this process's.
         """
         gone = self._tables.leases.gone
         while gone:
@@ -88,7 +88,7 @@ class Releases:
                 tenure.source.closeThen(lambda: None)
 
     def letGo(self, last: list[Any]) -> None:
-        """Let go of what is in the list, and undo here and now what goes with it."""
+        """Drop the objects in the list, and undo at once what ends with them."""
         self.closing = green.identity()
         try:
             last.clear()
@@ -101,35 +101,35 @@ class Releases:
             self.closing = 0
 
     def reclaimGone(self) -> None:
-        """Unmap what nobody has any more, and give the leases back."""
+        """Unmap what is not used any more, and give the leases back."""
         gone = self._tables.leases.gone
         while (gone or self._ofDevices) and not self._reclaiming._is_owned():  # type: ignore[attr-defined]
             if not aside.isOwn():
                 with self._reclaiming:
                     self._endAll(gone)
             elif self._reclaiming.acquire(blocking=False):
-                # no signal comes between this and the next step: they do not reach this
-                # thread
+                # No signal handler runs between this and the next step, since signals
+                # do not reach this thread.
                 try:
                     self._endAll(gone)
                 finally:
                     self._reclaiming.release()
             else:
-                # whoever is about it may wait for this very thread, for what a
-                # finalizer asks of the broker in the middle of it
+                # The thread that is doing it may be waiting for this very thread, if a
+                # finalizer in the middle of it has sent a request to the broker.
                 return
             while self._ofDevices:
                 self._closeOnDevice()
 
     def _endAll(self, gone: deque[Tenure]) -> None:
         while gone:
-            # Undone first, and taken off second: who is interrupted between is followed
-            # by one who does it again.
+            # It is undone first, and removed from the queue second: after an
+            # interruption in between, the next call does it again.
             self._end(gone[0])
             gone.popleft()
 
     def _end(self, tenure: Tenure) -> None:
-        """Each step of it may be done twice."""
+        """Undo one tenure. Each step may be done twice."""
         table = self._tables.leases
         if isinstance(tenure.source, _ENDED_AT_ONCE) and not tenure.mapped:
             tenure.source.close()
@@ -144,8 +144,8 @@ class Releases:
         table.forget(tenure.index)
 
     def _closeOnDevice(self) -> None:
-        """End memory by its device, which says when; then it is gone once more. No lock
-        is held, since a device has locks of its own.
+        """Let the device end its memory. When it has, the tenure is queued in `gone`
+        again, for the lease. No lock is held, since a device has locks of its own.
         """
         isBegun, tenure = False, None
         try:
@@ -160,7 +160,7 @@ class Releases:
                 self._tables.leases.gone.append(tenure)
                 self._onGone(None)
 
-            # what kernels may still use is ended once, all else may be ended twice
+            # Memory that kernels may still use must be ended only once.
             isBegun = tenure.isClosing = bool(tenure.mapped)
             Memory.end(tenure.source, tenure.mapped, closed)
             isBegun = tenure.isClosing = True
@@ -171,14 +171,12 @@ class Releases:
                 self._ofDevices.append(tenure)
 
     def hasReleased(self) -> bool:
-        """Whether the broker is to be told of anything, now or once what is gone was
-        undone.
-        """
+        """Whether the broker must be told of a release, now or after `reclaimGone`."""
         return bool(self._released or self._tables.leases.gone)
 
     def tryReclaimReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it
-        does not answer now, and is to be told again.
+        does not answer now, and must be told later.
         """
         self.reclaimGone()
         for _ in range(atMost):

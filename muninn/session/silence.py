@@ -1,9 +1,9 @@
 """Silence: a process that has memory without a name, and does not bring it to the
 broker that has taken over.
 
-It is stopped, as a rule, or has changed its uid. The memory is not lost while it lives,
-so nobody makes the name anew; who asks for it is told which process it is, and that the
-same may work later.
+Usually that process is stopped, or has changed its uid. The memory is not lost while
+the process lives, so the name can not be used for a new buffer. A caller that asks for
+the name is told which process it is, and that the same call may work later.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from muninn.session.tables import Tables
 
 
 def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSilent:
-    """The error that names those who hold the buffer, but for this process and the
-    broker, which do not have it.
+    """The error that names the processes with a lease on the buffer, except this process
+    and the broker, which do not have its memory.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
         )
         row = next((row for row in found if rows.nameIs(row, encoded)), None)
     holders = [] if row is None else _others(tables, row)
-    if not holders:  # it was broker before, and has nothing else of it
+    if not holders:  # a former broker may have the memory, without a lease
         return HolderSilent(
             f"nobody has brought the memory of {name!r} to the new broker, and a process that "
             "may have it stands still"
@@ -51,7 +51,9 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
 
 
 def _others(tables: Tables, row: int) -> list[int]:
-    """The slots of the others that hold the row and are not known to be dead."""
+    """The slots of the other members that have a lease on the row and are not suspected
+    dead.
+    """
     members = tables.members
     without = {tables.key.slot, tables.election.term().slot}
     slots = {hold.slot for hold in leases.scanHolds(tables.block, members, row)} - without

@@ -13,18 +13,18 @@ from muninn.system.forks import Identity
 
 
 class Standing:
-    """What has become of one membership.
+    """The state of one membership.
 
     Attributes
     ----------
     isLeaving
-        The good-bye was begun: what the broker refuses from now on is no error.
+        The good-bye was begun: a refusal by the broker is no error from now on.
     hasLeft
         The slot was given back.
     isLost
-        Nobody finds the control block any more, or another process has the slot.
+        The control block was removed, or another process has the slot.
     isStopping
-        The background thread comes to its end.
+        The background thread is to end.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Standing:
         self.isLeaving = self.hasLeft = self.isLost = self.isStopping = False
 
     def isStale(self) -> bool:
-        """Whether this is a forked child, or the membership has ended: join anew."""
+        """Whether this is a forked child, or the membership has ended."""
         return (
             self._identity.isWiped()
             or self.hasLeft

@@ -1,8 +1,8 @@
 """The tables of one domain, as one process sees them: the shared memory that a member
-works in, and its place there.
+uses, and the slot of the member.
 
-One frozen object, made when a process has claimed its slot. It has no thread and asks
-no broker, so every part of a session may have it. The words themselves are in the
+This is one frozen object, which is made when a process has claimed its slot. It has no
+thread and asks no broker, so every part of a session may use it. The words themselves are in the
 control block: `control/` says for each table which processes write it, and what
 survives a crash.
 """
@@ -26,7 +26,7 @@ from muninn.system.forks import Identity
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, weakref_slot=True)
 class Tables:
-    """What one member has of its domain.
+    """The shared memory of a domain, and the slot of one member.
 
     Attributes
     ----------
@@ -35,8 +35,8 @@ class Tables:
     identity
         A number that reads zero in a forked child.
     leaseLock
-        Held by a thread while it opens a buffer, or gives leases back: an interruption
-        finds either all of it or nothing.
+        Held by a thread while it opens a buffer, or gives leases back. A handler that
+        interrupts the thread finds either all of it done or nothing.
     """
 
     settings: Settings
@@ -53,7 +53,7 @@ class Tables:
 
     @staticmethod
     def of(settings: Settings, block: ControlBlock, members: MemberTable, key: MemberKey) -> Tables:
-        """Those of a slot that was claimed in a control block."""
+        """The tables for a slot that was claimed in a control block."""
         return Tables(
             settings,
             block.paths,
@@ -70,7 +70,7 @@ class Tables:
 
     @property
     def ttlMs(self) -> int:
-        """How long a lease stands that nobody renews."""
+        """How long a lease lasts that is not renewed."""
         return self.settings.security.leaseTtlMs
 
     def isDead(self, slot: int, generationBits: int) -> bool:

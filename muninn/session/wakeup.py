@@ -13,14 +13,14 @@ from muninn.system.descriptors import OwnEvent
 
 
 class Wakeup:
-    """That of one membership."""
+    """The wakeup of one membership."""
 
     def __init__(self, block: ControlBlock, slot: int) -> None:
         self.event = OwnEvent()
         self.watcher = Watcher(block, slot)
 
     def wake(self) -> None:
-        """Make the background thread look around, and nobody else's. Takes no lock:
+        """Wake the background thread of this process, and no other. Takes no lock, since
         finalizers call it.
         """
         self.event.set()

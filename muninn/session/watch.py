@@ -1,10 +1,11 @@
-"""How a member's background thread sleeps until it is wanted, and is woken alone.
+"""The watcher: how a member's background thread sleeps, and how it is woken alone.
 
 It waits for three words at once (`cshim/watch.h`): the robust word of the broker, which
 the kernel marks at the broker's end and which all members watch; the election word,
 which changes with each term; and a word of this process, which a wake-up changes. A
-wake wakes one's own thread and nobody else's. Nothing that comes between the look and
-the sleep is missed, because each word is compared with what was seen of it.
+wake-up wakes the thread of this process, and no other. A change between the look and
+the sleep is not missed, because the sleep compares each word with the value that the
+look has read.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Watcher:
         self._seen = int(atomics.loadAcquire32(self._wakeOwner))
 
     def sleep(self, slot: int, electionWord: int, timeoutNs: int) -> None:
-        """Sleep until the broker in `slot` dies, the election word differs, somebody
-        wake-ups, or the bound is reached.
+        """Sleep until the broker in `slot` dies, the election word differs, a thread of
+        this process calls `wake`, or the bound is reached.
 
         Returns at once if that has come since `look`.
         """
@@ -61,8 +62,8 @@ class Watcher:
         )
 
     def wake(self) -> None:
-        """Make the thread look around. Takes no lock and wakes nobody else: finalizers
-        and signal handlers call it.
+        """Wake the thread, and no other. Takes no lock, since finalizers and signal
+        handlers call it.
         """
         # SYNC wake: pairs with Watcher.look; what the thread is to see was stored
         # before.

@@ -1,11 +1,11 @@
 """The descriptor server: descriptors of memory that has no name, handed out by a C
 thread of the broker's process.
 
-What it saves is the interpreter at both ends: whoever opens VRAM does not wait for the
-broker's process to get to it, however busy with Python that is. It decides nothing.
-What it hands out is what the descriptor store holds, and whether the row is live its
-asker sees for itself, behind a lease. What it does not have, or does not say in time,
-the broker is asked by a request.
+It needs the interpreter at neither end: a process that opens VRAM does not wait until
+the broker's process, which may be busy with Python code, serves a request. It decides
+nothing. It hands out the descriptors of the descriptor store; the process that asks has
+a lease, and reads by itself whether the row is live. If the server does not have a
+descriptor, or does not answer in time, the process sends a request to the broker.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SHUNNED_SECONDS = 1.0
 
 
 class DescriptorServer:
-    """The broker's side: what is put here is handed out until it is taken back. The
-    descriptors stay the caller's.
+    """The broker's side: it hands out each descriptor from `put` to `take`. The caller
+    still owns the descriptors.
 
     Raises
     ------
@@ -38,7 +38,7 @@ class DescriptorServer:
         self._descriptorServer: int | None = atomics.openedDescriptorServer(path)
 
     def put(self, row: int, incarnation: int, descriptor: int | Known) -> None:
-        """Hand it out from now on. Raises `OSError` when there is no memory for that."""
+        """Hand a descriptor out from now on. Raises `OSError` if there is no memory."""
         if self._descriptorServer is not None:
             atomics.checked(
                 atomics.descriptorServerPut(self._descriptorServer, row, incarnation, descriptor),
@@ -46,12 +46,12 @@ class DescriptorServer:
             )
 
     def take(self, row: int, incarnation: int) -> None:
-        """Hand it out no more; from then on it may be closed."""
+        """Hand the descriptor out no more; afterwards the caller may close it."""
         if self._descriptorServer is not None:
             atomics.descriptorServerTake(self._descriptorServer, row, incarnation)
 
     def close(self) -> None:
-        """End the thread and all connections. Again is fine."""
+        """End the thread and all connections. A repeated call does nothing."""
         if self._descriptorServer is not None:
             atomics.descriptorServerClose(self._descriptorServer)
             self._descriptorServer = None
@@ -68,7 +68,8 @@ class DescriptorClient:
         self._shunnedUntil = 0.0
 
     def fetch(self, epoch: int, row: int, incarnation: int) -> Descriptor | None:
-        """A descriptor, the caller's; None: ask the broker. Bounded by 20 ms.
+        """A descriptor, which the caller owns; None if the broker must be asked. Takes at
+        most 20 ms.
 
         Raises
         ------
@@ -86,8 +87,8 @@ class DescriptorClient:
                 )
                 self._connection = connected if connected.number >= 0 else None
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
-            # In hand, and given back when it owes no answer: a handler that comes here
-            # in the middle finds none, and asks the broker.
+            # The connection is taken, and put back when no answer is due on it. A signal
+            # handler that comes here meanwhile finds none, and asks the broker.
             connection, self._connection = self._connection, None
             if connection is None:
                 return None
@@ -97,7 +98,7 @@ class DescriptorClient:
                     connection, row, incarnation, SPIN_NS, _TIMEOUT_NS
                 )
             finally:
-                # otherwise its next answer could be the one to this question
+                # After an error its next answer could be the answer to this question.
                 isSound = got.number >= 0 or got.number == -errno.ENOENT
                 if isSound and self._connection is None:
                     self._connection = connection
@@ -110,8 +111,8 @@ class DescriptorClient:
             return got if got.number >= 0 else None
 
     def disconnect(self, epoch: int) -> None:
-        """Let go of a descriptor server of before `epoch`: it answers no more, and
-        where this process is the next broker nobody fetches.
+        """Close the connection to a server of an epoch before `epoch`, which answers no
+        more. If this process is the next broker, it does not fetch.
         """
         with self._using:
             if self._epoch < epoch:
@@ -122,8 +123,8 @@ class DescriptorClient:
             self._disconnect()
 
     def closeInChild(self) -> None:
-        """Close this process's copy of the parent's connection. No lock: its holder was
-        not forked.
+        """In a forked child: close the child's copy of the parent's connection. This
+        takes no lock, since the thread that holds it was not forked.
         """
         self._disconnect()
 

@@ -1,8 +1,8 @@
-"""Capabilities: the 64 opaque bytes by which a buffer is handed to somebody.
+"""Handles: the 64 opaque bytes by which one process passes a buffer to another.
 
 A handle names one incarnation of one row, states the rights and the tenant, and carries
 a MAC under the domain's secret. Within one uid this keeps accidents apart, not
-attackers: whoever may read the control block may read the secret. Handles are checked,
+attackers: a process that may read the control block may read the secret. Handles are checked,
 in this order: length, magic, version, MAC, and then the row.
 """
 

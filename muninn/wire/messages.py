@@ -2,9 +2,9 @@
 `SOCK_SEQPACKET` packet, with descriptors beside it.
 
 The kernel keeps packets whole, says who sent them (`SO_PEERCRED`) and when the other
-end has died. Bytes from a peer are hostile until they are checked: a packet that is too
+end has died. Bytes from a peer are not trusted until they are checked: a packet that is too
 long, is not a map with text keys, or lost its descriptors (`MSG_CTRUNC`: the receiver
-has none left) is refused, and what came with it closed.
+has none left) is refused, and the descriptors that came with it are closed.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def unpacked(raw: bytes | memoryview) -> Message:
 def send(
     connection: _socket.socket, message: Message, descriptors: Sequence[int | Descriptor] = ()
 ) -> None:
-    """Send one message; the descriptors stay the caller's."""
+    """Send one message. The caller still owns the descriptors."""
     ancillary = (
         [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", map(int, descriptors)))]
         if descriptors
@@ -72,8 +72,8 @@ def send(
 
 
 class _Tray:
-    """Where a message is put down. One is used by one call at a time, and kept for the
-    next: its pages cost more than the message.
+    """The memory into which a message is received. One call uses it at a time, and it
+    is kept for the next call, since new pages cost more than the message.
     """
 
     __slots__ = ("address", "received", "room")
@@ -90,7 +90,7 @@ _trays: list[_Tray] = []
 def receive(
     connection: _socket.socket, maxDescriptors: int = 1
 ) -> tuple[Message, list[Descriptor]] | None:
-    """Receive one message and its descriptors, which are the caller's then; None when
+    """Receive one message and its descriptors, which the caller owns then; None when
     the other end is gone.
     """
     _awaitMessage(connection)
@@ -124,7 +124,9 @@ def receive(
 
 
 def _awaitMessage(connection: _socket.socket) -> None:
-    """Keep to the time that a socket was given. Ours have none: they do not block."""
+    """Wait as long as the timeout of a socket allows. Our own sockets have no timeout,
+    since they do not block.
+    """
     seconds = connection.gettimeout()
     if seconds:
         poll = green.poll()

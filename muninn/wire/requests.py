@@ -15,10 +15,10 @@ from muninn.errors import ERROR_OF_NUMBER, MuninnError, ProtocolViolation
 from muninn.system.descriptors import Descriptor
 from muninn.wire.messages import MAX_DESCRIPTORS, Message
 
-#: How much memory a `hello` or a `bring` brings when another `bring` follows.
+#: How many descriptors a `hello` or a `bring` brings when another `bring` follows.
 FULL_BATCH = MAX_DESCRIPTORS - 1
-#: The row of a `create` that is to be asked again: whether anybody has the memory of
-#: that name is not known yet.
+#: The row in the answer to a `create` that must be repeated: it is not known yet whether
+#: a process has the memory of that name.
 LATER = -1
 _ROW = {"row": int, "incarnation": int}
 
@@ -35,8 +35,8 @@ class Operation(NamedTuple):
         The type of each field that the answer must have. Other fields may stand beside
         them.
     mayComeLate
-        Whether a member that can not wait may say it without an answer: it may come
-        late, and twice. All else is `aside.refusal`.
+        Whether a member that can not wait may send it without waiting for the answer,
+        so that it comes late, and perhaps twice. Any other is `aside.refusal`.
     """
 
     request: Mapping[str, type]
@@ -131,7 +131,7 @@ def failure(error: MuninnError) -> Message:
 
 
 def raiseFailure(reply: Message) -> None:
-    """Raise what the broker answered, if it is an error."""
+    """Raise the broker's answer, if it is an error."""
     if "error" in reply:
         number = reply["error"]
         errorClass = (
@@ -146,8 +146,8 @@ def raiseFailure(reply: Message) -> None:
 
 
 def answered(op: str, reply: Message) -> None:
-    """Raise what the broker answered, if it is an error, and refuse an answer that
-    lacks what `op` asks for.
+    """Raise the broker's answer, if it is an error, and refuse an answer that lacks a
+    field that `op` demands.
     """
     raiseFailure(reply)
     fields = _ROW if op == "find" and reply.get("live") else OPERATIONS[op].answer
