@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from enum import Enum, auto
 
 from muninn.control.members import MemberKey
 from muninn.control.ownerlock import belongsTo, ownerOf
@@ -85,34 +86,34 @@ class Owners:
         atomics.storeRelease32(self._first, 1)
 
 
+class OwnerWait(Enum):
+    """How a wait for the owner of a lock has ended."""
+
+    OWNER_DEAD = auto()  #: the owner is confirmed dead
+    TRY_AGAIN = auto()
+    TIME_OVER = auto()  #: the deadline has passed; the thread has not slept
+
+
 def awaitOwner(
     address: int,
     key: MemberKey,
     isDead: Callable[[int, int], bool],
     deadline: float | None,
     word: int,
-) -> bool | None:
-    """Between two attempts at an owner lock that says `word`.
-
-    Returns
-    -------
-    bool or None
-        True: its owner is confirmed dead. False: try again. None: the time is over, and
-        nothing was waited for.
-    """
+) -> OwnerWait:
+    """Wait between two attempts at an owner lock, whose word is `word`."""
     owner = ownerOf(word)
     isOwn = belongsTo(word, key)
     if owner is not None and not isOwn and isDead(*owner):
-        return True
-    # A free claim is nobody's to refuse, and the successor for whom it is kept may have
-    # died: whoever asks, a try-lock too, stays until that one has come or is passed
-    # over.
+        return OwnerWait.OWNER_DEAD
+    # A free lock may be kept for a successor, which may have died. So every thread that
+    # asks, also with a try-lock, waits until the successor has come or is passed over.
     remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else _SUCCESSOR_NS
     if remainingNs <= 0:
-        return None
+        return OwnerWait.TIME_OVER
     if owner is not None:
         aside.refuseOwn()
     # SYNC claim: pairs with leave. The word is compared as the thread falls asleep, and
     # its last owner wakes if the word says that somebody waits.
     sleepOn(address, word, remainingNs)
-    return False
+    return OwnerWait.TRY_AGAIN

@@ -95,19 +95,19 @@ class _OnOpenBuffer(atomics.AccessScope):
 
     def _await(self, until: _Until, word: int) -> bool:
         openBuffer = self._openBuffer
-        isDead = owners.awaitOwner(
+        ended = owners.awaitOwner(
             openBuffer.ownerLockAddress,
             openBuffer.tables.key,
             openBuffer.tables.isDead,
             None if until is None else until[0],
             word,
         )
-        if isDead is None and until is not None:
+        if ended is owners.OwnerWait.TIME_OVER and until is not None:
             other = "thread" if openBuffer.isOwn(word) else "process"
             raise TimeoutError(
                 f"another {other} has been writing {openBuffer.description.name!r} for {until[1]} s"
             )
-        return bool(isDead)
+        return ended is owners.OwnerWait.OWNER_DEAD
 
     def _refuse(self, reason: int) -> None:
         name = self._openBuffer.description.name

@@ -65,17 +65,17 @@ class _Taking(atomics.AccessScope):
     def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
         openBuffer = self._openBuffer
         deadline, timeout = until or (None, None)
-        isDead = owners.awaitOwner(
+        ended = owners.awaitOwner(
             openBuffer.ownerLockAddress,
             openBuffer.tables.key,
             openBuffer.tables.isDead,
             deadline,
             word,
         )
-        if isDead is None:
+        if ended is owners.OwnerWait.TIME_OVER:
             other = "thread" if openBuffer.isOwn(word) else "process"
             raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
-        return isDead
+        return ended is owners.OwnerWait.OWNER_DEAD
 
     def _refuse(self, reason: int) -> None:
         if reason == owners.REFUSED_VOID:
