@@ -49,7 +49,7 @@ ALLOWED = {
     ("system/threads.py", "threading.Thread"): "where there are no green threads",
     ("system/threads.py", "_thread.start_new_thread"): "where there are no green threads",
     ("session/departure.py", "threading.current_thread"): "where there are no green threads",
-    ("session/credentials.py", "threading.current_thread"): "for the same comparison",
+    ("session/leaving.py", "threading.current_thread"): "for the same comparison",
     ("system/green.py", "queue.SimpleQueue"): "its type",
 }
 

@@ -193,7 +193,8 @@ def test_openingCostsNoDescriptor(domain: str, actor: Start) -> None:
     for number in range(30):
         muninn.share(b"x", name=f"a{number}")
     other = actor().join()
-    other.do("muninn.open('a0')")
+    # A request first: the connection to the broker is opened when it is needed.
+    other.do("muninn.share(b'y', name='own').free(); muninn.open('a0')")
     before = other.do("len(os.listdir('/proc/self/fd'))")
     other.do("held = [muninn.open(f'a{number}') for number in range(30)]")
     assert other.do("len(os.listdir('/proc/self/fd'))") <= before
