@@ -108,6 +108,7 @@ def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
         "system/structures.py",
         "control/block.py",
         "system/forks.py",
+        "session/finalization.py",
         "session/worker.py",
         "cli/doctor.py",
         "cli/probes.py",

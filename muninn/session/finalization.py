@@ -11,6 +11,8 @@ has done that.
 
 from __future__ import annotations
 
+import ctypes
+
 from muninn.control.election import Term
 from muninn.session.member import Membership
 from muninn.session.role import BrokerRole
@@ -45,5 +47,7 @@ class FinalizingMembership(Membership):
     _isAlone = True
 
     def _begin(self) -> None:
-        _endless.append(self.worker.robustList)
+        # The kernel reads the robust list when the last thread ends, after the last
+        # module has gone. A reference that is never given back keeps its memory.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.worker.robustList))
         self.worker.enter()
