@@ -16,20 +16,21 @@ import muninn
 from muninn.control import layout
 from muninn.errors import BrokerUnavailable, BufferExists, BufferNotFound
 from muninn.session import creation, membership
+from muninn.session.member import Membership
 from muninn.session.reservation import Creating, Reservation
 from support import Actor, ActorError, Background, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 
 
-def _joined(role: str, actor: Start) -> membership.Membership:
+def _joined(role: str, actor: Start) -> Membership:
     if role == "member":
         actor().join()  # the broker is another
     muninn.domainInfo()
     return membership.current()
 
 
-def _isClean(current: membership.Membership) -> bool:
+def _isClean(current: Membership) -> bool:
     return not current.rows.notFree() and not current.openBuffers.creating._byName
 
 

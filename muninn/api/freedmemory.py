@@ -17,15 +17,17 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muninn.control.block import ControlBlock
-from muninn.session.tables import Tables
 from muninn.storage.paths import SegmentKey
 from muninn.system import atomics, clock
 from muninn.system.files import openFile
 from muninn.system.oserrors import typedErrors
 from muninn.terms import Access, Lifetime, Mode
+
+if TYPE_CHECKING:
+    from muninn.control.block import ControlBlock
+    from muninn.session.tables import Tables
 
 #: The time for a look, on a machine with many processes.
 _BOUND_SECONDS = 0.2

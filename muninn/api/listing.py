@@ -10,26 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muninn.api.freedmemory import lingering
 from muninn.arguments import named
 from muninn.control import layout, leases
-from muninn.control.descriptions import RowDescription
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
-from muninn.control.rowstate import RowState
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
-from muninn.session.gpus import Gpus
-from muninn.session.member import Membership
 from muninn.session.membership import current
-from muninn.session.tables import Tables
 from muninn.system import aside, clock
 from muninn.system.clock import monotonicMs
 from muninn.system.pages import hugePages
 from muninn.terms import Mode
+
+if TYPE_CHECKING:
+    from muninn.control.descriptions import RowDescription
+    from muninn.control.rowstate import RowState
+    from muninn.session.gpus import Gpus
+    from muninn.session.member import Membership
+    from muninn.session.tables import Tables
 
 _KINDS = {
     layout.ROW_KIND_ARRAY: "array",

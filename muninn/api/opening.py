@@ -18,20 +18,22 @@ or incarnation; an entry that is missing costs one question to the broker.
 from __future__ import annotations
 
 from ctypes import ArgumentError
-from typing import Never
+from typing import TYPE_CHECKING, Never
 
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.handles import held
 from muninn.arguments import checkKeywords, keywordsOf, named, secondsOf, unwrapped
 from muninn.control import layout
 from muninn.errors import BufferMismatch, DomainChanged, HolderSilent, PermissionDenied
-from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
-from muninn.session.openbuffer import OpenBuffer
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import AccessWord, RenewWord, asAccess, asName, asRenew, asTenant
+
+if TYPE_CHECKING:
+    from muninn.session.member import Membership
+    from muninn.session.openbuffer import OpenBuffer
 
 
 def open(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -47,11 +47,8 @@ from muninn.interop.hostarrays import Flat, addressOf
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.creation import Source
-from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.names import NameWait
-from muninn.session.openbuffer import OpenBuffer
-from muninn.session.spec import BufferSpec
 from muninn.sync.lock import Lock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.digests import digestOf
@@ -67,6 +64,11 @@ from muninn.terms import (
     asName,
     asRenew,
 )
+
+if TYPE_CHECKING:
+    from muninn.session.member import Membership
+    from muninn.session.openbuffer import OpenBuffer
+    from muninn.session.spec import BufferSpec
 
 _CREATION_BOUND_SECONDS = 60.0
 #: Names of up to so many bytes are a part of the name of `shareOnce`'s lock; longer

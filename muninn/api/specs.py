@@ -7,11 +7,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from muninn.api.options import BufferOptions
 from muninn.arguments import asInteger
 from muninn.config import asBytes
 from muninn.config.sizes import exactly
@@ -19,12 +18,15 @@ from muninn.control import layout
 from muninn.errors import InvalidArgument
 from muninn.interop.dtypes import asDtype, encoded
 from muninn.session.gpus import deviceOf
-from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.spec import BufferSpec
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.terms import Lifetime, Mode, asAccess, asLifetime, asMode, asName, asReserve, asTenant
+
+if TYPE_CHECKING:
+    from muninn.api.options import BufferOptions
+    from muninn.session.member import Membership
 
 _MAX_BYTES = 1 << 56
 _LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years

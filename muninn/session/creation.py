@@ -34,12 +34,9 @@ from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgu
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, NoBytes, exported
-from muninn.session.member import Membership
 from muninn.session.membership import current
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
-from muninn.session.spec import BufferSpec
-from muninn.session.tables import Tables
 from muninn.storage import segments
 from muninn.system.clock import monotonicMs
 from muninn.system.logs import Log
@@ -49,7 +46,10 @@ from muninn.wire import messages
 
 if TYPE_CHECKING:
     from muninn.devices.port import Allocation, Device
+    from muninn.session.member import Membership
     from muninn.session.openbuffer import OpenBuffer
+    from muninn.session.spec import BufferSpec
+    from muninn.session.tables import Tables
 
 _log = Log("muninn.devices")
 #: After how many bytes of a copy to a GPU `progress` is called.

@@ -19,13 +19,16 @@ request.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from muninn.control.election import Election
 from muninn.errors import DomainChanged
-from muninn.session.tables import Tables
 from muninn.system import atomics, clock
 from muninn.system.files import openFile
 from muninn.system.oserrors import missingShm
+
+if TYPE_CHECKING:
+    from muninn.control.election import Election
+    from muninn.session.tables import Tables
 
 _PAUSE_SECONDS = 0.05
 _TID_MASK = 0x3FFFFFFF

@@ -25,21 +25,24 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from typing import TYPE_CHECKING
 
-from muninn.control.lockfile import LockFile
 from muninn.errors import BrokerUnavailable, MuninnError
-from muninn.session.client import Client
 from muninn.session.credentials import isDisplaced
 from muninn.session.departure import Departure, keepPromises
 from muninn.session.entry import Entry, retire
-from muninn.session.openbuffers import OpenBuffers
-from muninn.session.role import BrokerRole
-from muninn.session.standing import Standing
-from muninn.session.tables import Tables
-from muninn.session.worker import Worker
 from muninn.system import clock
 from muninn.system.forks import Guard
 from muninn.system.logs import Log
+
+if TYPE_CHECKING:
+    from muninn.control.lockfile import LockFile
+    from muninn.session.client import Client
+    from muninn.session.openbuffers import OpenBuffers
+    from muninn.session.role import BrokerRole
+    from muninn.session.standing import Standing
+    from muninn.session.tables import Tables
+    from muninn.session.worker import Worker
 
 _log = Log("muninn.member")
 LEAVE_BOUND_SECONDS = 5.0

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from muninn.arguments import requireCallable
 from muninn.devices.port import Allocation
-from muninn.session.leases import LeaseIndex
 from muninn.storage.segments import Mapping
 from muninn.system import atomics
-from muninn.system.descriptors import Descriptor
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device, Registration
+    from muninn.session.leases import LeaseIndex
+    from muninn.system.descriptors import Descriptor
 
 
 class Bytes(Protocol):

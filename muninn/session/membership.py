@@ -13,19 +13,22 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.config import loadSettings
 from muninn.errors import BrokerUnavailable
 from muninn.session.credentials import isDisplaced, requireWhole
 from muninn.session.departure import awaitPast
-from muninn.session.finalization import FinalizingMembership
 from muninn.session.lateimports import load, patiently, settingsToJoin
 from muninn.session.leaving import LEAVE_BOUND_SECONDS, changing
-from muninn.session.member import Membership
 from muninn.session.standing import Standing
 from muninn.system import green
 from muninn.system.aside import Job, refuseOwn
 from muninn.system.oserrors import typedErrors
+
+if TYPE_CHECKING:
+    from muninn.session.finalization import FinalizingMembership
+    from muninn.session.member import Membership
 
 _JOIN_BOUND_SECONDS = 10.0
 
@@ -33,6 +36,33 @@ _current: Membership | None = None
 #: The join that is under way, if there is one. Single steps of C look it up and put it
 #: in, since a signal handler may join as well.
 _joining: dict[str, Job[Membership]] = {}
+
+
+class _Classes(NamedTuple):
+    """The two kinds of membership."""
+
+    member: type[Membership]
+    finalizing: type[FinalizingMembership]
+
+
+_classes: list[_Classes] = []
+
+
+def _loaded() -> _Classes:
+    """Import what a member needs and `import muninn` does not, at the first call. See
+    `load`, whose rules hold here too.
+    """
+    load()
+    if not _classes:
+        _classes.append(patiently(_imported))
+    return _classes[0]
+
+
+def _imported() -> _Classes:
+    from muninn.session.finalization import FinalizingMembership
+    from muninn.session.member import Membership
+
+    return _Classes(Membership, FinalizingMembership)
 
 
 def current() -> Membership:
@@ -55,8 +85,8 @@ def _joinNow(preferred: bool = False) -> Membership:
     global _current
     if sys.is_finalizing():
         # Nothing can be imported any more, so this raises if the process never joined.
-        load()
-        _current = FinalizingMembership(loadSettings() if _current is None else _current.settings)
+        finalizing = _loaded().finalizing
+        _current = finalizing(loadSettings() if _current is None else _current.settings)
         return _current
     if _current is not None and not _current.isStale():
         requireWhole(_current.tables)
@@ -64,7 +94,7 @@ def _joinNow(preferred: bool = False) -> Membership:
     if green.areGreen():
         # Not later, where a real thread and a green thread would compete for the
         # import locks.
-        load()
+        _loaded()
     job = _joining.setdefault("now", Job(lambda: _joinAside(preferred)))
     if job.isOwn() or (_current is not None and _current.departure.isOwn()):
         raise BrokerUnavailable(
@@ -82,9 +112,9 @@ def _joinAside(preferred: bool) -> Membership:
     global _current
     try:
         with changing.lock, typedErrors("joining"):
-            load()
+            member = _loaded().member
             if _current is None or _partFrom(_current):
-                _current = Membership(patiently(settingsToJoin), preferred)
+                _current = member(patiently(settingsToJoin), preferred)
                 awaitPast(_current.members, _current.key)
             return _current
     finally:

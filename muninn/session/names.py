@@ -11,14 +11,18 @@ asks again every few seconds. A stale read of the word costs one more look.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from muninn.errors import BufferNotFound
-from muninn.session.openbuffer import OpenBuffer
-from muninn.session.openbuffers import OpenBuffers
-from muninn.session.tables import Tables
 from muninn.system import aside, atomics
 from muninn.system.clock import monotonicMs
 from muninn.system.deadlines import sleepNs
 from muninn.system.green import sleepOn
+
+if TYPE_CHECKING:
+    from muninn.session.openbuffer import OpenBuffer
+    from muninn.session.openbuffers import OpenBuffers
+    from muninn.session.tables import Tables
 
 #: The advice for a name that does not exist, where waiting does not help.
 LOOK = "Check the name with `python -m muninn list`"

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import _thread
 import weakref
+from typing import TYPE_CHECKING
 
 from muninn.control import layout, ownerlock
-from muninn.control.descriptions import RowDescription
 from muninn.control.generations import Generation
 from muninn.control.tickets import Tickets
 from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, OwnerDied, PermissionDenied
-from muninn.session.context import Context
-from muninn.session.mappings import Memory
 from muninn.storage import segments
 from muninn.system import atomics, clock, green
 from muninn.system.clock import monotonicMs
 from muninn.terms import Access
+
+if TYPE_CHECKING:
+    from muninn.control.descriptions import RowDescription
+    from muninn.session.context import Context
+    from muninn.session.mappings import Memory
 
 
 class Renewal:

@@ -8,10 +8,14 @@ the name is told which process it is, and that the same call may work later.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from muninn.control import leases
 from muninn.control.members import MemberKey
 from muninn.errors import HolderSilent
-from muninn.session.tables import Tables
+
+if TYPE_CHECKING:
+    from muninn.session.tables import Tables
 
 
 def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSilent:

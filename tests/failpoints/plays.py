@@ -17,6 +17,7 @@ from muninn.api.opening import openAny
 from muninn.control import layout, leases
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
 from muninn.session import membership
+from muninn.session.member import Membership
 from muninn.storage.paths import Paths
 
 _WORDS = 64
@@ -217,7 +218,7 @@ def _endLeftover(name: str) -> None:
 
 
 def _census(
-    member: membership.Membership,
+    member: Membership,
 ) -> tuple[list[int], list[str], int, list[str], list[str]]:
     """Who is a member; which buffers there are; how many segments; which leases of the
     absent; what the broker holds in vain.
@@ -250,7 +251,7 @@ def _locks(names: list[str]) -> list[str]:
     return [name for name in names if name.startswith("\x01")]
 
 
-def _inVain(member: membership.Membership, members: int) -> list[str]:
+def _inVain(member: Membership, members: int) -> list[str]:
     """The broker's descriptors that stand for nobody: more pidfds or connections than
     members, more memory than there is.
     """

@@ -35,7 +35,7 @@ from muninn.control.members import MemberKey
 from muninn.control.ownerlock import ownerOf
 from muninn.control.rows import Deposed
 from muninn.errors import MuninnError
-from muninn.session.membership import Membership
+from muninn.session.member import Membership
 from muninn.storage.paths import Paths
 from muninn.system import atomics
 from muninn.wire import messages
