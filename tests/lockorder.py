@@ -75,17 +75,25 @@ _own: Any = _thread._local()
 _names: dict[tuple[str, int], str] = {}
 
 
+class _Entering:
+    """`__enter__` of a lock that is compared with the order. An `ExitStack` takes it from
+    the class and gets the method in C, which compares nothing.
+    """
+
+    def __get__(self, lock: Any, kind: type[Any]) -> Any:
+        if lock is None:
+            return _Plain.__enter__
+        if not lock._is_owned():
+            _compare(lock.name, _follow(lock))
+        return _Plain.__enter__.__get__(lock)
+
+
 class _Ordered(_Plain):  # type: ignore[misc]
     """A lock that is compared with the order when it is entered."""
 
     __slots__ = ("name",)
     name: str
-
-    @property
-    def __enter__(self) -> Any:
-        if not self._is_owned():
-            _compare(self.name, _follow(self))
-        return super().__enter__
+    __enter__ = _Entering()
 
 
 class _Tried(_Ordered):
