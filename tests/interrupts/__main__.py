@@ -23,7 +23,7 @@ from failpoints import player
 import muninn
 from interrupts import calls, stage
 from interrupts.stage import KINDS, ROLES, USUAL_KINDS, Stage, Trial
-from interrupts.tracing import AddressCell
+from interrupts.tracing import Position
 from muninn.control import layout
 from muninn.storage import segments
 
@@ -191,7 +191,7 @@ def performSet(wanted: Set) -> list[Result]:
     return results
 
 
-def _chosen(wanted: Set, kind: str, passes: dict[AddressCell, int]) -> list[Trial]:
+def _chosen(wanted: Set, kind: str, passes: dict[Position, int]) -> list[Trial]:
     """The trials of a set: each place at its first pass and at its last, or some of
     them.
     """

@@ -27,7 +27,7 @@ from failpoints.player import Player, PlayerError
 
 import muninn
 from interrupts import calls, census, tracing
-from interrupts.tracing import AddressCell
+from interrupts.tracing import Position
 from muninn.errors import (
     BrokerUnavailable,
     BufferExists,
@@ -62,7 +62,7 @@ class Trial(NamedTuple):
 
     call: str
     kind: str
-    place: AddressCell
+    place: Position
     hit: int
     number: int
 
@@ -86,10 +86,10 @@ class Stage:
         if self._actor is not None:
             self._actor.call(_warm, name)
 
-    def rehearse(self, name: str) -> dict[AddressCell, int]:
+    def rehearse(self, name: str) -> dict[Position, int]:
         """How often the call passes each place when nothing happens to it."""
         actor = self._begin()
-        found: dict[AddressCell, int] = actor.call(_rehearse, name)
+        found: dict[Position, int] = actor.call(_rehearse, name)
         self._end(actor)
         return found
 
@@ -180,7 +180,7 @@ def _warm(name: str) -> None:
         _rehearse(name)
 
 
-def _rehearse(name: str) -> dict[AddressCell, int]:
+def _rehearse(name: str) -> dict[Position, int]:
     call = calls.CALLS[name]
     kit = call.prepare() if call.prepare else None
     passes = tracing.rehearse(call.act, kit, call.act.__code__ if call.isWhole else None)

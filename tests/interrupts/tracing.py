@@ -22,12 +22,14 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+import lockorder
+
 import muninn
 
 _PACKAGE = muninn.__file__.rpartition("/")[0] + "/"
 
 
-class AddressCell(NamedTuple):
+class Position(NamedTuple):
     """One bytecode. It is the same in all processes that were forked from one."""
 
     file: str
@@ -60,7 +62,7 @@ class _Passes:
     """How often each place was passed: what a trace function fills."""
 
     def __init__(self, isLookedAt: Callable[[CodeType], bool]) -> None:
-        self.count: dict[AddressCell, int] = {}
+        self.count: dict[Position, int] = {}
         self._isLookedAt = isLookedAt
         self._codes: dict[CodeType, bool] = {}
 
@@ -80,10 +82,10 @@ class _Passes:
         return self._onBytecode
 
 
-def placeOf(frame: FrameType) -> AddressCell:
+def placeOf(frame: FrameType) -> Position:
     code = frame.f_code
     opcode = dis.opname[code.co_code[frame.f_lasti]]
-    return AddressCell(
+    return Position(
         code.co_filename,
         code.co_qualname,
         code.co_firstlineno,
@@ -97,9 +99,7 @@ def _isOfPackage(code: CodeType) -> bool:
     return code.co_filename.startswith(_PACKAGE)
 
 
-def rehearse(
-    act: Callable[[Any], object], kit: Any, body: CodeType | None
-) -> dict[AddressCell, int]:
+def rehearse(act: Callable[[Any], object], kit: Any, body: CodeType | None) -> dict[Position, int]:
     """How often an undisturbed call passes each place, in the order of first passes.
     `body` is the program's own code to look at.
     """
@@ -137,7 +137,7 @@ class _Visit:
     one it sends a signal.
     """
 
-    def __init__(self, place: AddressCell, hit: int, deed: Callable[[], object] | None) -> None:
+    def __init__(self, place: Position, hit: int, deed: Callable[[], object] | None) -> None:
         self._place, self._deed, self._hit = place, deed, hit
         self.isDone = False
 
@@ -222,7 +222,7 @@ class _Second:
 def interrupt(
     act: Callable[[Any], object],
     kit: Any,
-    place: AddressCell,
+    place: Position,
     hit: int,
     deed: Callable[[], object] | None,
     body: CodeType | None,
@@ -249,4 +249,5 @@ def interrupt(
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return Outcome(visit.isDone, error, None)
     finally:
+        lockorder.forget()
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -180,7 +180,7 @@ def _plain(text: str) -> str:
     return text.replace(_ADDED_OPENING, "").replace(_ADDED_CLOSING, "")
 
 
-class AddressCell(NamedTuple):
+class Passage(NamedTuple):
     """Where a source has a quote.
 
     Attributes
@@ -221,7 +221,7 @@ class AddressCell(NamedTuple):
         return source[: self.start] + new + source[self.end :]
 
 
-def placesOf(quote: str, source: str, file: str) -> list[AddressCell]:
+def placesOf(quote: str, source: str, file: str) -> list[Passage]:
     """Where the source of a file has what the quote says."""
     reduced = _reduced(source, file)
     # A quote from the middle of brackets does not show that its newlines end no
@@ -259,7 +259,7 @@ def placesOf(quote: str, source: str, file: str) -> list[AddressCell]:
         elif quote[-1] in " \t":
             while source[end : end + 1] in (" ", "\t"):
                 end += 1
-        found.append(AddressCell(start, end, before, behind))
+        found.append(Passage(start, end, before, behind))
     # The indentation of a statement tells it from the same one in another place.
     exact = [place for place, indent in zip(found, indents) if indent == leading]
     return exact or [
