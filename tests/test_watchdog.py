@@ -24,7 +24,7 @@ import muninn
 from muninn.broker import deathwatch, maintenance
 from muninn.broker.broker import Broker
 from muninn.broker.handlers import members as memberRequests
-from muninn.control import generations, layout, leases, members, ownerlock
+from muninn.control import generations, layout, leases, memberreader, ownerlock
 from muninn.control.members import MemberTable
 from muninn.control.rows import Deposed
 from muninn.control.tickets import Tickets
@@ -550,7 +550,7 @@ def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
         pidfd = os.pidfd_open(child.pid)
         child.kill()
     answers = iter([os.getpid()] * looks)
-    for module in (memberRequests, members):
+    for module in (memberRequests, memberreader):
         monkeypatch.setattr(module, "pidOf", lambda descriptor: next(answers, -1))
     caplog.set_level(logging.INFO, "muninn")
     sweeps: list[None] = []
