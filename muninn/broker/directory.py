@@ -149,6 +149,8 @@ class Directory:
         )
         row = self.rows.free(self._epoch)
         old = self.rows.state(row)
+        if old.state != layout.ROW_FREE:  # only damage can change it: no other broker is in office
+            raise ControlBlockInvalid(f"row {row} was free, and is in state {old.state}")
         incarnation = old.incarnation + 1  # `free` takes no row whose incarnations are used up
         granted = createRecord(row, incarnation, member.slot, usage)
         self._journal.append("create", **granted)

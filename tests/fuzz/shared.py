@@ -34,8 +34,9 @@ from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey
 from muninn.control.ownerlock import ownerOf
 from muninn.control.rows import Deposed
+from muninn.devices.host.device import HostDevice
 from muninn.errors import MuninnError
-from muninn.session.member import Membership
+from muninn.session.tables import Tables
 from muninn.storage.paths import Paths
 from muninn.system import atomics
 from muninn.wire import messages
@@ -180,8 +181,11 @@ class BlockTarget(_PatchTarget):
         directory.grant(dead.key, usage("half"), 0)
         self._snapshot = bytes(lab.block.bytes)
         settings = SimpleNamespace(security=SimpleNamespace(leaseTtlMs=1000))
+        device = HostDevice(2, 1 << 20)
         self._seen = SimpleNamespace(
-            rows=lab.rows, members=lab.members, block=lab.block, paths=lab.paths, election=lab.election, settings=settings, key=self._own.key, gpus=None,
+            rows=lab.rows, members=lab.members, block=lab.block, paths=lab.paths, election=lab.election, settings=settings, key=self._own.key,
+            gpus=SimpleNamespace(chosen=lambda: device),
+            client=SimpleNamespace(once=lambda *_, **__: None, awaitAnswer=lambda *_: None),
         )  # fmt: skip
         self._seen.tables = self._seen
         listing.current = lambda: self._seen  # type: ignore[assignment,return-value]
@@ -213,7 +217,7 @@ class BlockTarget(_PatchTarget):
                 atomics.loadAcquire32(seen.block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
             )
             if owner is not None:  # a slot that no member has among them
-                Membership.isDead(seen, *owner)
+                Tables.isDead(seen, *owner)
 
     def _serve(self) -> None:
         lab = self._lab
