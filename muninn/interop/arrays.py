@@ -24,6 +24,7 @@ import numpy as np
 
 from muninn.errors import InvalidArgument, InvalidDtype
 from muninn.interop import capsules, dlpack, layouts
+from muninn.interop.dtypes import DAMAGE
 
 #: CUDA's handle of its legacy default stream where 0 would be ambiguous (cuda.h).
 LEGACY_STREAM = 1
@@ -336,16 +337,7 @@ def _dtypeOf(typestr: Any, descr: Any) -> _Dtype:
                     f"says {dtype.itemsize}"
                 )
             dtype = structure
-    # numpy raises these for descriptions that it did not write.
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        SyntaxError,
-        RecursionError,
-    ) as error:
+    except DAMAGE as error:
         if isinstance(error, InvalidArgument):
             raise
         raise InvalidArgument(

@@ -19,7 +19,7 @@ from muninn.system.threads import endingError
 
 #: What numpy raises for descriptions that it did not write: it evaluates repeats as
 #: Python does.
-_DAMAGE = (
+DAMAGE = (
     ValueError,
     TypeError,
     LookupError,
@@ -181,7 +181,7 @@ def _described(raw: bytes) -> np.dtype[Any]:
         return asDtype(np.lib.format.descr_to_dtype(_tupled(msgpack.unpackb(raw)["descr"])))
     except ImportError as error:
         raise endingError("numpy can not read the description of a dtype any more") from error
-    except (*_DAMAGE, msgpack.UnpackException) as error:
+    except (*DAMAGE, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(f"the description of a dtype is damaged: {error}") from error
 
 
