@@ -21,7 +21,7 @@ from muninn.session.credentials import isDisplaced, requireWhole
 from muninn.session.departure import awaitPast
 from muninn.session.lateimports import load, patiently, settingsToJoin
 from muninn.session.leaving import LEAVE_BOUND_SECONDS, changing
-from muninn.session.standing import Standing
+from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
 from muninn.system import green
 from muninn.system.aside import Job, refuseOwn
 from muninn.system.oserrors import typedErrors
@@ -29,8 +29,6 @@ from muninn.system.oserrors import typedErrors
 if TYPE_CHECKING:
     from muninn.session.finalization import FinalizingMembership
     from muninn.session.member import Membership
-
-_JOIN_BOUND_SECONDS = 10.0
 
 _current: Membership | None = None
 #: The join that is under way, if there is one. Single steps of C look it up and put it
@@ -102,7 +100,7 @@ def _joinNow(preferred: bool = False) -> Membership:
             "can not wait for it",
             "Close buffers before their objects are garbage, and before the program ends",
         )
-    membership = job.result(2 * _JOIN_BOUND_SECONDS + LEAVE_BOUND_SECONDS)
+    membership = job.result(2 * JOIN_BOUND_SECONDS + LEAVE_BOUND_SECONDS)
     if membership is None:
         raise BrokerUnavailable("this process could not join in time")
     return membership

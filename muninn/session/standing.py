@@ -11,6 +11,9 @@ import sys
 
 from muninn.system.forks import Identity
 
+#: How long a process waits for its background thread to enter the domain.
+JOIN_BOUND_SECONDS = 10.0
+
 
 class Standing:
     """The state of one membership.

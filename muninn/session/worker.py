@@ -34,7 +34,7 @@ from muninn.session.credentials import isAstray, isDisplaced, standAside
 from muninn.session.departure import stayWhile
 from muninn.session.openbuffers import OpenBuffers
 from muninn.session.role import BrokerRole
-from muninn.session.standing import Standing
+from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
 from muninn.session.tables import Tables
 from muninn.session.wakeup import Wakeup
 from muninn.system import atomics, clock, threads
@@ -52,7 +52,6 @@ _log = Log("muninn.member")
 _RECLAIMED_PER_STEP = 32
 _LONGEST_SLEEP_SECONDS = 60.0
 _RESIGNED_PAUSE_SECONDS = 0.05
-_JOIN_BOUND_SECONDS = 10.0
 
 
 class Told(Enum):
@@ -100,7 +99,7 @@ class Worker:
         """Wait until the thread has entered the slot. If that takes too long, give the
         slot back and raise `BrokerUnavailable`.
         """
-        if not self._entered.wait(_JOIN_BOUND_SECONDS) or self._failure is not None:
+        if not self._entered.wait(JOIN_BOUND_SECONDS) or self._failure is not None:
             tables = self._tables
             tables.members.release(tables.key, layout.MEMBER_CLAIMING)
             self._lockFile.close()
