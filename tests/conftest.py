@@ -17,8 +17,9 @@ _reports, os.environ[lockorder.VARIABLE] = tempfile.mkstemp(prefix="lockorder-")
 os.close(_reports)
 lockorder.install(os.environ[lockorder.VARIABLE])
 
-from lab import Lab  # noqa: E402  # Muninn's locks are created now
+from lab import Lab, Member  # noqa: E402  # Muninn's locks are created now
 
+from muninn.broker.broker import Broker  # noqa: E402
 from muninn.session import membership  # noqa: E402
 from support import Actor  # noqa: E402
 
@@ -85,6 +86,13 @@ def lab(domain: str) -> Iterator[Lab]:
     made = Lab(domain)
     yield made
     made.close()
+
+
+@pytest.fixture
+def served(lab: Lab) -> Iterator[tuple[Lab, Broker, Member]]:
+    """A broker that has done its first maintenance, and the member that has it."""
+    own = lab.member()
+    yield lab, lab.settled(lab.broker(own)), own
 
 
 def removeDomain(name: str, uid: int | None = None) -> None:

@@ -9,8 +9,14 @@ import heapq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import Lab, Member, describe, usage
 
+from muninn.broker.broker import Broker
 from muninn.broker.lifetimes import Lifetimes
+from muninn.control import layout
+from muninn.system import clock
+from muninn.system.clock import monotonicMs
+from support import eventually
 
 _operations = st.lists(
     st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(1, 20))), max_size=200
@@ -56,3 +62,54 @@ def test_whatIsForgottenDoesNotPileUp() -> None:
         lifetimes.forget(row % 10)
     lifetimes.put(1, 5)
     assert lifetimes.first() == (5, 1) and len(lifetimes._heap) < 200
+
+
+def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken: the deadline stayed in the catalog: the broker asked for its next event
+    every 0 s until the holder let go.
+    """
+    lab, broker, own = served
+    row, incarnation = lab.make(broker._directory, own, deadlineMs=monotonicMs() + 5)
+    lease = own.leases.take(row, incarnation, 1000)
+    eventually(lambda: broker.step(0.001) or own.leases.revocation(lease), "its lease is revoked")
+    assert own.leases.revocation(lease) == "lifetimeEnded"
+    assert broker._maintenance.untilDeadline() > 1000
+    own.leases.giveBack(lease)
+    broker.execute({"op": "tryReclaim", "row": row, "incarnation": incarnation}, [])
+    assert lab.rows.state(row).state == layout.ROW_FREE
+
+
+def test_aBrokerThatCanNotCompareClocksEndsNoLifetime(
+    served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, broker, own = served
+    row, _ = lab.make(broker._directory, own, deadlineMs=monotonicMs() - 5)
+    while broker._maintenance._chores:
+        broker._maintenance.workOnce()
+    monkeypatch.setattr(clock, "_own", clock.TimeNamespace(0, 0, 0))
+    broker._maintenance.endLifetimes()
+    assert (
+        lab.rows.state(row).state == layout.ROW_LIVE and broker._maintenance.untilDeadline() > 1000
+    )
+    monkeypatch.undo()
+    broker._maintenance.endLifetimes()
+    assert lab.rows.state(row).state == layout.ROW_FREE
+
+
+def test_aLifetimeThatEndsBeforeTheCommitEndsNothingElse(
+    served: tuple[Lab, Broker, Member],
+) -> None:
+    """Broken: the deadline counted from the grant; the free of a CREATING row raised,
+    and the broker resigned.
+    """
+    lab, broker, own = served
+    past = monotonicMs() - 1
+    row, incarnation = broker._directory.grant(own.key, usage("slow", deadlineMs=past), 0)
+    broker.step(0)
+    lab.rows.describe(row, describe("slow", deadlineMs=past))
+    broker._directory.commit(own.key, row, incarnation, None)
+    broker.step(0)
+    broker.step(0)
+    assert lab.rows.state(row).state == layout.ROW_FREE

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 
+import msgpack
 import pytest
 from lab import Lab, describe, usage
+from peers import Peer
 
 from muninn.broker import journal, repair
 from muninn.control import layout
 from muninn.errors import HostMemoryFull, OwnerDied
 from muninn.storage import segments
 from muninn.terms import Lifetime, Mode
+from muninn.wire import requests
 from tests.lab import bring
 
 
@@ -351,3 +354,45 @@ def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
     for _ in range(10):
         broker.step(60)
     assert left() == 0
+
+
+def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
+    """One who holds more than a message takes. Broken: what came with the second
+    message had been given up after the first.
+    """
+    member, count = lab.member(), requests.FULL_BATCH + 3
+    before = lab.member()
+    old = lab.settled(lab.broker(before))
+    for number in range(count):
+        row, incarnation = old._directory.grant(
+            member.key, usage(f"f{number}", mode=Mode.FAST, gpu=0), 1 << 40
+        )
+        old._directory.rows.describe(
+            row, describe(f"f{number}", mode=Mode.FAST, gpu=0, transport="memfd")
+        )
+        old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
+    held = old.handOver()
+    before.die()
+    broker = lab.settled(lab.broker(lab.member()))
+    peer, nonce = Peer(lab, broker), member.table.identity(member.key.slot).nonce
+    hello = {
+        "op": "hello",
+        "slot": member.key.slot,
+        "generation": member.key.generation,
+        "nonce": nonce,
+    }
+    for message, batch in (
+        (hello, held[: requests.FULL_BATCH]),
+        ({"op": "bring"}, held[requests.FULL_BATCH :]),
+    ):
+        assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
+        first = [os.pidfd_open(os.getpid())] if message is hello else []
+        answer = peer.ask(
+            msgpack.packb({**message, "allocations": [list(pair) for pair, _ in batch]}),
+            first + [each for _, each in batch],
+        )
+        assert answer is not None and "error" not in answer
+    assert len(broker._directory.rows.inState(layout.ROW_LIVE)) == count
+    assert not broker._directory.lacksMemory("f0") and not broker._maintenance._mayBeLost
+    for _, descriptor in held:
+        os.close(descriptor)
