@@ -1,5 +1,6 @@
-"""An actor: a process that executes the commands of a test, one line of JSON in, one
-line out. `support.Actor` runs it; no module imports it.
+"""An actor: a process that executes the commands of a test. It reads one line of JSON
+for each command and writes one for each answer. `support.Actor` starts it; no module
+imports it.
 """
 
 import ast
@@ -14,7 +15,7 @@ if lockorder.VARIABLE in os.environ:
 
 
 def evaluate(code: str, names: dict[str, object]) -> object:
-    """Run `code`; the value is that of its last expression."""
+    """Run `code` and return the value of its last expression."""
     tree = ast.parse(code)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "<test>", "exec"), names)
@@ -26,8 +27,8 @@ def evaluate(code: str, names: dict[str, object]) -> object:
 
 
 def main() -> None:
-    # Answers go where the test reads; what the code prints goes to stderr, so that the
-    # two can not mix.
+    # Answers go to the descriptor that the test reads. Output of the code goes to
+    # stderr, so that the two can not mix.
     answers, sys.stdout = sys.stdout, sys.stderr
     names: dict[str, object] = {"__name__": "__main__"}
     for line in sys.stdin:

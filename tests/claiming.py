@@ -1,5 +1,5 @@
-"""The owner lock of a member that a test plays: only the shared word, without the
-record of the process and without the order of the waiters.
+"""The owner lock of a member that a test plays. It is the shared word only, without the
+record of the process and without the queue of the waiters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHECK_NS = 50_000_000
 def acquire(
     address: int, key: MemberKey, isDead: Callable[[int, int], bool], timeout: float | None
 ) -> bool | None:
-    """Own the owner lock.
+    """Acquire the owner lock.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def acquire(
     bool or None
         True: owned. False: owned, taken over from an owner that died, or from an
         acquisition of this process that was interrupted (the caller holds the lock that
-        keeps its threads apart, so nobody else can have it here). None: the time ran
+        keeps its threads apart, so no other thread can own it here). None: the time ran
         out.
     """
     mine = ownerLockWord(key)
@@ -45,8 +45,9 @@ def acquire(
         if belongsTo(word, key):
             return False
         if owner is None or isDead(*owner):
-            # SYNC claim: pairs with release; what the last owner wrote is visible. A
-            # waiter may have been lost with its wake, so contention is kept.
+            # SYNC claim: pairs with release; the words that the last owner wrote are
+            # visible. The release may have woken a waiter that died, so the new owner
+            # keeps the contention bit.
             if atomics.casSeqCst32(address, word, mine | word & _CONTENDED) == word:
                 return owner is None
             continue
@@ -58,7 +59,7 @@ def acquire(
 
 
 def release(address: int) -> None:
-    """Give the owner lock up and wake who waits."""
+    """Release the owner lock and wake the waiters."""
     # SYNC claim: pairs with acquire.
     if atomics.exchangeSeqCst32(address, 0) & _CONTENDED:
         atomics.futexWake32(address, atomics.FUTEX_ALL)

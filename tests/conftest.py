@@ -1,4 +1,4 @@
-"""Fixtures: each test gets a domain of its own, and leaves nothing of it behind."""
+"""Fixtures: each test gets a domain of its own and leaves nothing of it behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from muninn.broker.broker import Broker  # noqa: E402
 from muninn.session import membership  # noqa: E402
 from support import Actor  # noqa: E402
 
-#: A process loads one driver, or none: these are run by themselves (`make test`, `make
+#: A process loads one driver or none, so these run by themselves (`make test`, `make
 #: gpu`).
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
 
@@ -41,7 +41,7 @@ def lockOrder() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def lockReports() -> Iterator[None]:
-    """Remove the file of the checker at the end."""
+    """Remove the checker's file at the end."""
     yield
     with contextlib.suppress(FileNotFoundError):
         os.unlink(lockorder.reportPath)
@@ -50,14 +50,15 @@ def lockReports() -> Iterator[None]:
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh domain for this process and for the actors that it starts."""
-    # what `make mutation` has to kill, it can so find
+    # `make mutation` finds the processes that it has to kill by this name.
     name = f"{os.environ.get('TEST_DOMAINS', 'test')}-{secrets.token_hex(6)}"
     monkeypatch.setenv("MUNINN_DOMAIN", name)
     yield name
     if "multiprocessing.forkserver" in sys.modules:
-        # It keeps the environment of the test that began it, and with that the domain.
+        # The server keeps the environment of the test that began it, and with it the
+        # domain.
         sys.modules["multiprocessing.forkserver"]._forkserver._stop()
-    # whatever comes of its end, the next test joins anew
+    # Whether this leave ends well or not, the next test joins anew.
     current, membership._current = membership._current, None
     try:
         if current is not None:
@@ -68,7 +69,7 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def actor(domain: str) -> Iterator[Callable[..., Actor]]:
-    """Start actors; those that still run at the end are killed."""
+    """Start actors; the fixture kills those that still run at the end."""
     started: list[Actor] = []
 
     def start(code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> Actor:
@@ -82,7 +83,7 @@ def actor(domain: str) -> Iterator[Callable[..., Actor]]:
 
 @pytest.fixture
 def lab(domain: str) -> Iterator[Lab]:
-    """A control block of the test's own, without threads and sockets."""
+    """A control block for this test only, without threads and sockets."""
     made = Lab(domain)
     yield made
     made.close()
@@ -92,19 +93,19 @@ def lab(domain: str) -> Iterator[Lab]:
 def served(lab: Lab) -> Iterator[tuple[Lab, Broker, Member]]:
     """A broker that has done its first maintenance, and the member that has it."""
     own = lab.member()
-    yield lab, lab.settled(lab.broker(own)), own
+    yield lab, lab.afterMaintenance(lab.broker(own)), own
 
 
 def removeDomain(name: str, uid: int | None = None) -> None:
-    """Remove everything of a domain that nobody is in any more, and of those that a
-    test named after it; another user's, if so wanted.
+    """Remove the files of a domain that has no member any more, and of the domains that
+    a test named after it; on request also those of another user.
     """
     stem = f"muninn-{os.getuid() if uid is None else uid}-{name}"
     for entry in os.listdir("/dev/shm"):
         if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
             path = f"/dev/shm/{entry}"
             while os.path.lexists(path):
-                # a thread that has just stopped to serve removes its sockets
+                # A thread that has just stopped serving removes its sockets.
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(
                         path

@@ -1,5 +1,5 @@
-"""The graph of imports, file by file: those inside functions and under `TYPE_CHECKING`
-count like all others.
+"""The graph of imports, file by file. Imports inside functions and under
+`TYPE_CHECKING` count like all others.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-#: From a module's dotted name to those that it imports.
+#: From a module's dotted name to the modules that it imports.
 Graph = Mapping[str, frozenset[str]]
 
 
 def graphOf(root: Path, package: str) -> Graph:
-    """The graph of a package that lies in `root`. What is imported from outside of it
-    is left out.
+    """The graph of a package that lies in `root`, without the modules that it imports
+    from outside.
     """
     files = {
         _nameOf(path.relative_to(root)): path for path in sorted((root / package).rglob("*.py"))
@@ -53,7 +53,9 @@ def _absolute(node: ast.ImportFrom, name: str, isPackage: bool) -> str:
 
 
 def _module(dotted: str, files: Mapping[str, Path]) -> str:
-    """The module of the package that a dotted name is in; empty when it is in none."""
+    """The module of the package that contains a dotted name; empty when none contains
+    it.
+    """
     while dotted and dotted not in files:
         dotted = dotted.rpartition(".")[0]
     return dotted
@@ -89,7 +91,7 @@ def circlesOf(graph: Graph) -> list[list[str]]:
 
 
 def layersOf(graph: Graph) -> dict[str, set[str]]:
-    """From each first-level part of a package to those that it imports."""
+    """From each first-level part of a package to the parts that it imports."""
     parts: dict[str, set[str]] = {}
     for module, targets in graph.items():
         part = module.split(".")[1:2]

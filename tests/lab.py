@@ -1,9 +1,9 @@
 """A domain inside one process: a control block, and as many members and brokers on it
 as a test wants, without threads or sockets.
 
-Brokers are given by their epochs, so a test can let a deposed one act after its
-successor has begun. The byte locks of one process do not exclude each other: what needs
-proof of death is tested with real processes (`support.Actor`).
+A test gives each broker its epoch, so it can let a deposed broker act after its
+successor has begun. The byte locks of one process do not exclude each other; therefore
+a test that needs the proof of a death uses real processes (`support.Actor`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def usage(name: str = "a", **changes: object) -> Usage:
 
 
 class Member:
-    """One claimed and entered slot; `die` is what the kernel does when its thread ends."""
+    """One claimed and entered slot. `die` does what the kernel does when the member's
+    thread ends.
+    """
 
     def __init__(self, block: ControlBlock) -> None:
         self.table = MemberTable(block)
@@ -66,7 +68,7 @@ class Member:
 
 
 class Lab:
-    """A control block and what stands on it."""
+    """A control block with its members and brokers."""
 
     def __init__(
         self, domain: str, maxMembers: int = 8, maxBuffers: int = 512, maxLeases: int = 256
@@ -100,7 +102,7 @@ class Lab:
         return made
 
     def broker(self, member: Member) -> Broker:
-        """A started broker, elected as the next; `step` it."""
+        """A started broker, elected as the next one. The test calls `step`."""
         old = self.election.term()
         term = self.election.replace(old, member.key.slot)
         assert term is not None
@@ -111,10 +113,8 @@ class Lab:
         made.start()
         return made
 
-    def settled(self, broker: Broker) -> Broker:
-        """The broker, after it has done the maintenance that begins its
-        term.
-        """
+    def afterMaintenance(self, broker: Broker) -> Broker:
+        """Return the broker after it has done the maintenance that begins its term."""
         for _ in range(50):
             broker.step(0)
         return broker
@@ -127,7 +127,7 @@ class Lab:
     def make(
         self, directory: Directory, creator: Member, name: str = "a", **changes: object
     ) -> tuple[int, int]:
-        """A LIVE row without memory; returns (row, incarnation)."""
+        """Make a LIVE row without memory; returns (row, incarnation)."""
         row, incarnation = directory.grant(creator.key, usage(name), 0)
         directory.rows.describe(row, describe(name, **changes))
         directory.commit(creator.key, row, incarnation, None)
@@ -155,7 +155,7 @@ __all__ = ["LIMITS", "Lab", "Member", "Term", "describe", "opened", "usage"]
 
 
 def bring(rows: RowTable, row: int, state: int, epoch: int = 1) -> None:
-    """Change a row to `state` by the shortest way of legal transitions."""
+    """Change a row to `state` by the shortest sequence of legal transitions."""
     ways = [[rows.state(row).state]]
     while (way := ways.pop(0))[-1] != state:
         ways += [
@@ -168,6 +168,6 @@ def bring(rows: RowTable, row: int, state: int, epoch: int = 1) -> None:
 
 
 def reclaim(broker: Broker, key: MemberKey) -> None:
-    """Take back everything of a member that is confirmed dead, all slices at once."""
+    """Reclaim everything of a member that is confirmed dead, in one call."""
     broker._reclaimer.begin(key)
     broker._reclaimer.finish()

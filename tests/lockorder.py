@@ -1,20 +1,21 @@
-"""The lock-order checker: which of Muninn's locks a thread may take while it has others.
+"""The lock-order checker: which of Muninn's locks a thread may take while it has
+others.
 
 `ORDER` states the order of `docs/design/0016-lock-order.md` as data. `install`, called
-before `muninn` is imported, puts a factory in the place of `_thread.RLock`. A lock that
-a module of Muninn creates is then an `_Ordered` lock, named by the module and the
-attribute; any other lock stays as it is.
+before `muninn` is imported, replaces `_thread.RLock` by a factory. A lock that a module
+of Muninn creates is then an `_Ordered` lock, named by the module and the attribute; any
+other lock stays as it is.
 
-When a thread enters an ordered lock, the checker compares the lock with those that the
-thread owns already. It appends a line to a file when `ORDER` does not have them in this
-sequence, or does not have the lock at all. A fixture of `conftest.py` reads the file
-after each test; the actors that a test starts write to the same file.
+When a thread enters an ordered lock, the checker compares the lock with the locks that
+the thread owns already. It appends a line to a file when `ORDER` does not have them in
+this sequence, or does not have the lock at all. A fixture of `conftest.py` reads the
+file after each test; the actors that a test starts write to the same file.
 
 The checker adds no bytecode between taking a lock and being inside its block. It runs
 in the getter of `__enter__`, before the lock is taken; the method that the getter
 returns is the one in C. A signal handler that raises in the getter finds nothing taken.
-Which locks the thread owns is asked of the locks themselves, so leaving a lock is not
-watched.
+The checker asks the locks themselves which of them the thread owns, so it need not
+watch a thread leave a lock.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ import sys
 from types import FrameType
 from typing import Any
 
-#: Tells the actors of a test where to report.
+#: The environment variable that tells the actors of a test where to report.
 VARIABLE = "TEST_LOCK_ORDER"
 
-#: Outermost first: a thread that owns a lock may take those that stand below it.
+#: Outermost first: a thread that owns a lock may take the locks that stand below it.
 ORDER = [
     "session.leaving.changing",
     "kernels.numbacuda._entering",
@@ -59,13 +60,13 @@ ORDER = [
     "devices.host.memory._closing",
     "devices.host.device._changing",
 ]
-#: Replaced by tests of this module.
+#: The tests of this module replace it.
 ranks = {name: rank for rank, name in enumerate(ORDER)}  # pylint: disable=invalid-name
 reportPath = os.devnull  # pylint: disable=invalid-name
 
 _PREFIX = "muninn."
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "muninn")
-#: They create locks for other modules, after which the locks are named.
+#: These modules create locks for other modules; a lock is named after its user.
 _CREATORS = {"muninn.system.forks", "muninn.system.green"}
 #: The line that creates a lock: an assignment, or a keyword of a call.
 CREATION = re.compile(r"(\w+)(?:: [^=]+)? ?= ?(?:_thread\.RLock|Guard|Condition)\(")
@@ -76,8 +77,8 @@ _names: dict[tuple[str, int], str] = {}
 
 
 class _Entering:
-    """`__enter__` of a lock that is compared with the order. An `ExitStack` takes it from
-    the class and gets the method in C, which compares nothing.
+    """`__enter__` of a lock that is compared with the order. An `ExitStack` takes it
+    from the class and gets the method in C, which compares nothing.
     """
 
     def __get__(self, lock: Any, kind: type[Any]) -> Any:
@@ -97,9 +98,9 @@ class _Ordered(_Plain):  # type: ignore[misc]
 
 
 class _Tried(_Ordered):
-    """A lock that is also acquired without a wait, which needs no order; it counts as
-    owned then. The lock of a `Guard` is not such a one: a fork acquires it, and must
-    not run any Python code there.
+    """A lock that is also acquired without a wait, which needs no order; afterwards it
+    counts as owned. The lock of a `Guard` is not of this class: a fork acquires it, and
+    must not run any Python code there.
     """
 
     __slots__ = ()
@@ -111,7 +112,7 @@ class _Tried(_Ordered):
 
 
 class _Factory:
-    """What stands in the place of `_thread.RLock`."""
+    """The replacement of `_thread.RLock`."""
 
     def __call__(self) -> Any:
         frame, isOfGuard = sys._getframe(1), False
@@ -128,31 +129,32 @@ class _Factory:
         return lock
 
     def __mro_entries__(self, _: object) -> tuple[Any]:
-        return (_Plain,)  # of `cleanups.Cleanup`, which only its own thread enters
+        return (_Plain,)  # `cleanups.Cleanup`'s lock: only its own thread enters it
 
 
 def install(path: str) -> None:
     """Check the locks that are created from now on, and report to the file `path`."""
     global reportPath
     reportPath = path
-    # Read now: a test may leave no descriptor when a lock is created, and may take so
-    # long that somebody edits the file meanwhile.
+    # Read now: a test may leave no free descriptor when a lock is created, and may take
+    # so long that somebody edits the file meanwhile.
     for source in glob.iglob(f"{_PACKAGE}/**/*.py", recursive=True):
         _read(source)
     _thread.RLock = _Factory()  # type: ignore[misc, assignment]
 
 
 def forget() -> None:
-    """Take the calling thread for one that has no lock. An interruption that a test plants
-    at every bytecode may come between the end of a block and the call that leaves the
-    lock, where no signal handler runs: CPython calls them at the end of a call.
+    """Treat the calling thread as one that has no lock. A test that plants an
+    interruption at every bytecode may raise between the end of a block and the call
+    that leaves the lock. No real signal handler runs there: CPython calls handlers at
+    the end of a call.
     """
     _own.stack = []
 
 
 def _follow(lock: _Ordered) -> list[str]:
-    """The names of the other locks that the calling thread owns. `lock` is about to
-    follow them.
+    """The names of the other locks that the calling thread owns when it is about to
+    take `lock`.
     """
     held = [each for each in getattr(_own, "stack", ()) if each is not lock and each._is_owned()]
     _own.stack = [*held, lock]
@@ -175,7 +177,7 @@ def _report(finding: str) -> None:
     while frame is not None and len(path) < _FRAMES:
         path.append(f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
         frame = frame.f_back
-    # By the system calls: a lock may be taken when the builtins have gone.
+    # Use the system calls: a thread may take a lock when the builtins are gone.
     with contextlib.suppress(OSError):
         fd = os.open(reportPath, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.write(fd, f"{finding}, at {' < '.join(path)}\n".encode())
@@ -183,7 +185,7 @@ def _report(finding: str) -> None:
 
 
 def _nameAt(path: str, line: int) -> str:
-    """What the statement in that line assigns to."""
+    """The name to which the statement in that line assigns."""
     if (path, line) not in _names:
         _read(path)
     return _names.get((path, line), f"line {line}")

@@ -23,8 +23,8 @@ BOUND_SECONDS = 60.0
 
 
 def program(name: str, **texts: str) -> str:
-    """A program of `tests/programs`, as an actor or ``python -c`` runs it. A name of the
-    program in capitals that is also an argument is replaced by the text for it.
+    """A program of `tests/programs`, as an actor or ``python -c`` runs it. If a word in
+    capitals in the program is also an argument, the argument's text replaces it.
     """
     code = (PROGRAMS / f"{name}.py").read_text()
     for placeholder, text in texts.items():
@@ -32,7 +32,7 @@ def program(name: str, **texts: str) -> str:
         assert word.search(code), f"{name} has no {placeholder}"
         lines = []
         for line in code.split("\n"):
-            # the lines of a text stand where its name stands
+            # The lines of a text stand where its name stands.
             indented = text.replace("\n", "\n" + line[: len(line) - len(line.lstrip())])
             lines.append(word.sub(indented.replace("\\", r"\\"), line))
         code = "\n".join(lines)
@@ -55,10 +55,10 @@ class Actor:
     code
         Run first; ``import muninn`` and numpy as np are done already.
     launcher
-        What the process is started by: a program and its arguments, to which this one's
-        are added.
+        A program and its arguments that start the process; the actor's own command line
+        is added to them.
     environment
-        On top of the test's own.
+        Variables in addition to those of the test.
     """
 
     def __init__(self, code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> None:
@@ -76,8 +76,8 @@ class Actor:
         self._process.stdin.flush()
 
     def result(self, bound: float = BOUND_SECONDS) -> Any:
-        """The value of what `begin` sent last. Raises `ActorError` when it raised, and
-        fails the test when it hangs.
+        """The value of the code that `begin` sent last. Raises `ActorError` when the
+        code raised, and fails the test when it hangs.
         """
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -93,25 +93,25 @@ class Actor:
         return answer["value"]
 
     def do(self, code: str, bound: float = BOUND_SECONDS) -> Any:
-        """Run code there and return the value of its last expression."""
+        """Run code in the process and return the value of its last expression."""
         self.begin(code)
         return self.result(bound)
 
     def isBusy(self) -> bool:
-        """Whether what `begin` sent is still running."""
+        """Whether the code that `begin` sent still runs."""
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             return not selector.select(0)
 
     def join(self) -> Actor:
-        """Be a member from now on."""
+        """Become a member."""
         self.do("muninn.domainInfo()['epoch']")
         return self
 
     def stop(self) -> None:
-        """SIGSTOP, and wait until no thread runs any more: each stops by itself, when
-        it next comes to the kernel.
+        """Send SIGSTOP, and wait until no thread runs any more: each thread stops when
+        it next enters the kernel.
         """
         os.kill(self.pid, signal.SIGSTOP)
         eventually(
@@ -127,8 +127,8 @@ class Actor:
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the kernel is through with it. Harmless when it is
-        dead already.
+        """Send SIGKILL, and wait until the kernel has ended the process. Harmless when
+        the process is dead already.
         """
         self._process.kill()
         self._process.wait(BOUND_SECONDS)
@@ -137,7 +137,7 @@ class Actor:
                 pipe.close()
 
     def leave(self) -> int:
-        """End politely; returns the exit status."""
+        """Let the process end by itself; returns the exit status."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         status = self._process.wait(BOUND_SECONDS)
@@ -146,8 +146,8 @@ class Actor:
 
 
 def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SECONDS) -> Any:
-    """Wait until `condition` is true and return its value; fail the test when it never
-    is.
+    """Wait until `condition` is true and return its value; fail the test when it stays
+    false.
     """
     deadline = time.monotonic() + bound
     while not (value := condition()):
@@ -169,8 +169,8 @@ def leftovers(domain: str) -> list[str]:
 
 
 class Background:
-    """A call on a thread of its own. `ended` fails the test when it does not return; a
-    wait that was lost would sleep on.
+    """A call on a thread of its own. `ended` fails the test when the call does not
+    return: a thread that missed its wake-up would sleep for ever.
     """
 
     def __init__(self, call: Callable[[], Any]) -> None:
@@ -188,15 +188,15 @@ class Background:
         return self._thread.is_alive()
 
     def asleep(self) -> Background:
-        """Once it has had time to fall asleep. A test that is too fast here passes, and
-        never fails for it.
+        """Return once the call has had time to fall asleep. A test that is too fast
+        here passes by mistake, and never fails by mistake.
         """
         time.sleep(0.1)
         assert self.isRunning(), self.value
         return self
 
     def ended(self, bound: float = 20.0) -> Any:
-        """What the call returned or raised."""
+        """The value that the call returned, or the exception that it raised."""
         self._thread.join(bound)
         assert not self.isRunning(), f"it still waits after {bound} s"
         return self.value

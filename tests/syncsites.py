@@ -1,6 +1,8 @@
-"""The places where words of other threads and processes are changed or waited for, and the comments that say with what each pairs.
+"""The sites at which a function changes or awaits a word of other threads and
+processes, and the comments that name the peer of each.
 
-A comment reads `SYNC <name>: pairs with <function>[ and <function>]`, and then says in words what becomes visible to whom.
+A comment reads `SYNC <name>: pairs with <function>[ and <function>]`, and then says in
+words which data become visible to which side.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-#: What changes a word, or sleeps on one. Loads are the other ends, which the names lead to.
+#: Calls that change a word, or sleep on one. Loads are the other ends; the names in the
+#: comments lead to them.
 _CHANGES = re.compile(
     r"^(store|exchange|cas|fetchAdd|raiseField|futexWait|futexWake)\w*\d$|^watch$|^kickWatcher$"
 )
@@ -40,14 +43,16 @@ class Function(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What one comment says."""
+    """The content of one comment."""
 
     name: str
     peers: tuple[str, ...]
 
 
 def pairsIn(function: Function) -> list[Pair]:
-    """What the comments of a function say; they may be broken into lines anywhere."""
+    """The pairs that the comments of a function name. A comment may be broken into
+    lines anywhere.
+    """
     joined = re.sub(r"\s*\n\s*(?:#|\*|//)?\s*", " ", function.text)
     return [
         Pair(name, tuple(peer.rstrip(".") for peer in peers.split(" and ")))
@@ -56,7 +61,9 @@ def pairsIn(function: Function) -> list[Pair]:
 
 
 def functionsOfPython(file: str, source: str) -> Iterator[Function]:
-    """All functions of a module, by their dotted names. What is in a function that is defined in another one is both's."""
+    """All functions of a module, by their dotted names. A function that is defined
+    inside another one belongs to both.
+    """
     lines = source.split("\n")
 
     def walk(node: ast.AST, path: tuple[str, ...]) -> Iterator[Function]:
@@ -93,7 +100,7 @@ def _isChange(function: ast.expr) -> bool:
 
 
 def functionsOfC(file: str, source: str) -> Iterator[Function]:
-    """The functions of a C file, each from the comment above it on."""
+    """The functions of a C file; each begins with the comment above it."""
     starts = list(_C_FUNCTION.finditer(source))
     for match in starts:
         begin, end = match.end(), match.end()
@@ -115,7 +122,7 @@ def functionsOfC(file: str, source: str) -> Iterator[Function]:
 
 
 def functions(root: Path) -> list[Function]:
-    """All of `muninn` and `cshim`."""
+    """All functions of `muninn` and `cshim`."""
     found: list[Function] = []
     for path in sorted((root / "muninn").rglob("*.py")):
         found += functionsOfPython(str(path.relative_to(root)), path.read_text())
@@ -125,7 +132,9 @@ def functions(root: Path) -> list[Function]:
 
 
 def unpaired(found: Sequence[Function], exempt: set[str]) -> list[str]:
-    """What is wrong: a change without a comment, a peer that does not exist, a name that stands at one end only."""
+    """The errors: a change without a comment, a peer that does not exist, a name that
+    stands at one end only.
+    """
     wrong = []
     for function in found:
         pairs = pairsIn(function)

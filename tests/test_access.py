@@ -23,8 +23,8 @@ from support import Actor, ActorError, Background, eventually, program
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
-#: Another process: `fill(stream, n)` lets a stream stand until `semaphore` is set, and
-#: then fill the buffer with n.
+#: Another process. `fill(stream, n)` makes a stream wait until `semaphore` is set, and
+#: then fills the buffer with n.
 OTHER = program("accessOnStreams", BYTES=str(BYTES))
 
 
@@ -42,7 +42,7 @@ def content(buffer: muninn.MuninnBuffer) -> list[int]:
 
 
 def isTold(scope: Any) -> bool:
-    """Whether who begins the access is told of a death."""
+    """Whether the access reports a death to the thread that begins it."""
     try:
         with scope:
             return False
@@ -57,8 +57,8 @@ def isTorn(buffer: muninn.MuninnBuffer) -> bool:
 def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(
     buffer: muninn.MuninnBuffer,
 ) -> None:
-    """Broken: a ticket was shown before the word that ends it was in the stream;
-    another thread put its wait before that word.
+    """Broken: a ticket was visible before the word that completes it was in the stream,
+    and another thread put its wait before that word.
     """
 
     def scopes(scope: Callable[[], Any]) -> None:
@@ -80,7 +80,7 @@ def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
     """Broken: `read()` looked for kernels before it waited for the generation, and
-    copied what they had not written yet.
+    copied bytes that the kernels had not written yet.
     """
     writer = actor(OTHER)
     writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
@@ -91,11 +91,11 @@ def test_aSnapshotThatWaitedForAPublicationWaitsForItsKernels(
     assert reading.ended() == [5] and buffer.generation == 2
 
 
-def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(
+def test_aReaderThatComesWhileAWriterIsInsideComesBehind(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Broken: it waited for those who had left, and read beside the one that was
-    inside.
+    """Broken: the reader waited for the writers that had left, and read beside the
+    writer that was inside.
     """
     writer, reader = actor(OTHER), actor(OTHER)
     writer.do("scope = inside(b.write(stream=s)); fill(s, 5)")
@@ -110,10 +110,10 @@ def test_aReaderThatComesWhileSomebodyIsWritingComesBehind(
     assert reader.do("s.synchronize(30); bytesOf(target)") == [5]
 
 
-def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(
+def test_aWriterThatComesWhileAReaderIsInsideComesBehind(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Broken: it overtook the reader's kernels, which had no ticket yet."""
+    """Broken: the writer overtook the reader's kernels, which had no ticket yet."""
     reader, writer = actor(OTHER), actor(OTHER)
     reader.do(
         "scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)"
@@ -124,7 +124,7 @@ def test_aWriterThatComesWhileSomebodyIsReadingComesBehind(
         assert raised.value.kind == "TimeoutError"
     writer.begin("with b.write(stream=s): fill(s, 5, stands=False)")
     time.sleep(0.05)
-    assert buffer.generation == 0, "it has not begun"
+    assert buffer.generation == 0, "the write has not begun"
     reader.do("scope.__exit__(None, None, None)")
     writer.result()
     assert writer.do("s.query()") is False
@@ -168,7 +168,7 @@ def test_aReaderInsideDoesNotWaitForTheWriterThatWaitsForIt(
 def test_aReaderThatLeavesWakesTheWriter(
     buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the writer slept on until its next look, every 50 ms."""
+    """Broken: the writer slept until its next look, which comes every 50 ms."""
     monkeypatch.setattr(readers, "_CHECK_NS", 60_000_000_000)
     reader = actor(OTHER)
     reader.do("scope = inside(b.read(stream=s))")
@@ -218,7 +218,7 @@ def test_whatAFailedAccessGaveItsStreamIsWaitedFor(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
     """Broken: an access that ended by an exception had no ticket, and its kernels
-    overwrote what the next writer had published.
+    overwrote the bytes that the next writer had published.
     """
     first = actor(OTHER)
     with pytest.raises(ActorError, match="no reason"):
@@ -233,8 +233,8 @@ def test_whatAFailedAccessGaveItsStreamIsWaitedFor(
 
 
 def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
-    """Broken: a write access of the host has no ticket, and readers went on being told
-    of the dead writer for ever.
+    """Broken: a write access of the host has no ticket, so every later reader was told
+    of the dead writer.
     """
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
@@ -252,12 +252,15 @@ def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> N
 def test_whatADeadWriterToreStaysTornHoweverManySignal(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Broken: its ticket left the ring, and what was half written was read as whole."""
+    """Broken: the dead writer's ticket left the ring, and readers took the half written
+    buffer for whole.
+    """
     writer = actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
     eventually(lambda: isTorn(buffer), "readers are told")
-    # a look of ours that came before the death was known still waits there
+    # The default stream may still wait for a read that began before the death was
+    # known.
     with contextlib.suppress(OwnerDied):
         device().asStream(None).synchronize(60)
     for _ in range(70):
@@ -270,8 +273,8 @@ def test_whatADeadWriterToreStaysTornHoweverManySignal(
 def test_aWriterThatCameBehindTheDeadOneMendsItAll(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Broken: its stream failed with the dead one's error, and what it had written was
-    called half written, three accesses long.
+    """Broken: the second writer's stream failed with the error of the dead one, and the
+    next three accesses called its data half written.
     """
     first, second = actor(OTHER), actor(OTHER)
     first.do(
@@ -301,8 +304,8 @@ CANNOT = {
 def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
     buffer: muninn.MuninnBuffer, actor: Start, kind: str, before: str, inside: str, error: str
 ) -> None:
-    """Broken: it let go, and its kernels came between, or behind, those of the next
-    writer.
+    """Broken: the access released the owner lock, and its kernels ran between or after
+    the kernels of the next writer.
     """
     first, second = actor(OTHER), actor(OTHER)
     first.do(before)
@@ -320,7 +323,7 @@ def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
     with pytest.raises(ActorError) as raised:
         first.do("b.write(timeout=0.3, stream=t).__enter__()")
     assert raised.value.kind == "TimeoutError", (
-        "nor does it come in itself; and it is no access of that thread any more"
+        "it does not begin another access itself, and that thread has no access any more"
     )
     second.begin("with b.write(stream=s): fill(s, 2, stands=False)")
     first.do("other.set(); semaphore.set()")
@@ -336,8 +339,8 @@ def test_anAccessThatCanPromiseNothingLastsUntilItsWorkIsOver(
 def test_anAccessEndsAlsoWhereNoThreadCanBeHad(
     buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Broken: the thread that was to end it could not be started either, and nobody
-    wrote the buffer again.
+    """Broken: the thread that was to end the access could not start either, and no
+    process could write the buffer again.
     """
     stream = device().createStream(0)
 
@@ -359,8 +362,8 @@ def test_anAccessEndsAlsoWhereNoThreadCanBeHad(
 def test_aReaderIsNotToldOfADeathThatALaterWriterMends(
     buffer: muninn.MuninnBuffer, actor: Start, how: str
 ) -> None:
-    """Broken: it waited for both, and was told of the first, whose bytes were the
-    second's by then; its stream kept that for ever.
+    """Broken: the reader waited for both writers and was told that the first had died,
+    although the second had written all bytes anew; its stream kept the error.
     """
     first, second, reader = actor(OTHER), actor(OTHER), actor(OTHER)
     first.do(
@@ -380,8 +383,8 @@ def test_aReaderIsNotToldOfADeathThatALaterWriterMends(
 def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: who was the last writer was read before the wait, and the one that wrote
-    all anew meanwhile did not count.
+    """Broken: the copy read the name of the last writer before it waited, so a writer
+    that wrote all bytes anew meanwhile did not count.
     """
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
@@ -401,11 +404,11 @@ def test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited(
     assert reading.ended() == [9]
 
 
-def test_whoIsInsideAnAccessDoesNotLeaveTheDomain(
+def test_aProcessInsideAnAccessDoesNotLeaveTheDomain(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Broken: it said good-bye, which others took for the end of its work, and its
-    kernels wrote what the next writer had published.
+    """Broken: the process said goodbye, and others took this for the end of its work;
+    its kernels then overwrote the bytes that the next writer had published.
     """
     first, second = actor(OTHER, MUNINN_IPC_GRACE_MS="200"), actor(OTHER)
     first.do("scope = inside(b.write(stream=s)); fill(s, 5); membership.current().leave()")
@@ -418,7 +421,9 @@ def test_whoIsInsideAnAccessDoesNotLeaveTheDomain(
 
 
 def test_oneThreadBeginsAnAccessAndAnotherEndsIt(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: a write access could not be ended so, and nobody wrote the buffer again."""
+    """Broken: the second thread could not end a write access, and no process could
+    write the buffer again.
+    """
     for scope in (buffer.write(stream=None), buffer.read(stream=None)):
         Background(scope.__enter__).ended()
         scope.__exit__(None, None, None)
@@ -435,7 +440,7 @@ def test_oneThreadBeginsAnAccessAndAnotherEndsIt(buffer: muninn.MuninnBuffer, ac
 def test_theLimitOfAnAccessIsForAllThatItWaitsFor(
     buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Broken: each of the things that an access waits for was given all of the time."""
+    """Broken: each wait of an access got the whole timeout."""
     asked, holdBack = list[float | None](), fences.holdBack
 
     def noting(*arguments: Any, timeout: float | None, **more: Any) -> None:
@@ -455,8 +460,8 @@ def test_theLimitOfAnAccessIsForAllThatItWaitsFor(
 def test_anAccessThatEndsAsTheNextBeginsIsNotTakenForTheNext(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Broken: a thread was taken to be inside already by an access that another thread
-    ended meanwhile, and came in beside the writer.
+    """Broken: a thread was taken to be inside an access that another thread ended
+    meanwhile, and entered beside the writer.
     """
     writer, first = actor(OTHER), buffer.read(stream=None)
     first.__enter__()

@@ -1,5 +1,5 @@
 """The architecture: imports point inward, `import muninn` loads nothing heavy, modules
-keep their size.
+stay small.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import pytest
 from imports import circlesOf, graphOf, layersOf
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: The packages, bottom up: each imports only those above it in this list, and what is
-#: `EVERYBODYS`.
+#: The packages, bottom up: each imports only packages above it in this list, and those
+#: of `EVERYBODYS`.
 LAYERS = (
     "system", "storage", "control", "wire", "interop", "devices", "kernels", "formats", "broker", "session", "sync", "api", "cli",
 )  # fmt: skip
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}
-#: What a package does not import although it is above: (package, other) → why.
+#: Packages that a package does not import although they are above it: (package, other)
+#: → why.
 FORBIDDEN = {
     ("broker", "devices"): "the broker decides, and calls no driver",
     ("broker", "interop"): "nor does it know arrays",
@@ -81,7 +82,7 @@ def test_everyPackageHasItsPlace() -> None:
 def test_modulesAndFunctionsKeepTheirSize() -> None:
     for path in modules():
         text = path.read_text()
-        assert text.count("\n") <= MAX_LINES, f"{path} has outgrown its walls"
+        assert text.count("\n") <= MAX_LINES, f"{path} is too long"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno - docstringLines(node)
@@ -89,7 +90,7 @@ def test_modulesAndFunctionsKeepTheirSize() -> None:
 
 
 def docstringLines(node: ast.FunctionDef) -> int:
-    """How many lines of a function are what its users read."""
+    """How many lines of a function are its docstring."""
     return 0 if ast.get_docstring(node) is None else (node.body[0].end_lineno or 0) - node.lineno
 
 
@@ -99,8 +100,8 @@ def test_everyModuleSaysWhatItIs() -> None:
 
 
 def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
-    """`ctypes` itself is for the bindings, and for private memory in a few places that
-    are named here.
+    """The bindings use `ctypes` itself, and so do a few modules with private memory,
+    which are named here.
     """
     allowed = {
         "system/atomics.py",
@@ -120,7 +121,7 @@ def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
         "interop/dlpack.py",
         "devices/cuda/ipc.py",
         "devices/cuda/driver.py",
-    }  # other people's structures, and the driver's
+    }  # structures of other libraries and of the driver
     using = {
         str(path.relative_to(PACKAGE)) for path in modules() if "import ctypes" in path.read_text()
     }
@@ -140,7 +141,7 @@ def test_importingLoadsNoGpuLibraryAndStartsNothing() -> None:
 
 @pytest.mark.parametrize("folder", ["system", "storage", "control", "wire", "broker", "session"])
 def test_noArraysBelowInterop(folder: str) -> None:
-    """A process in a domain works on addresses and bytes: `interop` alone makes arrays
+    """A process in a domain works on addresses and bytes: only `interop` makes arrays
     of them.
     """
     imported = {
@@ -158,8 +159,8 @@ def test_noArraysBelowInterop(folder: str) -> None:
 
 
 def test_joiningLoadsNoLibrary(domain: str) -> None:
-    """Broken: `hashlib` was loaded for one of its functions, and with it libcrypto: 3.4
-    MiB resident in each member.
+    """Broken: a module loaded `hashlib` for one of its functions, and with it
+    libcrypto: 3.4 MiB resident in each member.
     """
     code = "import sys, muninn; muninn.share(b'x').handle; print({'_hashlib', 'psutil', 'asyncio'} & set(sys.modules))"
     assert (
@@ -174,8 +175,8 @@ _LONGEST_PROGRAM = 10
 
 
 def longPrograms(folder: Path) -> list[str]:
-    """Where a string of more than ten lines is a Python program, which belongs into a
-    file: editors, linters and readers find nothing in a string.
+    """Find each string of more than ten lines that is a Python program. Such a program
+    belongs into a file: editors, linters and readers find nothing in a string.
     """
     found = []
     for path in sorted(folder.rglob("*.py")):
@@ -200,7 +201,7 @@ def longPrograms(folder: Path) -> list[str]:
 
 
 def textOf(node: ast.AST) -> str:
-    """What a string says; what is put into it is a name."""
+    """The text of a string; each value that an f-string inserts becomes a name."""
     if isinstance(node, ast.JoinedStr):
         return "".join(
             str(part.value) if isinstance(part, ast.Constant) else "name" for part in node.values

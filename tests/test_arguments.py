@@ -1,5 +1,5 @@
-"""Arguments that do not fit: the error names the function that was called, and what was
-meant.
+"""Arguments that do not fit: the error names the function that the user called and the
+right word.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", sorted(WRONG))
 def test_aKeywordThatIsNoneIsNamedWithTheNearest(domain: str, name: str) -> None:
-    """Broken: Python names what the function calls in its access, after the loader had
-    run, and never the nearest.
+    """Broken: Python named the inner function, raised after the loader had run, and
+    never gave the nearest keyword.
     """
     call, said = WRONG[name]
     with pytest.raises(TypeError, match=said):
@@ -86,8 +86,8 @@ def test_aKeywordThatIsNoneIsNamedWithTheNearest(domain: str, name: str) -> None
 def test_aLockIsNotWaitedForASecondBecauseItIsTrue(
     domain: str, actor: Callable[..., Actor]
 ) -> None:
-    """As the first argument of Python's own locks. Broken: True was one second, and
-    False none.
+    """Python's own locks take a boolean as their first argument. Broken: True meant one
+    second, and False no time.
     """
     actor("lock = muninn.Lock('lock'); lock.acquire()")
     lock: Any = muninn.Lock("lock")
@@ -119,7 +119,7 @@ def test_aLockIsNotWaitedForASecondBecauseItIsTrue(
             call()
 
 
-#: Call → what the error says: which argument it is, and what came.
+#: Call → the text of the error: which argument it is, and which value came.
 KINDS: dict[str, tuple[Callable[[], Any], str]] = {
     "list": (
         lambda: muninn.shareBundle([A]),
@@ -171,8 +171,8 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_anArgumentOfAnotherKindIsNamed(domain: str, name: str) -> None:
-    """Broken: `'list' object has no attribute 'items'`, `'int' object is not callable`,
-    or it was taken.
+    """Broken: the error was `'list' object has no attribute 'items'` or `'int' object
+    is not callable`, or the argument was accepted.
     """
     call, said = KINDS[name]
     with pytest.raises(TypeError, match=said):
@@ -181,7 +181,7 @@ def test_anArgumentOfAnotherKindIsNamed(domain: str, name: str) -> None:
 
 
 def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
-    """Broken: a bare UnicodeEncodeError, from the middle of a creation."""
+    """Broken: a creation raised a bare UnicodeEncodeError half way."""
     with pytest.raises(InvalidDtype, match="not valid Unicode"):
         muninn.array("n", 3, [("\ud800", "i4")])
     for call in (
@@ -195,8 +195,8 @@ def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
 
 @pytest.mark.parametrize("name", ["read", "open", "share", "acquire", "list"])
 def test_aCallAtTheLimitOfRecursionSaysSo(domain: str, name: str) -> None:
-    """Broken, up to Python 3.11: a bare ctypes.ArgumentError, which nobody who expects
-    a RecursionError catches.
+    """Broken, up to Python 3.11: the call raised a bare ctypes.ArgumentError, which a
+    handler of RecursionError does not catch.
     """
     buffer, lock = muninn.share(A, name="a"), muninn.Lock("lock")
 
@@ -220,7 +220,7 @@ def test_aCallAtTheLimitOfRecursionSaysSo(domain: str, name: str) -> None:
                 deep(depth)
             except (RecursionError, ctypes.ArgumentError) as error:
                 raised.add(type(error))
-                # It may have come between the lock and the return.
+                # The interruption may have come between the lock and the return.
                 atomics.lockRelease(lock) if lock._openBuffer.hasScopes() else None
     finally:
         sys.setrecursionlimit(limit)
@@ -240,7 +240,7 @@ def test_integersOfNumpyAreIntegers(domain: str) -> None:
 
 
 def test_aKeywordOfAMethodIsNamedWithTheNearest(domain: str) -> None:
-    """Broken: Python 3.12 and before name the method, and not what was meant."""
+    """Broken: Python 3.12 and older name the method, but not the nearest keyword."""
     buffer: Any = muninn.share(A, name="a")
     for call, said in (
         (lambda: buffer.write(strem=1), "write.*'strem': did you mean 'stream'"),
@@ -255,7 +255,7 @@ def test_aKeywordOfAMethodIsNamedWithTheNearest(domain: str) -> None:
 
 @pytest.mark.parametrize("after", ["2", 1.5, True])
 def test_aGenerationIsAnInteger(domain: str, after: object) -> None:
-    """Broken: `'<=' not supported`, and True was generation 1."""
+    """Broken: the error was `'<=' not supported`, and True counted as generation 1."""
     with pytest.raises(TypeError, match="after must be a generation"):
         muninn.share(A, name="a").waitNext(after=after, timeout=0)  # type: ignore[arg-type]
 
@@ -282,8 +282,8 @@ def test_aGenerationIsAnInteger(domain: str, after: object) -> None:
 def test_aKeywordThatIsRightIsNotBlamedForAnotherArgument(
     domain: str, call: Callable[[], Any], said: str
 ) -> None:
-    """Broken: what a function passes on was unexpected when an argument was missing or
-    there twice.
+    """Broken: when an argument was missing or given twice, the error called the
+    keywords unexpected that the function passes on.
     """
     with pytest.raises(TypeError, match=said):
         call()

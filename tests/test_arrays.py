@@ -1,5 +1,5 @@
-"""A foreign array on a GPU is described alike whatever protocol it speaks, and each
-thing that it says is checked first.
+"""A foreign array on a GPU has the same description in every protocol, and each value
+that it gives is checked first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Tensor:
 
 
 class Raising:
-    """One whose every word is an exception."""
+    """An array whose every attribute raises."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -94,7 +94,9 @@ class Raising:
 
 
 class GradientTensor(Tensor):
-    """As PyTorch's: on a GPU, and no interface until it is detached."""
+    """Like a tensor of PyTorch on a GPU that needs a gradient: it has no interface
+    until it is detached.
+    """
 
     @property
     def __cuda_array_interface__(self) -> Any:
@@ -102,7 +104,7 @@ class GradientTensor(Tensor):
 
 
 class WordlessTensor(Tensor):
-    """As PyTorch's of a dtype that has no typestr."""
+    """Like a tensor of PyTorch whose dtype has no typestr."""
 
     @property
     def __cuda_array_interface__(self) -> Any:
@@ -187,8 +189,8 @@ def test_knowsEveryTypestrOfFixedSize(typestr: str) -> None:
 
 def test_fieldsAreReadFromTheirDescription() -> None:
     descr = np.lib.format.dtype_to_descr(_STRUCTURE)
-    # The padding has become part of the list, and the dtype is the same for all that is
-    # read and written.
+    # The padding has become part of the list; the dtype is the same for everything that
+    # is read and written.
     found = describeArray(Interface(typestr=_STRUCTURE.str, descr=descr)).dtype
     assert (found.names, found.itemsize, found["at"]) == (
         ("id", "at"),
@@ -351,8 +353,8 @@ def test_keepsATensorsMemory() -> None:
 
 
 class OldTensor(Tensor):
-    """As PyTorch's: its interface is of the second version, and says nothing of
-    streams.
+    """Like an older tensor of PyTorch: its interface is of the second version, and says
+    nothing of streams.
     """
 
     @property
@@ -361,7 +363,7 @@ class OldTensor(Tensor):
 
 
 def test_anInterfaceThatSaysNothingOfStreamsIsNotBelieved() -> None:
-    """Broken: what a side stream still wrote was copied too early."""
+    """Broken: the copy ran before a side stream had written all of the data."""
     value, entered = OldTensor(), list[int]()
 
     @contextlib.contextmanager
@@ -448,7 +450,8 @@ def test_tensorsOfTheCpuAreNotOnADevice(torch: Any) -> None:
             describeArray(value)
 
 
-# --- What we offer ------------------------------------------------------------------
+# --- Arrays that we offer
+# ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [None, 1, 2, 0x55AA1234])

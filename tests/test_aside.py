@@ -24,8 +24,8 @@ from muninn.system.aside import Job, Latch
 from support import Background, eventually
 
 PACKAGE = Path(muninn.__file__).parent
-#: Locks that a thread must not meet while it has them, each for a reason that its own
-#: comment gives.
+#: Locks that a thread must not take again while it has them; the comment of each lock
+#: gives the reason.
 NOT_MET_AGAIN = {"session/releases.py", "sync/readers.py"}
 
 
@@ -39,7 +39,7 @@ def test_aLatchLetsEverybodyThrough() -> None:
 
 def test_aHandlerMayWaitForWhatItsThreadWaitsFor() -> None:
     """Broken, with `threading.Event`: the handler waited for the event's own lock,
-    which the thread that it interrupted had.
+    which the interrupted thread held.
     """
     latch, seen = Latch(), list[bool]()
     before = signal.signal(signal.SIGALRM, lambda *_: seen.append(latch.wait(60)))
@@ -70,7 +70,7 @@ def test_aJobIsDoneOnceWhoeverWaitsForIt() -> None:
 
     job = Job(work)
     waiting = [Background(lambda: job.result(60)) for _ in range(4)]
-    assert job.result(0.05) is None, "it is not over"
+    assert job.result(0.05) is None, "the wait is not over"
     go.set()
     assert [each.ended() for each in waiting] == [7] * 4 and job.result(0) == 7
     assert len(done) == 1 and done != [threading.get_ident()] and not aside.isOwn()
@@ -87,8 +87,8 @@ def test_whatAJobRaisesIsRaisedWhereItIsWaitedFor() -> None:
 
 
 def test_whatAJobRaisesKeepsNothingOnceItIsForgotten() -> None:
-    """Broken: the error had the frames of the job, and the job the error, so what a
-    failed join held stayed until the garbage collector came.
+    """Broken: the error kept the frames of the job and the job kept the error, so
+    everything that a failed join held stayed until the garbage collector ran.
     """
 
     class Held:
@@ -113,8 +113,8 @@ def test_whatAJobRaisesKeepsNothingOnceItIsForgotten() -> None:
 
 
 def test_aLockMayBeMetAgainOnItsOwnThread() -> None:
-    """By a handler or a finalizer, in the middle of what it guards. Broken: whoever
-    came again waited for himself.
+    """A handler or a finalizer interrupts the code that the lock guards, and takes the
+    lock again. Broken: the thread waited for itself.
     """
     plain = {
         str(path.relative_to(PACKAGE))
@@ -125,8 +125,8 @@ def test_aLockMayBeMetAgainOnItsOwnThread() -> None:
 
 
 class _Held:
-    """What this thread has, for which a finalizer on one of Muninn's threads would have
-    to wait.
+    """Objects and locks that this thread has, for which a finalizer on one of Muninn's
+    threads would have to wait.
     """
 
     def __init__(self, undo: contextlib.ExitStack) -> None:
@@ -156,8 +156,8 @@ class _Held:
         self.undo.enter_context(lock)
 
 
-#: What this thread does before, and the call that would have to wait for it. Broken:
-#: each stood still, and with it the thread that serves.
+#: An action of this thread, and the call that would then have to wait. Broken: each
+#: call blocked, and with it the thread that serves.
 _WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] = {
     "a lock": (lambda held: held.lock.acquire(), lambda held: held.lock.acquire()),
     "a lock, for a while": (
@@ -175,10 +175,10 @@ _WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] =
     ),
     "readers": (lambda held: held.readsOnStream(), lambda held: held.buffer.write().__enter__()),
     "a generation": (lambda held: None, lambda held: held.buffer.waitNext(timeout=60)),
-    "a name": (lambda held: None, lambda held: muninn.open("nobody's", timeout=60)),
+    "a name": (lambda held: None, lambda held: muninn.open("missing", timeout=60)),
     "a new array": (lambda held: None, lambda held: muninn.array("new", 4)),
     "a new lock": (lambda held: None, lambda held: muninn.Lock("new")),
-    "what another loads": (
+    "another's load": (
         lambda held: None,
         lambda held: muninn.shareOnce("new", lambda: np.zeros(4)),
     ),
@@ -189,11 +189,11 @@ _WAITS: dict[str, tuple[Callable[[_Held], object], Callable[[_Held], object]]] =
     ),
     "a stream": (lambda held: None, lambda held: held.stream.synchronize()),
     "a departure": (lambda held: held.departs(), lambda held: held.lock.acquire()),
-    "whoever opens": (
+    "an open": (
         lambda held: held.has(held.member.leaseLock),
         lambda held: muninn.open("other"),
     ),
-    "whoever signals": (
+    "a signal": (
         lambda held: held.has(held.openBuffer.fencing),
         lambda held: held.buffer.signal(held.stream),
     ),

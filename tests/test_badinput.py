@@ -1,5 +1,5 @@
-"""Bad input: a typed error with code, reason and fix; nothing leaks, and no other
-process is harmed.
+"""Bad input: each raises a typed error with code, reason and fix, leaks nothing, and
+harms no other process.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The control block: whole and of this version, or a typed error; created once, even if
-several processes come at the same time.
+"""The control block: it is whole and of this version, or a typed error is raised; it is
+created once, even if several processes arrive at the same time.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def test_aBlockThatNeverHadAnIdentityIsReplaced(lab: Lab) -> None:
 
 
 def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
-    """Whoever withdrew it died half way. Broken: unless a slot was locked a new one
-    took its place, and all buffers went with it.
+    """A process died while it withdrew the block. Broken: unless a slot was locked, a
+    new block replaced it, and all buffers were lost.
     """
     before = os.stat(lab.paths.blockPath).st_ino
     damage(lab, layout.VERSION_OFFSET, bytes(4))
@@ -85,8 +85,8 @@ def test_aWithdrawnBlockIsGivenBack(lab: Lab) -> None:
 
 @pytest.mark.parametrize("identity", [None, bytes(8)])
 def test_aWithdrawnBlockOfAnotherVersionIsRefused(lab: Lab, identity: bytes | None) -> None:
-    """A repair or an exit of it was killed half way. Broken: it was given this
-    program's version, and its words were believed.
+    """A process of another version was killed while it repaired or left its block.
+    Broken: the block got this program's version, and its words were believed.
     """
     damage(lab, layout.VERSION_OFFSET, struct.pack("<I", layout.VERSION + 1))
     if identity is not None:
@@ -100,7 +100,7 @@ def test_aWithdrawnBlockOfAnotherVersionIsRefused(lab: Lab, identity: bytes | No
 
 
 def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
-    """A program of another version makes the block, and dies as it withdraws it."""
+    """A program of another version makes the block, and dies while it withdraws it."""
     assert lab.block.bytes[
         layout.LAYOUT_VERSION_OFFSET : layout.LAYOUT_VERSION_OFFSET + 4
     ] == struct.pack("<I", layout.VERSION)
@@ -111,8 +111,8 @@ def test_aBlockKnowsItsVersionWhileItIsWithdrawn(lab: Lab) -> None:
 
 
 def test_aNewBlockRemovesTheCopiesOfTheDead(lab: Lab) -> None:
-    """Of brokers that died while they copied. Broken: nobody came in where a copy had
-    the room that the new block needs.
+    """Brokers died while they copied their journals. Broken: no process could join when
+    a copy had the space that the new block needs.
     """
     left = f"{lab.paths.journalPath(3)}.new"
     with open(left, "wb") as file:
@@ -138,8 +138,8 @@ def test_bothNamesLeadToOneBlock(lab: Lab) -> None:
 
 
 def test_aBlockOfAnotherLockFileIsNotJoined(lab: Lab) -> None:
-    """Its slot bytes are in a file that is gone. Broken: whoever came took living
-    members' slots for free.
+    """The slot bytes of the block are in a file that is gone. Broken: a process that
+    joined took the slots of living members for free.
     """
     os.rename(lab.paths.directory, f"{lab.paths.directory}.old")
     other = LockFile(lab.paths)
@@ -164,8 +164,8 @@ def test_aFailedCreationLeavesWhatWasThere(lab: Lab) -> None:
 def test_aFailedCreationTakesWithItWhatItMade(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """On a full `/dev/shm`. Broken: each attempt left an unpublished block and a
-    journal, in the space that the next attempt needed.
+    """`/dev/shm` is full. Broken: each attempt left an unpublished block and a journal,
+    in the space that the next attempt needed.
     """
     Journal(lab.paths, 1).close()
     made: list[Paths] = []
@@ -186,7 +186,7 @@ def test_aFailedCreationTakesWithItWhatItMade(
         create(lab.paths, lab.lockFile, lab.block.geometry, adopt)
     if step != "link":
         assert sorted(os.listdir(lab.paths.directory)) == before
-    else:  # it has one name by now, which is enough
+    else:  # the block has one of its names by now, which is enough
         assert made[0].epochsOf("journal") == [7] and not lab.block.hasName()
 
 
@@ -194,8 +194,8 @@ def test_aFailedCreationTakesWithItWhatItMade(
 def test_aCreatorThatLostCreateGivesNothingTheDomainsName(
     lab: Lab, actor: Start, hasEnded: bool
 ) -> None:
-    """A read of the lock file drops the lock. Broken: the block of the next creator,
-    half filled, got the name.
+    """The creator reads the lock file, which drops its lock. Broken: the half filled
+    block of the next creator got the name.
     """
     other = actor(
         "from muninn.control.creation import create\nfrom muninn.control.lockfile import LockFile\nfrom muninn.storage.paths import Paths\n"
@@ -228,7 +228,9 @@ def test_aCreatorThatLostCreateGivesNothingTheDomainsName(
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
 @pytest.mark.parametrize("mode", [0o600, 0o666])
 def test_aBlockNameThatAnotherUserTookIsAvoided(domain: str, actor: Start, mode: int) -> None:
-    """Broken: it was joined, written to, and truncated under its victim."""
+    """Broken: the process joined the other user's block and wrote to it, and the other
+    user truncated it.
+    """
     path = f"/dev/shm/muninn-{os.getuid()}-{domain}"
     with open(path, "wb") as file:
         file.truncate(1 << 20)
@@ -242,8 +244,8 @@ def test_aBlockNameThatAnotherUserTookIsAvoided(domain: str, actor: Start, mode:
 
 
 def test_aFirstProcessWithAHardUmaskLeavesADomainForAll(domain: str, actor: Start) -> None:
-    """Broken: files of mode 0, which no other process of the user could open; root can,
-    and looks at the modes.
+    """Broken: the files had mode 0, and no other process of the user could open them;
+    root can, so the test looks at the modes.
     """
     first = actor(
         "os.umask(0o777)\nmuninn.share(np.arange(3), name='a')\nmuninn.share(np.arange(3), name='b', mode='fastMode')"
@@ -265,9 +267,9 @@ def test_aBlockOfAnotherBootGoesWithAllThatItNamed(lab: Lab) -> None:
     assert lab.paths.segments() == [] and lab.paths.epochsOf("journal") == []
 
 
-def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> None:
-    """Its last member but one was killed while it withdrew it: the version reads 0, and
-    a member lives in it.
+def test_aBlockThatAMemberStillUsesIsNotReplaced(domain: str, actor: Start) -> None:
+    """The last member but one was killed while it withdrew the block: the version reads
+    0, and one member still uses the block.
     """
     member = actor("buffer = muninn.share(b'x', name='a')")
     member.do(
@@ -276,7 +278,7 @@ def test_aBlockThatSomebodyStillUsesIsNotReplaced(domain: str, actor: Start) -> 
     assert bytes(muninn.open("a").array) == b"x"
 
 
-def test_onlyOneBlockIsMadeByManyWhoComeAtOnce(domain: str, actor: Start) -> None:
+def test_manyProcessesThatComeAtOnceMakeOneBlock(domain: str, actor: Start) -> None:
     parent = actor()
     parent.do(program("manyJoinAtOnce"))
     assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 12
@@ -330,7 +332,7 @@ def test_aGeometryHasRoomForEachOfItsParts(limits: tuple[int, int, int]) -> None
     assert geometry.indexSlots >= 2 * geometry.maxBuffers >= 2 * limits[1]
 
 
-def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(
+def test_theBlockIsMadeUnderItsLockAndTheWaitForItIsBounded(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: `openOrCreate` made a block without the CREATE byte; `creating` waited
@@ -350,10 +352,8 @@ def test_theBlockIsMadeUnderItsLockAndNobodyWaitsForItForEver(
     lockFile.close()
 
 
-def test_aCreatorThatDiesHalfWayLeavesNobodysBlock(
-    domain: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Broken: the header was written with its version, before the secret was."""
+def test_aCreatorThatDiesHalfWayLeavesNoBlock(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the creator wrote the header with its version before it wrote the secret."""
 
     class Died(BaseException):
         pass

@@ -59,7 +59,7 @@ def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
     """Broken: `step` without a look at the election; `start` without the fence."""
     lab, broker, own = served
     row, incarnation = lab.make(broker._directory, own)
-    assert lab.settled(broker).lacks("nobody's")
+    assert lab.afterMaintenance(broker).lacks("nobody's")
     successor = lab.broker(lab.member())
     assert not broker.lacks("nobody's"), "the successor may have given it to somebody"
     with pytest.raises(Deposed):
@@ -126,13 +126,13 @@ def test_nobodyWaitsForTheMemoryOfWhatWasFreed(served: tuple[Lab, Broker, Member
 def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
     """Broken: right after a takeover the name of lost memory was taken for somebody's."""
     member, before = lab.member(), lab.member()
-    old = lab.settled(lab.broker(before))
+    old = lab.afterMaintenance(lab.broker(before))
     row, incarnation = old._directory.grant(member.key, usage("f", mode=Mode.FAST, gpu=0), 1 << 40)
     old._directory.rows.describe(row, describe("f", mode=Mode.FAST, gpu=0, transport="memfd"))
     old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
     for _, descriptor in old.handOver():
         os.close(descriptor)
-    broker = lab.settled(lab.broker(lab.member()))
+    broker = lab.afterMaintenance(lab.broker(lab.member()))
     create = {
         "op": "create",
         "name": "f",

@@ -94,8 +94,8 @@ def test_aDeadWriterIsSeenAndRepaired(domain: str, actor: Start) -> None:
 def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(
     domain: str, monkeypatch: pytest.MonkeyPatch, takes: bool
 ) -> None:
-    """Broken: between two accesses the owner lock is free, and the odd word of the next
-    one was taken for that of the one before.
+    """Broken: the owner lock is free between two accesses, and the waiter took the odd
+    word of the next access for that of the last one.
     """
     mine = muninn.share(np.zeros(2))
     generation = mine._checked().generation
@@ -113,8 +113,8 @@ def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(
 def test_whatWasPublishedBeforeAWriterDiedIsTold(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: one that published, and gave up its next access before the waiter looked,
-    was said to have died before it published.
+    """Broken: the writer published and gave up its next access before the waiter
+    looked, and the waiter was told that it had died before it published.
     """
     mine = muninn.share(np.zeros(2))
     generation, check = mine._checked().generation, publications.writerIsDead
@@ -135,8 +135,8 @@ def test_whatWasPublishedBeforeAWriterDiedIsTold(
 def test_aCopyInsideAnAccessDoesNotWaitForAWriterThatWaitsForIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: of what a writer had given up, and the next writer was about to write
-    anew, a starved copy was a timeout for both.
+    """A writer gave up, and the next writer waits to write all anew. Broken: a copy
+    that starved in between let both time out.
     """
     mine, copy = muninn.share(np.zeros(2), name="left"), generations.Generation.copy
     other = actor("buffer = muninn.open('left', access='readWrite')")
@@ -210,8 +210,8 @@ def test_aWaitEndsWithItsTime(domain: str, actor: Start) -> None:
 
 
 def test_waitsInAsyncio(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: whoever had its publication woke all who waited for the next: forty tasks
-    took sixteen hundred wakings for each.
+    """Broken: each task that had its publication woke all tasks that waited for the
+    next one: forty tasks took sixteen hundred wake-ups for each publication.
     """
     mine = muninn.share(np.zeros(1))
     wake, wakings = generations.Generation.wake, list[None]()
@@ -272,8 +272,8 @@ def test_readsIntoWhatItIsGiven(domain: str) -> None:
 
 
 def test_aConsumerTakesNoPublicationTwice(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a publication between `waitNext` and `read` was read, and then returned
-    by the next `waitNext`: read twice.
+    """Broken: the consumer read a publication that came between `waitNext` and `read`,
+    and the next `waitNext` returned it again.
     """
     with muninn.share(np.zeros(3), name="a") as buffer:
         publish, out = muninn.open("a", access="readWrite"), np.empty(3)
@@ -290,7 +290,7 @@ def test_aConsumerTakesNoPublicationTwice(domain: str, monkeypatch: pytest.Monke
         monkeypatch.setattr(generations.Generation, "copyNow", between)
         known = buffer.waitNext(5, after=0, out=out)
         assert (known, out[0]) == (4, 2), (
-            "the generation that is in it, not the one that was awaited"
+            "the generation that the buffer has, and not the awaited one"
         )
         with pytest.raises(TimeoutError):
             buffer.waitNext(0.01, after=known, out=out)
@@ -440,7 +440,8 @@ def test_closingTwiceIsFineAndUseAfterwardsIsNot(domain: str) -> None:
     assert "closed" in mine._repr_html_()
 
 
-# --- what others take it for --------------------------------------------------------
+# --- how other libraries see it
+# ---------------------------------------------------------
 
 
 def test_describesItself(domain: str) -> None:
@@ -489,7 +490,7 @@ def test_showsItselfInNotebooks(domain: str) -> None:
 
 
 def test_aForkedChildDoesNotEndItsParentsAccess(domain: str) -> None:
-    """Broken: the child published the half of its parent's write, and released the
+    """Broken: the child published its parent's half written data, and released the
     parent's owner lock.
     """
     buffer = muninn.share(np.zeros(4), name="a")
@@ -504,10 +505,10 @@ def test_aForkedChildDoesNotEndItsParentsAccess(domain: str) -> None:
     assert buffer.generation == 2 and buffer.read().sum() == 4
 
 
-def test_whoWaitsForAWriterThatGivesUpIsToldAtOnce(
+def test_aWaiterIsToldAtOnceThatTheWriterGaveUp(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: a writer that raised woke nobody, which the next look every 0.2 s hid."""
+    """Broken: a writer that raised woke no waiter; the look every 0.2 s hid this."""
     monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
     buffer = muninn.share(np.zeros(4), name="a")
     waiting = Background(lambda: buffer.waitNext())
@@ -518,7 +519,7 @@ def test_whoWaitsForAWriterThatGivesUpIsToldAtOnce(
 
 
 def test_aFenceThatCanNotBeRecordedIsPoisoned(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: its ticket stayed pending, and who waited for it hung."""
+    """Broken: the ticket stayed pending, and a process that waited for it hung."""
     buffer = muninn.share(np.zeros(4), name="a")
     buffer.signal()
 
@@ -537,7 +538,7 @@ def test_aFenceThatCanNotBeRecordedIsPoisoned(domain: str, monkeypatch: pytest.M
 
 
 def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
-    """Broken: `write` without the owner lock."""
+    """Broken: `write` did not take the owner lock."""
     buffer = muninn.share(np.zeros(4), name="a", access="readWrite")
     other = actor("scope = muninn.open('a', access='readWrite').write()\nscope.__enter__()[0] = 7")
     assert other.do("1") == 1 and buffer.generation == 1
@@ -550,8 +551,9 @@ def test_aWriterKeepsTheOthersOut(domain: str, actor: Start) -> None:
 
 
 def test_anObjectOfAnotherDomainIsRefused(domain: str, actor: Callable[..., Actor]) -> None:
-    """Inherited by fork, used after a change of domain. Broken: (row, incarnation)
-    named another buffer there, and its bytes were the answer.
+    """A process inherits an object by fork, changes its domain, and uses the object.
+    Broken: (row, incarnation) named another buffer in that domain, and its bytes were
+    returned.
     """
     other = actor(
         "held = muninn.share(np.full(3, 666), name='payroll')", MUNINN_DOMAIN=f"{domain}-b"
@@ -580,8 +582,8 @@ except muninn.MuninnError as error: said = type(error).__name__
 def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(
     domain: str, actor: Start, removed: str, made: str
 ) -> None:
-    """Broken: row and incarnation were freed in the block that came after it, where
-    they are a stranger's buffer.
+    """Broken: the process freed (row, incarnation) in the next block, where they name a
+    buffer of another process.
     """
     holder = actor(f"mine = {made}")
     paths = Paths(os.getuid(), domain)
@@ -616,7 +618,7 @@ def test_freeingWhatWasOfALostBlockFreesNothingOfTheNext(
 def test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne(
     domain: str, actor: Start, change: str, made: str
 ) -> None:
-    """What a forked child inherited. Broken: as above."""
+    """A forked child inherited the object. Broken: as above."""
     parent = actor(f"mine = {made}")
     code = program("childFreesInAnotherDomain", CHANGE=change, FREED=_FREED.strip())
     try:
@@ -627,7 +629,9 @@ def test_freeingWhatIsOfAnotherDomainFreesNothingInThisOne(
 
 
 def test_freeingWhatIsFreeAlreadyIsFineWhereverTheProcessIs(domain: str, actor: Start) -> None:
-    """Its own block says so, and nobody joins another one for it."""
+    """The block of the object says that it is free, so the process joins no other block
+    to free it.
+    """
     changing = actor(
         "mine = muninn.share(np.arange(3), name='mine'); again = muninn.open('mine'); mine.free()"
     )

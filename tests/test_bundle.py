@@ -97,8 +97,8 @@ def test_aDamagedManifestIsRefused(domain: str) -> None:
 
 
 def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
-    """Its bytes are a buffer: one writer at a time, generations, and reads that are
-    never torn.
+    """The arrays of a bundle are one buffer: one writer at a time, generations, and
+    reads that are never torn.
     """
     with muninn.shareBundle({"a": np.arange(5), "b": np.ones(3, "f4")}, name="model") as bundle:
         with bundle.buffer.write():
@@ -121,8 +121,8 @@ def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
     ],
 )  # fmt: skip
 def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
-    """Whole as msgpack, and none of ours. Broken, the errors were those of numpy, some
-    only when an array was asked for.
+    """The manifests are whole as msgpack, but describe no bundle. Broken: the errors
+    were those of numpy, and some came only when an array was asked for.
     """
     raw = msgpack.packb(entries)
     memory = SimpleNamespace(copyBytes=lambda *_: raw)

@@ -1,5 +1,5 @@
-"""Candidacy: a member that can serve becomes the broker; if none can, every member is
-told why.
+"""Candidacy: a member that can serve becomes the broker; if no member can, every member
+is told why.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def test_aBrokerThatComesToItsLimitsLetsAnotherServe(domain: str, actor: Start) 
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_aNewcomerThatNobodyCanTakeIsToldWhy(domain: str, actor: Start) -> None:
-    """Broken: `BrokerUnavailable` after the request timeout, and never a word of
-    descriptors.
+def test_aNewcomerThatNoBrokerCanTakeIsToldWhy(domain: str, actor: Start) -> None:
+    """Broken: the newcomer got `BrokerUnavailable` after the request timeout, and no
+    word of descriptors.
     """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     broker = actor(_FEW + "muninn.share(b'x', name='x')")
@@ -73,7 +73,7 @@ def test_aNewcomerThatNobodyCanTakeIsToldWhy(domain: str, actor: Start) -> None:
             DescriptorsExhausted, match=rf"process {broker.pid} .* may open 64 descriptors"
         ):
             muninn.share(b"y")
-        assert muninn.open("x").nbytes == 1, "an open asks nobody"
+        assert muninn.open("x").nbytes == 1, "an open asks no broker"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert epochNow() == epoch
@@ -82,9 +82,9 @@ def test_aNewcomerThatNobodyCanTakeIsToldWhy(domain: str, actor: Start) -> None:
     assert broker.do("muninn.share(b'z', name='z').name") == "z"
 
 
-def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
-    """A journal that may not grow, say. Broken: it was elected, and its term was an
-    error for everybody.
+def test_aMemberThatCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
+    """A member can not serve, for example because its journal may not grow. Broken: it
+    was elected, and each request of its term was an error.
     """
     broker = actor().join()
     limited = actor(_FEW + "limit(resource.RLIMIT_FSIZE, 65536)\nmuninn.domainInfo()").join()
@@ -94,7 +94,7 @@ def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
     able = actor().join()
     assert able.do("muninn.share(b'y', name='y').name") == "y"
     assert (
-        eventually(lambda: limited.do("muninn.domainInfo()['brokerPid']"), "somebody serves")
+        eventually(lambda: limited.do("muninn.domainInfo()['brokerPid']"), "a member serves")
         == able.pid
     )
     assert limited.do("muninn.share(b'z', name='z').name") == "z"
@@ -104,8 +104,8 @@ def test_whoCanNotServeDoesNotStand(domain: str, actor: Start) -> None:
 def test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe(
     domain: str, actor: Start, fileBytes: int
 ) -> None:
-    """Broken: everybody was told that /dev/shm is full, and to free buffers, for as
-    long as that broker lived.
+    """Broken: as long as that broker lived, each member was told that /dev/shm is full,
+    and to free buffers.
     """
     broker = actor("import resource\nmuninn.share(b'x', name='x')")
     able = actor().join()
@@ -121,7 +121,7 @@ def test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe(
         *(f"y{number}" for number in range(300)),
     }
     muninn.free("y0")
-    assert broker.do("muninn.open('y1').nbytes") == 1, "it goes on as a member"
+    assert broker.do("muninn.open('y1').nbytes") == 1, "the old broker goes on as a member"
     with pytest.raises(ActorError, match="write no file of more than .* Raise its `ulimit -f`"):
         broker.do("muninn.share(np.zeros(1 << 20))")
 
@@ -132,11 +132,11 @@ def test_theAblestIsChosen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.members.tellSpareDescriptors(few.key.slot, OWN_DESCRIPTORS + 2)
     lab.members.tellSpareDescriptors(many.key.slot, OWN_DESCRIPTORS + 3)
     term = Term(1, None)
-    assert standing.choice(term) == own.key.slot, "who can serve all asks for nobody else"
+    assert standing.choice(term) == own.key.slot, "a member that can serve all chooses itself"
     monkeypatch.setattr(standing, "_spare", lambda: OWN_DESCRIPTORS + 2)
     assert (standing.choice(term), standing.abler()) == (many.key.slot, many.key.slot)
     assert standing.choice(Term(1, many.key.slot)) == own.key.slot, (
-        "not the one whose term has ended"
+        "and not the member whose term has ended"
     )
     many.die()
     assert (standing.choice(term), standing.abler()) == (own.key.slot, None)
@@ -146,8 +146,10 @@ def test_theAblestIsChosen(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert standing.choice(term) is None
 
 
-def test_whoHasFailedStandsAgainLaterEachTime(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it stood again at once, for ever."""
+def test_aMemberThatHasFailedStandsAgainLaterEachTime(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the member stood again at once, for ever."""
     now = 100.0
     monkeypatch.setattr(candidacy.clock, "now", lambda: now)
     standing = Candidacy(lab.block, lab.members, lab.member().key)
@@ -161,10 +163,10 @@ def test_whoHasFailedStandsAgainLaterEachTime(lab: Lab, monkeypatch: pytest.Monk
     assert standing.choice(Term(1, None)) is not None
     now += 60
     standing.resigned(Term(1, None), RuntimeError("no luck"))
-    assert standing._standsAgainAt - now < 0.1, "what is long ago is forgotten"
+    assert standing._standsAgainAt - now < 0.1, "an old failure is forgotten"
 
 
-def test_whoAsksWhileNobodyCanServeIsToldWhy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aRequestWhileNoMemberCanServeIsToldWhy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     standing = Candidacy(lab.block, lab.members, lab.member().key)
     slept: list[float] = []
     monkeypatch.setattr(clock, "sleep", slept.append)
@@ -177,7 +179,7 @@ def test_whoAsksWhileNobodyCanServeIsToldWhy(lab: Lab, monkeypatch: pytest.Monke
 
 
 def test_aBrokerThatResignsSaysWhyInOneLine(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """What has a type and a fix needs no traceback; what nobody knows does."""
+    """A known error, with a type and a fix, needs no traceback; an unknown one does."""
     member = lab.member()
     standing = Candidacy(lab.block, lab.members, member.key)
     known = (
@@ -194,9 +196,11 @@ def test_aBrokerThatResignsSaysWhyInOneLine(lab: Lab, caplog: pytest.LogCaptureF
     )
 
 
-def test_whoSeesAnotherMemoryIsNobodysSuccessor(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its root may have a `/proc`: broken, it was told of as one that can serve, chosen
-    by others, and stood aside, again and again.
+def test_aMemberThatSeesAnotherMemoryIsNoSuccessor(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other root may have a `/proc`. Broken: such a member counted as one that can
+    serve; others chose it, and it stood aside, again and again.
     """
     member, other = lab.member(), lab.member()
     standing, choosing = (
@@ -217,8 +221,8 @@ def test_whoSeesAnotherMemoryIsNobodysSuccessor(lab: Lab, monkeypatch: pytest.Mo
 def test_aPauseThatBeginsOrEndsInBetweenIsNoReason(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, begins: bool
 ) -> None:
-    """Broken: who asked in that very moment was told of the one failure, as of one that
-    lasts.
+    """Broken: a member that asked in this moment was told of one failure as if it
+    lasted.
     """
     now = 100.0
     monkeypatch.setattr(candidacy.clock, "now", lambda: now)

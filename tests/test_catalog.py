@@ -1,4 +1,4 @@
-"""The catalog: names are taken once, and sums are the sums of the rows."""
+"""The catalog: each name is granted once, and the sums are the sums of the rows."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_describesARowAsItsUsage() -> None:
 
 
 def test_aRowForgetsNoOthersName(lab: Lab) -> None:
-    """Broken: whoever had given a name up took it from its next owner too."""
+    """Broken: a row that had given up its name removed the name of its next owner too."""
     catalog = Catalog(lab.rows, _LIMITS)
     catalog.add(1, usage())
     catalog.forgetName(1)
@@ -122,8 +122,8 @@ def test_aRowForgetsNoOthersName(lab: Lab) -> None:
 
 
 def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
-    """Rows that found no room in the index. Broken: what the index did not have was
-    free for others.
+    """The index had no room for some rows. Broken: the catalog called each name free
+    that the index did not have.
     """
     directory, member = lab.directory(1), lab.member()
     rows = [lab.make(directory, member, f"n{number}") for number in range(5)]
@@ -138,9 +138,9 @@ def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
     assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
 
 
-def test_aNameIsNobodysOnceAllAreInTheIndex(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked on any thread: the one that serves may put the name into the index between
-    the look there and the look at how far it came.
+def test_aNameIsFreeOnceAllOthersAreInTheIndex(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any thread may ask: the thread that serves may put the name into the index after
+    the asking thread looked there, and before it looks how far the index is filled.
     """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member, "late")
@@ -175,8 +175,8 @@ def test_aNameThatTheIndexHasNoRoomForIsKept(lab: Lab, monkeypatch: pytest.Monke
 
 
 def test_whatWasThereBeforeCountsUntilItIsGone(lab: Lab) -> None:
-    """Broken: the sums of rows of an earlier term were never lowered; of a half-made
-    row they were, though it was never counted.
+    """Broken: the sums were never lowered for rows of an earlier term; for a half-made
+    row they were lowered, though never raised.
     """
     directory, member = lab.directory(1), lab.member()
     rows = [
@@ -206,7 +206,7 @@ def test_lifetimesOfBeforeAreKnown(lab: Lab) -> None:
 
 
 def test_manyTenantsHaveASumEach(lab: Lab) -> None:
-    """Broken: more sums than there was room for were none."""
+    """Broken: there was room for few sums, and the tenants beyond that had none."""
     directory, member = lab.directory(1), lab.member()
     for number in range(250):
         lab.make(directory, member, f"n{number}", tenant=f"t{number}")

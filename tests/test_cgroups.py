@@ -12,7 +12,7 @@ from muninn.system import cgroups, threads
 def test_theLimitOfTasksIsTheLeastOfTheGroupAndItsAncestors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the error named `pids.max`, and never its value."""
+    """Broken: the error named `pids.max`, but not its value."""
     (tmp_path / "pids" / "a" / "b").mkdir(parents=True)
     for path, text in (
         ("pids/a/pids.max", "40\n"),

@@ -1,5 +1,5 @@
 """`system/cleanups.py`: the cleanup of a block runs however the block ends, even if the
-program keeps its frames.
+program keeps the frames of the block.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from muninn.system.cleanups import Cleanup, Cleanups
 
 
 class _Deed:
-    """Something that is undone when it can be."""
+    """An action that can be undone."""
 
     def __init__(self) -> None:
         self.undone, self.mayBeUndone = 0, True
@@ -19,8 +19,8 @@ class _Deed:
 
 
 def _cutShort(cleanups: Cleanups, deed: _Deed) -> BaseException:
-    """Begin it, and be interrupted, also in what undoes it; returns what keeps the
-    frames.
+    """Begin the action and interrupt it, also while it is undone; returns the
+    exception, which keeps the frames.
     """
     try:
         with cleanups.begin(deed):
@@ -62,7 +62,7 @@ def test_whatCanNotBeUndoneYetKeepsNobodyElse() -> None:
 
 
 def test_aCleanupIsEnteredAndLeftInC() -> None:
-    """Broken: with an `__exit__` of Python's, an interruption at its first bytecode
-    would leave a frame that keeps it.
+    """Broken: an `__exit__` in Python that is interrupted at its first bytecode would
+    leave a frame that keeps the object.
     """
     assert not {"__enter__", "__exit__"} & set(vars(Cleanup))

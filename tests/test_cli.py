@@ -1,4 +1,4 @@
-"""`python -m muninn`, as people and programs use it: its output, and its exit status."""
+"""`python -m muninn` as people and programs use it: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def answer(*arguments: str) -> dict[str, Any]:
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Path:
-    """A fresh one; pytest's own name for it is not in our style."""
+    """A fresh folder; pytest's own name for it is not in our style."""
     path: Path = request.getfixturevalue("tmp_path")
     return path
 
 
 def onTerminal(*arguments: str, columns: int = 80, **environment: str) -> str:
-    """What a command prints in a terminal of that width."""
+    """The output of a command in a terminal of that width."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     settings = {"TERM": "xterm", "COLUMNS": str(columns), **environment}
@@ -84,7 +84,7 @@ def onTerminal(*arguments: str, columns: int = 80, **environment: str) -> str:
     assert ended.returncode == 0
     os.close(theirs)
     raw = b""
-    with contextlib.suppress(OSError):  # the end of a terminal is EIO
+    with contextlib.suppress(OSError):  # a terminal ends with EIO
         while chunk := os.read(ours, 65536):
             raw += chunk
     os.close(ours)
@@ -132,8 +132,8 @@ def test_aTerminalGetsColoursAndLinesThatFit(domain: str) -> None:
 
 @pytest.mark.parametrize("columns", [60, 40, 20])
 def test_aNarrowWindowBreaksNoRow(domain: str, columns: int) -> None:
-    """Broken: what did not fit went on in the next line, and the segment's path in a
-    description was cut.
+    """Broken: text that did not fit went on in the next line, and the segment's path in
+    a description was cut.
     """
     held = muninn.share(b"x", name="a-name-" * 15, tenant="tenant/" * 8)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", onTerminal("list", columns=columns)).splitlines()
@@ -278,8 +278,8 @@ def test_closeRevokesAnotherProcessesLease(domain: str, actor: Start) -> None:
 def test_oneOfTwoProcessesOfOnePidIsToBeChosen(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in two containers, where each is its own number 1. Broken: both were revoked,
-    silently.
+    """Two containers each have a process number 1. Broken: the command revoked the
+    leases of both, silently.
     """
     holders = [
         actor("held = muninn.open('one')")
@@ -313,7 +313,9 @@ def test_oneOfTwoProcessesOfOnePidIsToBeChosen(
 
 
 def test_theFixOfAMissingNameIsOneThatTheCommandHas(domain: str) -> None:
-    """Broken: each command said to give `timeout=`, also the one that had just waited."""
+    """Broken: each command said to give `timeout=`, also a command that had just
+    waited.
+    """
     commands = (
         ("free", "no"),
         ("describe", "no"),
@@ -327,7 +329,7 @@ def test_theFixOfAMissingNameIsOneThatTheCommandHas(domain: str) -> None:
 
 
 def test_aNameMayBeTypedInALocaleThatCanNotSpellIt(domain: str) -> None:
-    """Broken: "is not valid Unicode"."""
+    """Broken: the error was "is not valid Unicode"."""
     muninn.share(b"x", name="gewichte-ä").close()
     named = "gewichte-ä".encode()
     bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -356,7 +358,7 @@ def test_aFullDiskIsSaidOnce(domain: str) -> None:
 
 
 def test_aFullTableOfMembersNamesThem(domain: str, actor: Start) -> None:
-    """Broken: no command could say which processes were to be ended."""
+    """Broken: no command could say which processes to end."""
     programs = [actor("muninn.domainInfo()", MUNINN_MAX_MEMBERS="2").pid for _ in range(2)]
     said = run("list").stderr
     assert (
@@ -376,14 +378,14 @@ def test_drainStopsCreation(domain: str) -> None:
     assert run("alloc", "--size", "1K", "--name", "yes").returncode == 0
 
 
-def test_aDrainOutlivesEverybodyAndTellsWhy(domain: str) -> None:
-    """Broken: in an empty domain the drain went with the command, and nobody but a log
-    was told the reason.
+def test_aDrainOutlivesAllMembersAndTellsWhy(domain: str) -> None:
+    """Broken: in an empty domain the drain ended with the command, and only a log had
+    the reason.
     """
     drained = run("drain", "--reason", "disk  change\n" + "é" * 200)
     assert drained.returncode == 0
     assert f"told as far as there is room for it: disk change {'é' * 71}\n" in drained.stderr, (
-        "it was cut without a word"
+        "the text was cut without a mark"
     )
     assert (
         run("drain", "--reason", " as  it is ").stderr == ""
@@ -407,13 +409,13 @@ def test_aDrainOutlivesEverybodyAndTellsWhy(domain: str) -> None:
     assert (answer("list")["draining"], answer("list")["drainReason"]) == (False, None)
     assert "draining" not in run().stdout
     assert not Path(Paths(os.getuid(), domain).linkPath).exists(), (
-        "nothing stays of an empty domain that creates again"
+        "nothing is left of an empty domain that creates again"
     )
 
 
 def test_theBareCommandSaysWhoIsThereWhateverThereIs(domain: str, actor: Start) -> None:
-    """Broken: in a domain without buffers it said nothing of the members and of the
-    broker.
+    """Broken: in a domain without buffers the command said nothing of the members and
+    of the broker.
     """
     there = actor().join()
     assert re.search(
@@ -428,8 +430,10 @@ def test_theBareCommandSaysWhoIsThereWhateverThereIs(domain: str, actor: Start) 
     assert "member" not in run("list").stdout
 
 
-def test_whoLooksIsToldFromWhoIsThere(domain: str) -> None:
-    """Broken: an empty domain had a member, and no broker or one, as it happened."""
+def test_aCommandIsTheOnlyMemberOfAnEmptyDomain(domain: str) -> None:
+    """Broken: an empty domain had a member, and its broker was at random this command
+    or none.
+    """
     assert run("alloc", "--size", "1K", "--name", "kept").returncode == 0
     for _ in range(5):
         assert re.search(
@@ -445,8 +449,8 @@ def test_whoLooksIsToldFromWhoIsThere(domain: str) -> None:
 
 
 def test_sizesAreWrittenInOneWay(domain: str) -> None:
-    """Broken: the same size was 3M, 3 MiB, 3145728 or 3,145,728, and a small one a bare
-    number.
+    """Broken: the same size was printed as 3M, 3 MiB, 3145728 or 3,145,728, and a small
+    one as a bare number.
     """
     with (
         muninn.share(np.zeros(3 << 20, np.uint8), name="big") as big,
@@ -592,7 +596,7 @@ def test_everyCommandExplainsItself(command: str) -> None:
         ("open", "a", "--seconds", "nan"),
         ("open", "a", "--timeout", "-1"),
         ("alloc", "--size", "1", "--name", "a", "--lifetime-ms", "0"),
-        # broken: it was ignored, as was the reason below
+        # Broken: the option was ignored, as was the reason below.
         ("alloc", "--size", "1", "--name", "a", "--gpu", "5"),
         ("alloc", "--size", "1", "--name", "a", "--mode", "fastMode", "--reserve", "lazy"),
         ("drain", "--off", "--reason", "x"),
@@ -614,17 +618,17 @@ def test_wrongUsageIsStatusTwo(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--tenant", "nobody"), "tenant 'nobody' in"),
+        (("--tenant", "missing"), "tenant 'missing' in"),
         (("--name", "x", "--tenant", "y"), "name 'x' and tenant 'y' in"),
     ],
 )
 def test_evictNamesWhatWasAskedFor(domain: str, arguments: tuple[str, ...], said: str) -> None:
-    """Broken: "no buffer matches name None"."""
+    """Broken: the error was "no buffer matches name None"."""
     assert f"there is no buffer of {said} domain '{domain}'" in run("evict", *arguments).stderr
 
 
 def test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff(domain: str) -> None:
-    """Broken: they came before it was known how, and whether, to write them."""
+    """Broken: the warnings came before the command knew whether and how to write them."""
     assert (
         run("list", MUNINN_BOGUS="1").stderr == "muninn: 'MUNINN_BOGUS' means nothing to Muninn\n"
     )
@@ -662,8 +666,8 @@ def test_whatIsNotThereYetSaysSo(arguments: tuple[str, ...]) -> None:
 
 
 def test_noHelpNamesWhatIsNotThereYet() -> None:
-    """Broken: three of fourteen commands of the help only said that they were not
-    there, as did two of three programs.
+    """Broken: three of fourteen commands of the help, and two of three programs, only
+    said that they did not exist yet.
     """
     for text in (run("--help").stdout, run("bogus").stderr, (ROOT / "docs" / "cli.md").read_text()):
         assert "describe" in text
@@ -718,7 +722,7 @@ def test_doctorFailsWhereMuninnWould(domain: str, variable: str, value: str, che
 
 
 def test_doctorSaysThatTheCPartIsMissing(domain: str, folder: Path) -> None:
-    """Broken: the import had failed before it could, with a traceback."""
+    """Broken: the import failed with a traceback before doctor could report."""
     shutil.copytree(
         ROOT / "muninn", folder / "muninn", ignore=shutil.ignore_patterns("_shim", "__pycache__")
     )

@@ -30,7 +30,7 @@ Allocations = Callable[[], list[tuple[tuple[int, int], int]]]
 
 
 class Serving:
-    """A broker that is stepped by a thread until it is deposed or the test ends."""
+    """A broker that a thread steps until it is deposed or the test ends."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
@@ -45,7 +45,7 @@ class Serving:
                 return
 
     def end(self) -> None:
-        """It does nothing more; its sockets stay."""
+        """Stop the thread; the sockets of the broker stay."""
         self._stop.set()
         self._thread.ended()
 
@@ -54,8 +54,8 @@ class Serving:
 def serve(lab: Lab) -> Iterator[Callable[[], Serving]]:
     """Elect another broker, and let it serve.
 
-    What else there is to be of members is made before it: to a sweep in this process, a
-    member that is being made is a dead one.
+    A test makes its other members before this call: the sweep of a broker in the same
+    process takes a half-made member for a dead one.
     """
     made: list[Serving] = []
 
@@ -97,8 +97,10 @@ def _connected(broker: Broker) -> bool:
     return any(session.key is not None for session in broker._server.sessions.values())
 
 
-def test_whoWaitsForADeposedBrokerAsksItsSuccessor(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: the wait for an answer ended with the request's time only."""
+def test_aClientThatWaitsForADeposedBrokerAsksItsSuccessor(
+    lab: Lab, serve: Callable[[], Serving]
+) -> None:
+    """Broken: the wait for an answer ended only with the request's timeout."""
     client, first = _client(lab, lab.member()), serve()
     assert client.request("ping")[0] == {"epoch": 1}
     first.end()
@@ -109,7 +111,7 @@ def test_whoWaitsForADeposedBrokerAsksItsSuccessor(lab: Lab, serve: Callable[[],
 
 
 def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: the connection to the old broker was used for as long as there was one."""
+    """Broken: the client used the connection to the old broker as long as it existed."""
     client, first = _client(lab, lab.member()), serve()
     client.request("ping")
     first.end()
@@ -117,15 +119,15 @@ def test_aNewBrokerIsAskedOnANewConnection(lab: Lab, serve: Callable[[], Serving
     serve()
     assert client.request("ping")[0] == {"epoch": 2}
     assert session.connection is not None
-    assert messages.receive(session.connection) is None, "the old broker was asked nothing more"
+    assert messages.receive(session.connection) is None, "the old broker got no further request"
     client.close()
 
 
-def test_anAnswerThatNobodyTookIsNotTheNextOnes(
+def test_anAnswerThatWasNotTakenIsNotTheNextQuestions(
     lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C came before the answer. Broken: the connection was kept, and the next
-    question got that answer.
+    """Ctrl-C came before the answer. Broken: the client kept the connection, and the
+    next question got the old answer.
     """
 
     def interrupted(*_: object) -> None:
@@ -144,8 +146,8 @@ def test_anAnswerThatNobodyTookIsNotTheNextOnes(
 
 
 def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: a hello that failed left its connection, on which the next request went
-    without one.
+    """Broken: a hello that failed left its connection open, and the next request went
+    out on it without a hello.
     """
     failing = [True]
 
@@ -163,8 +165,8 @@ def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) ->
     client.close()
 
 
-def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: `disconnect` did nothing, and the wait went on until the old broker's
+def test_aClientThatAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Broken: `disconnect` did nothing, and the client waited until the old broker's
     time was over.
     """
     client, first = _client(lab, lab.member(), takeoverMs=40_000), serve()
@@ -174,15 +176,16 @@ def test_whoAsksAnEarlierBrokerIsCalledAway(lab: Lab, serve: Callable[[], Servin
     asking = Background(lambda: client.request("ping")[0]).asleep()
     serve()
     client.disconnect(1)
-    assert asking.isRunning(), "the epoch of its own broker is no reason"
+    assert asking.isRunning(), "the client keeps a connection to the broker of that epoch"
     client.disconnect(2)
     assert asking.ended() == {"epoch": 2}
     client.close()
 
 
 def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Whoever is the next broker itself asks nobody again. Broken: it kept a socket of
-    the last, and one of its descriptor server, for its term.
+    """A member that becomes the broker itself sends no request any more. Broken: for
+    its whole term it kept one socket to the last broker and one to that broker's
+    descriptor server.
     """
     own, client = lab.member(), _client(lab, lab.member())
     first = serve()
@@ -199,7 +202,7 @@ def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Se
     os.close(descriptor)
     client.disconnect(1)
     assert all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in connections), (
-        "they are of this term"
+        "the connections belong to this term"
     )
     client.disconnect(2)
     for each in connections:
@@ -209,7 +212,9 @@ def test_nothingStaysConnectedToAnEarlierBroker(lab: Lab, serve: Callable[[], Se
 
 
 def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """Broken: a new broker was told who we are, and not what we hold."""
+    """Broken: the client told a new broker its identity, but not which allocations it
+    holds.
+    """
     member, first = lab.member(), serve()
     with first.broker._lock:
         made = lab.make(first.broker._directory, member)
@@ -222,8 +227,8 @@ def test_aHelloBringsTheMemoryThatHasNoName(lab: Lab, serve: Callable[[], Servin
 def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(
     lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal handler or a finalizer may ask anywhere. Broken: it waited for the lock
-    that its own thread held, until its time was over.
+    """A signal handler or a finalizer may ask anywhere. Broken: the nested question
+    waited for the lock that its own thread held, until its time was over.
     """
     client, _ = _client(lab, lab.member()), serve()
     client.request("ping")
@@ -238,23 +243,25 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(
     assert client.request("find", name="a")[0] == {} and nested == [{"epoch": 1}]
     assert len(client._lines._idle) == 2
     client.connect()
-    assert len(client._lines._idle) == 2, "each was asked by since somebody looked"
+    assert len(client._lines._idle) == 2, "both have carried a request since the last `connect`"
     for _ in range(2):
         client.request("ping")
         client.connect()
         assert len(client._lines._idle) == 1, (
-            "nobody has needed the other since, and it costs the broker a descriptor"
+            "the other one carried no request since, and it costs the broker a descriptor"
         )
     kept = list(client._lines._idle)
     client.connect()
     client.connect()
-    assert client._lines._idle == kept, "one is kept for the next question"
+    assert client._lines._idle == kept, "the client keeps one for the next question"
     client.close()
     assert client._lines._idle == []
 
 
 def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> None:
-    """A grant that nobody waited for is asked for again, and given back."""
+    """The answer to a grant was not awaited; the client asks for the grant again, and
+    gives it back.
+    """
     member = lab.member()
     client, serving = _client(lab, member), serve()
     fields = {
@@ -273,9 +280,9 @@ def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> 
     client.close()
 
 
-def test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes(lab: Lab) -> None:
-    """Broken: it said after 30 s, each time, that nobody took back what was cut short,
-    and never why.
+def test_aWaitForALaterRequestIsToldWhyNoBrokerServes(lab: Lab) -> None:
+    """Broken: each time, the client said after 30 s that no broker took back the
+    interrupted request, but never why.
     """
     member = lab.member()
 

@@ -76,7 +76,7 @@ def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
     `Reclaimer.begin` without `clearDead`: the leases of the dead count again, if only
     until the slot's next member overwrites them.
     """
-    broker = lab.settled(lab.broker(own := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(own := lab.member()))
     dead = lab.member()
     row, incarnation = lab.make(broker._directory, own)
     for _ in range(3):
@@ -370,8 +370,8 @@ def test_i3ADeposedBrokerDoesNotDrain(lab: Lab) -> None:
     """Broken: `fence` left the drain word alone, so a word of the old epoch could still
     be changed.
     """
-    old = lab.settled(lab.broker(first := lab.member()))
-    new = lab.settled(lab.broker(lab.member()))
+    old = lab.afterMaintenance(lab.broker(first := lab.member()))
+    new = lab.afterMaintenance(lab.broker(lab.member()))
     with pytest.raises(Deposed):
         old._handlers["drain"](old._own, {"on": True, "reason": ""}, [])
     assert not atomics.loadAcquire64(lab.block.drainAddress) & 1
@@ -520,7 +520,7 @@ def test_i5AnExecIsSuspectedAndConfirmed(domain: str, actor: Start) -> None:
 
 def test_i5NothingIsReclaimedBeforeTheConfirmation(lab: Lab) -> None:
     """Broken: `DeathWatch.confirm` confirmed without asking `isConfirmedDead`."""
-    broker = lab.settled(lab.broker(lab.member()))
+    broker = lab.afterMaintenance(lab.broker(lab.member()))
     other = lab.member()
     pidfd = os.pidfd_open(os.getpid())
     broker._deathWatch.follow(other.key, pidfd)

@@ -25,7 +25,7 @@ def test_isDoneAlthoughThereIsAlwaysSomethingToServe(
     """Broken: maintenance waited for a step without events, so a broker that was asked
     all the time never looked for unreported deaths.
     """
-    broker = lab.settled(lab.broker(lab.member()))
+    broker = lab.afterMaintenance(lab.broker(lab.member()))
     maintenance, done = broker._maintenance, []
     monkeypatch.setattr(maintenance, "collectLost", lambda: done.append("swept"))
     maintenance._sweepAt = 0.0
@@ -40,7 +40,7 @@ def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
     """Broken: the row of lost memory kept its name until the next sweep, so `OwnerDied`
     was followed by `BufferExists` for seconds.
     """
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     directory = broker._directory
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0, transport="memfd"))
@@ -60,7 +60,7 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
     for segment in ((row, incarnation), (row, incarnation + 1), (row + 1, 1), (9999, 1)):
         os.close(segments.create(lab.paths, *segment, layout.PAGE_BYTES))
     lab.elect(5)
-    lab.settled(lab.broker(member))
+    lab.afterMaintenance(lab.broker(member))
     assert lab.paths.segments() == [(row, incarnation)]
 
 
@@ -95,7 +95,7 @@ def test_theSocketsOfPredecessorsAreRemoved(lab: Lab) -> None:
     lab.elect(2)
     for path in (lab.paths.socketPath(1), lab.paths.descriptorServerPath(1)):
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    epoch = lab.settled(lab.broker(lab.member()))._term.epoch
+    epoch = lab.afterMaintenance(lab.broker(lab.member()))._term.epoch
     for kind in ("broker", "descriptorServer"):
         assert lab.paths.epochsOf(kind) == [epoch]
 
@@ -104,7 +104,7 @@ def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
     """Neither a copy nor a page a term. Broken: each left a journal that told of
     nothing, and its copy until the successor's third chore.
     """
-    first = lab.settled(lab.broker(member := lab.member()))
+    first = lab.afterMaintenance(lab.broker(member := lab.member()))
     lab.make(first._directory, member, "live")
     for _ in range(5):
         broker = lab.broker(member)
@@ -146,18 +146,18 @@ def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(
 
     with monkeypatch.context() as patch:
         patch.setattr(new._journal, "copy", full)
-        lab.settled(new)
+        lab.afterMaintenance(new)
         assert lab.paths.epochsOf("journal") == [1, 2]
         assert new._maintenance.isPending() is False, "it waits before it tries again"
     new._maintenance.snapshot._retryAt = 0.0
-    lab.settled(new)
+    lab.afterMaintenance(new)
     assert lab.paths.epochsOf("journal") == [2]
     assert os.listdir(lab.paths.directory).count("journal-2.new") == 0
 
 
 def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
     """Broken: a successor gave up what its holders were about to bring."""
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     directory = broker._directory
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0, transport="memfd"))
@@ -173,7 +173,7 @@ def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
 
 def test_allRowsAreLookedAtASliceAtATime(lab: Lab) -> None:
     """Broken: only the first slice."""
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     for number in range(300):
         lab.make(broker._directory, member, f"n{number}", lifetime=Lifetime.LAST_CLOSE)
     broker._maintenance.tryReclaimUnheld()
@@ -191,7 +191,7 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
     ):
         bring(directory.rows, row, state)
     lab.elect(5)
-    lab.settled(lab.broker(member))
+    lab.afterMaintenance(lab.broker(member))
     assert lab.rows.notFree() == []
 
 
@@ -199,7 +199,7 @@ def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
     """Broken: only what the dead still held was looked at: the last close that they did
     not come to tell of was nobody's.
     """
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     dead = lab.member()
     row, _ = lab.make(broker._directory, member, lifetime=Lifetime.LAST_CLOSE)
     assert lab.members.markDead(dead.key)
@@ -211,7 +211,7 @@ def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
     """Broken: each share left 572 bytes for ever, and a broker that lived long filled
     `/dev/shm` with its journal.
     """
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     kept = [lab.make(broker._directory, member, f"kept{number}") for number in range(3)]
     half = broker._directory.grant(member.key, usage("half"), 0)
     path = lab.paths.journalPath(broker._term.epoch)
@@ -234,7 +234,7 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(
     """Broken: when most of it was over it had taken that room itself, and went on until
     `/dev/shm` was full.
     """
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     for number in range(200):
         lab.make(broker._directory, member, f"kept{number}")
     written = broker._journal
@@ -261,7 +261,7 @@ def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
     """Broken: a row that was freed behind the copier lived on in the copy; one that was
     made behind it was lost.
     """
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     directory, maintenance = broker._directory, broker._maintenance
     rows = [lab.make(directory, member, f"n{number}") for number in range(200)]
     maintenance.snapshot.want()
@@ -280,11 +280,11 @@ def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
 
 def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
     """Broken: renamed, the copy stood where the successor had removed the journal."""
-    old = lab.settled(lab.broker(member := lab.member()))
+    old = lab.afterMaintenance(lab.broker(member := lab.member()))
     lab.make(old._directory, member, "live")
     old._maintenance.snapshot.want()
     old._maintenance.workOnce()
-    new = lab.settled(lab.broker(lab.member()))
+    new = lab.afterMaintenance(lab.broker(lab.member()))
     assert lab.paths.epochsOf("journal") == [2]
     while old._maintenance.snapshot.isUnderWay():
         old._maintenance.workOnce()
@@ -298,7 +298,7 @@ def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
     """By a cleaner. Broken: the broker went on writing into a file that nobody would
     ever find.
     """
-    broker = lab.settled(lab.broker(member := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     rows = [lab.make(broker._directory, member, f"n{number}") for number in range(100)]
     path = lab.paths.journalPath(broker._term.epoch)
     os.rename(path, f"{lab.paths.directory}/elsewhere") if "moved" in seenBy else os.unlink(path)
@@ -306,7 +306,7 @@ def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
         rows.append(lab.make(broker._directory, member, "after"))
     else:
         broker._maintenance._sweepMembers()
-    lab.settled(broker)
+    lab.afterMaintenance(broker)
     rows.append(lab.make(broker._directory, member, "later"))
     assert sorted(key[1:] for key in repair._livingRows(lab.paths.journals())[0]) == sorted(rows)
     assert not broker._journal.isTooLong() and not broker._maintenance.isPending()
@@ -314,8 +314,8 @@ def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
 
 def test_aDeposedBrokersJournalIsNotWrittenAnew(lab: Lab) -> None:
     """Its successor has dropped it."""
-    old = lab.settled(lab.broker(lab.member()))
-    lab.settled(lab.broker(lab.member()))
+    old = lab.afterMaintenance(lab.broker(lab.member()))
+    lab.afterMaintenance(lab.broker(lab.member()))
     assert lab.paths.epochsOf("journal") == [2]
     old._journal.note("gone", row=0, incarnation=1)
     old._maintenance._sweepMembers()
@@ -328,11 +328,11 @@ def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> Non
     """Broken: each broker that was killed while it copied left as much as all
     descriptions.
     """
-    old = lab.settled(lab.broker(lab.member()))
+    old = lab.afterMaintenance(lab.broker(lab.member()))
     old._maintenance.snapshot.want()
     old._maintenance.workOnce()
     assert any(entry.endswith(".new") for entry in os.listdir(lab.paths.directory))
-    lab.settled(lab.broker(lab.member()))
+    lab.afterMaintenance(lab.broker(lab.member()))
     assert not any(entry.endswith(".new") for entry in os.listdir(lab.paths.directory))
 
 
@@ -340,7 +340,7 @@ def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
     """Broken: all of them ended in one step, during which the broker served nobody and
     did not beat.
     """
-    broker = lab.settled(lab.broker(own := lab.member()))
+    broker = lab.afterMaintenance(lab.broker(own := lab.member()))
     rows = [
         lab.make(broker._directory, own, f"b{number}", deadlineMs=1)[0] for number in range(100)
     ]
@@ -362,7 +362,7 @@ def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
     """
     member, count = lab.member(), requests.FULL_BATCH + 3
     before = lab.member()
-    old = lab.settled(lab.broker(before))
+    old = lab.afterMaintenance(lab.broker(before))
     for number in range(count):
         row, incarnation = old._directory.grant(
             member.key, usage(f"f{number}", mode=Mode.FAST, gpu=0), 1 << 40
@@ -373,7 +373,7 @@ def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
         old._directory.commit(member.key, row, incarnation, os.memfd_create("f"))
     held = old.handOver()
     before.die()
-    broker = lab.settled(lab.broker(lab.member()))
+    broker = lab.afterMaintenance(lab.broker(lab.member()))
     peer, nonce = Peer(lab, broker), member.table.identity(member.key.slot).nonce
     hello = {
         "op": "hello",

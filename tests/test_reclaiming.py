@@ -68,7 +68,7 @@ def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Memb
         dead.leases.giveBack(lease)
     broker._reclaimer.leave(dead.key)
     broker._maintenance.tryReclaimUnheld()
-    lab.settled(broker)
+    lab.afterMaintenance(broker)
     assert lab.rows.notFree() == []
 
 
@@ -216,7 +216,7 @@ def test_aSuccessorFinishesWhatWasBegun(served: tuple[Lab, Broker, Member]) -> N
     dead, rows = _deadWithMany(lab, broker, own)
     broker._reclaimer.begin(dead.key)
     assert _freeAmong(lab, rows) < len(rows)
-    lab.settled(lab.broker(lab.member()))
+    lab.afterMaintenance(lab.broker(lab.member()))
     assert (
         _freeAmong(lab, rows) == len(rows)
         and lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE

@@ -280,7 +280,7 @@ class SocketTarget(MessageTarget):
         self._domain = f"test-{secrets.token_hex(6)}"
         self._lab = Lab(self._domain, 8, 256, 64)
         self._own, self._member = self._lab.member(), self._lab.member()
-        self._broker = self._lab.settled(self._lab.broker(self._own))
+        self._broker = self._lab.afterMaintenance(self._lab.broker(self._own))
 
     def seeds(self) -> list[bytes]:
         return [bytes([how]) + seed for seed in super().seeds() for how in (0, 1, 3)]

@@ -81,7 +81,7 @@ MUTANTS = [
     Mutant("muninn/arguments.py", " if \"RecursionError\" in str(error) else error", " if False else error", "a call at the limit of recursion says so", "test_arguments.py::test_aCallAtTheLimitOfRecursionSaysSo"),
     # --- listing ----------------------------------------------------------------------
     Mutant(_LISTING, "            found[process] = described\n", "            found[hold.slot, 0, 0] = described\n", "a process is one importer", "test_listing.py::test_aProcessThatIsTwoMembersIsOneImporter"),
-    Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesEverybodyAndTellsWhy"),
+    Mutant(_ENTRY, "others or Drain(entry.block).isOn() or bool", "others or bool", "a domain that drains is not forgotten", "test_cli.py::test_aDrainOutlivesAllMembersAndTellsWhy"),
     Mutant(_LISTING, "            if hold.slot not in dead:", "            if True:", "the dead hold nothing", "test_listing.py::test_theDeadHoldNothing"),
     Mutant(_LISTING, "for key in membership.members.there()]", "for key in membership.members.live()]", "the dead are no members", "test_listing.py::test_aBrokerThatWasKilledIsNone"),
     # --- open buffers -----------------------------------------------------------------
@@ -178,7 +178,7 @@ MUTANTS = [
     Mutant(_ACCESS, "        fences.behindWork(openBuffer, end, openBuffer.tables.settings.devices.ipcGraceMs / 1000)\n", "        pass\n", "an access ends also where no thread can be had", "test_access.py::test_anAccessEndsAlsoWhereNoThreadCanBeHad"),
     Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=not writing and ticket >= lastWriter)", "a death that was mended meanwhile is none", "test_access.py::test_aCopyIsNotToldOfADeathThatWasMendedWhileItWaited"),
     Mutant(_FENCES, "mindsDeath=not writing and stream is not None and ticket >= lastWriter)", "mindsDeath=ticket >= lastWriter)", "the next writer does not mind a dead writer", "test_access.py::test_aWriterThatCameBehindTheDeadOneMendsItAll"),
-    Mutant("muninn/session/departure.py", "    if gpus.promised:\n        return False\n    return gpus.device is None or not isAtWork() or gpus.device.awaitWork(seconds)", "    return True", "a member inside an access does not say good-bye", "test_access.py::test_whoIsInsideAnAccessDoesNotLeaveTheDomain"),
+    Mutant("muninn/session/departure.py", "    if gpus.promised:\n        return False\n    return gpus.device is None or not isAtWork() or gpus.device.awaitWork(seconds)", "    return True", "a member inside an access does not say good-bye", "test_access.py::test_aProcessInsideAnAccessDoesNotLeaveTheDomain"),
     Mutant("muninn/session/registry.py", "        while (found := self.data.setdefault(pair, wanted)()) is None:  # type: ignore[attr-defined]\n            _remove_dead_weakref(self.data, pair)  # type: ignore[attr-defined]\n", "        self.data[pair] = wanted\n        found = value\n", "the creator shares the open buffer of a thread that opened meanwhile", "test_openbuffers.py::test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer"),
     # --- creation ---------------------------------------------------------------------
     Mutant(_CREATION, "            reservation.giveUp()\n", "", "a creation that fails leaves nothing", "test_creation.py::test_aFillThatRaisesLeavesNothing"),

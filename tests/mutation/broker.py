@@ -34,13 +34,13 @@ _DRAIN = "muninn/control/drain.py"
 MUTANTS = [
     Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not wasPausing", "a pause that begins in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
     Mutant("muninn/broker/candidacy.py", "not (wasPausing or self._isPausing())", "not self._isPausing()", "a pause that ends in between is no reason", "test_candidacy.py::test_aPauseThatBeginsOrEndsInBetweenIsNoReason"),
-    Mutant("muninn/broker/candidacy.py", "self._isOwnUid() and self._isHere() and", "self._isOwnUid() and", "a member with another /dev/shm does not stand for election", "test_candidacy.py::test_whoSeesAnotherMemoryIsNobodysSuccessor"),
+    Mutant("muninn/broker/candidacy.py", "self._isOwnUid() and self._isHere() and", "self._isOwnUid() and", "a member with another /dev/shm does not stand for election", "test_candidacy.py::test_aMemberThatSeesAnotherMemoryIsNoSuccessor"),
     # --- a broker that has changed its root -------------------------------------------
     Mutant("muninn/broker/journal.py", "        if self.hindrance is None and isMoved():\n", "        if False:\n", "a broker with another /dev/shm hands over", "test_oserrors.py::test_aBrokerThatHasChangedItsRootServesNothingMore"),
     Mutant("muninn/broker/journal.py", "(isinstance(typed, PlatformUnsupported) and not hasProc())", "False", "a broker without /proc hands over", "test_oserrors.py::test_aBrokerThatHasChangedItsRootKeepsNobodyOut"),
     # --- a program that closes descriptors of ours ------------------------------------
     Mutant(_SERVER, "self._epoll.wait(seconds, self._wake, self._listener)", "self._epoll.wait(seconds)", "a broker without its eventfd or listener begins another term", "test_descriptors.py::test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn"),
-    Mutant(_CLIENT, "                self._context.campaign(term)  # which tells", "                pass  # which tells", "a waiter is told why no member serves", "test_client.py::test_whoWaitsForWhatIsToBeAskedLaterIsToldWhyNobodyServes"),
+    Mutant(_CLIENT, "                self._context.campaign(term)  # which tells", "                pass  # which tells", "a waiter is told why no member serves", "test_client.py::test_aWaitForALaterRequestIsToldWhyNoBrokerServes"),
     Mutant("muninn/broker/candidacy.py", "    if _isLoss(error):\n", "    if False:\n", "the program is told that it has closed what is not its own", "test_candidacy.py::test_aBrokerThatResignsSaysWhyInOneLine"),
     Mutant(_REPAIR, "            Drain(block).set(epoch, True, why)\n", "            pass\n", "the next block takes a drain over", "test_repair.py::test_aDrainIsTakenOverByTheNextBlock"),
     # --- capabilities -----------------------------------------------------------------
@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant(_CATALOG, "        self._uncount(row)\n        self._usages[row] = usage\n", "        self._usages[row] = usage\n", "a row counts once", "test_catalog.py::test_countingARowTwiceCountsItOnce"),
     Mutant(_CATALOG, "name is not None and self._rowOfName.get(name) == row:", "name in self._rowOfName:", "a row forgets no other's name", "test_catalog.py"),
     Mutant(_CATALOG, "        return self._rows.findNamed(raw, self._indexNext) if self._indexNext < self._indexEnd else None", "        return None", "a name that the index lacks is found", "test_catalog.py::test_aNameThatIsNotInTheIndexIsFoundInTheRows"),
-    Mutant(_CATALOG, "        return isWhole and self.find(name) is None", "        return self.find(name) is None and self._indexNext >= self._indexEnd", "a name that the index may lack is not said to be unknown", "test_catalog.py::test_aNameIsNobodysOnceAllAreInTheIndex"),
+    Mutant(_CATALOG, "        return isWhole and self.find(name) is None", "        return self.find(name) is None and self._indexNext >= self._indexEnd", "a name that the index may lack is not said to be unknown", "test_catalog.py::test_aNameIsFreeOnceAllOthersAreInTheIndex"),
     Mutant(_CATALOG, "                self._rowOfName.setdefault(text, row)\n", "                pass\n", "a name that the index has no room for is found", "test_catalog.py::test_aNameThatTheIndexHasNoRoomForIsKept"),
     Mutant(_CATALOG, "            if self._rows.isNamed(row, incarnation, raw):\n", "            if True:\n", "an entry of the index is believed after a look at the row", "test_catalog.py test_directory.py"),
     Mutant(_CATALOG, "            self._marks[row] = 0\n            taken", "            taken", "a row of before is discounted once", "test_catalog.py", "a row's memory goes once in its life; this keeps a second removal harmless"),
@@ -143,11 +143,11 @@ MUTANTS = [
     Mutant(_CANDIDACY, "return slot if spare > own and spare >= self._wanted() else None", "return None", "a broker at its limits lets another serve", "test_candidacy.py::test_aBrokerThatComesToItsLimitsLetsAnotherServe test_candidacy.py::test_theAblestIsChosen"),
     Mutant(_BROKER, "            if self._journal.hindrance is not None:\n                raise Deposed", "            if False:\n                raise Deposed", "a broker's own limit is no answer", "test_candidacy.py::test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe"),
     Mutant(_DIRECTORY, "            if self._journal.hindrance is None:  # otherwise it is asked of the successor\n                self._reclaim(row, state)\n", "            self._reclaim(row, state)\n", "what a successor is asked to commit is not reclaimed", "test_candidacy.py::test_aBrokerThatMayWriteNoLongerJournalLetsAnotherServe"),
-    Mutant(_CANDIDACY, " and self._mayWrite()\n", "\n", "a member that may write no journal does not stand for election", "test_candidacy.py::test_whoCanNotServeDoesNotStand"),
-    Mutant(_CANDIDACY, "mayServe = not self._isPausing() and", "mayServe =", "a member that has failed does not stand for election at once", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
-    Mutant(_CANDIDACY, "_FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)", "_FIRST_PAUSE_SECONDS", "it stands again later each time", "test_candidacy.py::test_whoHasFailedStandsAgainLaterEachTime"),
-    Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
-    Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNobodyCanTakeIsToldWhy"),
+    Mutant(_CANDIDACY, " and self._mayWrite()\n", "\n", "a member that may write no journal does not stand for election", "test_candidacy.py::test_aMemberThatCanNotServeDoesNotStand"),
+    Mutant(_CANDIDACY, "mayServe = not self._isPausing() and", "mayServe =", "a member that has failed does not stand for election at once", "test_candidacy.py::test_aMemberThatHasFailedStandsAgainLaterEachTime"),
+    Mutant(_CANDIDACY, "_FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)", "_FIRST_PAUSE_SECONDS", "it stands again later each time", "test_candidacy.py::test_aMemberThatHasFailedStandsAgainLaterEachTime"),
+    Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNoBrokerCanTakeIsToldWhy"),
+    Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNoBrokerCanTakeIsToldWhy"),
     Mutant(_ADMISSION, "(self._economize() and self._hasDescriptors())", "False", "the known are watched by their connections", "test_deathwatch.py::test_withoutDescriptorsTheKnownAreWatchedByTheirConnections"),
     Mutant(_DEATHWATCH, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_deathwatch.py::test_manyMembersCostADescriptorEach"),
     # --- snapshot ---------------------------------------------------------------------

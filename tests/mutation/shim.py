@@ -160,7 +160,7 @@ MUTANTS = [
         "\tmnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);\n",
         "",
         "a process that waits for a writer that gave up is woken",
-        "test_buffer.py::test_whoWaitsForAWriterThatGivesUpIsToldAtOnce",
+        "test_buffer.py::test_aWaiterIsToldAtOnceThatTheWriterGaveUp",
     ),
     Mutant(
         _OWNERS,
