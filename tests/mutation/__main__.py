@@ -35,7 +35,8 @@ COPIED = ("muninn", "tests", "cshim", "ops", "Makefile", "pyproject.toml", "hatc
 #: A mutant that takes longer than its tests do without it, by so much, hangs.
 LEAST_SECONDS, TIMES_LONGER = 30.0, 6.0
 QUICK_SECONDS, QUICK_SEED = 36.0, 20
-PARALLEL = 2
+#: As many are tried at once as there are processors.
+PARALLEL = len(os.sched_getaffinity(0))
 #: What pytest says by its exit status (pytest.ExitCode).
 PASSED, FAILED = 0, 1
 
