@@ -1,5 +1,5 @@
-"""The clock: a program may stop, move and replace Python's time, without an effect on
-itself or on others.
+"""The clock: a program may stop, move and replace Python's time, and harms neither
+itself nor other processes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from muninn.system import clock
 from support import Actor, ActorError, eventually, program
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: What reads or counts by Python's `time`. `threading`'s locks, events and joins,
-#: `SimpleQueue` and `select` wait in C.
+#: Modules and functions that read or count by Python's `time`. `threading`'s locks,
+#: events and joins, `SimpleQueue` and `select` wait in C.
 CLOCKED_MODULES = {"time", "datetime", "sched", "selectors"}
 CLOCKED_ATTRIBUTES = {"wait_for", "as_completed", "Queue", "LifoQueue", "PriorityQueue"}
 CLOCKED_WITH_TIMEOUT = {"run", "communicate", "check_output", "check_call", "call", "map"}
-#: Module → why it may.
+#: Module → why it may use them.
 ALLOWED: dict[str, str] = {}
 
-#: As freezegun and time-machine do: whoever imported a function of `time`, before or
-#: after, gets another one.
+#: Replace `time` as freezegun and time-machine do: a module that imported a function of
+#: `time`, before or after, gets the replacement.
 REPLACED = """
 import sys
 def replaceTime(answer, sleep):
@@ -89,8 +89,8 @@ def test_aBrokerWhoseTimeIsReplacedFreesWhatIsOverAndNothingElse(
     assert 0 < broker.do("muninn.open('hour').describe()['endsInMs']") <= 3_600_000
 
 
-#: As libfaketime does it: two hours ahead, for whoever is started with this before the
-#: C library.
+#: As libfaketime does it: a program that loads this before the C library is two hours
+#: ahead.
 _PRELOADED = """
 #define _GNU_SOURCE
 #include <sys/syscall.h>
@@ -106,7 +106,9 @@ int clock_gettime(clockid_t clock, struct timespec *now)
 
 
 def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_path: Path) -> None:
-    """Broken: two hours ahead of all others, it freed what they had shared for an hour."""
+    """Broken: a broker two hours ahead of all others freed buffers that they had shared
+    for an hour.
+    """
     (tmp_path / "clock.c").write_text(_PRELOADED)
     library = str(tmp_path / "clock.so")
     subprocess.run(
@@ -121,7 +123,9 @@ def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_pat
         check=True,
     )
     broker = actor("from muninn.system import clock", LD_PRELOAD=library)
-    assert broker.do("time.monotonic()") - time.monotonic() > 7000, "it is before the C library's"
+    assert broker.do("time.monotonic()") - time.monotonic() > 7000, (
+        "it is loaded before the C library"
+    )
     before = time.monotonic()
     assert (
         before
@@ -140,8 +144,8 @@ def test_aClockBeforeTheCLibrarysIsNotAsked(actor: Callable[..., Actor], tmp_pat
 
 
 def test_aThreadOutlivesALogThatRaises(actor: Callable[..., Actor]) -> None:
-    """Broken: `logging` asks `time.time`, which a program had patched, and what that
-    raised ended the background thread: a death to all.
+    """Broken: a program had patched `time.time`, which `logging` calls; the exception
+    ended the background thread, and all members took the process for dead.
     """
     here = actor(
         "import unittest.mock\nb = muninn.share(np.arange(3), name='kept')\nfrom muninn.session import membership\nm = membership.current()"
@@ -174,7 +178,7 @@ def test_sleepsToItsEndThroughSignals() -> None:
         began = clock.now()
         clock.sleep(0.3)
         assert clock.now() - began >= 0.3
-        assert len(seen) == 1 and seen[0] - began < 0.3, "the handler ran while it slept"
+        assert len(seen) == 1 and seen[0] - began < 0.3, "the handler ran while the thread slept"
     finally:
         signal.signal(signal.SIGUSR1, before)
     clock.sleep(0)
@@ -196,8 +200,8 @@ def test_aHandlerThatRaisesEndsASleep() -> None:
 
 # --- time namespaces ----------------------------------------------------------------
 
-#: Starts a program whose CLOCK_MONOTONIC is a day and some ahead of the host's, and its
-#: CLOCK_BOOTTIME by another number.
+#: Starts a program whose CLOCK_MONOTONIC is more than a day ahead of the host's, and
+#: its CLOCK_BOOTTIME by another number.
 AHEAD = ("unshare", "--time", "--monotonic", "100000", "--boottime", "300000")
 
 
@@ -257,7 +261,7 @@ def test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver(
         "the moment is over",
     )
     assert other.do("b.array.tolist()") == [0, 1, 2]
-    # Its death is confirmed across the namespaces, and the other member is elected.
+    # The death is confirmed across the namespaces, and the other member is elected.
     broker.kill()
     assert other.do("muninn.share(np.arange(2), name='next').array.tolist()") == [0, 1]
     eventually(
@@ -274,7 +278,7 @@ def test_aForkedChildInANewTimeNamespaceKnowsItsOffset(actor: Callable[..., Acto
     here.do(
         "assert libc.unshare(0x80) == 0, ctypes.get_errno()\nopen('/proc/self/timens_offsets', 'w').write('monotonic 5000 0')"
     )
-    # unshare moves the children only
+    # unshare moves the children only.
     here.do("again = muninn.share(np.arange(3), name='again', lifetimeMs=3_600_000)")
     here.do(
         "child = os.fork()\nif child == 0:\n    signal.alarm(30)\n"
@@ -293,7 +297,7 @@ def test_aForkedChildInANewTimeNamespaceKnowsItsOffset(actor: Callable[..., Acto
     assert 3_000_000 < ends["childs"] <= 3_600_000 and 3_000_000 < ends["again"] <= 3_600_000
 
 
-def test_whoCanNotKnowItsClockBelievesNoDeadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aProcessThatCanNotKnowItsClockBelievesNoDeadline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.namespaceOf(7, 8, "monotonic 5 6\nboottime 7 8\n").inode == 0
     monkeypatch.setattr(clock, "_own", clock.namespaceOf(7, 8, "monotonic 5 6\nboottime 7 8\n"))
     assert not clock.knowsHostTime()
@@ -311,14 +315,14 @@ def test_theOffsetIsReadAsTheKernelWritesIt() -> None:
         7, 2 * 10**9 + 3, 4 * 10**9 + 5
     )
     assert clock.namespaceOf(0xEFFFFFFA, 8, text) == clock.TimeNamespace(0xEFFFFFFA, 0, 0), (
-        "who unshared is not moved itself"
+        "a process that calls unshare is not moved itself"
     )
     for damaged in ("", "monotonic 1 0\n", "monotonic a b\nboottime 1 1\n"):
         assert clock.namespaceOf(7, 7, damaged).inode == 0
 
 
 def clocked(source: str) -> Iterator[str]:
-    """What in a module's source counts by Python's `time`."""
+    """The names in a module's source that count by Python's `time`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (
@@ -366,8 +370,8 @@ def test_aUseOfPythonsTimeIsFound(planted: str) -> None:
 
 
 def test_theFilesOfAProcessWhoseFirstThreadHasEndedAreRead() -> None:
-    """Broken: /proc/self is empty then; its time namespace was unknown, and doctor knew
-    neither mounts nor PID namespace.
+    """Broken: /proc/self is empty then; the time namespace was unknown, and doctor
+    found neither the mounts nor the PID namespace.
     """
     code = program("firstThreadEnds")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,5 +1,5 @@
 """Settings: their sources and the order of these; a refused value is reported with its
-place.
+source and line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from muninn.errors import InvalidArgument, InvalidConfig
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Path:
-    """A fresh one; pytest's own name for it is not in our style."""
+    """A fresh folder; pytest's own name for it is not in our style."""
     path: Path = request.getfixturevalue("tmp_path")
     return path
 
@@ -70,7 +70,7 @@ def test_readsSizes(text: str, sizeBytes: int) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 20, "9" * 500, "-" + "1" * 30])
 def test_aNumberWithTooManyDigitsIsOutOfRange(text: str) -> None:
-    """Broken: it was said to be no whole number."""
+    """Broken: the error said that the value is no whole number."""
     with pytest.raises(
         InvalidConfig, match=r"requestTimeoutMs: [-19]{1,40} is not between 100 and 3600000"
     ):
@@ -94,7 +94,9 @@ def test_aNumberWithTooManyDigitsIsOutOfRange(text: str) -> None:
     ],
 )
 def test_writesSizesAsItReadsThem(sizeBytes: int, text: str, exact: str) -> None:
-    """Broken: a byte less than 1M was 1024K, and 1P, which is read, was never written."""
+    """Broken: a byte less than 1M was written as 1024K, and 1P, which can be read, was
+    never written.
+    """
     assert (asText(sizeBytes), exactly(sizeBytes)) == (text, exact)
     assert asBytes(text) == pytest.approx(sizeBytes, rel=0.05)
 
@@ -174,7 +176,9 @@ def test_refusesAFileWithItsLine(folder: Path, text: str, place: str, words: str
 
 
 def test_aKeyThatIsNoneIsAnsweredByThoseOfItsTable(folder: Path) -> None:
-    """Broken: the keys of all tables, and not the one that was meant."""
+    """Broken: the error listed the keys of all tables, and not the nearest key of this
+    table.
+    """
     file = folder / "bad.toml"
     file.write_text("[memory]\nbigmodeMax = 1\n")
     with pytest.raises(
@@ -188,7 +192,7 @@ def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:
     for path in (folder / "missing.toml", folder):
         with pytest.raises(InvalidConfig, match=re.escape(str(path))) as caught:
             loadSettings({"MUNINN_CONFIG": str(path)})
-        assert "MUNINN_CONFIG" in caught.value.fix, "it was to correct the key that is named"
+        assert "MUNINN_CONFIG" in caught.value.fix, "the fix names the variable to correct"
     with pytest.raises(InvalidConfig) as caught:
         loadSettings({"MUNINN_TAKEOVER_MS": ""})
     assert "unset it" in caught.value.fix
@@ -209,7 +213,7 @@ def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:
 def test_warnsOnceOfAVariableThatMeansNothing(
     variable: str, nearest: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: every call failed, also where the variable was none of the user's making."""
+    """Broken: every call failed, also where the user had not set the variable."""
     monkeypatch.setattr(variables, "_warned", set())
     for _ in range(3):
         assert (
@@ -222,8 +226,8 @@ def test_warnsOnceOfAVariableThatMeansNothing(
     assert caplog.records[-1].getMessage() == "'MUNINN_XYZZY' means nothing to Muninn"
 
 
-#: As `kubectl exec … env` prints them for Services `muninn` and `muninn-metrics`, and
-#: Docker for a linked container.
+#: As `kubectl exec … env` prints the variables for Services `muninn` and
+#: `muninn-metrics`, and Docker those for a linked container.
 LINKS = {
     "MUNINN_SERVICE_HOST": "10.96.7.21",
     "MUNINN_SERVICE_PORT": "8080",
@@ -243,10 +247,10 @@ LINKS = {
 
 
 def test_whatKubernetesAndDockerWriteIsNotOfInterest(caplog: pytest.LogCaptureFixture) -> None:
-    """Broken: MNN-0001 in every pod of a namespace that has a Service of that name."""
+    """Broken: every pod of a namespace with a Service of that name got MNN-0001."""
     assert loadSettings(LINKS) == loadSettings({}) and not caplog.records
     with pytest.raises(InvalidConfig, match="not yet in this version"):
-        loadSettings({"MUNINN_METRICS_PORT": "9090"})  # the setting
+        loadSettings({"MUNINN_METRICS_PORT": "9090"})  # this one is the setting
 
 
 def test_aHandlerThatRaisesDoesNotKeepAProgramFromJoining(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,8 +308,8 @@ def test_namesTheVariableOrArgumentThatIsWrong() -> None:
 
 
 def test_everyLimitThatIsTakenMakesAControlBlock() -> None:
-    """Rows come in whole chunks; broken, the largest `maxBuffers` was one chunk more
-    than a control block can say.
+    """Rows come in whole chunks. Broken: the largest `maxBuffers` was one chunk more
+    than a control block can have.
     """
     largest = {"maxMembers": 4094, "maxBuffers": 1_048_320, "maxLeases": 65_536}
     control = loadSettings({}, largest).control

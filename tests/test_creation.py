@@ -1,5 +1,5 @@
-"""Creating a buffer: no process sees it before it is whole, one of many creates it, and
-a creation that fails leaves nothing.
+"""Creating a buffer: no process sees it before it is whole, one of many processes
+creates it, and a creation that fails leaves nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_freeByNameNeedsNoOpen(domain: str, actor: Start) -> None:
     for gone in (muninn.free, muninn.open):
         with pytest.raises(BufferNotFound):
             gone("a")
-    assert owner.do("int(array.sum())") == 6, "what is mapped stays readable"
+    assert owner.do("int(array.sum())") == 6, "a mapped buffer stays readable"
     owner.do("del array; buffer.close()")
     eventually(lambda: nothingIsLeft(domain), "its memory is gone")
 
@@ -116,8 +116,8 @@ def test_aFillThatRaisesLeavesNothing(domain: str) -> None:
 
 
 def test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer(domain: str) -> None:
-    """The error holds the frames that hold the memory. Broken: the next buffer of that
-    row was never let go.
+    """The error keeps the frames that keep the memory. Broken: the lease on the next
+    buffer of that row was never released.
     """
 
     def fill(_: object) -> None:
@@ -179,7 +179,7 @@ def test_aBufferMadeReadOnlyIsThereAndReadOnly(domain: str, actor: Start) -> Non
     assert [each["access"] for each in muninn.listBuffers()] == ["readOnly"] * 2
 
 
-def test_whoAttachesForReadingDoesNotForbidOthersToWrite(domain: str, actor: Start) -> None:
+def test_aReaderThatAttachesDoesNotForbidOthersToWrite(domain: str, actor: Start) -> None:
     reader = muninn.array("a", 4, "i8", access="readOnly")
     assert not reader.writable and not reader.array.flags.writeable
     actor().do("muninn.array('a', 4, 'i8').array[:] = 3")
@@ -207,7 +207,7 @@ def test_anotherShapeTypeOrModeIsAMismatch(
     with pytest.raises(BufferMismatch, match=r"\(3, 4\)"):
         muninn.array("a", shape, dtype, **keywords)
     assert [each["importers"] for each in muninn.listBuffers()] == [[]], (
-        "nothing is held for the sake of the comparison"
+        "the comparison leaves no lease"
     )
 
 
@@ -260,7 +260,7 @@ def test_manyThreadsThatAttachAtOnceShareOneBuffer(domain: str) -> None:
         assert len(seen) == 6 and len(set(seen)) == 1
 
 
-def test_whoeverAttachesWhileTheCreatorDiesCreatesAnew(domain: str, actor: Start) -> None:
+def test_aProcessThatAttachesWhileTheCreatorDiesCreatesAnew(domain: str, actor: Start) -> None:
     muninn.domainInfo()
     creator = actor().join()
     creator.begin("muninn.loadArray(100, 'f8', lambda array: time.sleep(600), 'a')")
@@ -377,8 +377,8 @@ def test_aNodeThatIsNotThereIsRefused(domain: str, node: Any) -> None:
 )
 @pytest.mark.parametrize("sizeBytes", [1, 4096, (16 << 20) + 1, 50 << 20])
 def test_progressSumsToTheSize(domain: str, sizeBytes: int, mode: str, reserve: str) -> None:
-    """Broken: in fastMode, and where pages are allocated at the first touch, it was
-    never called.
+    """Broken: `progress` was never called in fastMode, nor where the first touch
+    allocates the pages.
     """
 
     def shareIt(progress: Callable[[int], None]) -> muninn.MuninnBuffer:

@@ -33,11 +33,11 @@ def strange(domain: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
-def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(
+def test_aProcessThatChangesItsUidJoinsTheNewUsersDomain(
     domain: str, actor: Start, change: str
 ) -> None:
-    """Broken: a traceback of the broker's thread, PermissionErrors, and a log that the
-    control block was removed.
+    """Broken: the broker's thread printed a traceback, calls raised PermissionErrors,
+    and a log said that the control block was removed.
     """
     changing = actor("held = muninn.share(np.arange(3), name='a'); lock = muninn.Lock('l')")
     other = actor("held = muninn.open('a')")
@@ -56,7 +56,7 @@ def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(
             changing.do(call + "; 0")
         assert caught.value.kind == "DomainChanged", call
     assert changing.do("held.close(); muninn.open('b').array.tolist()") == [0, 1], (
-        "which is in the same row of its block"
+        "its buffer in the same row of the other block is untouched"
     )
     assert other.do("held.array.tolist(), muninn.share(np.ones(1), name='c').name") == [
         [0, 1, 2],
@@ -70,7 +70,7 @@ def test_whoeverChangesItsUidJoinsTheDomainOfTheNewOne(
 
 
 def test_aBrokerOfAnotherUidHandsOverBeforeItIsAsked(actor: Start) -> None:
-    """And a uid that comes back finds its buffers as they were."""
+    """A process whose uid comes back finds its buffers as they were."""
     changing = actor("held = muninn.share(np.arange(3), name='a')")
     other = actor().join()
     changing.do(f"os.seteuid({_STRANGER})")

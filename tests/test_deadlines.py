@@ -1,5 +1,5 @@
-"""Deadlines: a wait accepts any timeout that a user can think of, or refuses it at once
-and names the argument.
+"""Deadlines: a wait accepts any sensible timeout, or refuses a timeout at once and
+names the argument.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def _calls() -> dict[str, Callable[[float], object]]:
 
 
 def test_eachFunctionTakesInfinityAndSaysItsNameOtherwise(domain: str) -> None:
-    """Broken: OverflowError from deep inside, a NaN that was waited for, a negative one
-    that was taken for 0.
+    """Broken: infinity raised an OverflowError from deep inside, a NaN was waited for,
+    and a negative timeout was taken for 0.
     """
     for name, call in _calls().items():
         for timeout in (math.inf, 1e10, 10**400):
@@ -101,7 +101,7 @@ def test_eachFunctionTakesInfinityAndSaysItsNameOtherwise(domain: str) -> None:
 
 
 def test_aLifetimeThatNoClockCountsIsRefusedHere(domain: str) -> None:
-    """Broken: the broker dropped the connection, with MNN-0020."""
+    """Broken: the broker dropped the connection, and the call raised MNN-0020."""
     with pytest.raises(InvalidArgument, match="lifetimeMs"):
         muninn.share(np.zeros(2), name="long", lifetimeMs=10**20)
     assert muninn.share(np.zeros(2), name="long", lifetimeMs=10**15).name == "long"

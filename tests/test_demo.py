@@ -1,4 +1,4 @@
-"""The demo's claims hold: its exit status is 0 only then."""
+"""The demo's claims hold: its exit status is 0 only if all do."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Descriptors: none of Muninn's is a standard stream, and none is used or closed when
-its number leads to another file.
+"""Descriptors: none of Muninn's is a standard stream, and Muninn uses or closes none
+whose number leads to another file by now.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from muninn.wire import messages
 from support import Actor, Background, eventually, program
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: What makes a descriptor, by the name that it is called by. `open` is for a moment,
-#: and for reading.
+#: The calls that make a descriptor. `open` makes one for a moment, and for reading.
 MAKERS = {
     "os.open",
     "os.dup",
@@ -38,7 +37,7 @@ MAKERS = {
     "socket.socket",
     "fcntl.F_DUPFD_CLOEXEC",
 }
-#: Module → why it may.
+#: Module → why it may make one.
 ALLOWED = {
     "system/descriptors.py": "it moves what it makes",
     "cli/main.py": "the command's own standard output",
@@ -50,7 +49,7 @@ DAEMON = program("daemon")
 
 
 def startedWithClosedStreams(code: str, *closed: int) -> str:
-    """What `code` leaves in `said`, from a process that began without these
+    """The value of `said` after `code`, run by a process that began without these
     descriptors.
     """
     there, back = os.pipe()
@@ -104,7 +103,7 @@ def test_whatIsMovedKeepsItsFileAndIsClosedOnExec() -> None:
 
 
 def made(source: str) -> Iterator[str]:
-    """What in a module's source makes a descriptor."""
+    """The calls in a module's source that make a descriptor."""
     for node in ast.walk(ast.parse(source)):
         if (
             isinstance(node, ast.Attribute)
@@ -118,7 +117,8 @@ def test_everyDescriptorIsMadeWhereItIsMoved() -> None:
     for path in PACKAGE.rglob("*.py"):
         source = path.read_text()
         for call in ast.walk(ast.parse(source)):
-            # What is handed to `own` at once is moved at once. A type is no call.
+            # A descriptor that is passed to `own` at once gets another number at once.
+            # A type is no call.
             if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in (
                 "own",
                 "ownSocket",
@@ -182,7 +182,8 @@ def test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
     os.close(theirs)
 
 
-# --- programs that close what is not theirs -----------------------------------------
+# --- programs that close descriptors of others
+# ------------------------------------------
 
 USES = """
 def work():
@@ -191,7 +192,8 @@ def work():
     c = muninn.open('kept')
     return [b.array.tolist(), v.read().tolist(), c.array.tolist(), len(muninn.domainInfo()['members'])]
 """
-#: What a program opens next, so that its numbers are those that Muninn had.
+#: Files that the program opens next; their numbers are those that Muninn's descriptors
+#: had.
 FILES = """
 import hashlib
 def openFiles(stem, count=60):
@@ -226,8 +228,8 @@ def test_aDaemonThatClosesEverythingAfterItsForkStillWorks(
 
 @pytest.mark.parametrize("isBroker", [True, False])
 def test_theFilesOfAForkedChildAreLeftAlone(actor: Callable[..., Actor], isBroker: bool) -> None:
-    """Broken: Muninn closed them by the numbers that its own had, and locked one of
-    them.
+    """Broken: Muninn closed the child's files, because they had the numbers of its own
+    descriptors, and locked one of them.
     """
     other = actor("k = muninn.share(np.arange(2), name='kept')" if not isBroker else "")
     here = actor(DAEMON + FILES + "NAME = 'of the daemon'\n" + USES)
@@ -260,20 +262,23 @@ def test_aProgramThatClosesItsDescriptorsKeepsItsFilesAndItsSlot(
     )
     here.do("os.closerange(3, 256)\nfiles = openFiles('parent')")
     assert here.do("work()[:3]") == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1]]
-    assert here.do("len(muninn.domainInfo()['members'])") == 2, "it is one member, as before"
+    assert here.do("len(muninn.domainInfo()['members'])") == 2, (
+        "the process is one member, as before"
+    )
     assert (
         other.do("muninn.open('before').array.tolist()")
         == [0, 1, 2, 3]
         == here.do("u.array.tolist()")
     )
-    # Broken: this memory could not be handed on, and so nothing was answered any more.
+    # Broken: this memory could not be handed over, and so the broker answered no
+    # request any more.
     assert here.do("view.tolist()") == list(range(5))
     assert (
         here.do("u.close(); muninn.free('before'); muninn.free('afterwards'); areWhole(files)")
         is True
     )
     locks = Path("/proc/locks").read_text()
-    assert f" {here.pid} " in locks, "its slot's byte is locked again"
+    assert f" {here.pid} " in locks, "the slot's byte is locked again"
     assert here.leave() == 0
     assert other.do("len(muninn.domainInfo()['members'])") == 1
 
@@ -290,9 +295,9 @@ _NUMBER_OF = {
 def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(
     actor: Callable[..., Actor], closed: str
 ) -> None:
-    """Broken: its next eventfd had the number of the one that was lost, whose end
-    closed it; so each term failed. Each share took 30 s, and where the eventfd alone
-    was lost, the end of the process 10 s.
+    """Broken: the next eventfd got the number of the lost one, and the end of the lost
+    one closed it, so each term failed. Each share took 30 s, and where only the eventfd
+    was lost, the end of the process took 10 s.
     """
     here = actor(
         "membership = muninn.session.membership.current(); k = muninn.share(np.arange(2), name='kept')"
@@ -304,7 +309,7 @@ def test_aProgramAloneInItsDomainThatClosesItsDescriptorsGoesOn(
         ) == [[0, 1, 2], True]
     eventually(
         lambda: here.do(f"all(each is not None and each.isOurs() for each in {_OPEN})"),
-        "what was lost is made anew",
+        "the lost descriptors are made anew",
     )
     assert here.do("muninn.domainInfo()['brokerPid']") == here.pid
     assert actor().do("muninn.open('kept').array.tolist()") == [0, 1]
@@ -315,7 +320,7 @@ _OPEN = "(membership.wakeup.event, membership.role.broker and membership.role.br
 
 
 def test_anEventThatTakesThePlaceOfALostOneIsNotClosedWithIt() -> None:
-    """It gets the same number, as the lowest that is free."""
+    """The new event gets the same number, because it is the lowest free one."""
     event = descriptors.OwnEvent()
     lost = event.number
     os.close(lost)
@@ -357,8 +362,8 @@ def _interrupt() -> None:
     ],
 )
 def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> None:
-    """Broken: between the call that opened and the object that was to close it, a
-    Ctrl-C lost the descriptor for ever.
+    """Broken: a Ctrl-C between the call that opened a descriptor and the object that
+    was to close it lost the descriptor for ever.
     """
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     some = descriptors.opened("/dev/null", os.O_RDONLY)
@@ -382,14 +387,14 @@ def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> No
         for place in passes:
             assert tracing.interrupt(acts[kind], None, place, 1, _interrupt, None).isDone
             while select.select([far], [], [], 0)[0]:
-                far.recv(1)  # which closes what came with it
+                far.recv(1)  # closes the descriptors that came with the message
             assert sorted(os.listdir("/proc/self/fd")) == before, f"interrupted at {place}"
         allocation.close()
 
 
 def test_wakingKeepsTheInterpretersLock() -> None:
-    """Broken: whoever was woken took it, and a Ctrl-C that came before a finalizer had
-    it again was lost: one in four where buffers go by themselves.
+    """Broken: the woken thread took the interpreter's lock, and a Ctrl-C was lost that
+    came before the finalizer had it again: one in four where buffers are collected.
     """
     event, woken, before = descriptors.OwnEvent(), list[int](), sys.getswitchinterval()
     waiting = Background(

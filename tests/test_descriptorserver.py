@@ -1,5 +1,5 @@
-"""The descriptor server: it gives out the descriptors of the descriptor store without
-the broker's interpreter, and a client asks the broker if it gets none.
+"""The descriptor server: it hands out the descriptors of the descriptor store without
+the broker's interpreter. A client asks the broker if the server hands out none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def client(lab: Lab) -> Iterator[DescriptorClient]:
 
 
 def numbered(number: int) -> int:
-    """A file that says its number by its size."""
+    """A file whose size is its number."""
     descriptor = os.memfd_create("numbered")
     os.ftruncate(descriptor, number)
     return descriptor
@@ -52,7 +52,9 @@ def numberOf(descriptor: Descriptor | None) -> int | None:
 
 
 def test_handsOutWhatTheDescriptorStoreHas(path: str, client: DescriptorClient) -> None:
-    """What was there before it was opened, what came later, and nothing that went."""
+    """The server hands out the descriptors that the store had before and those that
+    came later, and none that was dropped.
+    """
     descriptorStore = DescriptorStore()
     descriptorStore.put(1, 1, numbered(11))
     descriptorStore.open(path)
@@ -61,7 +63,7 @@ def test_handsOutWhatTheDescriptorStoreHas(path: str, client: DescriptorClient) 
     assert [numberOf(client.fetch(1, row, 1)) for row in (1, 2, 3)] == [11, 21, None]
     assert client.fetch(1, 2, 2) is None
     descriptorStore.drop(2, 1)
-    others = [numbered(99)]  # which has the number of the one that was dropped
+    others = [numbered(99)]  # gets the number of the dropped descriptor
     assert client.fetch(1, 2, 1) is None
     for _, descriptor in descriptorStore.takeAll():
         os.close(descriptor)
@@ -84,14 +86,14 @@ def test_aClosedDescriptorServerIsAskedNoMore(path: str, client: DescriptorClien
     assert client.fetch(1, 1, 1) is None
     other = DescriptorServer(path)
     other.put(1, 1, descriptor)
-    assert client.fetch(1, 1, 1) is None, "shunned for a moment"
+    assert client.fetch(1, 1, 1) is None, "the client avoids it for a moment"
     eventually(lambda: numberOf(client.fetch(1, 1, 1)) == 1, "it is tried again")
     other.close()
     os.close(descriptor)
 
 
-def test_aLateAnswerIsNobodys(path: str, client: DescriptorClient) -> None:
-    """Broken: a connection whose answer had not come in time was used on, and the next
+def test_aLateAnswerIsDropped(path: str, client: DescriptorClient) -> None:
+    """Broken: the client kept a connection whose answer came too late, and the next
     question got that answer.
     """
     descriptor = numbered(1)
@@ -108,8 +110,8 @@ def test_aLateAnswerIsNobodys(path: str, client: DescriptorClient) -> None:
 
 
 def test_eachEpochHasItsDescriptorServer(lab: Lab, client: DescriptorClient) -> None:
-    """Broken: the connection to the descriptor server of before was used on, and what a
-    deposed broker had kept was the answer.
+    """Broken: the client kept the connection to the last descriptor server, and got a
+    descriptor that a deposed broker had kept.
     """
     descriptors = [numbered(1), numbered(2)]
     descriptorServers = [
@@ -128,8 +130,8 @@ def test_eachEpochHasItsDescriptorServer(lab: Lab, client: DescriptorClient) -> 
 def test_aHandlerInTheMiddleOfAFetchFetchesToo(
     path: str, client: DescriptorClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that raises there leaves nothing. Broken: what it had interrupted kept
-    the descriptor server for itself for ever.
+    """A handler that raises during a fetch leaves nothing behind. Broken: the
+    interrupted fetch kept the descriptor server for itself for ever.
     """
     descriptorServer, descriptor, fetch = (
         DescriptorServer(path),
@@ -185,7 +187,8 @@ def test_aMemberWithoutDescriptorsIsTold(domain: str, actor: Start) -> None:
     other = actor(
         "b = muninn.open('b'); from muninn.session.membership import current; from muninn.wire import descriptorserver; import resource"
     )
-    # on a busy machine it would give up, and have room for the broker's answer
+    # Without this the client gives up on a busy machine, and has a free descriptor for
+    # the broker's answer.
     other.do("descriptorserver._TIMEOUT_NS = 30_000_000_000")
     other.do(
         "h = current().openBuffers; row = [r for r, s in current().rows.notFree() if current().rows.description(r).name == 'a'][0]"
@@ -207,8 +210,8 @@ def test_aMemberWithoutDescriptorsIsTold(domain: str, actor: Start) -> None:
 
 
 def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> None:
-    """The broker's process is busy with C code that keeps the interpreter, and the open
-    is over before that is.
+    """The broker's process runs C code that keeps the interpreter's lock. The open is
+    over before the C code is.
     """
     broker = actor(
         "held = muninn.share(np.arange(8), 'a', mode='fastMode', access='readWrite'); import ctypes"
@@ -216,13 +219,13 @@ def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> No
     broker.do("more = muninn.share(np.arange(9), 'b', mode='fastMode')")
     assert muninn.domainInfo()["brokerPid"] == broker.pid
     assert muninn.open("a").array.sum() == 28
-    # Below takeoverMs: nobody may take it for dead. `usleep` through PyDLL keeps the
-    # interpreter's lock.
+    # The call takes less than takeoverMs, so that no member takes the broker for dead.
+    # `usleep` through PyDLL keeps the interpreter's lock.
     broker.begin("t = time.monotonic(); ctypes.PyDLL(None).usleep(400_000); time.monotonic()")
     time.sleep(0.05)
     assert muninn.open("b").array.sum() == 36
     opened = time.monotonic()
-    assert broker.result() > opened, "the broker's process came to itself later"
+    assert broker.result() > opened, "the broker's process went on later"
 
 
 def test_theBrokerIsAskedWhereThereIsNoDescriptorServer(domain: str, actor: Start) -> None:
@@ -232,8 +235,8 @@ def test_theBrokerIsAskedWhereThereIsNoDescriptorServer(domain: str, actor: Star
 
 
 def test_aStoppedBrokersDescriptorServerEndsInATakeover(domain: str, actor: Start) -> None:
-    """Its thread is stopped with it. Broken: whoever waited at the descriptor server
-    waited for ever.
+    """The broker's descriptor server is a thread that is stopped with the process.
+    Broken: a process that asked the descriptor server waited for ever.
     """
     broker = actor("held = muninn.share(b'x', 'a', mode='fastMode')")
     other = actor("b = muninn.open('a')")

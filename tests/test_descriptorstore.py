@@ -1,4 +1,4 @@
-"""The descriptor store: it has one descriptor for each piece of memory, and closes
+"""The descriptor store: it keeps one descriptor for each piece of memory, and closes
 each.
 """
 
@@ -21,8 +21,8 @@ def _isOpen(descriptor: int) -> bool:
 
 
 def test_whatIsBroughtTwiceIsKeptOnce() -> None:
-    """Each holder brings a descriptor after a takeover. Broken: all but the first
-    stayed open for ever.
+    """Each holder sends a descriptor after a takeover. Broken: all but the first stayed
+    open for ever.
     """
     descriptorStore = DescriptorStore()
     first, second = os.memfd_create("a"), os.memfd_create("a")
@@ -30,7 +30,7 @@ def test_whatIsBroughtTwiceIsKeptOnce() -> None:
     descriptorStore.put(1, 1, second)
     assert descriptorStore.get(1, 1) == first and len(descriptorStore) == 1 and not _isOpen(second)
     descriptorStore.put(1, 1, first)
-    assert _isOpen(first), "the same one again is no second one"
+    assert _isOpen(first), "the same descriptor again replaces nothing"
     descriptorStore.drop(1, 1)
     descriptorStore.drop(1, 1)
     assert not _isOpen(first) and descriptorStore.get(1, 1) is None
@@ -50,8 +50,8 @@ def test_whatIsTakenIsTheTakers() -> None:
 
 
 def test_aDescriptorServerThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> None:
-    """No thread left, say. Broken: the broker resigned, although each request hands out
-    what the descriptor server would.
+    """For example, no thread is left. Broken: the broker resigned, although each
+    request hands out the descriptors that the descriptor server would.
     """
     descriptorStore = DescriptorStore()
     descriptorStore.open(str(tmp_path / "missing" / "socket"))
@@ -60,11 +60,11 @@ def test_aDescriptorServerThatCanNotBeOpenedIsDoneWithout(tmp_path: Path) -> Non
     descriptorStore.close()
 
 
-def test_aDescriptorServerThatASuccessorHasRemovedIsNobodysConcern(
+def test_aDescriptorServerThatASuccessorHasRemovedIsNoConcern(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its process was stopped while its term began. Broken: a warning on the program's
-    standard error.
+    """The process was stopped while its term began. Broken: the store wrote a warning
+    to the program's standard error.
     """
     caplog.set_level("INFO")
     DescriptorStore().open(str(tmp_path / "removed" / "socket"))

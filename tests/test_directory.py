@@ -1,4 +1,6 @@
-"""The directory: the transitions of a row, and that nothing is left of it at the end."""
+"""The directory: the transitions of a row, and that a row leaves nothing behind at its
+end.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,12 @@ def test_aNameIsGrantedToOneMember(lab: Lab) -> None:
     granted = directory.grant(first.key, usage(), 0)
     with pytest.raises(BufferExists):
         directory.grant(second.key, usage(), 0)
-    assert directory.grant(first.key, usage(), 0) == granted, "a request that is repeated"
+    assert directory.grant(first.key, usage(), 0) == granted, "the creator may repeat its request"
 
 
 def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
-    """The creator is suspected, not confirmed dead: the memory waits, the name need
-    not.
+    """The creator is suspected, not confirmed dead: the memory has to wait, the name
+    has not.
     """
     directory, dead, other = lab.directory(1), lab.member(), lab.member()
     old = directory.grant(dead.key, usage(), 0)
@@ -56,8 +58,8 @@ def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
 
 
 def test_theNameOfWhatIsOverIsFree(lab: Lab) -> None:
-    """Broken: until the broker came to it, which at the beginning of a term is last, it
-    was found, and nobody could make it anew.
+    """Broken: the broker ends lifetimes last at the beginning of a term; until then the
+    buffer was found by its name, and no process could make it anew.
     """
     directory, member, other = lab.directory(1), lab.member(), lab.member()
     over = lab.make(directory, member, "a", deadlineMs=monotonicMs() - 1)
@@ -78,8 +80,8 @@ def test_theNameOfWhatIsOverIsFree(lab: Lab) -> None:
 
 
 def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:
-    """Broken: the catalog without the journals: a repeated request leaves a second row
-    behind.
+    """Broken: the catalog was built without the journals: a repeated request left a
+    second row behind.
     """
     member = lab.member()
     granted = lab.directory(1).grant(member.key, usage("half", sizeBytes=4096), 0)
@@ -95,7 +97,7 @@ def test_aHalfMadeRowGoesWithItsMemoryAndItsIndexEntry(lab: Lab, state: str) -> 
     row, incarnation = directory.grant(member.key, usage(), 0)
     os.close(segments.create(lab.paths, row, incarnation, 4096))
     directory.rows.describe(row, describe())
-    # its broker died right after this step of the commit
+    # The broker died right after this step of the commit.
     directory._index.insert(b"a", row, incarnation)
     directory.abandon(member.key, row, incarnation) if state == "abandoned" else directory.orphaned(
         row
@@ -115,14 +117,14 @@ def test_onlyItsCreatorCommitsARow(lab: Lab) -> None:
     reading, writing = os.pipe()
     with pytest.raises(ProtocolViolation):
         directory.commit(other.key, row, incarnation, writing)
-    assert os.read(reading, 1) == b"", "the descriptor that came with it is closed"
+    assert os.read(reading, 1) == b"", "the descriptor of the request is closed"
     os.close(reading)
     directory.commit(creator.key, row, incarnation, None)
 
 
 def test_aCommitThatIsRepeatedAfterTheFreeSaysSo(lab: Lab) -> None:
-    """The answer was lost with its broker, and somebody freed the buffer meanwhile.
-    Broken: the creator was told of a protocol violation.
+    """The answer was lost with its broker, and another process freed the buffer
+    meanwhile. Broken: the creator was told of a protocol violation.
     """
     directory, creator = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, creator)
@@ -133,8 +135,8 @@ def test_aCommitThatIsRepeatedAfterTheFreeSaysSo(lab: Lab) -> None:
 
 
 def test_aCommitOfAnotherDamagesNothingInTheDescriptorStore(lab: Lab) -> None:
-    """Broken: `commit` put the descriptor into the descriptor store before it looked
-    whose row it is, and dropped the right one with it.
+    """Broken: `commit` put the descriptor into the descriptor store before it looked at
+    the creator of the row, and dropped the right descriptor with it.
     """
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = directory.grant(creator.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
@@ -208,7 +210,7 @@ def test_lastCloseGoesWithItsLastLeaseAndKeepDoesNot(lab: Lab) -> None:
 
 
 def test_theJournalTellsEachStep(lab: Lab) -> None:
-    """Broken: any of the four records left out."""
+    """Broken: one of the four records was left out."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
     lease = member.leases.take(row, incarnation, 1000)
@@ -225,7 +227,7 @@ def test_theJournalTellsEachStep(lab: Lab) -> None:
 
 
 def test_theFinishedBufferOfADeadCreatorKeepsItsName(lab: Lab) -> None:
-    """Broken: the name of whatever a dead member had made was given away."""
+    """Broken: the names of all buffers of a dead member were given away."""
     directory, dead, other = lab.directory(1), lab.member(), lab.member()
     made = lab.make(directory, dead)
     dead.die()
@@ -235,7 +237,7 @@ def test_theFinishedBufferOfADeadCreatorKeepsItsName(lab: Lab) -> None:
 
 
 def test_onlyItsCreatorGivesARowUp(lab: Lab) -> None:
-    """Broken: `abandon` asked for the state only."""
+    """Broken: `abandon` compared the state only."""
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = directory.grant(creator.key, usage(), 0)
     directory.abandon(other.key, row, incarnation)
@@ -258,8 +260,8 @@ def test_aFreeIsOfOneIncarnation(lab: Lab) -> None:
 
 
 def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
-    """Broken: `commit` or `_unname` told nobody, which the next look every half second
-    hid.
+    """Broken: `commit` or `_unname` woke no waiter; the look every half second hid
+    this.
     """
     directory, member = lab.directory(1), lab.member()
 
@@ -279,9 +281,9 @@ def test_namesThatComeAndGoAreTold(lab: Lab) -> None:
     waiting.ended()
 
 
-def test_aNameThatNobodyDescribedIsToldWhenItGoes(lab: Lab) -> None:
-    """Broken: only a description's name was told, and who waited for a creation that
-    was given up slept on.
+def test_aNameWithoutADescriptionIsToldWhenItGoes(lab: Lab) -> None:
+    """Broken: only a name in a description woke its waiters, and a process that waited
+    for an abandoned creation slept on.
     """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage("a"), 0)
@@ -291,7 +293,7 @@ def test_aNameThatNobodyDescribedIsToldWhenItGoes(lab: Lab) -> None:
 
 
 def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
-    """Broken: `_reclaim` without the descriptor store, the catalog or the segment."""
+    """Broken: `_reclaim` left out the descriptor store, the catalog or the segment."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
     directory.rows.describe(row, describe(mode=Mode.FAST, gpu=0))
@@ -319,8 +321,8 @@ def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
 
 
 def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: it was done again, and a full `/dev/shm` then reclaimed a buffer that
-    lived.
+    """Broken: the commit was done again, and on a full `/dev/shm` it then reclaimed a
+    living buffer.
     """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
@@ -346,8 +348,8 @@ def test_aCommitThatIsRepeatedChangesNothing(lab: Lab, monkeypatch: pytest.Monke
     ],
 )
 def test_aGrantThatTheJournalTellsWrongIsNoGrant(lab: Lab, changes: dict[str, object]) -> None:
-    """Whole records, as a program of another version may write them; broken, each
-    successor resigned over them.
+    """The records are whole, as a program of another version may write them. Broken:
+    each successor resigned when it read them.
     """
     member = lab.member()
     row, incarnation = lab.directory(1).grant(member.key, usage("half"), 0)

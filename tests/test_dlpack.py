@@ -48,14 +48,14 @@ _newCapsule = ctypes.PYFUNCTYPE(
 
 
 class Owner:
-    """Something that owns memory, and whose end can be seen."""
+    """An object that owns memory, and whose end a test can see."""
 
     def __init__(self, array: np.ndarray[Any, Any]) -> None:
         self.array = array
 
 
 class Lender:
-    """An object that lends its memory by our exporter, as DLPack 1.x asks for it."""
+    """An object that lends its memory by our exporter, as DLPack 1.x requests it."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Lender:
 
 
 class LegacyLender(Lender):
-    """The same from before DLPack 1.0."""
+    """An object that lends its memory as before DLPack 1.0."""
 
     def __dlpack__(self, stream: Any = None) -> Any:  # type: ignore[override]
         self.asked.append((stream, None))
@@ -107,7 +107,7 @@ def torch() -> Any:
 
 
 def managedAddress(capsule: Any) -> int:
-    """Where the structure in an unconsumed capsule is."""
+    """The address of the structure in an unconsumed capsule."""
     return next(
         ctypes.addressof(capsules.managedOf(capsule, name))
         for name in capsules.MANAGED
@@ -129,8 +129,8 @@ def test_numpySeesTheLentMemoryItself(kind: type[Lender], dtype: np.dtype[Any]) 
     seen = np.from_dlpack(kind(array))
     assert (seen.shape, seen.strides, seen.dtype) == (array.shape, array.strides, dtype)
     assert np.shares_memory(seen, array)
-    # numpy takes for read-only whatever can not say that it is not, and some of its
-    # versions take everything.
+    # numpy takes memory for read-only if its lender can not say that it is not, and
+    # some versions of numpy take everything.
     assert seen.flags.writeable == (kind is Lender and np.from_dlpack(array).flags.writeable)
     np.testing.assert_array_equal(seen, array)
 
@@ -188,7 +188,7 @@ def test_stridesAreAlwaysStated() -> None:
 @pytest.mark.parametrize("device", [(capsules.CPU, 0), (capsules.CUDA, 3), (capsules.CUDA_HOST, 1)])
 @_bothKinds
 def test_memoryOfADeviceIsNeverTouched(device: tuple[int, int], maxVersion: Any) -> None:
-    """The address leads nowhere: to read it would end this process."""
+    """The address leads nowhere: a read would end this process."""
     owner = Owner(np.empty(0))
     back = importCapsule(
         exportCapsule(
@@ -368,7 +368,7 @@ def test_onlyOneThreadGetsACapsule() -> None:
 
 def takenByHand(maxVersion: Any) -> tuple[weakref.ref[Owner], int, int]:
     """(owner, structure, deleter) of a capsule that was renamed, as a consumer written
-    in C does it.
+    in C renames it.
     """
     owner = Owner(np.arange(3))
     seen, capsule = weakref.ref(owner), lend(owner, maxVersion=maxVersion)
@@ -382,7 +382,7 @@ def takenByHand(maxVersion: Any) -> tuple[weakref.ref[Owner], int, int]:
 def test_theDeleterNeedsNoGil(maxVersion: Any) -> None:
     seen, managed, deleter = takenByHand(maxVersion)
     assert seen() is not None
-    giveBack = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deleter)  # gives up the GIL for the call
+    giveBack = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(deleter)  # the call releases the GIL
     thread = threading.Thread(target=giveBack, args=(managed,))
     thread.start()
     thread.join(BOUND_SECONDS)
@@ -406,7 +406,7 @@ def test_theDeleterMayRunOnAThreadThatPythonDoesNotKnow(maxVersion: Any) -> None
 @_bothKinds
 def test_givingBackKeepsTheExceptionThatIsInFlight(maxVersion: Any, torch: Any) -> None:
     """The interpreter drops the arguments of a failed call while its exception is
-    pending: a deleter that is Python code loses it.
+    pending; a deleter in Python code would lose the exception.
     """
     for take in (lambda capsule: capsule, importCapsule, torch.utils.dlpack.from_dlpack):
         owner = Owner(np.arange(3.0))
@@ -454,7 +454,7 @@ for name, version in ((b"dltensor", None), (b"dltensor_versioned", (1, 1)))[: 1 
 
 
 def test_theDeleterMayBeCalledAfterTheInterpreterHasEnded() -> None:
-    """As a C++ library does that keeps a tensor in a static variable."""
+    """A C++ library that keeps a tensor in a static variable calls the deleter so late."""
     root = Path(__file__).parent.parent
     ended = subprocess.run(
         [sys.executable, "-c", _AFTER_EXIT],
@@ -588,7 +588,9 @@ def test_refusesOtherCapsules() -> None:
 
 
 class Hostile:
-    """A capsule that a producer made as it liked, and how often it was given back."""
+    """A capsule with any content that a producer chose, and a count of how often it was
+    given back.
+    """
 
     def __init__(self, versioned: bool, withoutLengths: bool = False, **fields: Any) -> None:
         self.released = 0
@@ -651,7 +653,8 @@ def test_refusesTensorsThatCanNotBe(fields: dict[str, Any], versioned: bool) -> 
     hostile = Hostile(versioned, **fields)
     with pytest.raises(BufferError):
         importCapsule(hostile.capsule)
-    # Still the producer's: the capsule is as it was, and nobody has called the deleter.
+    # The producer still owns the tensor: the capsule is as it was, and the deleter was
+    # not called.
     assert capsules.isCapsuleOf(hostile.capsule, hostile.name) and hostile.released == 0
 
 

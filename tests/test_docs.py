@@ -1,10 +1,10 @@
-"""What the documentation says is true: its runnable blocks run, its links lead
-somewhere, its tables are complete.
+"""The documentation is true: its runnable blocks run, its links lead somewhere, its
+tables are complete.
 
 A fenced block that begins with ``python runnable`` or ``sh runnable`` is a program of
 its own; all blocks of a page share a domain and a folder, and run in the order of the
-page. A block ``text output`` behind it is what it prints, where ``...`` stands for
-anything.
+page. A block ``text output`` behind it is the text that it prints, where ``...`` stands
+for anything.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _HEADING = re.compile(r"^#{1,6} +(.+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
-    """A runnable block of a page and what it should print; `output` is None when the
-    page does not say.
+    """A runnable block of a page and the text that it should print; `output` is None
+    when the page does not say.
     """
 
     line: int
@@ -82,7 +82,7 @@ def test_runnableBlocksPrintWhatThePageSays(
 ) -> None:
     checker, flags = doctest.OutputChecker(), doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     folder: Path = request.getfixturevalue("tmp_path")
-    # `python` in a shell block is this one
+    # `python` in a shell block is this interpreter.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     environment = {**os.environ, "MUNINN_DOMAIN": domain, "PATH": path}
     for block in blocksOf(page):
@@ -233,8 +233,8 @@ def test_thePagesCountTheErrorsRightly() -> None:
 
 @pytest.mark.parametrize("row", ERRORS, ids=[row.code for row in ERRORS])
 def test_aCodeThatCanBeMetIsNotSaidToBeOfLater(row: ErrorRow) -> None:
-    """Broken: three codes that programs on a GPU meet were said to be of a later
-    version.
+    """Broken: three codes that programs on a GPU meet were documented as those of a
+    later version.
     """
     section = (
         (ROOT / "docs" / "troubleshooting.md")
@@ -253,7 +253,7 @@ def test_aCodeThatCanBeMetIsNotSaidToBeOfLater(row: ErrorRow) -> None:
 
 
 def test_keysThatPagesNameExist() -> None:
-    """`table.key` is one of the configuration's."""
+    """Each `table.key` on a page is a key of the configuration."""
     defaults = tomllib.loads((ROOT / "muninn" / "config" / "defaults.toml").read_text())
     for page in PAGES:
         for table, key in re.findall(r"`(" + "|".join(defaults) + r")\.(\w+)`", page.read_text()):
@@ -283,7 +283,7 @@ def sentencesTool() -> ModuleType:
 
 
 def test_pagesHaveOneSentenceALine() -> None:
-    """`make format` lays the pages out."""
+    """`make format` breaks the lines of the pages."""
     tool = sentencesTool()
     assert [
         relative(page)

@@ -125,7 +125,7 @@ def test_arraysOfTheSourcesOwnTypeAreCopies(domain: str) -> None:
 
 
 class _OnlyDlpack:
-    """What an array library without numpy's own protocols offers."""
+    """An array of a library that has DLPack but not numpy's own protocols."""
 
     def __init__(self, array: np.ndarray[Any, Any], device: tuple[int, int] = (1, 0)) -> None:
         self.array, self._device = array, device
@@ -231,8 +231,8 @@ def test_refusesArraysOfSuchTypes(domain: str) -> None:
 def test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade(
     domain: str, name: str, mode: str
 ) -> None:
-    """Broken: a name that could neither be opened nor made, or `data type '<f1' not
-    understood` of a buffer that was there.
+    """Broken: the name could neither be opened nor made, or a buffer that exists raised
+    `data type '<f1' not understood`.
     """
     library = pytest.importorskip(
         "ml_dtypes", reason="ml_dtypes is not installed: pip install ml_dtypes"
@@ -254,8 +254,8 @@ def test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade(
 
 
 def test_anElementMayBeAnArray(domain: str, actor: Start) -> None:
-    """As numpy.zeros has it. Broken: the array was made, and then was another one than
-    was asked for, each time.
+    """numpy.zeros accepts this too. Broken: the array was made, but not as requested,
+    so each later call made a mismatch.
     """
     for _ in range(2):
         assert muninn.array("a", 5, ("<f4", (3,))).array.shape == np.zeros(5, ("<f4", (3,))).shape

@@ -1,4 +1,4 @@
-"""The election: one word, won by one, and never lowered."""
+"""The election: one word, which one member wins, and which is never lowered."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_readyIsNeverLowered(lab: Lab) -> None:
     assert lab.election.readyEpoch() == 5
 
 
-def test_whoeverAwaitsTheSocketIsWokenByAnElection(lab: Lab) -> None:
+def test_aWaitForTheSocketIsWokenByAnElection(lab: Lab) -> None:
     woken = threading.Event()
 
     def wait() -> None:
@@ -70,7 +70,7 @@ def test_whoeverAwaitsTheSocketIsWokenByAnElection(lab: Lab) -> None:
     thread.join(30)
 
 
-def test_aSlotOutOfRangeIsNobody(lab: Lab) -> None:
+def test_aSlotOutOfRangeIsNoMember(lab: Lab) -> None:
     lab.elect(1000)
     assert lab.election.term().slot is None
 
@@ -81,8 +81,8 @@ def test_beatsAreCounted(lab: Lab) -> None:
     assert lab.election.heartbeat() == 2
 
 
-def test_whoeverAwaitsTheSocketIsWokenByIt(lab: Lab) -> None:
-    """Broken: `announce` without its wake-up."""
+def test_aWaitForTheSocketIsWokenByIt(lab: Lab) -> None:
+    """Broken: `announce` did not wake the waiters."""
     lab.elect(1)
     waiting = Background(lambda: lab.election.awaitReady(0, 60_000_000_000)).asleep()
     lab.election.announce(1)
@@ -90,7 +90,9 @@ def test_whoeverAwaitsTheSocketIsWokenByIt(lab: Lab) -> None:
 
 
 def test_noTermComesAfterTheLastEpoch(lab: Lab) -> None:
-    """Rows have no room for a higher one. Broken: it ran over into their incarnations."""
+    """Rows have no room for a higher epoch. Broken: the epoch ran over into the rows'
+    incarnations.
+    """
     lab.election.startAt(MAX_EPOCH)
     with pytest.raises(TableFull, match="brokers"):
         lab.election.replace(lab.election.term(), 0)

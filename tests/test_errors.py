@@ -1,4 +1,4 @@
-"""The table of errors is complete, and every error says what to do."""
+"""The table of errors is complete, and every error says what the user can do."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from support import leftovers
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-#: What is started; the others are parts of these.
+#: The programs that a reader starts; the others are parts of these.
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if "__main__" in path.read_text())
 
 
@@ -34,7 +34,7 @@ def test_aTensorIsSharedWithEachLibrary(domain: str, name: str, library: str) ->
         pytest.skip(
             f"{library} is not installed" + (": make interop" if library == "torch" else "")
         )
-    # broken: the second found the name taken, which the first had left with its memory
+    # Broken: the second found the name taken, because the first had left its memory.
     for _ in range(2):
         ran = run(name)
         assert ran.returncode == 0, ran.stderr
@@ -66,7 +66,9 @@ def test_whatNeedsAGpuSaysSo(domain: str, name: str) -> None:
 def test_aNumberThatCanNotBeIsAUsageError(
     domain: str, name: str, arguments: tuple[str, ...]
 ) -> None:
-    """Broken: tracebacks, a wait of a minute, or `-1 frames … -0.0 GiB/s`."""
+    """Broken: the program ended with a traceback, waited for a minute, or printed `-1
+    frames … -0.0 GiB/s`.
+    """
     ran = run(name, *arguments)
     assert ran.returncode == 2
     assert ran.stderr.startswith("usage: ") and f"{name}.py: error: argument " in ran.stderr
@@ -99,8 +101,8 @@ def test_whatIsRefusedIsSaidInALine(
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_eachExplainsItself(domain: str, name: str) -> None:
-    """Broken: some took `--help` for a number and ended with a traceback, others for
-    nothing and ran, or for the name of what they share.
+    """Broken: some programs took `--help` for a number and ended with a traceback;
+    others ignored it and ran, or took it for the name of the buffer.
     """
     ran = run(name, "--help")
     assert (ran.returncode, ran.stderr) == (0, "")

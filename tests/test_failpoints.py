@@ -1,5 +1,5 @@
-"""The fail points: they are found, they cost nothing, and a sample of those that `make
-failpoints` performs ends well.
+"""The fail points: the search finds them, they cost nothing, and a sample of the scenes
+that `make failpoints` runs ends well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import muninn
 
 _TESTS = Path(__file__).parent
 _PACKAGE = Path(muninn.__file__).parent
-#: How many points there were when renames began to be written down.
+#: How many points there were when the list of renames began.
 _FIRST_COUNT = 154
 
 
@@ -35,7 +35,7 @@ def test_eachChangeOfSharedStateHasAName() -> None:
 
 def test_noPointIsLostWhenItsNameChanges() -> None:
     """`renamed.txt` has each name that changed since the points were first counted, and
-    what it is called now.
+    its present name.
     """
     pairs = [
         line.split() for line in (_TESTS / "failpoints" / "renamed.txt").read_text().splitlines()
@@ -45,8 +45,8 @@ def test_noPointIsLostWhenItsNameChanges() -> None:
     names = {point.name for point in points.allPoints()}
     assert len(set(old)) == len(old)
     assert len(set(new)) == len(new)
-    assert not set(new) - names, "renamed to what is not there"
-    assert not set(old) & (names - set(new)), "renamed, and there under the old name"
+    assert not set(new) - names, "the new name does not exist"
+    assert not set(old) & (names - set(new)), "the old name still exists"
     assert len(names) >= _FIRST_COUNT
 
 

@@ -1,4 +1,4 @@
-"""Fences between processes: a ticket is completed when its stream gets there; the
+"""Fences between processes: a ticket is completed when its stream reaches it; the
 ticket of a process that died is an error, never a hang.
 """
 
@@ -19,7 +19,7 @@ from support import Actor, ActorError
 
 Start = Callable[..., Actor]
 
-#: A stream whose work stands still until `semaphores[name].set()`.
+#: A stream whose work waits until `semaphores[name].set()`.
 _STREAMS = """
 import threading
 semaphores = {}
@@ -62,7 +62,7 @@ def test_whatTheStreamWroteIsThereWhenTheTicketIs(domain: str, actor: Start) -> 
 
 def test_aSignalWithoutAStreamIsDoneAtOnce(domain: str) -> None:
     buffer = muninn.share(np.zeros(4))
-    assert buffer.wait() == 0, "nothing was promised"
+    assert buffer.wait() == 0, "there is no ticket yet"
     assert [buffer.signal() for _ in range(3)] == [1, 2, 3]
     assert buffer.wait() == 3 and buffer.wait(ticket=1) == 1
 
@@ -96,7 +96,7 @@ def test_theTicketsOfTheDeadArePoisoned(domain: str, actor: Start, dies: str) ->
         stream.synchronize(60)
     with pytest.raises(OwnerDied):
         buffer.wait(timeout=60)
-    assert buffer.wait(ticket=buffer.signal()) == tickets[-1] + 1, "the next promise is a new one"
+    assert buffer.wait(ticket=buffer.signal()) == tickets[-1] + 1, "the next ticket is a new one"
 
 
 def test_aFailedStreamsTicketIsPoisoned(domain: str, actor: Start) -> None:
@@ -132,7 +132,7 @@ def test_aFullRingMakesTheNextSignalWait(domain: str, actor: Start) -> None:
     other.do("semaphores['go'].set()")
     thread.join(60)
     assert buffer.wait(timeout=60) == layout.TICKET_RING + 1
-    assert buffer.wait(ticket=1, timeout=60) == 1, "long since done"
+    assert buffer.wait(ticket=1, timeout=60) == 1, "the work was done long ago"
 
 
 def test_manyProcessesThatSignalGetTicketsOfTheirOwn(domain: str, actor: Start) -> None:
@@ -152,7 +152,7 @@ def test_whatIsNoStreamIsRefused(domain: str, stream: object) -> None:
     for use in (buffer.signal, buffer.wait):
         with pytest.raises((TypeError, InvalidArgument)):
             use(stream)
-    assert buffer.wait() == 1, "a refused signal promises nothing"
+    assert buffer.wait() == 1, "a refused signal issues no ticket"
 
 
 def test_thereIsNoStreamOfAGpuThatIsNotThere(domain: str, actor: Start) -> None:
@@ -173,8 +173,8 @@ def test_aFreedBufferPromisesNothing(domain: str) -> None:
 
 
 def test_aSignalWithoutAStreamIsNeverOpen(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a second Ctrl-C left a ticket pending for ever, and whoever waited for
-    the last one hung.
+    """Broken: a second Ctrl-C left a ticket pending for ever, and a process that waited
+    for the last ticket hung.
     """
     buffer = muninn.share(np.zeros(4))
     tickets = buffer._held().tickets
@@ -194,8 +194,8 @@ def test_aSignalWithoutAStreamIsNeverOpen(domain: str, monkeypatch: pytest.Monke
 def test_aSignalThatIsCutShortIsPoisoned(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody knows yet which ticket it was, or the stream does not have it; and the
-    frames of what was interrupted are kept.
+    """The interrupted code does not know its ticket yet, or the stream has no fence for
+    it; the exception keeps the frames of the interrupted code.
     """
     buffer, stream = muninn.share(np.zeros(4), name="a"), muninn.createStream()
     other = actor("buffer = muninn.open('a')")

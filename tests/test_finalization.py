@@ -1,5 +1,6 @@
 """`session/finalization.py`, `session/lateimports.py`, `sync/asyncwait.py` and
-`system/threads.py`: what works when an interpreter ends, in whatever order it does so.
+`system/threads.py`: the calls that work while an interpreter ends, in any order of its
+steps.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ atexit.register(late)
 """
 
 
-#: An object whose `__del__` runs in the middle of the end: builtins are restored after
-#: all exit handlers, and when nothing can be imported.
+#: An object whose `__del__` runs in the middle of the end: the interpreter restores
+#: builtins after all exit handlers, when nothing can be imported.
 HELD = {"builtins": "builtins.last = Last()", "global": "last = Last()"}
 #: Calls that work in a process that has joined before.
 WORKING = {
@@ -54,7 +55,7 @@ WORKING = {
     "listBuffers": "muninn.listBuffers()",
     "domainInfo": "muninn.domainInfo()",
 }
-#: Calls of a buffer that was shared before.
+#: Calls on a buffer that was shared before.
 OF_BUFFERS = {
     "read": "b.read()",
     "write": "b.write().__enter__()",
@@ -68,7 +69,7 @@ OF_BUFFERS = {
     "close": "b.close()",
     "freeIt": "b.free()",
 }
-#: What needs an import all the same is refused.
+#: Calls that need an import, and are refused.
 REFUSED = {
     "createStream": "muninn.createStream()",
     "shareOnGpu": "muninn.share(np.arange(3.), name='x', mode='fastMode')",
@@ -91,7 +92,9 @@ def _ended(code: str, bound: float = 60) -> str:
 def test_anObjectThatLivesToTheEndMayFree(
     domain: str, actor: Callable[..., Actor], isBroker: bool, held: str
 ) -> None:
-    """Broken: ImportError, since nothing can be imported then, and the buffer stayed."""
+    """Broken: nothing can be imported then, so the free raised ImportError, and the
+    buffer stayed.
+    """
     if not isBroker:
         actor().join()
     assert _ended(HEAD.format(before="") + held + FREES) == "freed\n"
@@ -102,8 +105,8 @@ def test_anObjectThatLivesToTheEndMayFree(
 @pytest.mark.parametrize("isFirst", [True, False], ids=["registeredBefore", "registeredAfter"])
 @pytest.mark.parametrize("isJoined", [True, False], ids=["joined", "firstUse"])
 def test_anExitHandlerMayShare(domain: str, size: int, isFirst: bool, isJoined: bool) -> None:
-    """Broken: RuntimeError, since pools take nothing any more, and Python 3.12 starts
-    no thread.
+    """Broken: pools accept no work any more, and Python 3.12 starts no thread, so the
+    call raised RuntimeError.
     """
     late = LATE.format(size=size)
     code = (
@@ -115,8 +118,8 @@ def test_anExitHandlerMayShare(domain: str, size: int, isFirst: bool, isJoined: 
     eventually(lambda: muninn.listBuffers() == [], "nothing is left")
 
 
-def test_whatNobodyWillPublishKeepsNoProcess(domain: str) -> None:
-    """Broken: the interpreter waited for the thread of a pool, which waited for a
+def test_aWaitForNoPublicationKeepsNoProcess(domain: str) -> None:
+    """Broken: the interpreter waited for the thread of a pool, and the thread for a
     publication.
     """
     code = """
@@ -135,9 +138,7 @@ task._log_destroy_pending = False
 @pytest.mark.parametrize("held", HELD)
 @pytest.mark.parametrize("name", [*WORKING, *OF_BUFFERS, *REFUSED, "waitNextAsync"])
 def test_whatIsCalledAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: str) -> None:
-    """Broken: a bare ImportError, from imports inside of functions and from numpy's
-    own.
-    """
+    """Broken: imports inside functions, and numpy's own, raised a bare ImportError."""
     call = {
         **WORKING,
         **OF_BUFFERS,
@@ -150,12 +151,12 @@ def test_whatIsCalledAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: 
     assert _ended(code) == ("works" if name in WORKING or name in OF_BUFFERS else "refused")
     eventually(
         lambda: {buffer["name"] for buffer in muninn.listBuffers()} <= {"b"},
-        "what was shared at the end is freed",
+        "the buffers that were shared at the end are freed",
     )
 
 
 @pytest.mark.parametrize("name", [*WORKING, *REFUSED])
-def test_whoHasNeverJoinedIsRefusedAtTheVeryEnd(domain: str, name: str) -> None:
+def test_aProcessThatHasNeverJoinedIsRefusedAtTheVeryEnd(domain: str, name: str) -> None:
     code = HEAD.format(before="") + program(
         "lastObject",
         IS_JOINED="False",
@@ -166,7 +167,7 @@ def test_whoHasNeverJoinedIsRefusedAtTheVeryEnd(domain: str, name: str) -> None:
 
 
 def test_aThreadIsStartedWherePythonStartsNone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the exit handlers of Python 3.12."""
+    """Python 3.12 starts no thread in exit handlers."""
 
     def refused(*_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -42,7 +42,7 @@ def stem(domain: str) -> str:
 
 
 def take(path: str, what: str) -> None:
-    """Let a stranger have the name."""
+    """Let another user take the name."""
     _TAKEN[what](path)
     os.chown(path, _STRANGER, _STRANGER, follow_symlinks=False)
 
@@ -56,8 +56,8 @@ def giveUp(path: str) -> None:
 def test_aNameThatAnotherUserTookIsAvoided(
     domain: str, stem: str, actor: Start, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """Broken: MNN-0019 for as long as the stranger liked. And once the name is free,
-    newcomers must not begin a second domain there.
+    """Broken: all calls raised MNN-0019 as long as the other user kept the name. Once
+    the name is free, newcomers must not begin a second domain there.
     """
     path = f"/dev/shm/{stem}.d"
     take(path, what)
@@ -99,7 +99,7 @@ def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(
         "the last process is left with nothing",
     )
     muninn.session.membership.current().leave()
-    assert os.lstat(f"/dev/shm/{stem}").st_uid == _STRANGER  # left alone, by root too
+    assert os.lstat(f"/dev/shm/{stem}").st_uid == _STRANGER  # root leaves it alone too
     giveUp(f"/dev/shm/{stem}")
 
 
@@ -107,8 +107,8 @@ def test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere(
 
 
 def asStranger(call: Callable[[], object]) -> Callable[[], object]:
-    """Run it in a forked child that is another user; call the result for what it
-    returned.
+    """Call it in a forked child that is another user; the caller calls the result to
+    get the value.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -134,7 +134,7 @@ def asStranger(call: Callable[[], object]) -> Callable[[], object]:
 
 @pytest.fixture
 def strange(domain: str) -> Iterator[Paths]:
-    """The places of the other user's domain."""
+    """The paths of the other user's domain."""
     paths = Paths(_STRANGER, domain)
     yield paths
     with contextlib.suppress(OSError):
@@ -144,8 +144,8 @@ def strange(domain: str) -> Iterator[Paths]:
 
 @needsRoot
 def test_processesThatStartAtOnceAgreeOnOneDirectory(strange: Paths) -> None:
-    """Broken: a process that met the stranger's name, and one that met it free, began a
-    domain each.
+    """Broken: one process found the name taken, another one found it free, and each
+    began a domain.
     """
     elsewhere = 0
     wanted = f"/dev/shm/{strange.stem}.d"
@@ -158,11 +158,11 @@ def test_processesThatStartAtOnceAgreeOnOneDirectory(strange: Paths) -> None:
                 pass
             return folders.made(strange.stem, _STRANGER)
 
-        # and where root does not give it up it is there before anybody comes, however
-        # slow the machine
+        # Root makes the directory before the processes start, so that in the attempts
+        # in which it keeps the name it is first on a slow machine too.
         os.mkdir(wanted)
         coming = [asStranger(come) for _ in range(3)]
-        while time.monotonic() < start + 0.003:  # root is the stranger here
+        while time.monotonic() < start + 0.003:  # root plays the other user here
             with contextlib.suppress(OSError):
                 os.mkdir(wanted)
             time.sleep(random.random() * 0.0005)
@@ -174,12 +174,14 @@ def test_processesThatStartAtOnceAgreeOnOneDirectory(strange: Paths) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(wanted)
         removeDomain(strange.domain, _STRANGER)
-    assert elsewhere, "the stranger was never first: nothing was tried"
+    assert elsewhere, "the other user was never first: nothing was tested"
 
 
 @needsRoot
-def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Paths) -> None:
-    """Broken: the lock file had mode 0, and everybody else an untyped PermissionError."""
+def test_theUmaskOfTheFirstProcessKeepsNoOtherOut(strange: Paths) -> None:
+    """Broken: the lock file had mode 0, and all other processes got an untyped
+    PermissionError.
+    """
 
     def first() -> int:
         os.umask(0o777)
@@ -188,16 +190,16 @@ def test_theUmaskOfTheFirstProcessKeepsNobodyOut(strange: Paths) -> None:
     inode = asStranger(first)()
     assert isinstance(inode, int)
     assert asStranger(lambda: LockFile(strange).inode)() == inode
-    os.chmod(strange.lockPath, 0)  # its maker died before it could undo the umask
+    os.chmod(strange.lockPath, 0)  # its maker died before it could restore the mode
     assert asStranger(lambda: LockFile(strange).inode)() == inode
     os.chmod(strange.directory, 0)
     assert asStranger(lambda: LockFile(strange).inode)() == inode
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o500, 0o000, 0o711])
-def test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight(domain: str, mode: int) -> None:
-    """Broken: MNN-0019, which said that the directory should belong to the user to whom
-    it belonged.
+def test_aDirectoryInWhichNoOtherCouldWriteIsSetRight(domain: str, mode: int) -> None:
+    """Broken: MNN-0019 said that the directory should belong to the user to whom it
+    belonged.
     """
     paths = Paths(os.getuid(), domain)
     LockFile(paths).close()

@@ -18,7 +18,7 @@ from support import Actor, Background, program
 
 
 def _inChild(call: Callable[[], bool]) -> bool:
-    """What `call` returns in a forked child."""
+    """Whether `call` returns True in a forked child."""
     pid = os.fork()
     if not pid:
         os._exit(not call())
@@ -26,7 +26,7 @@ def _inChild(call: Callable[[], bool]) -> bool:
 
 
 def test_whatAnotherThreadHeldIsFreeInAChild() -> None:
-    """Broken: a lock of the module stayed taken in the child, for ever."""
+    """Broken: a lock of the module stayed taken in the child for ever."""
     guard, held, end = Guard(), threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -37,14 +37,14 @@ def test_whatAnotherThreadHeldIsFreeInAChild() -> None:
     openBuffer = Background(hold)
     assert held.wait(20)
     assert _inChild(lambda: guard.lock.acquire(timeout=0))
-    assert not guard.lock.acquire(timeout=0), "in the parent it is as it was"
+    assert not guard.lock.acquire(timeout=0), "in the parent the lock is still taken"
     end.set()
     openBuffer.ended()
 
 
 @pytest.mark.parametrize("isWhole", [True, False])
 def test_aForkInsideALockLeavesItAsItIsAndTheChildWithout(isWhole: bool) -> None:
-    """Broken: a handler that forks inside a join or a departure has a child that can
+    """Broken: after a handler forked inside a join or a departure, the child could
     never join.
     """
     guard = Guard(isWhole)
@@ -59,7 +59,7 @@ def test_aForkInsideALockLeavesItAsItIsAndTheChildWithout(isWhole: bool) -> None
         return not isFree and os.waitpid(pid, 0)[1] == 0
 
     assert frees()
-    assert _byAnotherThread(guard), "and a fork leaves nothing taken"
+    assert _byAnotherThread(guard), "the fork leaves no lock taken"
     assert _inChild(lambda: _byAnotherThread(guard))
 
 
@@ -72,8 +72,8 @@ NESTED = program("nestedForks")
 
 @pytest.mark.parametrize("what", ["forks", "raises"])
 def test_aHandlerInTheMiddleOfAForkLeavesNoLockTaken(what: str) -> None:
-    """Broken: the parent kept the lock for ever, and no other thread of it could join
-    or leave; nor could the handler's child.
+    """Broken: the parent kept the lock for ever, and no other thread of the parent
+    could join or leave; nor could the handler's child.
     """
     done = subprocess.run(
         [sys.executable, "-c", NESTED, what], capture_output=True, text=True, timeout=60
@@ -82,7 +82,9 @@ def test_aHandlerInTheMiddleOfAForkLeavesNoLockTaken(what: str) -> None:
 
 
 def test_aForkWaitsForWhatMustBeWhole() -> None:
-    """Broken: the child found what the other thread was importing half imported."""
+    """Broken: another thread was importing a module, and the child found it half
+    imported.
+    """
     guard, held, made = Guard(isWhole=True), threading.Event(), list[int]()
 
     def make() -> None:
@@ -116,8 +118,8 @@ os._exit(0)
 def test_aChildServesWhateverItsParentWasAboutToDo(
     domain: str, actor: Callable[..., Actor], delay: str
 ) -> None:
-    """Broken: the parent's background thread was importing the broker when it was
-    forked, and the child's could never do so.
+    """Broken: the parent's background thread was importing the broker at the fork, and
+    the child's thread could never import it.
     """
     broker = actor("b = muninn.share(np.ones(4), name='w')")
     with subprocess.Popen(
@@ -141,7 +143,9 @@ FORKED = program("forkedInAHandler")
 def test_aHandlerThatForksLeavesTheAnswerToTheParent(
     domain: str, actor: Callable[..., Actor]
 ) -> None:
-    """Broken: child and parent waited at one socket, and either took the answer."""
+    """Broken: child and parent waited at one socket, and either of them took the
+    answer.
+    """
     broker = actor("b = muninn.share(np.ones(4), name='w')")
     with subprocess.Popen(
         [sys.executable, "-c", FORKED],
@@ -154,7 +158,8 @@ def test_aHandlerThatForksLeavesTheAnswerToTheParent(
         pid = int(process.stdout.readline().split()[0])
         time.sleep(0.2)
         os.kill(pid, signal.SIGUSR1)
-        lines = [process.stdout.readline().split() for _ in range(3)]  # of two processes
+        # lines of two processes
+        lines = [process.stdout.readline().split() for _ in range(3)]
         broker.resume()
         assert sorted(line[1] for line in lines) == ["BrokerUnavailable", "forked", "forked"]
         assert ["child", "BrokerUnavailable"] in lines

@@ -33,14 +33,14 @@ ARRAYS = {
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> Path:
-    """A fresh one; pytest's own name for it is not in our style."""
+    """A fresh folder; pytest's own name for it is not in our style."""
     path: Path = request.getfixturevalue("tmp_path")
     return path
 
 
 @pytest.fixture(scope="session")
 def folders(request: pytest.FixtureRequest) -> pytest.TempPathFactory:
-    """A maker of fresh ones, for tests that run many examples."""
+    """A maker of fresh folders, for tests that run many examples."""
     factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
     return factory
 
@@ -63,7 +63,7 @@ def same(left: dict[str, np.ndarray[Any, Any]], right: dict[str, np.ndarray[Any,
 
 
 def write(path: Path) -> None:
-    """A sound file of the kind that its name says."""
+    """A sound file of the kind that its name gives."""
     writers: dict[str, Callable[[], object]] = {
         ".npy": lambda: np.save(path, ARRAYS["a"]),
         ".npz": lambda: np.savez(path, **ARRAYS),
@@ -289,8 +289,8 @@ def test_refusesOddArchives(folder: Path, make: Callable[[Path], None], words: s
 
 
 def test_comparesTheChecksumsOfAnArchive(folder: Path) -> None:
-    """Deflated data whose checksum is another's: it decodes without a complaint, to the
-    right number of bytes.
+    """The deflated data has the checksum of other data: it decodes without an error, to
+    the right number of bytes.
     """
     path = folder / "x.npz"
     np.savez_compressed(path, a=ARRAYS["a"])

@@ -16,7 +16,7 @@ from support import Actor, eventually
 def test_freedMemoryThatAForkedChildMapsIsListedAsTheirs(
     domain: str, actor: Callable[..., Actor]
 ) -> None:
-    """Broken: nobody was shown as its holder, and 400 MiB did not come back."""
+    """Broken: the list showed no holder, and 400 MiB did not come back."""
     parent = actor(
         "b = muninn.share(np.ones(1 << 20, 'u1'), name='big')\npid = os.fork()\nif not pid: time.sleep(60); os._exit(0)"
     )
@@ -40,7 +40,7 @@ def test_whatIsInUseIsListedOnce(domain: str, actor: Callable[..., Actor]) -> No
     assert [each["state"] for each in muninn.listBuffers()] == ["dying"]
 
 
-def test_processesAreLookedThroughWhereAnyMayMapWhatWasFreed(
+def test_processesAreLookedThroughIfOneMayMapFreedMemory(
     domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: each list read `/proc/<pid>/maps` of all processes, which took forty

@@ -30,9 +30,9 @@ def test_isOddWhileSomebodyWrites(row: int) -> None:
     generation = Generation(row)
     assert generation.value() == 0
     assert generation.begin() == 1 and generation.begin() == 1, (
-        "the next writer finds it odd when the last one died"
+        "the next writer finds the word odd when the last writer died"
     )
-    assert generation.value() == 1, "and who reads sees that"
+    assert generation.value() == 1, "a reader sees that"
     assert generation.publish(1) == 2 == generation.value()
 
 
@@ -50,16 +50,14 @@ def test_waitsForAPublicationAfterTheOneThatIsKnown(row: int) -> None:
 
 
 def test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain(row: int) -> None:
-    """Broken: only an even word was believed, and a writer that computes inside its
-    accesses leaves it odd nearly always.
+    """Broken: the waiter believed only an even word, and a writer that computes inside
+    its accesses leaves the word odd nearly always.
     """
     generation = Generation(row)
     generation.publish(generation.begin())
     generation.begin()
     assert generation.wait(0, 0, lambda: None) == 2
-    assert generation.wait(2, 0.01, lambda: None) is None, (
-        "and what is being written is not published"
-    )
+    assert generation.wait(2, 0.01, lambda: None) is None, "the unfinished write is not published"
 
 
 def test_whatItsCheckRaisesEndsAWait(row: int) -> None:
@@ -109,8 +107,8 @@ def test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout(row: int) -> None:
 
 
 def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `publish` or `wake` without its wake-up, which the next look every 0.2 s
-    hid.
+    """Broken: `publish` or `wake` did not wake the sleepers; the look every 0.2 s hid
+    this.
     """
     monkeypatch.setattr(generations, "_CHECK_NS", 60_000_000_000)
     generation, stop = Generation(row), threading.Event()
@@ -129,8 +127,8 @@ def test_aPublicationAndAWakeUpEndASleep(row: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_aWriterThatEndedJustNowHasNotDied(row: int) -> None:
-    """It published and let go between the look at the word and the look at the owner
-    lock. Broken: the word was not read again.
+    """The writer published and released the lock between the look at the word and the
+    look at the owner lock. Broken: the word was not read again.
     """
     generation = Generation(row)
     begun = generation.begin()
@@ -153,7 +151,7 @@ def test_anAccessThatEndedIsNotTakenForTheNextOne(row: int) -> None:
         generation.begin()
         return True
 
-    assert not generation.isLeft(begun, isUnclaimed), "it ended, and the next one has begun"
+    assert not generation.isLeft(begun, isUnclaimed), "the access ended, and the next one has begun"
     assert generation.isLeft(begun + 2, lambda: True) and not generation.isLeft(
         begun + 2, lambda: False
     )
@@ -161,30 +159,28 @@ def test_anAccessThatEndedIsNotTakenForTheNextOne(row: int) -> None:
 
 
 class Fences:
-    """Streams that write; each fence takes a moment, and is done once it was waited
-    for.
-    """
+    """Streams that write. A fence takes a moment, and is completed by a wait."""
 
     def __init__(self) -> None:
-        self.issued, self.settled, self.waits = 0, 0, list[float]()
+        self.issued, self.completed, self.waits = 0, 0, list[float]()
 
     def streams(self) -> generations.Streams:
-        return generations.Streams(lambda: self.issued, self.settle)
+        return generations.Streams(lambda: self.issued, self.complete)
 
-    def settle(self, seconds: float) -> None:
+    def complete(self, seconds: float) -> None:
         self.waits.append(seconds)
-        self.settled = self.issued
+        self.completed = self.issued
 
 
 def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
-    """Broken: a copy was made as soon as the word was even, and the kernels that it
-    announced were still at work.
+    """Broken: a copy ran as soon as the word was even, while kernels of that generation
+    were still at work.
     """
     generation, fences = Generation(row), Fences()
     source, target, seen = np.zeros(4), np.empty(4), list[int]()
 
     def copy() -> None:
-        seen.append(fences.settled)
+        seen.append(fences.completed)
 
     assert generation.copyBy(copy, 5, lambda: False, fences.streams()) == 0 and fences.waits == []
     begun = generation.begin()
@@ -211,7 +207,7 @@ def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
 def test_theKernelsOfANewerGenerationAreWaitedForToo(
     row: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its kernels were announced between the look at the fences and the copy."""
+    """The writer announced the kernels between the look at the fences and the copy."""
     generation, fences, read = Generation(row), Fences(), atomics.seqRead
     source, target = np.zeros(4), np.empty(4)
     fences.issued = 1
@@ -235,12 +231,12 @@ def test_theKernelsOfANewerGenerationAreWaitedForToo(
         )
         == 2
     )
-    assert fences.settled == 2
+    assert fences.completed == 2
 
 
 def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
-    """The copy itself changes the word here, so that it is between the two looks.
-    Broken: `seqRead` without the second look.
+    """The copy itself changes the word here, so the change is between the two looks.
+    Broken: `seqRead` looked only once.
     """
     word, source = ctypes.c_uint64(2), ctypes.c_uint64(4)
     address = ctypes.addressof(word)
@@ -253,8 +249,8 @@ def test_aCopyDuringWhichTheGenerationChangedIsMadeAgain() -> None:
 def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(
     row: int, scopes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: it let three publications by, however long each of them took; who writes
-    for 0.4 s made a read of 1 s a TimeoutError.
+    """Broken: the reader let three publications pass, however long each took; a writer
+    that took 0.4 s for each made a read of 1 s a TimeoutError.
     """
     generation, now = Generation(row), 100.0
     generation.begin()

@@ -1,5 +1,5 @@
 """fastMode on emulated GPUs: processes share VRAM of limited size, and the death of one
-takes it from no other.
+process takes the memory from no other.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def enter(scope):
 
 
 def test_anAccessOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused(domain: str, actor: Start) -> None:
-    """Broken: it was given an array that no kernel of that stream could use."""
+    """Broken: the access returned an array that no kernel of that stream could use."""
     apart = actor(APART, MUNINN_HOST_GPUS="2")
     for scope in ("write", "read"):
         with pytest.raises(
@@ -90,7 +90,7 @@ def test_anAccessOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused(domain: str, ac
             f"enter(b.{scope}(timeout=9, stream=near)), enter(b.{scope}(timeout=9, stream=None))"
         ) == [[10], [10]]
     assert apart.do("enter(muninn.share(np.arange(10), 'big').write(stream=far))") == [10], (
-        "host memory is there for all"
+        "all GPUs reach host memory"
     )
     assert apart.do("b.generation") == 4
 
@@ -129,8 +129,8 @@ def test_vramSurvivesItsOwner(domain: str, actor: Start, brokerToo: bool) -> Non
 
 
 def test_vramSurvivesEveryBroker(domain: str, actor: Start) -> None:
-    """Each is killed while it is broker: its successor is brought the descriptor by who
-    still holds the buffer.
+    """Each broker is killed in its term; a process that still holds the buffer sends
+    the descriptor to the successor.
     """
     first = actor("mine = muninn.share(np.arange(6), name='a', mode='fastMode')").join()
     holder = actor("theirs = muninn.open('a')")
@@ -147,8 +147,8 @@ def test_vramSurvivesEveryBroker(domain: str, actor: Start) -> None:
 
 
 def test_memoryThatAStoppedProcessHasIsNotLost(domain: str, actor: Start) -> None:
-    """The broker is killed, and the other holder is stopped. Broken: fatal, nobody was
-    named, and the fix was to make it anew, which failed.
+    """The broker is killed, and the other holder is stopped. Broken: the error was
+    fatal and named no process, and its fix was to make the buffer anew, which failed.
     """
     owner = actor("mine = muninn.share(np.arange(6), name='a', mode='fastMode')")
     holder = actor("theirs = muninn.open('a')")
@@ -181,7 +181,7 @@ def test_memoryThatAStoppedProcessHasIsNotLost(domain: str, actor: Start) -> Non
 
 
 def test_lostVramIsAnErrorAndThenANameThatIsFree(domain: str, actor: Start) -> None:
-    """Its only holder is killed together with the broker."""
+    """The only holder of the buffer is killed together with the broker."""
     owner = actor("mine = muninn.share(np.arange(6), name='a', mode='fastMode')")
     assert broker() == owner.pid
     owner.kill()

@@ -1,5 +1,5 @@
-"""Green threads: the background thread is a real one, and a wait of one green thread
-lets the others run.
+"""Green threads: the background thread is a real one, and while a green thread waits,
+the others run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from muninn.system.green import Condition
 from support import Actor, eventually, program
 
 PACKAGE = Path(__file__).parent.parent / "muninn"
-#: What libraries put something of their own in the place of, in the modules that the
-#: thread that serves comes through.
+#: Names that such libraries replace, in the modules that the serving thread uses.
 REPLACED = {
     "threading": {
         "Thread",
@@ -42,7 +41,7 @@ REPLACED = {
     "queue": {"SimpleQueue", "Queue"},
     "time": {"sleep"},
 }
-#: (module, name) → why it may.
+#: (module, name) → why it may use the name.
 ALLOWED = {
     ("system/green.py", "threading.get_ident"): "it asks who is running",
     ("system/atomics.py", "threading.get_ident"): "the C part asks who is running",
@@ -53,9 +52,9 @@ ALLOWED = {
     ("system/green.py", "queue.SimpleQueue"): "its type",
 }
 
-#: A library that makes green threads, as far as Muninn can tell: nothing of what it
-#: replaces works without its loop.
-PRETENDED = """
+#: Stands for a library that makes green threads, as far as Muninn can tell: nothing
+#: that it replaces works without its loop.
+LIBRARY = """
 import _thread, queue, select, socket, threading
 def replaced(*_, **__): raise AssertionError('something of the library, on a thread that its loop does not run')
 ident = threading.get_ident
@@ -74,14 +73,14 @@ TICKING = program("ticking")
 
 @pytest.fixture(params=sorted(PATCHES))
 def patch(request: pytest.FixtureRequest) -> str:
-    """What makes threads green."""
+    """The code that makes threads green."""
     if importlib.util.find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed: pip install '.[test]'")
     return PATCHES[request.param]
 
 
 def ended(code: str) -> str:
-    """What a program prints in the end."""
+    """The output of a program at its end."""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
@@ -90,7 +89,7 @@ def ended(code: str) -> str:
 
 
 def replaceable(path: Path) -> Iterator[str]:
-    """What a module uses of what is replaced."""
+    """The names that a module uses and that such a library replaces."""
     for node in ast.walk(ast.parse(path.read_text())):
         if (
             isinstance(node, ast.Attribute)
@@ -145,23 +144,23 @@ def test_nothingIsTakenFromWhatIsReplaced() -> None:
 
 @pytest.mark.parametrize("isImported", [False, True])
 def test_aProgramWhoseThreadsWereReplacedIsServedByARealOne(domain: str, isImported: bool) -> None:
-    """Broken: `share` never returned, since its background thread was one of the
+    """Broken: `share` never returned, because its background thread was one of the
     library's.
     """
     work = program("greenBroker")
     order = (
         "import muninn, numpy, muninn.session.membership, muninn.devices.choose, muninn.devices.host.streams\n",
-        PRETENDED,
+        LIBRARY,
     )
     assert (
         ended(
-            "".join(order if isImported else ("import logging, weakref, numpy\n", PRETENDED)) + work
+            "".join(order if isImported else ("import logging, weakref, numpy\n", LIBRARY)) + work
         )
         == "[7, 1, 2] ['b', 'f']"
     )
 
 
-def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patch: str) -> None:
+def test_aWaitLetsTheOtherThreadsRun(domain: str, actor: Callable[..., Actor], patch: str) -> None:
     """Broken: the hub stood still until the wait was over."""
     actor(
         "b = muninn.share(np.zeros(3), name='b', access='readWrite'); scope = b.write(); scope.__enter__(); lock = muninn.Lock('lock'); lock.acquire()"
@@ -184,14 +183,14 @@ def test_whoWaitsLetsTheOthersRun(domain: str, actor: Callable[..., Actor], patc
 
 
 def test_aLockKeepsGreenThreadsApart(domain: str, patch: str) -> None:
-    """They are threads, as the library says, and the thread is one."""
+    """The library calls them threads, but they run on one thread."""
     work = program("greenLock")
     assert ended(patch + work) == "60 60"
 
 
 def test_greenThreadsAreKnownWheneverTheLibraryMakesThem(domain: str, patch: str) -> None:
-    """Broken: who runs was asked as it was at the first use, so locks kept nobody out;
-    and the end was a KeyError of Muninn's thread.
+    """Broken: Muninn kept the way in which it asked for the running thread at its first
+    use, so locks kept no green thread out, and its thread ended with a KeyError.
     """
     early = """
 import numpy as np, muninn
@@ -232,9 +231,9 @@ muninn.free('once')
 def test_theBrokerGoesOnWhileTheProgramComputes(
     domain: str, actor: Callable[..., Actor], patch: str
 ) -> None:
-    """The hub runs nobody meanwhile; other processes are served all the same."""
+    """The hub runs no green thread meanwhile; other processes are served all the same."""
     work = "import numpy as np, muninn\nb = muninn.share(np.arange(3), name='b')\nprint('there', flush=True)\nend = __import__('sys').stdin.fileno()\n"
-    # A wait that no library knows: it blocks the hub.
+    # No library replaces this wait: it blocks the hub.
     work += "import ctypes\nctypes.CDLL(None).read(end, ctypes.create_string_buffer(1), 1)\n"
     with subprocess.Popen(
         [sys.executable, "-c", patch + work],
@@ -289,4 +288,4 @@ def test_aConditionIsNotifiedWhateverItsLockIsTakenTimes() -> None:
         assert condition._lock._is_owned()  # type: ignore[attr-defined]
     thread.join(20)
     with condition:
-        condition.wait(0.01)  # nobody notifies
+        condition.wait(0.01)  # it is not notified

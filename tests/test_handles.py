@@ -56,7 +56,7 @@ def test_refusesTheHandleOfAnotherDomain() -> None:
 
 @pytest.mark.parametrize("head", [(b"MNNX", 1, 0), (b"MNNH", 2, 0), (b"MNNH", 1, len(ACCESSES))])
 def test_refusesWhatAnotherVersionSigned(head: tuple[bytes, int, int]) -> None:
-    """The MAC is right. Broken: only the MAC was looked at, and the fields were read as
+    """The MAC is right. Broken: only the MAC was checked, and the fields were read as
     this version writes them.
     """
     body = handles._BODY.pack(*head, 1, 2, 3, bytes(16))

@@ -65,7 +65,9 @@ def workersOf(names: set[str]) -> list[threading.Thread]:
 
 
 def inChild(work: Callable[[], object]) -> int:
-    """Run it in a forked child; the exit status: 0 when it returned something true."""
+    """Call it in a forked child; returns the exit status, which is 0 when the call
+    returned something true.
+    """
     pid = os.fork()
     if pid == 0:
         signal.alarm(WATCHDOG_SECONDS)
@@ -147,7 +149,7 @@ def test_availableMemoryIsAskedAgainOnTheWay(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(memory, "_CHUNK_BYTES", MIB)
     with pytest.raises(HostMemoryFull, match="7M do not fit") as raised:
         host().allocate(0, 8 * MIB)
-    assert "control group" in raised.value.fix, "it said to raise `ulimit -v`"
+    assert "control group" in raised.value.fix, "the fix is to raise `ulimit -v`"
 
 
 def test_fileSizeLimitIsTyped() -> None:
@@ -181,8 +183,8 @@ def test_failedMappingIsTypedAndLeavesNothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_whatIsInterruptedBehindItsMappingMapsNothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: the mapping was nobody's until a later step, and a Ctrl-C between the two
-    left it for ever.
+    """Broken: the mapping had no owner until a later step, and a Ctrl-C between the two
+    steps left it for ever.
     """
 
     def mappings() -> int:
@@ -240,7 +242,7 @@ def test_writeAccessIsTheDescriptors() -> None:
         descriptor = allocation.exportDescriptor(writable=False)
         with pytest.raises(PermissionDenied):
             there.importAllocation(0, descriptor, MIB, True)
-        with pytest.raises(PermissionError):  # the kernel's refusal, whatever the port checks
+        with pytest.raises(PermissionError):  # the kernel refuses, whatever the port checks
             memory.Mapping(descriptor, MIB, True, None)
         descriptor.close()
 
@@ -252,7 +254,7 @@ def test_capacityIsAccountedByTheDomain() -> None:
     with pytest.raises(QuotaExceeded):
         there.allocate(0, 2 * MIB)
     there.allocate(0, MIB).close()
-    used[0] = 64 * MIB  # the caller's row for the next allocation is in the sum already
+    used[0] = 64 * MIB  # the sum has the caller's row for the next allocation already
     there.allocate(0, MIB, admitted=True).close()
     used[0] = 65 * MIB
     with pytest.raises(QuotaExceeded):
@@ -341,7 +343,7 @@ def test_failedStreamIsCollectedWithItsThread() -> None:
     try:
         stream.synchronize()
     except IndexError as error:
-        kept = error  # its traceback holds this frame, and so the stream
+        kept = error  # its traceback keeps this frame, and so the stream
     (worker,) = workersOf({f"muninn-stream-{stream.handle}"})
     del stream, kept
     gc.collect()
@@ -471,7 +473,7 @@ def test_arraysOfRealGpusAreRefused() -> None:
 def test_whereThereIsNoGpuTheFixIsNoIndex() -> None:
     with pytest.raises(DeviceUnavailable) as raised:
         chooseDevice(Table(hostGpus=0)).requireGpu(0)
-    assert "devices.hostGpus" in raised.value.fix, "it was to use a smaller index"
+    assert "devices.hostGpus" in raised.value.fix, "the fix is to use a smaller index"
 
 
 def test_importLoadsNoGpuLibrary() -> None:
@@ -543,7 +545,9 @@ def test_controlGroupsLimitTheAvailableMemory(
 
 
 def test_theControlGroupThatIsFullIsNamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: "this machine's memory has room for 0", of a container's limit."""
+    """Broken: at a container's limit the error said "this machine's memory has room for
+    0".
+    """
     (tmp_path / "memory.max").write_text(str(64 * MIB))
     (tmp_path / "memory.current").write_text(str(30 * MIB))
     monkeypatch.setattr(hostmemory, "_CONTROL_GROUPS", str(tmp_path))
@@ -575,15 +579,19 @@ def test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere(
     assert hostmemory.availableFor(MIB // 2) == 10 * MIB
     rooms.append(4 * MIB)
     assert hostmemory.availableFor(MIB) == 9 * MIB + MIB // 2, (
-        "of a moment ago, less what was taken meanwhile"
+        "the value of a moment ago, less the memory that was taken meanwhile"
     )
-    assert hostmemory.availableFor(MIB + 1) == 4 * MIB, "of now: it is not small"
+    assert hostmemory.availableFor(MIB + 1) == 4 * MIB, (
+        "the present value: the request is not small"
+    )
     rooms.append(20 * MIB)
     for _ in range(2):
         assert hostmemory.availableFor(MIB) < 3 * MIB
-    assert hostmemory.availableFor(MIB) == 20 * MIB, "of now: nothing was left of what was there"
+    assert hostmemory.availableFor(MIB) == 20 * MIB, (
+        "the present value: nothing was left of the old one"
+    )
     now, _ = now + 1, rooms.append(0)
-    assert hostmemory.availableFor(1) == 0, "of now: that is long ago"
+    assert hostmemory.availableFor(1) == 0, "the present value: the old one is too old"
 
 
 def test_roomIsAPositiveNumberHere() -> None:

@@ -1,5 +1,5 @@
 """Broken or hostile surroundings: a full `/dev/shm`, no descriptors, bytes from
-strangers. Each is a typed error, and no other process is harmed.
+strangers. Each raises a typed error, and no other process is harmed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def unharmed(domain: str, actor: Start) -> Iterator[Actor]:
     muninn.share(b"x").close()
     before = muninn.domainInfo()
     assert before["brokerPid"] == broker.pid
-    # so that the broker has this process's connection and pidfd when they are counted
+    # The ping makes sure that the broker has this process's connection and pidfd when
+    # the test counts them.
     current().client.request("ping")
     descriptors = broker.do("len(os.listdir('/proc/self/fd'))")
     yield broker
@@ -78,7 +79,7 @@ def socketPath(domain: str) -> str:
 
 
 def told(connection: socket.socket) -> dict[str, Any] | None:
-    """What the broker says to it; None when it hangs up without a word."""
+    """The broker's answer on the connection; None when the broker hangs up without one."""
     with contextlib.suppress(ConnectionResetError):
         raw = connection.recv(1 << 17)
         return msgpack.unpackb(raw) if raw else None
@@ -141,13 +142,13 @@ def test_malformedPacketsAreAnsweredOnceAndDropped(domain: str, actor: Start, na
             and answer["reason"]
             and answer["fix"]
         )
-        assert told(connection) is None, "then it hangs up"
+        assert told(connection) is None, "the broker hangs up"
     assert muninn.domainInfo()["epoch"] == epoch and muninn.open("kept").array.sum() == 28
 
 
-def test_strangersDisturbNobody(domain: str, actor: Start) -> None:
-    """Random bytes, mutated requests, packets that are too long, descriptors that
-    nobody asked for, and connections that say nothing.
+def test_strangersDisturbNoMember(domain: str, actor: Start) -> None:
+    """Random bytes, mutated requests, packets that are too long, unexpected
+    descriptors, and connections that send nothing.
     """
     seed = 20261123
     random = Random(seed)
@@ -184,7 +185,7 @@ def test_strangersDisturbNobody(domain: str, actor: Start) -> None:
 
 
 def test_aPeerThatDoesNotReadIsDropped(domain: str, actor: Start) -> None:
-    """Its answers pile up in the socket; the broker does not wait for it."""
+    """The peer's answers pile up in the socket; the broker does not wait for it."""
     with unharmed(domain, actor), stranger(domain) as connection:
         connection.setblocking(False)
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
@@ -209,8 +210,8 @@ _HOSTILE_TEXTS = (
 
 
 def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) -> None:
-    """Well-formed, from a member, and with fields that can not be: an error each, or an
-    answer; the broker goes on.
+    """The requests are well-formed and come from a member, but have impossible fields.
+    Each gets an error or an answer, and the broker goes on.
     """
     seed = 7
     random = Random(seed)
@@ -231,7 +232,7 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
                 for name, kind in requests.OPERATIONS[op].request.items()
             }
             if op in ("free", "commit", "abandon", "tryReclaim") and fields.get("row") == 0:
-                continue  # it is a member, so what it may free it may free
+                continue  # a member may free this row
             try:
                 reply, descriptors = client.request(op, **fields)
                 for descriptor in descriptors:
@@ -285,13 +286,13 @@ def test_everyAlterationOfAHandleIsRefused(domain: str) -> None:
         assert caught.value.fix
     assert bytes(muninn.open(handle).array) == b"x"
     assert [len(each["importers"]) for each in muninn.listBuffers()] == [0], (
-        "who was refused holds nothing"
+        "a refused process has no lease"
     )
 
 
 def test_handlesThatAreWellSignedAndNameNothingAreRefused(domain: str) -> None:
-    """As one that was issued long ago: its row is another buffer's now, or of a table
-    that has shrunk.
+    """Such a handle was issued long ago: its row belongs to another buffer now, or lies
+    beyond a table that has shrunk.
     """
     buffer = muninn.share(b"0123", name="a")
     secret, row, incarnation = (
@@ -316,8 +317,8 @@ def test_handlesThatAreWellSignedAndNameNothingAreRefused(domain: str) -> None:
 
 
 def test_aHandleOfAnotherDomainOpensNothing(domain: str, actor: Start) -> None:
-    """Both domains have a buffer of that name in that row; the handle is still of one
-    of them.
+    """Both domains have a buffer of that name in that row; the handle belongs to one of
+    the domains.
     """
     handle = muninn.share(b"x", name="a").handle
     other = actor("mine = muninn.share(b'y', name='a')", MUNINN_DOMAIN=f"{domain}-other")
@@ -344,15 +345,15 @@ def test_aBlockOfAnotherVersionIsLeftAlone(domain: str, actor: Start) -> None:
     with pytest.raises(ControlBlockInvalid, match=f"version {layout.VERSION + 1}") as caught:
         muninn.domainInfo()
     assert "one version" in caught.value.fix.lower()
-    assert holder.do("int(kept.array.sum())") == 28, "who is in it is not disturbed"
+    assert holder.do("int(kept.array.sum())") == 28, "the member is not disturbed"
     with blockPath(domain).open("r+b") as file:
         file.write(whole[: layout.ELECTION_OFFSET])
     assert muninn.open("kept").array.sum() == 28
 
 
 def test_aHeaderThatIsDamagedAnywhereIsRefusedOrHarmless(domain: str, actor: Start) -> None:
-    """Every byte of the header's description, turned over: refused by its name, or
-    taken for a block of before the boot, and never a crash.
+    """The test inverts each byte of the header's description. The block is refused
+    with a typed error, or taken for a block of before the boot; no process crashes.
     """
     actor("muninn.share(b'kept', name='kept')").leave()
     whole = blockPath(domain).read_bytes()
@@ -360,7 +361,7 @@ def test_aHeaderThatIsDamagedAnywhereIsRefusedOrHarmless(domain: str, actor: Sta
     content = Path(f"/dev/shm/{segment}").read_bytes()
     for offset in range(layout.SECRET_OFFSET):
         if offset in range(layout.VERSION_OFFSET + 4, layout.BOOT_ID_OFFSET + 16):
-            continue  # nothing, or another boot: tested below
+            continue  # unused, or another boot, which is tested below
         blockPath(domain).write_bytes(
             whole[:offset] + bytes([whole[offset] ^ 0xFF]) + whole[offset + 1 :]
         )
@@ -386,7 +387,7 @@ def test_aBlockThatWasCutOffIsRefusedOrMadeAnew(domain: str, actor: Start, lengt
     os.truncate(blockPath(domain), length)
     if length < layout.ELECTION_OFFSET:
         assert bytes(muninn.open("kept").array) == b"kept", (
-            "it is no block any more: a new one adopts what the journal vouches for"
+            "this is no block any more: a new block adopts the buffers that the journal vouches for"
         )
         return
     with pytest.raises(ControlBlockInvalid):
@@ -473,7 +474,7 @@ def test_aBrokerWithoutDescriptorsGivesItsTermUp(domain: str, actor: Start) -> N
 
 def inSmallShm(script: str, size: str) -> str:
     """Run a script in a mount namespace of its own, whose `/dev/shm` has `size`;
-    returns what it printed.
+    returns its output.
     """
     flags = ["-m"] if os.getuid() == 0 else ["-rm"]
     environment = {
@@ -506,8 +507,8 @@ def test_aFullShmIsAnErrorWhateverIsMade(domain: str) -> None:
 
 
 def test_noRoomForTheControlBlockIsAnErrorToo(domain: str) -> None:
-    """And nothing is left of each attempt: no descriptor, no mapping, no slot. With
-    room it works.
+    """No attempt leaves a descriptor, a mapping or a slot behind. With enough room the
+    calls work.
     """
     for size in ("4k", "8k", "12k", "16k", "32k"):
         assert inSmallShm(_NO_ROOM_TO_JOIN, size) == "MNN-0015 True\n" * 3 + "0 0\nthere\n", size
@@ -573,7 +574,7 @@ def test_aDrainingDomainCreatesNothingAndKeepsWhatThereIs(domain: str, actor: St
 
 
 def test_threadsThatFailAtOnceLeaveNothing(domain: str) -> None:
-    """Errors of many kinds from many threads, against one thread that goes on."""
+    """Many threads meet errors of many kinds, beside one thread that goes on."""
     kept = muninn.share(np.arange(8), name="kept")
     attempts: list[Callable[[], object]] = [
         lambda: muninn.open("nothing"), lambda: muninn.share(np.zeros(0)), lambda: muninn.share(b"x", name="kept"), lambda: muninn.open(b"x" * 64),

@@ -1,5 +1,5 @@
 """`control/image.py`: an exec ends the member that the process was, and a new program
-under the same pid is not taken for it.
+under the same pid is not taken for that member.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def test_tellsOneProgramOfAProcessFromTheNext(domain: str, actor: Start) -> None
     members = current().members
     nonce = members.identity(_keyOf(other.pid).slot).nonce
     assert not image.isReplaced(other.pid, nonce)
-    assert image.isReplaced(other.pid, nonce + 1), "another claim's"
+    assert image.isReplaced(other.pid, nonce + 1), "this is the nonce of another claim"
     other.begin(_SLEEP)
     eventually(lambda: image.isReplaced(other.pid, nonce), "it runs another program")
     other.kill()
-    assert not image.isReplaced(other.pid, nonce), "who is gone was not replaced"
+    assert not image.isReplaced(other.pid, nonce), "a process that is gone was not replaced"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str
         view[:] = 7
     assert bytes(buffer.read()) == bytes([7] * 4)
     eventually(lambda: _pids() == [os.getpid()], "its slot was given back")
-    # The child still maps it, and holds nothing.
+    # The child still maps the memory, but has no lease.
     eventually(
         lambda: (
             [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"]
@@ -77,9 +77,9 @@ def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str
         os.kill(pid, 9)
 
 
-def test_anExecIsFoundThoughNobodyWaitsForWhatItHeld(domain: str, actor: Start) -> None:
-    """A child that Python knows nothing of keeps its connection, its pidfd tells of no
-    exec, and nobody asks: the broker looks all the same.
+def test_anExecIsFoundThoughNoMemberWaits(domain: str, actor: Start) -> None:
+    """A child that Python does not know keeps the connection, the pidfd does not tell
+    of an exec, and no member asks: the broker looks all the same.
     """
     muninn.share(bytes(4), name="a")
     other = actor(
@@ -108,8 +108,8 @@ def test_aBrokerThatExecsIsReplaced(domain: str, actor: Start) -> None:
 
 
 def test_aProgramThatReplacesItselfFindsNothingOfItsPast(domain: str, actor: Start) -> None:
-    """As an auto-reloader does. Broken: each of its lives was a member more, with its
-    buffers, until the last one ended.
+    """An auto-reloader does this. Broken: each program was one more member, with its
+    buffers, until the last program ended.
     """
     code = (
         "import os, sys, muninn\nn = int(sys.argv[1])\nb = muninn.share(bytes(8), name='a', lifetime='lastClose')\n"
@@ -145,8 +145,8 @@ def test_anExecOfAChildIsNotItsParents(domain: str, actor: Start, how: str) -> N
 
 
 def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:
-    """At the interpreter's end daemon threads go before others have stopped writing.
-    Broken: the robust word was believed alone.
+    """At the interpreter's end, daemon threads end before other threads have stopped
+    writing. Broken: the robust word alone was believed.
     """
     muninn.domainInfo()
     other = actor().join()
@@ -158,10 +158,10 @@ def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:
 
 def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
     """A program may close descriptors that are not its own. Broken: a marked word and a
-    free byte were enough.
+    free byte sufficed as a proof.
     """
     member = lab.member()
-    asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
+    asking = MemberTable(lab.block)  # in the same process, which does not see its own lock
     atomics.exchangeSeqCst32(asking.robustAddress(member.key.slot), _OWNER_DIED)
     assert not asking.isConfirmedDead(member.key)
     member.table._nonce, nonce = 0, member.table._nonce
@@ -172,17 +172,17 @@ def test_aByteThatWasLostIsNoProofWhileTheProgramRuns(lab: Lab) -> None:
 def test_aByteThatWasLostIsNoProofOfAnythingElse(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, isByPidfd: bool
 ) -> None:
-    """The process runs, and the thread that answers for the member does, even if the
-    process may not be looked into.
+    """The process runs, and so does the thread that owns the member's robust word, even
+    if the process may not be inspected.
     """
     member = lab.member()
-    asking = MemberTable(lab.block)  # of the same process, which does not see its own byte
+    asking = MemberTable(lab.block)  # in the same process, which does not see its own lock
     pidfd = os.pidfd_open(os.getpid()) if isByPidfd else None
     monkeypatch.setattr(image, "isReplaced", lambda pid, nonce: True)
     try:
         assert not asking.isConfirmedDead(member.key, pidfd)
         member.die()
-        assert asking.isConfirmedDead(member.key, pidfd), "it has ended, by an exec"
+        assert asking.isConfirmedDead(member.key, pidfd), "the member has ended, by an exec"
     finally:
         if pidfd is not None:
             os.close(pidfd)

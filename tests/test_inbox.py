@@ -39,7 +39,7 @@ def _next(inbox: Inbox) -> Asked:
     return asked
 
 
-def test_whoAsksGetsItsAnswer(inbox: Inbox) -> None:
+def test_aThreadThatAsksGetsItsAnswer(inbox: Inbox) -> None:
     asking = Background(lambda: inbox.ask({"op": "ping"}, [], 60))
     asked = _next(inbox)
     assert asked.message == {"op": "ping"} and asking.isRunning()
@@ -47,32 +47,32 @@ def test_whoAsksGetsItsAnswer(inbox: Inbox) -> None:
     assert asking.ended() == ({"epoch": 1}, [5]) and inbox.take() is None
 
 
-def test_aNameThatNobodyHasIsToldWithoutTheThreadThatServes(domain: str) -> None:
-    """Reading changes nothing, so it may be interrupted. Broken: each look for a name
-    that is not there was two switches of threads.
+def test_aMissingNameIsToldWithoutTheThreadThatServes(domain: str) -> None:
+    """A read changes nothing, so it may be interrupted. Broken: each look for a missing
+    name took two switches of threads.
     """
     membership = current()
     eventually(lambda: membership.role.broker is not None, "its own broker")
     broker = membership.role.broker
     assert broker is not None
-    with broker._lock:  # it serves nobody now
-        assert membership.client.request("find", name="nobody's") == ({}, [])
+    with broker._lock:  # the broker serves no request now
+        assert membership.client.request("find", name="missing") == ({}, [])
         with pytest.raises(BufferNotFound):
-            muninn.free("nobody's")
-        asking = Background(lambda: muninn.share(b"x", name="somebody's"))
+            muninn.free("missing")
+        asking = Background(lambda: muninn.share(b"x", name="new"))
         assert asking.isRunning()
     asking.ended().free()
 
 
-def test_whatNobodyWaitsForIsNotServed(inbox: Inbox) -> None:
+def test_aQuestionWithoutAWaiterIsNotServed(inbox: Inbox) -> None:
     descriptor = os.memfd_create("asked")
     with pytest.raises(BrokerUnavailable):
         inbox.ask({"op": "ping"}, [descriptor], 0.01)
     assert inbox.take() is None and not _isOpen(descriptor)
 
 
-def test_whatComesToNobodyIsClosed(inbox: Inbox) -> None:
-    """It was abandoned when it was being served."""
+def test_anAnswerWithoutAWaiterIsClosed(inbox: Inbox) -> None:
+    """The asking thread gave up while the question was being served."""
     asking = Background(lambda: inbox.ask({"op": "fetch"}, [], 0.2))
     asked = _next(inbox)
     assert isinstance(asking.ended(), BrokerUnavailable)
@@ -87,14 +87,14 @@ def test_theEndOfATermIsToldToAllWhoAsk(inbox: Inbox) -> None:
     eventually(lambda: not inbox.isEmpty(), "the other question")
     inbox.shut()
     assert all(isinstance(each.ended(), Deposed) for each in asking)
-    served.answer({"epoch": 1}, [])  # too late, and of no consequence
+    served.answer({"epoch": 1}, [])  # too late, and without effect
     with pytest.raises(Deposed):
         inbox.ask({"op": "ping"}, [], 60)
 
 
 def test_anErrorThatWasRaisedKeepsNothingOfItsAsker(inbox: Inbox) -> None:
-    """Broken: the question kept its error, and with it the frames of who asked: what
-    that had open stayed until the collector ran.
+    """Broken: the question kept its error, and the error kept the frames of the asking
+    thread; so the objects of these frames stayed until the collector ran.
     """
 
     class Open: ...

@@ -1,5 +1,5 @@
-"""The name index, against a dictionary: it may have too many entries, and never too few
-while it has room.
+"""The name index, compared with a dictionary: it may have too many entries, but never
+too few while it has room.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_withoutRoomTheNameIsNotIndexedAndNothingElseIsHarmed(
 
 
 def test_aHintOutOfRangeIsNoHint(lab: Lab) -> None:
-    """Broken: rows that no table has were looked up."""
+    """Broken: rows beyond the table were looked up."""
     index = NameIndex(lab.block)
     for row in (lab.block.geometry.maxBuffers, 0xFFFF0):
         index.insert(b"a", row, 1)
@@ -82,8 +82,8 @@ def test_aHintOutOfRangeIsNoHint(lab: Lab) -> None:
 
 
 def test_anEntryThatCameInBetweenIsKept(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deposed broker and its successor insert at once. Broken: the entry was stored,
-    and not compared.
+    """A deposed broker and its successor insert at the same time. Broken: the entry was
+    stored without a comparison.
     """
     index = NameIndex(lab.block)
     load = atomics.loadAcquire64
@@ -111,8 +111,8 @@ def _words(lab: Lab) -> list[int]:
 
 
 def test_namesThatHaveComeAndGoneLeaveNothing(lab: Lab) -> None:
-    """Broken: tombstones were for ever: after 300,000 names an open took half as long
-    again, and a look for no name 64 probes.
+    """Broken: tombstones stayed for ever. After 300,000 names an open took half as long
+    again, and a look for a missing name took 64 probes.
     """
     index = NameIndex(lab.block, 7)
     kept = {b"kept-%d" % number: number for number in range(50)}
@@ -130,8 +130,8 @@ def test_namesThatHaveComeAndGoneLeaveNothing(lab: Lab) -> None:
 def test_anEntryIsInsertedOnceAlsoBehindATombstone(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: who asked the broker for a name had it put before the entry that it had,
-    and one of the two stayed for ever.
+    """Broken: when a process asked the broker for a name, the broker inserted a second
+    entry before the first one, and one of the two stayed for ever.
     """
     monkeypatch.setattr("muninn.control.index.zlib.crc32", lambda name: 5)
     index = NameIndex(lab.block, 1)
@@ -144,8 +144,8 @@ def test_anEntryIsInsertedOnceAlsoBehindATombstone(
 def test_anEntryBehindATombstoneIsNotCutOffByADeposedBroker(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each step of the old broker's removal, the new one inserts behind, and takes
-    away what was before.
+    """At each step of the old broker's removal, the new broker inserts behind the old
+    entry and removes the entry before it.
     """
     monkeypatch.setattr("muninn.control.index.zlib.crc32", lambda name: 5)
     swap, load, loadToo = atomics.casSeqCst64, atomics.loadAcquire64, atomics.loadSeqCst64
@@ -154,7 +154,7 @@ def test_anEntryBehindATombstoneIsNotCutOffByADeposedBroker(
         old.insert(b"first", 1, 1)
         old.insert(b"second", 2, 1)
         if halt >= 12:
-            new.remove(b"first", 1, 1)  # its tombstone is the new broker's
+            new.remove(b"first", 1, 1)  # this tombstone is the new broker's
         calls = [0]
 
         def meanwhile(

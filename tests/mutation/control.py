@@ -55,7 +55,7 @@ MUTANTS = [
     # --- folders ----------------------------------------------------------------------
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
     Mutant(_FOLDERS, "    if status.st_mode & 0o022:\n", "    if False:\n", "where others could write nothing is believed", "test_folders.py::test_aDirectoryInWhichOthersCouldWriteIsNotBelieved"),
-    Mutant(_FOLDERS, "    if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:\n", "    if False:\n", "a mode is set right", "test_folders.py::test_aDirectoryInWhichNobodyElseCouldWriteIsSetRight"),
+    Mutant(_FOLDERS, "    if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:\n", "    if False:\n", "a mode is set right", "test_folders.py::test_aDirectoryInWhichNoOtherCouldWriteIsSetRight"),
     Mutant(_FOLDERS, "        if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):\n            return False\n", "", "two processes that start at once agree on one directory", "test_folders.py::test_processesThatStartAtOnceAgreeOnOneDirectory"),
     Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
     Mutant(_HEADER, "        if isOurs(os.lstat(paths.blockPath), paths.blockPath, paths):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
@@ -123,7 +123,7 @@ MUTANTS = [
     # --- clock ------------------------------------------------------------------------
     Mutant(_CLOCK, "atomics.monotonicNs() - _own.monotonicNs\n", "atomics.monotonicNs()\n", "words of time are the host's", "test_clock.py::test_aBrokerOfAnotherTimeNamespaceEndsLifetimesWhenTheyAreOver"),
     Mutant(_CLOCK, "    if own == _HOST_NAMESPACE:\n        return _HOST\n", "", "a process that unshared in the host's namespace is not moved itself", "test_clock.py::test_theOffsetIsReadAsTheKernelWritesIt"),
-    Mutant(_CLOCK, " if own == ofChildren else _UNKNOWN", "", "the offsets of the children are not one's own", "test_clock.py::test_whoCanNotKnowItsClockBelievesNoDeadline"),
+    Mutant(_CLOCK, " if own == ofChildren else _UNKNOWN", "", "the offsets of the children are not one's own", "test_clock.py::test_aProcessThatCanNotKnowItsClockBelievesNoDeadline"),
     Mutant(_CLOCK, "        while atomics.sleepUntil(deadlineNs) == -errno.EINTR:\n            pass\n", "        atomics.sleepUntil(deadlineNs)\n", "a signal ends no sleep", "test_clock.py::test_sleepsToItsEndThroughSignals"),
     # --- members ----------------------------------------------------------------------
     Mutant(_READER, "return not self.isCurrent(key) or word == 0", "return word == 0", "a slot of another member is recognized", "test_members.py::test_aSlotThatIsAnothersByNowIsSuspectedDead"),
@@ -153,7 +153,7 @@ MUTANTS = [
     Mutant(_ELECTION, "            atomics.futexWake32(self._block.memberAddress(old.slot) + layout.MEMBER_ROBUST_OFFSET, atomics.FUTEX_ALL)\n", "            pass\n", "an election wakes the members that watch the old broker", "test_watch.py"),
     Mutant(_ELECTION, "            if atomics.casSeqCst64(self._ready, seen, epoch) == seen:\n                break\n        atomics.futexWake32(self._ready, atomics.FUTEX_ALL)\n", "            if atomics.casSeqCst64(self._ready, seen, epoch) == seen:\n                break\n", "a new socket wakes the members that wait for it", "test_election.py"),
     Mutant(_ELECTION, "while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:", "while (seen := int(atomics.loadAcquire64(self._ready))) != epoch:", "ready is never lowered", "test_election.py::test_readyIsNeverLowered"),
-    Mutant(_ELECTION, "slot if 0 <= slot < self._slots else None", "slot if 0 <= slot else None", "a slot out of range is no member", "test_election.py::test_aSlotOutOfRangeIsNobody"),
+    Mutant(_ELECTION, "slot if 0 <= slot < self._slots else None", "slot if 0 <= slot else None", "a slot out of range is no member", "test_election.py::test_aSlotOutOfRangeIsNoMember"),
     Mutant(_ELECTION, "Term(epoch, None).word())", "Term(0, None).word())", "a rebuilt block begins after all that was", "test_repair.py::test_theNextTermComesAfterAllThatTheJournalsRemember"),
     Mutant(_ELECTION, "atomics.fetchAddAcqRel64(self._heartbeat, 1)", "atomics.fetchAddAcqRel64(self._heartbeat, 0)", "a broker that moves is seen to move", "test_election.py::test_beatsAreCounted"),
     Mutant(_WATCH, "        atomics.wakeWatcher(self._wakeOwner, self._robust, self._slot)\n", "        pass\n", "a wake-up wakes the thread", "test_watch.py"),
@@ -267,7 +267,7 @@ MUTANTS = [
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "no packet is sent that the peer would refuse", "test_messages.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- descriptor server ------------------------------------------------------------
     Mutant(_DESCRIPTOR_SERVER, "            if self._epoch != epoch:\n", "            if self._epoch < 0:\n", "each epoch has its descriptor server", "test_descriptorserver.py::test_eachEpochHasItsDescriptorServer"),
-    Mutant(_DESCRIPTOR_SERVER, "                if isSound and self._connection is None:\n", "                if self._connection is None:\n", "a late answer is dropped", "test_descriptorserver.py::test_aLateAnswerIsNobodys"),
+    Mutant(_DESCRIPTOR_SERVER, "                if isSound and self._connection is None:\n", "                if self._connection is None:\n", "a late answer is dropped", "test_descriptorserver.py::test_aLateAnswerIsDropped"),
     Mutant(_DESCRIPTOR_SERVER, "                self._shunnedUntil = clock.now() + _SHUNNED_SECONDS\n", "", "a descriptor server that does not answer is left alone", "test_descriptorserver.py::test_aClosedDescriptorServerIsAskedNoMore"),
     Mutant(_DESCRIPTOR_SERVER, "            if got.number == -errno.EMFILE:\n", "            if False:\n", "a process that may open no more descriptors is told so", "test_descriptorserver.py::test_aMemberWithoutDescriptorsIsTold"),
 ]

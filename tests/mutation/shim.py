@@ -392,7 +392,7 @@ MUTANTS = [
         "\t} while (passed < timeoutNs);\n",
         "\t} while (1);\n",
         "no wait is without an end",
-        _SANITIZED + " test_descriptorserver.py::test_aLateAnswerIsNobodys",
+        _SANITIZED + " test_descriptorserver.py::test_aLateAnswerIsDropped",
     ),
     Mutant(_SHIM, "\t\tif (ready)\n", "\t\tif (ready > 0)\n", "a signal ends a wait", _SANITIZED),
     Mutant(
