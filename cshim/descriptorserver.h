@@ -58,9 +58,9 @@ MNN_API void mnnDescriptorServerTake(
 /* End the thread and every connection, and remove `path`. */
 MNN_API void mnnDescriptorServerClose(MnnDescriptorServer *descriptorServer);
 
-/* --- the client
- * --------------------------------------------------------------------------------
- * Connect to the descriptor server at `path`. Returns a close-on-exec descriptor, which
+/* --- the client --- */
+
+/* Connect to the descriptor server at `path`. Returns a close-on-exec descriptor, which
  * one thread at a time may use. */
 MNN_API int mnnDescriptorServerConnect(const char *path);
 /* Get a close-on-exec duplicate of the descriptor of (row, incarnation). The call looks

@@ -492,12 +492,12 @@ int mnnMapPath(
 
 int mnnUnmap(void *address, uint64_t bytes) { return resultOf(munmap(address, bytes)); }
 
-/* SYNC place: pairs with mnnUnmapOnce in another thread. One of them gets the address,
+/* SYNC range: pairs with mnnUnmapOnce in another thread. One of them gets the address,
  * and unmaps it. */
-int mnnUnmapOnce(struct mnnAddressCell *place)
+int mnnUnmapOnce(struct mnnMappedRange *range)
 {
-	void *address = __atomic_exchange_n(&place->address, NULL, __ATOMIC_ACQ_REL);
-	return address == NULL ? 0 : resultOf(munmap(address, place->bytes));
+	void *address = __atomic_exchange_n(&range->address, NULL, __ATOMIC_ACQ_REL);
+	return address == NULL ? 0 : resultOf(munmap(address, range->bytes));
 }
 
 int mnnProtect(void *address, uint64_t bytes, int writable)

@@ -21,9 +21,9 @@ extern "C" {
 
 #define MNN_API __attribute__((visibility("default")))
 
-/* --- atomics
- * --------------------------------------------------------------------------------
- * Acquire: the peer's writes before its release are visible afterwards. SeqCst: there
+/* --- atomics --- */
+
+/* Acquire: the peer's writes before its release are visible afterwards. SeqCst: there
  * is one total order over all SeqCst operations, too. Two sides that each write their
  * own word and then read the other's need it (open against free). On x86-64 the loads
  * are plain moves, and the exchanges are full barriers. */
@@ -43,9 +43,9 @@ MNN_API uint64_t mnnCasSeqCst64(uint64_t *word, uint64_t expected, uint64_t desi
 MNN_API uint32_t mnnFetchAddAcqRel32(uint32_t *word, uint32_t addend);
 MNN_API uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend);
 
-/* --- many words
- * --------------------------------------------------------------------------------
- * Count the words, `strideBytes` apart, for which (word & mask) == value, and store
+/* --- many words --- */
+
+/* Count the words, `strideBytes` apart, for which (word & mask) == value, and store
  * the indices of the first `outMax` of them. Each load is SeqCst; the scan as a
  * whole is no snapshot. `outIndices` may be NULL when `outMax` is 0. */
 MNN_API uint32_t mnnScan32(const uint32_t *first, size_t strideBytes, uint32_t count, uint32_t mask,
@@ -59,9 +59,9 @@ MNN_API uint32_t mnnScan64(const uint64_t *first, size_t strideBytes, uint32_t c
 MNN_API uint32_t mnnRaiseField64(
 	uint64_t *first, size_t strideBytes, uint32_t count, uint64_t fieldMask, uint64_t field);
 
-/* --- time
- * --------------------------------------------------------------------------------
- * CLOCK_MONOTONIC of the kernel, in the time namespace of the calling process. Tests of
+/* --- time --- */
+
+/* CLOCK_MONOTONIC of the kernel, in the time namespace of the calling process. Tests of
  * programs replace the functions of Python's `time`, and some preload a library that
  * replaces those of C: neither has an effect here. */
 MNN_API int64_t mnnMonotonicNs(void);
@@ -69,9 +69,9 @@ MNN_API int64_t mnnMonotonicNs(void);
  * handles it, and calls again with the same deadline. */
 MNN_API int mnnSleepUntil(int64_t deadlineNs);
 
-/* --- waiting
- * --------------------------------------------------------------------------------
- * Sleep while the word has the expected value. 0: woken, perhaps spuriously. -EAGAIN:
+/* --- waiting --- */
+
+/* Sleep while the word has the expected value. 0: woken, perhaps spuriously. -EAGAIN:
  * the word had another value. -ETIMEDOUT, -EINTR. Works between processes (not
  * FUTEX_PRIVATE). */
 MNN_API int mnnFutexWait32(const uint32_t *word, uint32_t expected, int64_t timeoutNs);
@@ -84,9 +84,9 @@ MNN_API uint64_t mnnSpinWhile64(const uint64_t *word, uint64_t value, int64_t ti
  * -ETIMEDOUT; -EINTR after a signal. */
 MNN_API int mnnAwaitReadable(int fd, int64_t spinNs, int64_t timeoutNs);
 
-/* --- robust words
- * --------------------------------------------------------------------------------
- * The kernel's robust-futex list (Documentation/locking/robust-futex-ABI.rst) with one
+/* --- robust words --- */
+
+/* The kernel's robust-futex list (Documentation/locking/robust-futex-ABI.rst) with one
  * entry. When the calling thread ends, for whatever reason, the kernel sets
  * FUTEX_OWNER_DIED in `*word`, and wakes one waiter if FUTEX_WAITERS was set. It does
  * so 0.1 ms after a SIGKILL, before it tears the memory down.
@@ -99,9 +99,9 @@ MNN_API size_t mnnRobustListBytes(void);
  * died. */
 MNN_API int mnnRobustHold(void *list, uint32_t *word);
 
-/* --- descriptors
- * --------------------------------------------------------------------------------
- * Move a new descriptor above 2 and mark it, as `descriptors.h` says. Returns its
+/* --- descriptors --- */
+
+/* Move a new descriptor above 2 and mark it, as `descriptors.h` says. Returns its
  * number from then on; or -errno, and then it is closed. `fd` is -1 if the call that
  * opened it failed: the result is -errno. */
 MNN_API int mnnOwn(int fd);
@@ -150,9 +150,9 @@ MNN_API int mnnTakeReceived(struct mnnReceived *received, uint32_t index);
 /* Close the descriptors that were not taken. */
 MNN_API void mnnDropReceived(struct mnnReceived *received);
 
-/* --- liveness
- * --------------------------------------------------------------------------------
- * POSIX byte locks: the process owns them. The kernel frees them when the last thread
+/* --- liveness --- */
+
+/* POSIX byte locks: the process owns them. The kernel frees them when the last thread
  * of the process has passed exit_files, or when the process closes ANY descriptor of
  * the file. */
 MNN_API int mnnByteLock(int fd, int64_t offset); /* -EAGAIN: another process has it */
@@ -170,9 +170,9 @@ MNN_API uint32_t mnnThreadId(void);
  * SIGBUS, SIGFPE, SIGILL): signal handlers are for the program's own threads. */
 MNN_API int mnnBlockSignals(void);
 
-/* --- memory
- * --------------------------------------------------------------------------------
- * Create a memfd of `bytes` allocated bytes (0: none yet), which may be sealed, with
+/* --- memory --- */
+
+/* Create a memfd of `bytes` allocated bytes (0: none yet), which may be sealed, with
  * mode 0600 (the kernel's default is 0777) and close-on-exec. Returns the
  * descriptor. */
 MNN_API int mnnMemfdCreate(const char *name, uint64_t bytes);
@@ -186,14 +186,15 @@ MNN_API int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, voi
 MNN_API int mnnMapPath(
 	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out);
 MNN_API int mnnUnmap(void *address, uint64_t bytes);
-/* The address of a mapping; NULL: there is none. The code that maps stores it here. */
-struct mnnAddressCell {
+/* A range of addresses that a mapping has. The call that maps stores the address here;
+ * NULL: there is no mapping. */
+struct mnnMappedRange {
 	void *address;
 	uint64_t bytes;
 };
-/* Unmap the mapping in `place`, and clear `place`. A second call, from any thread, does
- * nothing: so it can not unmap memory that was mapped at that address later. */
-MNN_API int mnnUnmapOnce(struct mnnAddressCell *place);
+/* Unmap the range, and clear its address. A second call, from any thread, does nothing:
+ * so it can not unmap memory that was mapped at that address later. */
+MNN_API int mnnUnmapOnce(struct mnnMappedRange *range);
 MNN_API int mnnProtect(void *address, uint64_t bytes, int writable);
 MNN_API int mnnAdvise(void *address, uint64_t bytes, int advice);
 /* Private memory that reads zero in a forked child. */

@@ -282,7 +282,7 @@ TICKET_DONE, TICKET_POISONED, TICKET_READ, TICKET_WRITTEN, TICKET_TORN = 1, 2, 3
 TICKET_PENDING, TICKET_PENDING_SURE = 8, 9
 TICKET_READING = 11
 TICKET_WRITING, TICKET_WRITING_SURE = 12, 13
-TICKET_OPEN_BIT, TICKET_SURE_BIT, TICKET_TURN_MASK = 8, 1, 14
+TICKET_OPEN_BIT, TICKET_SURE_BIT, TICKET_KIND_MASK = 8, 1, 14
 
 # --- fence words ---------------------------------------------------------------------
 # owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker

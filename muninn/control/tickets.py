@@ -172,7 +172,7 @@ class Tickets:
                 # SYNC next: pairs with Tickets.last. The slot names the ticket before
                 # the number shows it.
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
-                if word & layout.TICKET_TURN_MASK == layout.TICKET_WRITING:
+                if word & layout.TICKET_KIND_MASK == layout.TICKET_WRITING:
                     _raise(self._lastWriter, ticket)
                 self.complete(ticket, key, layout.TICKET_POISONED)
 
@@ -208,7 +208,7 @@ class Tickets:
         """The tickets of accesses whose work is not over, oldest first: of those who
         write, and if `reading` of those who read.
         """
-        found = self._matching(layout.TICKET_TURN_MASK, layout.TICKET_WRITING)
+        found = self._matching(layout.TICKET_KIND_MASK, layout.TICKET_WRITING)
         if reading:
             found += self._matching(_STATUS_MASK, layout.TICKET_READING)
         return sorted(

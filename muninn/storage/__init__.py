@@ -1,3 +1,3 @@
-"""Memory that has a name or a file: where a domain keeps it, and the segments behind
+"""Memory that has a name or a file: the paths of a domain, and the segments behind
 bigMode buffers.
 """

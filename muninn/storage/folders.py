@@ -1,21 +1,30 @@
-"""The domain's directory: which one it is, where another user may have taken the name
-that is wanted, and mode 0700 whatever the umask.
+"""The domain's directory: how processes agree on it, if another user has the wanted
+name, and how it gets mode 0700 independent of the umask.
 
-Algorithm. The wanted name is `<stem>.d`. While a stranger has it, the directory gets
-the same name with six random digits after it, which no other user can take first. A
-directory is *established* by the lock file in it, and a domain has one established
-directory at most, which stays the domain's for as long as it is there: when the
-stranger's name becomes free, newcomers still find the other by a look through
-`/dev/shm`.
+The wanted name is `<stem>.d`. While another user has that name, the directory gets the
+same name with six random digits after it, which no other user can take first. A
+directory is *established* when it has the lock file in it. A domain has at most one
+established directory, which remains the domain's for as long as it exists. If the
+stranger's name becomes free later, new processes still find the established directory,
+because they search `/dev/shm`.
 
-A process that finds none makes one, by `mkdir`, and looks through `/dev/shm`
-afterwards; whatever this user has there by then it locks (`flock`, in the order of the
-names, without which two could wait for one another) and looks again. If that is the
-same, it makes the lock file in the first of them and removes the others. Of two
-processes that made different directories one looks after both were made, so it waits
-for the other's lock and then finds an established directory. A death lets go of its
-locks, and leaves a directory that the next process takes; the sticky bit of `/dev/shm`
-keeps strangers from what is ours.
+1. A process looks for an established directory of this user: the wanted name first,
+   then every other name of the domain in `/dev/shm`. If there is one, the process uses
+   it.
+2. Otherwise, if this user has no directory for the domain, the process makes one with
+   `mkdir`, and searches `/dev/shm` again.
+3. It locks every directory of the domain that it has found (`flock`). It goes in the
+   order of the names, because otherwise two processes could wait for each other.
+4. It searches again. If a directory was added, or one is established by now, it
+   releases its locks and begins again at step 1.
+5. Otherwise it makes the lock file in the first directory, removes the other
+   directories, and releases its locks.
+
+A stale search costs one more round. If two processes make different directories, at
+least one of them searches after both were made. That process finds both, so it waits
+for the other's lock, and then finds an established directory. If a process dies, the
+kernel releases its locks, and the next process goes on with the directories that are
+left. The sticky bit of `/dev/shm` keeps other users from renaming or removing them.
 """
 
 from __future__ import annotations
@@ -36,18 +45,18 @@ from muninn.system.oserrors import SHM_ROOT, fileError
 LOCK_NAME = "lock"
 _BOUND_SECONDS = 10.0
 _LOOK_SECONDS = 0.001
-# the path of a socket has 107 bytes, of which the longest uid, domain and epoch leave
-# seven
+# The path of a socket has at most 107 bytes. With the longest uid, domain and epoch,
+# seven are left.
 _RANDOM_BYTES = 3
 _NO_DESCRIPTOR = "no descriptor is left to lock the directory with"
 _log = Log("muninn.control")
-#: What was warned of, once.
+#: The warnings that were written: each is written once.
 _strangers: set[tuple[str, str]] = set()
 
 
 def found(stem: str, uid: int) -> str:
-    """The name of the directory that the domain is in; of the one that it would get,
-    when it is in none. Changes nothing.
+    """The name of the domain's directory. If the domain has none, the name that `made`
+    would choose at this moment. Changes nothing.
     """
     if _isEstablished(f"{stem}.d", uid):
         return f"{stem}.d"
@@ -56,15 +65,15 @@ def found(stem: str, uid: int) -> str:
 
 
 def made(stem: str, uid: int) -> str:
-    """The name of the domain's directory, which is there from now on, of mode 0700 and
-    with its lock file.
+    """Make the domain's directory if it has none. Returns its name. The directory has
+    mode 0700, and the lock file in it.
 
     Raises
     ------
     ControlBlockInvalid
-        Others could have put something into this user's directory.
+        Other users could have put files into this user's directory.
     BrokerUnavailable
-        A process has been choosing the directory for long.
+        Other processes have been choosing the directory for too long.
     HostMemoryFull
     """
     wanted, deadline = f"{stem}.d", clock.now() + _BOUND_SECONDS
@@ -80,20 +89,20 @@ def made(stem: str, uid: int) -> str:
             return own[0]
         if not own:
             _make(wanted, uid)
-        ownership.requireUid(wanted, uid)  # another one sees no lock file in it
+        ownership.requireUid(wanted, uid)  # another uid could not see the lock file
         if clock.now() > deadline:
             raise BrokerUnavailable(
-                f"which directory {stem!r} is in was not settled within {_BOUND_SECONDS:.0f} s",
+                f"the directory of {stem!r} was not chosen within {_BOUND_SECONDS:.0f} s",
                 "Try again",
             )
 
 
 def warnOfStranger(path: str, uid: int, what: str) -> None:
-    """Say once that a name of ours is another user's."""
+    """Warn once that another user has a name of the domain."""
     if (path, what) not in _strangers:
         _strangers.add((path, what))
         _log.warning(
-            "%s is left alone, it is not uid %d's own: %s; `python -m muninn doctor` says more",
+            "%s is not used, it does not belong to uid %d: %s; `python -m muninn doctor` says more",
             path,
             uid,
             what,
@@ -117,7 +126,7 @@ def _own(stem: str, uid: int) -> list[str]:
 def _status(name: str) -> os.stat_result | None:
     try:
         return os.lstat(f"{SHM_ROOT}/{name}")
-    except OSError:  # there is none, or it is in a stranger's directory
+    except OSError:  # there is none, or another user's directory hides it
         return None
 
 
@@ -130,8 +139,9 @@ def _isEstablished(name: str, uid: int) -> bool:
 
 
 def _isPrivate(name: str, uid: int) -> bool:
-    """Whether it is this user's, and nobody else's to use: made so, unless others could
-    have written there.
+    """Whether the directory belongs to this user. Its mode is corrected to 0700, so
+    that no other user can use it. Raises `ControlBlockInvalid` if other users could
+    have written to it.
     """
     status = _status(name)
     if status is None or not _isOwn(status, uid):
@@ -143,9 +153,9 @@ def _isPrivate(name: str, uid: int) -> bool:
             f"`chmod 700 {SHM_ROOT}/{name}` if nobody has; otherwise remove it",
         )
     if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
-        with contextlib.suppress(FileNotFoundError):  # not chosen after all
-            # after a umask that took bits away, or by hand; of others nobody could
-            # write
+        with contextlib.suppress(FileNotFoundError):  # another directory was chosen
+            # The umask has cleared bits, or a person has changed the mode. No other
+            # user could write.
             os.chmod(f"{SHM_ROOT}/{name}", 0o700)
     return True
 
@@ -159,7 +169,9 @@ def _warnIfTaken(wanted: str, uid: int) -> None:
 
 
 def _make(wanted: str, uid: int) -> None:
-    """Make a directory; beside the wanted one, when that name is another user's."""
+    """Make a directory: with the wanted name, or with a random one if another user has
+    the wanted name.
+    """
     for path in (f"{SHM_ROOT}/{wanted}", f"{SHM_ROOT}/{wanted}.{os.urandom(_RANDOM_BYTES).hex()}"):
         try:
             os.mkdir(path, 0o700)
@@ -169,14 +181,14 @@ def _make(wanted: str, uid: int) -> None:
             if _isOwn(_status(wanted), uid):
                 return  # another process has made it meanwhile
         except FileNotFoundError:
-            return  # another process has settled on its own, and removed this one
+            return  # another process has established its own, and removed this one
         except OSError as error:
             raise fileError(error, path) from error
 
 
 def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
-    """Settle on the first of this user's directories; False when there are others by
-    now, or one is established.
+    """Establish the first of this user's directories. Returns False if there are others
+    by now, or if one is established.
     """
     with contextlib.ExitStack() as held:
         for name in own:
@@ -186,15 +198,15 @@ def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
             return False
         _makeLock(f"{SHM_ROOT}/{own[0]}/{LOCK_NAME}", uid)
         for name in own[1:]:
-            with contextlib.suppress(OSError):  # a cleaner was faster, or there is something in it
+            with contextlib.suppress(OSError):  # it was removed already, or it is not empty
                 os.rmdir(f"{SHM_ROOT}/{name}")
         return True
 
 
 @contextlib.contextmanager
 def _locked(name: str, deadline: float) -> Iterator[bool]:
-    """Hold the lock of a directory; False when it is gone. The lock is given back by
-    itself: a forked child may have the descriptor too.
+    """Hold the lock of a directory; False if the directory is gone. The lock is
+    released explicitly, because a forked child may have the descriptor too.
     """
     try:
         fd = descriptors.opened(f"{SHM_ROOT}/{name}", os.O_RDONLY | os.O_DIRECTORY)
@@ -222,8 +234,8 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
 
 
 def _isTaken(fd: Descriptor) -> bool:
-    # SYNC directory: pairs with _isTaken in another process, which sees the lock file
-    # that this one has made meanwhile.
+    # SYNC directory: pairs with _isTaken in another process, which then sees the lock
+    # file that this process has made.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -232,12 +244,12 @@ def _isTaken(fd: Descriptor) -> bool:
 
 
 def _makeLock(path: str, uid: int) -> None:
-    """Make the lock file. A death may leave one whose mode the umask has made;
-    `LockFile` sets it right.
+    """Make the lock file. If the process dies here, the file may have a mode that the
+    umask has changed; `LockFile` corrects it.
     """
     try:
-        # Never one that is there: to close it would drop all byte locks of this process
-        # on it.
+        # An existing file is never opened here: closing it would release all byte locks
+        # that this process has on it.
         descriptors.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, maker=uid).close()
     except FileExistsError:
         return

@@ -1,12 +1,12 @@
-"""Where a domain's things are: names in `/dev/shm`, and nothing else.
+"""Paths: the names of a domain's files in `/dev/shm`.
 
-One uid and one domain name give one place, whatever the environment, so that two
-programs of one user can not disagree. It is all one tmpfs: it goes together at a
-reboot. Everything is in one directory of mode 0700 (`folders.py`), which no other user
-can write to or plant anything in; only the control block has a second name outside, by
-which POSIX shared memory is opened. Segments, journals and sockets carry the identity
-of the control block that they belong to, so nothing of two blocks is ever mistaken for
-one another's.
+One uid and one domain name give one set of paths, independent of the environment, so
+that two programs of one user can not disagree. All files are on one tmpfs, so a reboot
+removes all of them together. They are in one directory of mode 0700 (`folders.py`), to
+which no other user can write. Only the control block has a second name outside the
+directory, by which POSIX shared memory is opened. The names of segments, journals and
+sockets contain the identity of their control block, so a process never takes a file of
+one block for a file of another.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from muninn.storage.folders import LOCK_NAME
 from muninn.system.oserrors import SHM_ROOT as SHM_ROOT
 from muninn.system.oserrors import fileError
 
-#: What the name of a journal's copy has more than the journal's own, until it is whole.
+#: The suffix of the name of a journal's copy, until the copy is whole.
 COPY_SUFFIX = ".new"
 _SEGMENT = re.compile(r"segment-([0-9a-f]{16})-(\d+)-(\d+)")
 
 
 class SegmentKey(NamedTuple):
-    """One segment: the identity of the block that made it, and the row and incarnation
-    that it was made for.
+    """Identifies a segment: the identity of the block that made it, and the row and
+    incarnation for which it was made.
     """
 
     origin: int
@@ -36,11 +36,10 @@ class SegmentKey(NamedTuple):
 
 
 class Paths(NamedTuple):
-    """The names that belong to one domain, and to one control block of it once
-    `identity` is known.
+    """The names of one domain, and of one control block of it once `identity` is known.
 
-    `folder` is the name of the domain's directory once that is settled; until then it
-    is looked up at each use.
+    `folder` is the name of the domain's directory once that is established. Until then
+    the directory is looked up at each use.
     """
 
     uid: int
@@ -54,35 +53,35 @@ class Paths(NamedTuple):
 
     @property
     def blockName(self) -> str:
-        """The control block, as `shm_open` wants it."""
+        """The name of the control block for `shm_open`."""
         return f"/{self.stem}"
 
     @property
     def blockPath(self) -> str:
-        """The control block's public name. Another user may be there first, and then it
-        has only `linkPath`.
+        """The control block's public name. If another user has taken it, the block has
+        only `linkPath`.
         """
         return f"{SHM_ROOT}{self.blockName}"
 
     @property
     def linkPath(self) -> str:
-        """The control block's name in the domain's own directory: the one that counts."""
+        """The control block's name in the domain's own directory, which decides."""
         return f"{self.directory}/block"
 
     @property
     def temporaryPath(self) -> str:
-        """A control block that is being made, which no other process opens. Only the
-        process that holds CREATE makes one.
+        """The name of a control block that is being made. No other process opens it,
+        and only the process that holds CREATE makes it.
         """
         return f"{self.directory}/block.new"
 
     def segmentName(self, row: int, incarnation: int, origin: int = 0) -> str:
-        """The segment of one buffer, below `/dev/shm`."""
+        """The name of a buffer's segment, below `/dev/shm`."""
         origin = origin or self.identity
         return f"/{self.folder or self._found()}/segment-{origin:016x}-{row}-{incarnation}"
 
     def segmentKeys(self) -> list[SegmentKey]:
-        """The segments that exist now, whichever block made them."""
+        """The segments that exist now, of all blocks."""
         matches = (_SEGMENT.fullmatch(entry) for entry in self._entries())
         return [
             SegmentKey(int(match[1], 16), int(match[2]), int(match[3]))
@@ -92,11 +91,13 @@ class Paths(NamedTuple):
 
     @property
     def segmentMark(self) -> str:
-        """What the path of every segment of the domain begins with."""
+        """The prefix of the path of every segment of the domain."""
         return f"{self.directory}/"
 
     def segmentOf(self, entry: str) -> SegmentKey | None:
-        """Which segment a name in the domain's directory is; None when it is none."""
+        """The segment that a name in the domain's directory stands for; None if it is
+        no segment's.
+        """
         match = _SEGMENT.fullmatch(entry)
         return SegmentKey(int(match[1], 16), int(match[2]), int(match[3])) if match else None
 
@@ -122,14 +123,14 @@ class Paths(NamedTuple):
         return f"{self.directory}/descriptorServer-{self.identity:016x}-{epoch}.sock"
 
     def epochsOf(self, kind: str) -> list[int]:
-        """The epochs of this block, ascending, that left a `journal`, or a `broker` or
-        `descriptorServer` socket, behind.
+        """The epochs of this block, ascending, of which there is a `journal`, or a
+        `broker` or `descriptorServer` socket.
         """
         return sorted(epoch for identity, epoch in self._marked(kind) if identity == self.identity)
 
     def journals(self) -> list[tuple[Paths, int]]:
-        """All journals, of whichever block: its places and the epoch. Those of one
-        block are in the order of their epochs.
+        """All journals, of all blocks: the paths of its block, and the epoch. The
+        journals of one block are in the order of their epochs.
         """
         return [
             (self._replace(identity=identity), epoch)
@@ -137,8 +138,8 @@ class Paths(NamedTuple):
         ]
 
     def copies(self) -> list[str]:
-        """The paths of the copies of journals, of whichever block, that are not whole.
-        Nothing depends on them.
+        """The paths of the copies of journals that are not whole, of all blocks.
+        Nothing depends on these copies.
         """
         return [
             f"{self.directory}/{entry}"
@@ -166,7 +167,7 @@ class Paths(NamedTuple):
         return folders.found(self.stem, self.uid)
 
     def makeDirectory(self) -> Paths:
-        """The same with the directory that is the domain's now, made if there is none.
-        Raises what `folders.made` does.
+        """The same paths with the domain's directory, which is made if there is none.
+        Raises the errors of `folders.made`.
         """
         return self._replace(folder=folders.made(self.stem, self.uid))

@@ -1,12 +1,19 @@
 """Segments: the named shared memory behind bigMode buffers.
 
-A segment is a file in the domain's own directory on `/dev/shm`, named after the
-identity of the control block that made it, its row and incarnation: a process that
-finds one knows which row vouches for it, and another user can not foresee or plant one.
-Its creator allocates every page before anybody maps it (`reserve="full"`): a full
-`/dev/shm` is then an error of the creator, and never a SIGBUS of a reader. Each process
-maps a segment once. A segment outlives all processes; only the broker unlinks it, when
-its row is DEAD.
+A segment is a file in the domain's own directory on `/dev/shm`. Its name contains the
+identity of the control block that made it, its row and its incarnation. So a process
+that finds a segment knows which row vouches for it, and another user can not foresee or
+plant one.
+
+1. The creator of a buffer makes the file, without pages, and maps it.
+2. With `reserve="full"` it allocates every page before another process maps the file.
+   So if `/dev/shm` is full, the creator gets an error, and no reader gets a SIGBUS.
+3. Each other process maps the file once, for reading, when it opens the buffer.
+4. A segment outlives all processes. Only the broker unlinks it, when its row is DEAD.
+   The memory is freed with the last mapping.
+
+A process that opens a segment just before it is unlinked keeps a valid mapping: it
+finds out by its lease that the buffer was freed.
 """
 
 from __future__ import annotations
@@ -26,13 +33,13 @@ from muninn.system.descriptors import Descriptor, Known
 from muninn.system.oserrors import fileError, missingShm, requireFileBytes
 from muninn.system.pages import HUGE_PAGE_BYTES, OFFERS_HUGE, alignmentOf, hugePages, pagesUp
 
-#: What is copied at a time: large enough to amortise the calls, small enough for a
-#: smooth progress bar.
+#: How many bytes are copied at a time: enough to amortise the calls, and few enough for
+#: a smooth progress bar.
 CHUNK_BYTES = 16 << 20
-#: What each thread reserves between two moments at which the caller may be interrupted:
-#: about 30 ms.
+#: How many bytes each thread reserves before the caller may be interrupted again: about
+#: 30 ms.
 _SLICE_BYTES = 32 << 20
-#: Less is done before a thread has been started.
+#: Fewer bytes are reserved sooner than a thread is started.
 _PARALLEL_BYTES = 8 << 20
 _MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
 #: Segments of at least so many bytes are worth huge pages: reading them from end to end
@@ -50,42 +57,42 @@ class Mapping:
     Parameters
     ----------
     file
-        A descriptor, or the path of a file of this user, which is looked up and mapped
+        A descriptor, or the path of a file of this user. A path is looked up and mapped
         in one step.
 
     Attributes
     ----------
     address
-        Where the bytes are; the same for the life of the mapping.
+        The address of the first byte; the same for the life of the mapping.
     sizeBytes
-        How many there are.
+        The number of bytes.
     writable
-        Whether this process may write them; `allowWriting` may make it so later, in
-        place.
+        Whether this process may write. `allowWriting` may allow it later, at the same
+        address.
     """
 
-    __slots__ = ("__weakref__", "_cell", "_protecting", "address", "sizeBytes", "writable")
+    __slots__ = ("__weakref__", "_protecting", "_range", "address", "sizeBytes", "writable")
 
     def __init__(self, file: int | Known | str, sizeBytes: int, writable: bool) -> None:
         self.address = 0
         self.sizeBytes = sizeBytes
         self.writable = writable
         self._protecting = _thread.RLock()  # a finalizer may come here while its thread is inside
-        # Whoever is interrupted between two steps has mapped nothing, or what goes with
-        # this object.
-        self._cell = cell = atomics.AddressCell(None, sizeBytes)
+        # If this thread is interrupted between two steps, it has mapped nothing, or a
+        # range that the end of this object unmaps.
+        self._range = owned = atomics.OwnedRange(None, sizeBytes)
         alignment = alignmentOf(sizeBytes)
         if isinstance(file, str):
             atomics.checked(
-                atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, cell),
+                atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, owned),
                 file,
             )
         else:
-            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, cell), "mmap")
-        self.address = cell.address or 0
+            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, owned), "mmap")
+        self.address = owned.address or 0
 
     def allowWriting(self) -> None:
-        """Make a read-only mapping writable, where it is."""
+        """Make a read-only mapping writable, at the same address."""
         with self._protecting:
             if not self.writable:
                 atomics.checked(atomics.protect(self.address, self.sizeBytes, 1), "mprotect")
@@ -93,8 +100,9 @@ class Mapping:
 
     @contextlib.contextmanager
     def writableMeanwhile(self) -> Iterator[None]:
-        """For what asks how it is mapped, once: a driver that is to let kernels write.
-        The CPU may not, afterwards as before.
+        """Make a read-only mapping writable for a moment: for a driver that asks once
+        how memory is mapped, and then lets kernels write it. The CPU may not write it,
+        before and afterwards.
         """
         with self._protecting:
             if not self.writable:
@@ -108,20 +116,20 @@ class Mapping:
     def close(self) -> None:
         """Unmap. The address must not be used afterwards; a second call does nothing."""
         self.address = 0
-        # else the interpreter has let go of the modules, and the place is unmapped with
-        # its object
+        # Without `atomics`, the interpreter is clearing the modules, and the end of the
+        # range's object unmaps it.
         if atomics is not None:
-            atomics.unmapOnce(self._cell)
+            atomics.unmapOnce(self._range)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
-        """Unmap, and say so."""
+        """Unmap, and call `closed`."""
         self.close()
         closed()
 
 
 def create(paths: Paths, row: int, incarnation: int, sizeBytes: int) -> Descriptor:
-    """Create the segment, sparse; returns its descriptor. A left-over of that name is
-    from a dead creator of this row and goes.
+    """Create the segment, sparse. Returns its descriptor. A file that has the name
+    already was left by a dead creator of this row, and is removed.
     """
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation)}"
     requireFileBytes(path, sizeBytes)
@@ -145,13 +153,14 @@ def create(paths: Paths, row: int, incarnation: int, sizeBytes: int) -> Descript
 
 
 def open_(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Descriptor:
-    """A descriptor of an existing segment of at least `sizeBytes`; mapping more than
-    there is would be a SIGBUS later.
+    """Open an existing segment of at least `sizeBytes`. If more bytes were mapped than
+    the file has, reading them would be a SIGBUS later.
 
     Parameters
     ----------
     origin
-        The identity of the block that made it, if that is another one than this.
+        The identity of the block that made the segment, if it was another block than
+        this.
     """
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     try:
@@ -173,12 +182,12 @@ def open_(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int 
 
 
 def mapped(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Mapping:
-    """An existing segment, mapped for reading. Raises what `open_` does."""
+    """Map an existing segment for reading. Raises the errors of `open_`."""
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     try:
         return Mapping(path, sizeBytes, writable=False)
     except OSError:
-        fd = open_(paths, row, incarnation, sizeBytes, origin)  # which knows what is wrong with it
+        fd = open_(paths, row, incarnation, sizeBytes, origin)  # raises the typed error
     try:
         return Mapping(fd, sizeBytes, writable=False)
     except OSError as error:
@@ -188,12 +197,13 @@ def mapped(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int
 
 
 def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
-    """Remove the name; the memory goes with the last mapping. Removing it twice is
-    fine.
+    """Remove the segment's name. The kernel frees the memory with the last mapping. A
+    second call does nothing.
 
-    The kernel frees a large segment's pages in the process that lets go last, which
-    takes a second for some ten GiB. The caller must not be that process, since others
-    wait for it: a descriptor outlives the name, and a thread closes it.
+    The kernel frees the pages in the process that closes the file last, and takes a
+    second for some ten GiB. Other processes wait for the caller, so it must not do that
+    work. Therefore it opens a descriptor before it removes the name of a large segment,
+    and a thread closes the descriptor.
     """
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     held = None
@@ -203,7 +213,7 @@ def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
     except FileNotFoundError:
         return
     except OSError:
-        held = None  # no descriptor is left: the name goes all the same
+        held = None  # no descriptor is left: the name is removed all the same
     try:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -212,13 +222,13 @@ def unlink(paths: Paths, row: int, incarnation: int, origin: int = 0) -> None:
     if held is not None:
         try:
             threads.start(held.close, "muninn-unlink")
-        except RuntimeError:  # no thread can be had: the caller waits
+        except RuntimeError:  # no thread can be started: the caller waits
             held.close()
 
 
 def advise(mapping: Mapping, node: int | None) -> None:
-    """Before the first page exists: huge pages where the machine offers them, and the
-    NUMA node that was asked for.
+    """Ask for huge pages if the machine offers them, and for the NUMA node. Must be
+    called before the first page exists.
     """
     if mapping.sizeBytes >= HUGE_PAGE_BYTES and hugePages() in OFFERS_HUGE:
         atomics.checked(
@@ -239,11 +249,10 @@ def reserve(
     sourceBytes: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Allocate every page of a segment, in parallel, and copy `source` into it on the
-    way.
+    """Allocate every page of a segment, in parallel, and copy `source` into it.
 
-    It goes by slices of some 30 ms: between two of them Ctrl-C and `progress` have
-    their access, and no thread is at work on the memory.
+    The work is done in slices of some 30 ms. Between two slices no thread uses the
+    memory, so Ctrl-C may interrupt, and `progress` is called.
 
     Parameters
     ----------
@@ -259,13 +268,13 @@ def reserve(
     Raises
     ------
     HostMemoryFull
-        `/dev/shm` ended before the segment did. What was allocated is the caller's to
-        unlink.
+        `/dev/shm` became full. The caller must unlink the segment, which keeps the
+        pages that were allocated.
     """
     _requireAvailable(mapping.sizeBytes)
     workers = threads or min(8, len(os.sched_getaffinity(0)))
-    # Whole chunks, so that huge pages are not cut; and some of them, so that progress
-    # is seen of what one slice could hold.
+    # A slice consists of whole chunks, so that no huge page is split. A segment has
+    # several slices even if one could hold it, so that `progress` is called on the way.
     chunks = max(1, mapping.sizeBytes // CHUNK_BYTES // 8)
     sliceBytes = min(_SLICE_BYTES * workers, chunks * CHUNK_BYTES)
     try:
@@ -286,7 +295,7 @@ def reserve(
 def _reserveSlice(
     fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int
 ) -> None:
-    """One slice; raises `OSError` where there is no room for it."""
+    """Allocate and copy one slice. Raises `OSError` if there is no room for it."""
     target = mapping.address + offset
     isHuge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
     if (
@@ -294,20 +303,21 @@ def _reserveSlice(
         and atomics.reserve(target, length, source, copied, workers, isHuge) == 0
     ):
         return
-    # Populating fails where a touch is a SIGBUS. What fallocate then says is the
-    # reason, or it succeeds on a kernel that can not populate.
+    # If a touch of the pages would be a SIGBUS, populating fails. fallocate then fails
+    # with the reason; or it succeeds, on a kernel that can not populate.
     if atomics.advise(target, length, _MADV_POPULATE_WRITE) != 0:
         os.posix_fallocate(fd, offset, length)
     atomics.copy(target, source, copied)
 
 
 def _requireAvailable(sizeBytes: int) -> None:
-    """Refuse what can not fit before a page of it is taken. What is not enough in spite
-    of this is an error of the reservation.
+    """Refuse a segment that can not fit, before a page of it is allocated. If memory
+    still becomes full later, `reserve` raises.
     """
     status = os.statvfs(SHM_ROOT)
     hostmemory.requireAvailable(sizeBytes)
-    # Without blocks it is as large as the memory: a tmpfs of size=0, or a ramfs.
+    # A file system without a number of blocks may grow as large as the memory: a tmpfs
+    # of size=0, or a ramfs.
     if status.f_blocks and sizeBytes > (free := status.f_bavail * status.f_frsize):
         raise HostMemoryFull(
             f"{exactly(sizeBytes)} do not fit: {SHM_ROOT} has room for {exactly(free)}"
@@ -315,7 +325,7 @@ def _requireAvailable(sizeBytes: int) -> None:
 
 
 def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
-    """Copy to the beginning of a lazily reserved segment."""
+    """Copy to the beginning of a segment that is reserved lazily."""
     for offset in range(0, sizeBytes, CHUNK_BYTES):
         length = min(CHUNK_BYTES, sizeBytes - offset)
         populate(mapping, offset, length)
@@ -323,8 +333,8 @@ def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
 
 
 def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
-    """Allocate a range, from a page's beginning, of a lazily reserved segment; where a
-    touch would be a SIGBUS it is an error.
+    """Allocate a range of a segment that is reserved lazily; the range begins at a
+    page. Raises `HostMemoryFull` where a touch would be a SIGBUS.
     """
     if (
         sizeBytes

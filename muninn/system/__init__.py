@@ -1,3 +1,3 @@
-"""What the kernel and the C part give: atomics, time, descriptors, threads, memory of
-the host. No word of the control block.
+"""The kernel and the C part, for the packages above: atomics, time, descriptors,
+threads, memory of the host. No word of the control block is here.
 """

@@ -1,16 +1,16 @@
-"""Aside: work that nothing of the program's may cut in half runs on another thread,
-while its caller waits.
+"""Aside: work that the program must not cut in half runs on another thread, while its
+caller waits.
 
-Python runs signal handlers on the main thread only, between any two bytecodes, and what
-they raise ends whatever was under way there. So what changes several things in a row
-runs on a thread that signals never reach; its caller only waits, which may be
-interrupted at any moment and be waited for again. All here is private to the process.
+Python runs signal handlers on the main thread only, between any two bytecodes, and an
+exception of a handler ends the work that was under way there. So work that changes
+several things in a row runs on a thread that signals never reach. Its caller only
+waits: the wait may be interrupted at any moment, and the caller may wait again. All
+here is private to the process.
 
-A finalizer of the program's may run on such a thread too, when the garbage collector
-happens to. It must not wait there: what it waits for may wait for that very thread,
-which perhaps serves a whole domain. So each wait that a public call can come to asks
-`refuseOwn` as soon as the call can not go on at once. What the thread itself waits for
-goes other ways.
+The garbage collector may run a finalizer of the program on such a thread. The finalizer
+must not wait there: it might wait for that very thread, which perhaps serves a whole
+domain. So each wait that a public call can come to calls `refuseOwn` as soon as the
+call can not go on at once. Muninn's own work on these threads waits by other functions.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def markOwn() -> None:
 
 
 def isOwn() -> bool:
-    """Whether the calling thread is one of Muninn's: what else of the program's runs
-    here is a finalizer.
+    """Whether the calling thread is one of Muninn's. The only code of the program that
+    runs there is a finalizer.
     """
     return hasattr(_marks, "isOwn")
 
 
 def refusal() -> BrokerUnavailable:
-    """What is raised where a finalizer would have to wait on one of Muninn's threads."""
+    """The error for a finalizer that would have to wait on one of Muninn's threads."""
     return BrokerUnavailable(
         "a finalizer ran on Muninn's own thread, as the garbage collector chose, and this "
         "call would have to wait there, perhaps for that "
@@ -55,21 +55,24 @@ def refusal() -> BrokerUnavailable:
 
 
 def refuseOwn() -> None:
-    """Before a public call waits: raises `refusal` on one of Muninn's threads."""
+    """Raise `refusal` on one of Muninn's threads. A public call does this before it
+    waits.
+    """
     if isOwn():
         raise refusal()
 
 
 def unlessTaken(lock: Lock) -> Lock | _Tried:
-    """A lock, to be entered at once: on one of Muninn's threads only while nobody has
-    it who may be waiting for that thread.
+    """The lock, to be entered at once. On one of Muninn's threads, entering raises
+    `refusal` if another thread has the lock, because that thread may be waiting for
+    this one.
     """
     return _Tried(lock) if isOwn() else lock
 
 
 class _Tried:
-    """A lock that is entered without a wait. No signal comes between two steps of it:
-    they do not reach this thread.
+    """A lock that is entered without a wait. No signal handler runs between its steps,
+    because signals do not reach this thread.
     """
 
     __slots__ = ("_lock",)
@@ -86,8 +89,8 @@ class _Tried:
 
 
 class Job(Generic[Value]):
-    """One call on a thread of its own, which any number of callers may wait for.
-    Whoever is interrupted leaves it running.
+    """One call on a thread of its own, for which any number of callers may wait. A
+    caller that is interrupted leaves the call running.
     """
 
     def __init__(self, call: Callable[[], Value]) -> None:
@@ -99,16 +102,16 @@ class Job(Generic[Value]):
         self._thread = 0
 
     def isOwn(self) -> bool:
-        """Whether the calling thread is the one that makes the call."""
+        """Whether the calling thread makes the call."""
         return bool(self._thread == atomics.threadId())
 
     def result(self, seconds: float) -> Value | None:
-        """What the call returned; None when it is not over in time. Raises what it
-        raised, `RuntimeError` when no thread can be had.
+        """Return the call's result; None if the call is not over in time. Raises the
+        call's exception, and `RuntimeError` if no thread can be started.
         """
         if self._chance:
-            # More than one may be started, when this was interrupted just here; only
-            # the first has anything to do.
+            # An interruption just here may lead to more than one thread; only the first
+            # makes the call.
             threads.startBare(self._run)
         if not self._done.wait(seconds):
             return None
@@ -117,8 +120,8 @@ class Job(Generic[Value]):
             try:
                 raise error
             finally:
-                # the error has this frame, and would have itself: a circle keeps for a
-                # while what it had in its hands
+                # The error refers to this frame. If the frame referred to the error,
+                # the circle would keep the frame's objects alive for a while.
                 del self, error
         return self._outcome[0]
 

@@ -1,10 +1,10 @@
 """The C functions, as Python calls: the only way to a shared word.
 
-Names are those of the headers in `cshim/` without their prefix; addresses are integers.
-What returns at once goes through `PyDLL`, which keeps the interpreter's lock and costs
-0.2 µs; what may sleep, copy or fault many pages goes through `CDLL`, which lets other
-threads run meanwhile. The functions are bare ctypes objects: a Python wrapper would
-cost more than most of them do.
+The names are those of the headers in `cshim/` without their prefix, and addresses are
+integers. A function that returns at once is bound through `PyDLL`, which keeps the
+interpreter's lock and costs 0.2 µs. A function that may sleep, copy or fault many pages
+is bound through `CDLL`, which lets other threads run meanwhile. The functions are bare
+ctypes objects: a Python wrapper would cost more than most of them do.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from muninn.system.library import LIBRARY as LIBRARY
 from muninn.system.library import Missing, loaded
 from muninn.system.structures import AccessScope as AccessScope
-from muninn.system.structures import AddressCell as AddressCell
 from muninn.system.structures import Descriptor as Descriptor
 from muninn.system.structures import Known as Known
-from muninn.system.structures import MappedPlace
+from muninn.system.structures import MappedRange
+from muninn.system.structures import OwnedRange as OwnedRange
 from muninn.system.structures import Received as Received
 from muninn.system.structures import closedByProgram as closedByProgram
 
@@ -41,7 +41,8 @@ def _prototyped(prototype: Any, name: str, named: Any = None) -> Any:
 
 
 def _bound(library: Any, name: str, result: Any, *arguments: Any) -> Any:
-    # one function may be bound in two ways, where an attribute is one object
+    # Not by an attribute, which would be one object: a function may be bound in two
+    # ways.
     function = library[name]
     function.restype, function.argtypes = result, arguments
     return function
@@ -105,8 +106,9 @@ _python = _Python(
     id(True),
     id(False),
 )
-#: What the C part has the address of, for as long as the process lives. A library has
-#: put a function of Python's in the place of this one when it makes green threads.
+#: The objects of which the C part has the address: they stay for as long as the process
+#: lives. If `get_ident` is no function of C, a library of green threads has replaced it
+#: already.
 _kept: list[Any] = [
     vars(threading),
     "get_ident",
@@ -118,8 +120,8 @@ _python.names, _python.identName, _python.plainIdent = (
 
 
 def callsOf(functions: Iterable[Any]) -> int:
-    """The `struct mnnCalls` of these functions, in the order of its fields, by its
-    address; None stands for one that is never called.
+    """The address of a `struct mnnCalls` of these functions, which are given in the
+    order of its fields. None stands for a function that is never called.
     """
     functions = list(functions)
     calls = _Calls(
@@ -129,7 +131,7 @@ def callsOf(functions: Iterable[Any]) -> int:
     return ctypes.addressof(calls)
 
 
-_TURN = ctypes.POINTER(AccessScope)
+_SCOPE = ctypes.POINTER(AccessScope)
 _asMethod = ctypes.pythonapi.PyInstanceMethod_New
 _asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
 
@@ -137,15 +139,15 @@ _asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
 def _method(
     name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False
 ) -> Any:
-    """A C function that is a method of a `AccessScope`: a call of it runs no bytecode,
-    between which a handler of a signal could raise.
+    """A C function as a method of `AccessScope`. A call of it runs no bytecode, so no
+    signal handler can raise in the middle of it.
 
-    One that is public refuses what it does not take, for 0.03 µs more.
+    A public method also refuses arguments that it does not take, for 0.03 µs more.
     """
     objects = [ctypes.py_object] * (arguments + len(optional))
-    prototype = ctypes.PYFUNCTYPE(result, _TURN, *objects)
+    prototype = ctypes.PYFUNCTYPE(result, _SCOPE, *objects)
     named: Any = (
-        ((1, "turn"), *((1, each, None) for each in optional)) if optional or isPublic else None
+        ((1, "scope"), *((1, each, None) for each in optional)) if optional or isPublic else None
     )
     return _asMethod(_prototyped(prototype, name, named))
 
@@ -163,14 +165,14 @@ casSeqCst64 = _bound(_quick, "mnnCasSeqCst64", _U64, _ADDRESS, _U64, _U64)
 fetchAddAcqRel32 = _bound(_quick, "mnnFetchAddAcqRel32", _U32, _ADDRESS, _U32)
 fetchAddAcqRel64 = _bound(_quick, "mnnFetchAddAcqRel64", _U64, _ADDRESS, _U64)
 
-# A full table is scanned in some 10 µs, which is less than giving the interpreter away
-# and getting it back may take.
+# Scanning a full table takes some 10 µs. To release the interpreter's lock and get it
+# back may take longer.
 scan32 = _bound(_quick, "mnnScan32", _U32, _ADDRESS, _SIZE, _U32, _U32, _U32, _ADDRESS, _U32)
 scan64 = _bound(_quick, "mnnScan64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64, _ADDRESS, _U32)
 raiseField64 = _bound(_quick, "mnnRaiseField64", _U32, _ADDRESS, _SIZE, _U32, _U64, _U64)
 
-unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(MappedPlace))
-AddressCell.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
+unmapOnce = _bound(_slow, "mnnUnmapOnce", _I32, ctypes.POINTER(MappedRange))
+OwnedRange.__del__ = _asMethod(unmapOnce)  # type: ignore[attr-defined]
 
 _LEASES = (_ADDRESS, _U64, _U64, _U32, _U32, _U64, _U64, _ADDRESS, _U32)
 scanLeases = _bound(_quick, "mnnScanLeases", _U32, *_LEASES)
@@ -180,7 +182,7 @@ sleepUntil = _bound(_slow, "mnnSleepUntil", _I32, _I64)
 
 futexWait32 = _bound(_slow, "mnnFutexWait32", _I32, _ADDRESS, _U32, _I64)
 futexWake32 = _bound(_quick, "mnnFutexWake32", _I32, _ADDRESS, ctypes.c_int32)
-#: How many `futexWake32` wakes at most: everybody.
+#: The count with which `futexWake32` wakes every sleeper.
 FUTEX_ALL = 0x7FFFFFFF
 watch = _bound(_slow, "mnnWatch", _I32, _ADDRESS, _ADDRESS, _U32, _ADDRESS, _U32, _U32, _I64, _I64)
 wakeWatcher = _bound(_quick, "mnnWakeWatcher", None, _ADDRESS, _ADDRESS, _U32)
@@ -201,7 +203,7 @@ writingExit = _method("mnnWritingExit", ctypes.py_object, arguments=3)
 readingEnter = _method("mnnReadingEnter", ctypes.py_object)
 readingExit = _method("mnnReadingExit", ctypes.py_object, arguments=3)
 scopeDrop = _method("mnnAccessScopeDrop", None)
-scopeEnd = _bound(_quick, "mnnAccessScopeEnd", None, _TURN)
+scopeEnd = _bound(_quick, "mnnAccessScopeEnd", None, _SCOPE)
 
 robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
 robustHold = _bound(_quick, "mnnRobustHold", _I32, _ADDRESS, _ADDRESS)
@@ -210,9 +212,9 @@ byteUnlock = _bound(_quick, "mnnByteUnlock", _I32, _I32, _I64)
 byteHolder = _bound(_quick, "mnnByteHolder", _I32, _I32, _I64)
 rangeHolder = _bound(_quick, "mnnRangeHolder", _I32, _I32, _I64, _I64)
 
-# A result that is an object is made of the number before the call returns, in C. mypy
-# takes a method for what `def` makes: those that are functions of C are put into their
-# classes here.
+# ctypes makes the object of the number before the call returns, in C. mypy accepts only
+# a `def` as a method, so the methods that are functions of C are put into their classes
+# here.
 _KNOWN = ctypes.POINTER(Known)
 _owner = _prototyped(ctypes.PYFUNCTYPE(Descriptor, _I32), "mnnKnown")
 known: Callable[[int | Known], Known] = _prototyped(ctypes.PYFUNCTYPE(Known, _I32), "mnnKnown")
@@ -251,8 +253,8 @@ copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
 reserve = _bound(_slow, "mnnReserve", _I32, _ADDRESS, _U64, _ADDRESS, _U64, _U32, _I32)
 seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 
-# A pass over all rows takes some 20 ms for 131,072 of them: too long to keep the
-# interpreter from the program's threads.
+# A pass over 131,072 rows takes some 20 ms: too long to keep the interpreter's lock
+# from the program's threads.
 _sumRows = _bound(_slow, "mnnSumRows", _I32, _ADDRESS, _U32, _ADDRESS, _ADDRESS, _U32)
 findName = _bound(_slow, "mnnFindName", _I64, _ADDRESS, _U32, ctypes.c_char_p, _U32)
 
@@ -267,15 +269,15 @@ descriptorServerFetch: Callable[[int | Known, int, int, int, int], Descriptor] =
     _slow, "mnnDescriptorServerFetch", _owner, _I32, _U32, _U64, _I64, _I64
 )
 
-mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace))
+mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(MappedRange))
 mapPath = _bound(
-    _slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedPlace)
+    _slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedRange)
 )
 _mapWipedOnFork = _bound(_quick, "mnnMapWipedOnFork", _I32, _U64, _ADDRESS)
 
 
 def checked(result: int, what: str) -> int:
-    """The result, or for a negative one the `OSError` that it stands for."""
+    """Return the result. Raises the `OSError` that a negative result stands for."""
     if result < 0:
         raise OSError(-result, f"{what}: {os.strerror(-result)}")
     return result
@@ -285,7 +287,7 @@ _Opened = TypeVar("_Opened", bound=Known)
 
 
 def opened(made: _Opened, what: str | None = None) -> _Opened:
-    """What was opened, or the `OSError` of why it could not be."""
+    """Return the opened descriptor. Raises `OSError` if the opening failed."""
     if made.number < 0:
         raise OSError(-made.number, os.strerror(-made.number), what)
     return made
@@ -296,14 +298,14 @@ def mapped(
     sizeBytes: int,
     writable: bool,
     alignment: int = 0,
-    cell: MappedPlace | None = None,
+    owner: MappedRange | None = None,
 ) -> int:
-    """Map a file from its beginning, shared; returns the address, and puts it in `cell`
-    in the same step. Raises `OSError`.
+    """Map a file from its beginning, shared. Returns the address, which the same step
+    has stored in `owner`. Raises `OSError`.
     """
-    cell = MappedPlace() if cell is None else cell
-    checked(mapFile(fd, sizeBytes, alignment, writable, cell), "mmap")
-    return cell.address or 0
+    owner = MappedRange() if owner is None else owner
+    checked(mapFile(fd, sizeBytes, alignment, writable, owner), "mmap")
+    return owner.address or 0
 
 
 def mappedWipedOnFork(sizeBytes: int) -> int:
@@ -316,8 +318,8 @@ def mappedWipedOnFork(sizeBytes: int) -> int:
 
 
 def openedDescriptorServer(path: str) -> int:
-    """A descriptor server that serves at `path`; what it is called by from then on.
-    Raises `OSError`.
+    """Start a descriptor server at `path`. Returns its address, which the other
+    functions of the server take. Raises `OSError`.
     """
     descriptorServer = ctypes.c_void_p()
     checked(_descriptorServerOpen(path.encode(), ctypes.byref(descriptorServer)), path)
@@ -325,8 +327,8 @@ def openedDescriptorServer(path: str) -> int:
 
 
 def privateWord() -> tuple[Any, int]:
-    """A word of 64 bits that is this process's own, and its address; it lasts as long
-    as the first of the two is kept.
+    """A private word of 64 bits, and its address. The address is valid for as long as
+    the caller keeps the first of the two.
     """
     word = ctypes.c_uint64(0)
     return word, ctypes.addressof(word)
@@ -334,13 +336,13 @@ def privateWord() -> tuple[Any, int]:
 
 _threadMain = ctypes.CFUNCTYPE(_ADDRESS, _ADDRESS)
 _libc = ctypes.CDLL(None)
-#: What threads of the C library run: it must outlive them.
+#: The functions that threads of the C library run: they must outlive the threads.
 _mains: list[Any] = []
 
 
 def startThread(run: Callable[[], object]) -> None:
-    """A thread of the C library's that calls `run`. Raises `RuntimeError` when it has
-    none.
+    """Let the C library start a thread that calls `run`. Raises `RuntimeError` if it
+    can not.
     """
 
     def main(_: int | None) -> None:
@@ -354,23 +356,27 @@ def startThread(run: Callable[[], object]) -> None:
 
 
 def indexBuffer(count: int) -> Any:
-    """Room for the indices of a scan."""
+    """An array for the indices that a scan finds."""
     return (ctypes.c_uint32 * max(1, count))()
 
 
 def addressOf(room: Any) -> int:
-    """Where such room is; it must be kept as long as the address is used."""
+    """The address of such an array, which must be kept for as long as the address is
+    used.
+    """
     return ctypes.addressof(room)
 
 
 def addressOfBytes(room: bytearray) -> int:
-    """Where a bytearray's content is, as long as it is kept and not resized."""
+    """The address of a bytearray's content. It is valid while the bytearray is kept and
+    is not resized.
+    """
     return ctypes.addressof(ctypes.c_char.from_buffer(room))
 
 
 def summedRows(first: int, count: int) -> tuple[list[tuple[int, int]], bytearray]:
-    """The sums that `rows.h` describes, each with a row that it is for; and the mark of
-    each row.
+    """The sums that `rows.h` describes, each with the index of a row that belongs to
+    it; and the mark of each row.
     """
     marks, room = bytearray(count), 1 << 8
     while count:

@@ -1,13 +1,20 @@
-"""Cleanups: what a `with` statement alone keeps, so that the end of its block is
-noticed whatever interrupts it.
+"""Cleanups: if a block does not come to its end, the background thread undoes what it
+began.
 
-A block that an exception ends undoes what it began, and the next exception, a second
-Ctrl-C, may end that at any bytecode, the first one included. The objects in the frames
-tell nothing: a traceback keeps them for as long as somebody keeps the traceback, as
-notebooks do. But the interpreter lets go of what a `with` statement entered as soon as
-its block is left. So an `Cleanup` ends with its block, and the callback of a reference
-to it, `deque.append` itself, hands what is left to the background thread, which no
-signal reaches.
+A block that an exception ends undoes what it began. A second exception, such as another
+Ctrl-C, may end this undoing at any bytecode, the first included. The objects in the
+frames do not show that: a traceback keeps them alive for as long as any object keeps
+the traceback, as notebooks do. But the interpreter drops its reference to the object
+that a `with` statement has entered as soon as it leaves the block. So:
+
+1. `begin` makes a `Cleanup` for a block, to which only the `with` statement has a
+   reference, and registers the work.
+2. A block that comes to its end calls `end`, and nothing is left to undo.
+3. Otherwise the `Cleanup` is destroyed when the interpreter leaves the block. The
+   callback of a weak reference, which is `deque.append` itself, so that no bytecode
+   runs, puts the work on a queue.
+4. The callback of a second weak reference wakes the background thread, which no signal
+   reaches. That thread undoes the work on the queue.
 """
 
 from __future__ import annotations
@@ -24,24 +31,24 @@ _LOOK_SECONDS = 0.001
 
 
 class Work(Protocol):
-    """What may be cut short."""
+    """Work that an exception may cut short."""
 
     def undo(self) -> bool:
-        """Undo what was begun; False: it can not be done yet. Called on the background
-        thread, perhaps again after it was done.
+        """Undo what was begun. Returns False if that can not be done yet. Called on the
+        background thread, perhaps once more after it was done.
         """
 
 
 class Cleanup(_thread.RLock):  # type: ignore[misc]  # it may be inherited from, whatever typeshed says
-    """One block. It is a lock because that is entered and left in C: no frame of its
-    own would keep it.
+    """One block. It is a lock because a lock is entered and left in C, so no Python
+    frame keeps a reference to it.
     """
 
     __slots__ = ()
 
 
 class _Remnant(weakref.ref[Cleanup]):
-    """What is left of a cleanup that never came to its end."""
+    """What is left of a cleanup whose block did not come to its end."""
 
     __slots__ = ("waker", "work")
     work: Work
@@ -50,7 +57,7 @@ class _Remnant(weakref.ref[Cleanup]):
 
 
 class Cleanups:
-    """Those of one membership. `wake` makes the background thread look around."""
+    """The cleanups of one membership. `wake` wakes the background thread."""
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self._wake = wake
@@ -58,9 +65,11 @@ class Cleanups:
         self._left: deque[_Remnant] = deque()
 
     def begin(self, work: Work) -> Cleanup:
-        """What the `with` statement enters, and nothing else keeps."""
+        """Return the object that the `with` statement enters. The caller must keep no
+        other reference to it.
+        """
         made = Cleanup()
-        # the callbacks of one object are called the last one first
+        # Callbacks for one object run in the reverse order of their creation.
         waker = weakref.ref(made, self._onLeft)
         remnant = _Remnant(made, self._left.append)
         remnant.work, remnant.waker = work, waker
@@ -68,8 +77,8 @@ class Cleanups:
         return made
 
     def end(self, work: Work) -> None:
-        """Nothing of it is to be undone. Whoever is interrupted before this, or does
-        not come to it, is followed by `Work.undo`.
+        """Say that nothing is left to undo. If the block is interrupted before this
+        call, `Work.undo` follows.
         """
         self._open.pop(id(work), None)
 
@@ -79,8 +88,8 @@ class Cleanups:
         return remnant is not None and remnant() is not None
 
     def run(self) -> bool:
-        """Undo what was cut short; False when some of it can not be undone yet. For the
-        background thread.
+        """Undo the work that was cut short. Returns False if some of it can not be
+        undone yet. For the background thread.
         """
         isDone = True
         for _ in range(len(self._left)):
@@ -94,8 +103,8 @@ class Cleanups:
         return isDone
 
     def awaitDone(self, seconds: float) -> bool:
-        """Wait until nothing is left to be undone; False when something still is after
-        so long. Not on the background thread.
+        """Wait until nothing is left to undo. Returns False if something still is,
+        after so long. Must not be called on the background thread.
         """
         deadline = clock.now() + seconds
         while self._left:

@@ -1,16 +1,16 @@
-"""Time: the kernel's monotonic clock, read by the C part, and sleeping by it.
+"""Time: reading the kernel's monotonic clock, in the C part, and sleeping by it.
 
-Nothing of Muninn reads Python's `time`: test suites stop, move and replace it
-(`freezegun`, `time-machine`), while the threads of a broker must go on, and what other
-processes lent must not end. `tests/test_clock.py` holds that, for what of the standard
-library counts by `time.monotonic` too.
+Muninn never reads Python's `time`. Test suites stop, move and replace it (`freezegun`,
+`time-machine`), while a broker's threads must go on, and loans to other processes must
+not end. `tests/test_clock.py` holds that, also for modules of the standard library that
+count by `time.monotonic`.
 
-`now` is in seconds of this process's own clock, for waits that begin and end in it.
-Words of shared memory are milliseconds of `monotonicMs`, which is the host's clock: a
-process in a time namespace of its own (`unshare --time`, one restored from a
-checkpoint) has a CLOCK_MONOTONIC that is moved by an offset, and the kernel tells
-which. A process that can not know its offset writes no time that others would believe,
-and believes none of theirs (`knowsHostTime`).
+`now` is in seconds of this process's own clock, for waits that begin and end in the
+process. Words of shared memory are milliseconds of `monotonicMs`, which is the host's
+clock. A process in its own time namespace (`unshare --time`, or a process that was
+restored from a checkpoint) has a CLOCK_MONOTONIC that is moved by an offset, and the
+kernel tells the offset. A process that can not know its offset writes no time for
+others to read, and does not act on a time of theirs (`knowsHostTime`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from muninn.system.files import openFile
 
 _NS_PER_MS = 1_000_000
 _NS_PER_SECOND = 1_000_000_000
-#: What one sleep may be: far below the 292 years that 64 bits of nanoseconds hold. A
-#: longer one is several.
+#: The longest single sleep: far below the 292 years that 64 bits of nanoseconds hold. A
+#: longer sleep consists of several.
 _LONGEST_SLEEP_SECONDS = 86400.0
 _NAMESPACES = "/proc/thread-self/ns"
 #: The inode of the host's time namespace (Linux, include/linux/proc_ns.h,
 #: PROC_TIME_INIT_INO).
 _HOST_NAMESPACE = 0xEFFFFFFA
-#: What the kernel calls its clocks in `timens_offsets`; Linux 5.5 gave their numbers.
+#: The kernel's names of its clocks in `timens_offsets`; Linux 5.5 wrote their numbers.
 _MONOTONIC, _BOOT = ("monotonic", "1"), ("boottime", "7")
 
 
@@ -41,7 +41,7 @@ class TimeNamespace(NamedTuple):
     Attributes
     ----------
     inode
-        Which one; 0: the offsets are not known.
+        Identifies the namespace; 0: the offsets are not known.
     """
 
     inode: int
@@ -55,8 +55,8 @@ _own = _HOST
 
 
 def learn() -> TimeNamespace:
-    """Find out in which time namespace this process is; called when it joins a domain:
-    a forked child may be in another one.
+    """Find out in which time namespace this process is. Called when the process joins a
+    domain, because a forked child may be in another namespace.
     """
     global _own
     try:
@@ -68,12 +68,12 @@ def learn() -> TimeNamespace:
         if own == _HOST_NAMESPACE:
             _own = _HOST
         else:
-            # `thread-self` has none
+            # There is no such file below `thread-self`.
             with openFile(f"/proc/{atomics.threadId()}/timens_offsets") as file:
                 _own = namespaceOf(own, ofChildren, file.read())
     except OSError:
-        # A kernel without time namespaces has one clock for all. Without /proc there is
-        # no telling.
+        # A kernel without time namespaces has one clock for all. Without /proc the
+        # process can not find out.
         _own = (
             _HOST
             if os.path.exists(_NAMESPACES) and not os.path.exists(f"{_NAMESPACES}/time")
@@ -83,8 +83,8 @@ def learn() -> TimeNamespace:
 
 
 def namespaceOf(own: int, ofChildren: int, offsets: str) -> TimeNamespace:
-    """The namespace `own` of a process, from the inode of its children's and the text
-    of `timens_offsets`, which is about theirs.
+    """The namespace `own` of a process, from the inode of its children's namespace and
+    the text of `timens_offsets`, which describes the children's.
 
     The two differ for a process that called `unshare(CLONE_NEWTIME)` and has not forked
     since.
@@ -111,14 +111,16 @@ def namespaceOf(own: int, ofChildren: int, offsets: str) -> TimeNamespace:
 
 
 def knowsHostTime() -> bool:
-    """Whether `monotonicMs` means to others what it means here. Where it does not, no
-    deadline of others is believed to be over.
+    """Whether `monotonicMs` means the same in other processes. If it does not, this
+    process takes no deadline of theirs to be over.
     """
     return _own.inode != 0
 
 
 def bootTicks(ticks: int) -> int:
-    """Clock ticks since boot, as /proc tells this process, on the host's clock."""
+    """Convert clock ticks since boot, as /proc gives them to this process, to the
+    host's clock.
+    """
     return (
         ticks - _own.bootNs * os.sysconf("SC_CLK_TCK") // _NS_PER_SECOND if _own.bootNs else ticks
     )
@@ -139,15 +141,15 @@ def monotonicMs() -> int:
 
 
 def isOver(deadlineMs: int) -> bool:
-    """Whether a deadline of the control block has passed; 0 is none, and one that this
-    process can not compare with its clock has not.
+    """Whether a deadline of the control block has passed. 0 means no deadline. A
+    deadline that this process can not compare with its clock has not passed.
     """
     return 0 < deadlineMs <= monotonicMs() and knowsHostTime()
 
 
 def sleep(seconds: float) -> None:
-    """Sleep so long; not at all for 0 or less. Handlers of signals run meanwhile, and
-    green threads; what they raise ends it.
+    """Sleep for so long; not at all for 0 or less. Signal handlers and green threads
+    run meanwhile, and an exception that they raise ends the sleep.
     """
     while seconds > 0:
         once = min(seconds, _LONGEST_SLEEP_SECONDS)

@@ -1,6 +1,4 @@
-"""Deadlines: until when something is waited for, as `clock.now` counts; None is for
-ever.
-"""
+"""Deadlines: the times of `clock.now` at which waits end; None is for ever."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ def remaining(deadline: float | None) -> float | None:
 
 
 def sleepNs(deadline: float | None, longestNs: int) -> int:
-    """How long to sleep before the next look, at most `longestNs`; 0 or less: the time
-    is over.
+    """How long to sleep before the next look, at most `longestNs`. 0 or less means that
+    the time is over.
     """
     return longestNs if deadline is None else min(longestNs, int((deadline - clock.now()) * 1e9))

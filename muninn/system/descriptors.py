@@ -1,18 +1,18 @@
-"""Descriptors of ours: never one of the standard streams, and never used or closed once
-the number is another file's.
+"""Descriptors: no descriptor of Muninn is a standard stream, and none is used or closed
+once its number leads to another file.
 
-A number below 3 is what C libraries print to. A program that was started with closed
-standard streams gives these numbers to whatever opens first, and what a library prints
-to its standard error would then go into the lock file or the control block. So whatever
-is opened for Muninn is moved above them here, in Python as in C (`mnnOwn`), and
-`tests/test_descriptors.py` finds what is opened otherwise.
+C libraries print to the numbers below 3. If a program is started with closed standard
+streams, the next files that are opened get these numbers, and an error message of a
+library would then be written into the lock file or the control block. So each
+descriptor that is opened for Muninn is moved above them here, in Python as in C
+(`mnnOwn`), and `tests/test_descriptors.py` finds code that opens files in another way.
 
 Programs close descriptors that are not theirs: a daemon closes all of them after its
-fork, and so does many a program before an exec. The numbers go to its own files next.
-What is kept open for longer than a call is therefore a `Descriptor`: it knows which
-file it was, and each descriptor of ours has a mark besides (F_SETSIG of a signal that
-nothing asks for), since an eventfd or an epoll is no file of its own. A descriptor that
-is lost is forgotten and not closed.
+fork, and many programs do before an exec. The program's own files get the numbers next.
+So a descriptor that is kept for longer than a call is a `Descriptor`, which knows its
+file. Each descriptor of ours also has a mark (F_SETSIG of a signal that is never sent),
+because eventfds and epoll objects all have the same inode. A descriptor that was lost
+in this way is forgotten, and not closed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from muninn.system.atomics import Descriptor, Known
 
 __all__ = ["Descriptor", "Known"]
 
-#: The first number that is no standard stream.
+#: The first number above the standard streams.
 FIRST = 3
-#: How often a waiter looks whether the program has closed the descriptor by which it
+#: How often a waiter checks that the program has not closed the descriptor on which it
 #: waits.
 _LOOK_SECONDS = 0.5
 
 
 def own(descriptor: int | Descriptor) -> Descriptor:
-    """Make a new descriptor ours, which may have another number from now on. Raises
-    `OSError`, and then it is closed.
+    """Make a new descriptor ours; its number may change. After an `OSError` the
+    descriptor is closed.
     """
     return (
         descriptor
@@ -48,11 +48,11 @@ def own(descriptor: int | Descriptor) -> Descriptor:
 
 
 def opened(path: str, flags: int, mode: int = 0o600, maker: int | None = None) -> Descriptor:
-    """Open a file, close-on-exec and not through a link; what it makes has this mode,
-    whatever the umask takes away.
+    """Open a file, close-on-exec and not through a link. A file that the call creates
+    gets this mode, independent of the umask.
 
-    What a process makes for `maker`, a uid, which is not its own any more, goes again:
-    `DomainChanged`.
+    If the process no longer has the uid `maker`, a file that it has just created is
+    removed, and the call raises `DomainChanged`.
     """
     made = atomics.opened(atomics.openFile(os.fsencode(path), flags | os.O_NOFOLLOW, mode), path)
     if flags & os.O_CREAT:
@@ -61,7 +61,7 @@ def opened(path: str, flags: int, mode: int = 0o600, maker: int | None = None) -
 
 
 def memfd(name: str) -> Descriptor:
-    """A new memfd of no bytes yet, which may be sealed and is its owner's only."""
+    """A new, empty memfd, which may be sealed. Only its owner may open it."""
     return atomics.opened(atomics.memfdCreate(name.encode(), 0), name)
 
 
@@ -76,7 +76,7 @@ def eventfd() -> Descriptor:
 
 
 class Socket(_socket.socket):
-    """A socket of Python's without what `socket` puts around it, which libraries
+    """Python's socket in C, without the wrapper of the module `socket`, which libraries
     replace (`green.py`).
     """
 
@@ -96,7 +96,7 @@ def epoll() -> select.epoll:
 
 
 def unixSocket() -> Socket:
-    """A socket as brokers and members use it, which does not block."""
+    """A non-blocking socket of the kind that brokers and members use."""
     low = []
     while (
         made := Socket(
@@ -108,8 +108,8 @@ def unixSocket() -> Socket:
 
 
 def ownSocket(made: Socket) -> Socket:
-    """The socket, or another object of it, by a number of ours; it does not block from
-    now on.
+    """Give the socket a number of ours, and make it non-blocking. Returns it, or a new
+    object for it.
     """
     if made.fileno() < FIRST:
         made = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, own(made.detach()).release())
@@ -120,7 +120,7 @@ def ownSocket(made: Socket) -> Socket:
 
 
 class OwnSocket(Known):
-    """A socket that is kept. The number goes with the `socket` object."""
+    """A socket that is kept. The `socket` object owns the number."""
 
     def __init__(self, made: Socket) -> None:
         self.socket = made
@@ -130,15 +130,15 @@ class OwnSocket(Known):
         if self.isOurs():
             self.socket.close()
         else:
-            self.socket.detach()  # or its finalizer would close another file's
+            self.socket.detach()  # its finalizer would close another file
         self.number = -1
 
 
 class OwnPoll(Known):
     """An epoll object that is kept."""
 
-    #: An epoll object closes its number when it goes. One whose number is somebody
-    #: else's must not go.
+    #: The end of an epoll object closes its number. So an object whose number leads to
+    #: another file must not end.
     _kept: ClassVar[list[select.epoll]] = []
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class OwnPoll(Known):
         super().__init__(*atomics.known(self.poll.fileno()).parts())
 
     def register(self, descriptor: int, once: bool = False) -> None:
-        """Wait for what can be read from it; once only, if so wanted."""
+        """Wait until it is readable; `once`: for the first time only."""
         self.poll.register(descriptor, select.EPOLLIN | (select.EPOLLONESHOT if once else 0))
 
     def unregister(self, descriptor: int) -> None:
@@ -154,11 +154,12 @@ class OwnPoll(Known):
             self.poll.unregister(descriptor)
 
     def wait(self, seconds: float, *needed: Known | OwnEvent | None) -> list[int]:
-        """The descriptors that have something, after so long at most. Raises `OSError`
-        once the program has closed this, or a needed one.
+        """Return the descriptors that are readable, after so long at most. Raises
+        `OSError` once the program has closed this descriptor, or one of those in
+        `needed`.
 
-        A descriptor that was closed wakes no waiter, so a long wait consists of many
-        looks.
+        Closing a descriptor wakes no waiter, so a long wait consists of many short
+        ones.
         """
         deadline = clock.now() + seconds
         while True:
@@ -183,7 +184,7 @@ class OwnPoll(Known):
 
 
 class _Kept:
-    """A descriptor in the place of which another one may come."""
+    """A descriptor that may be replaced by another."""
 
     __slots__ = ("_kept",)
 
@@ -192,20 +193,20 @@ class _Kept:
 
     @property
     def number(self) -> int:
-        """Under which it is open; below 0 once it was closed."""
+        """The number under which it is open; below 0 once it was closed."""
         return self._kept.number
 
     def isOurs(self) -> bool:
-        """Whether the number still is what it was."""
+        """Whether the number still leads to the same file."""
         return self._kept.isOurs()
 
     def close(self) -> None:
-        """Close it, if it still is ours; again is fine."""
+        """Close it if it still is ours. A second call does nothing."""
         self._kept.close()
 
 
 class OwnEvent(_Kept):
-    """An eventfd that is kept; or, by its number, one that another owner closes."""
+    """An eventfd that is kept; with `number`, an eventfd that another owner closes."""
 
     __slots__ = ()
 
@@ -213,30 +214,31 @@ class OwnEvent(_Kept):
         super().__init__(eventfd() if number is None else atomics.opened(atomics.known(number)))
 
     def checked(self) -> int:
-        """The number; of another eventfd, in the place of one that was lost."""
+        """The number. If the eventfd was lost, it is replaced by a new one first."""
         if self.number >= 0 and not self.isOurs():
             if isinstance(self._kept, Descriptor):
-                # or its end would close the next one, which may get the same number
+                # The end of the object would close the new eventfd, which may get the
+                # same number.
                 self._kept.release()
             self._kept = eventfd()
         return self.number
 
     def set(self) -> None:
-        """Wake the thread that waits for it. Takes no lock: finalizers and signal
-        handlers call it.
+        """Wake the thread that waits for it. Takes no lock, so finalizers and signal
+        handlers may call it.
 
-        It keeps the interpreter's lock: the thread that wakes would take it, and a
-        Ctrl-C that comes until a finalizer has it again is lost.
+        The call keeps the interpreter's lock. Otherwise the thread that wakes would
+        take it, and a Ctrl-C that comes before a finalizer has it back would be lost.
         """
         atomics.eventSet(self._kept)
 
 
 class Named(_Kept):
-    """A descriptor of a file that has a name: one that is lost can be opened again. It
-    is closed when that is asked for alone.
+    """A descriptor of a file that has a name: if it was lost, the file is opened again.
+    Only `close` closes it.
 
-    The end of the object does not close it: the locks that the process has on the file
-    would go.
+    The end of the object does not, because closing it would release the locks that the
+    process has on the file.
     """
 
     __slots__ = ("_flags", "_path")
@@ -247,15 +249,15 @@ class Named(_Kept):
 
     @property
     def inode(self) -> int:
-        """Which file it is, on its device."""
+        """The inode of the file, on its device."""
         return self._kept.inode
 
     def renamed(self, path: str) -> None:
-        """The file has another name from now on."""
+        """Use another name of the file from now on."""
         self._path = path
 
     def reopen(self) -> None:
-        """Open the file by its name. Raises `OSError`, also when the name leads to
+        """Open the file again by its name. Raises `OSError`, also if the name leads to
         another file by now.
         """
         again, before = opened(self._path, self._flags), self._kept
@@ -264,8 +266,8 @@ class Named(_Kept):
         self._kept = _lasting(again)
 
     def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it was lost and can not
-        be opened again.
+        """The number, to be used at once. Raises `OSError` if the descriptor was lost
+        and the file can not be opened again.
         """
         if not self.isOurs():
             if self.number < 0:
@@ -275,7 +277,7 @@ class Named(_Kept):
 
 
 def _lasting(made: Descriptor) -> Known:
-    """The same, which does not go with an object any more."""
+    """The same descriptor, which no object closes at its end any more."""
     lasting = atomics.known(made)
     made.release()
     return lasting

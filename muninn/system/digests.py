@@ -1,8 +1,9 @@
-"""Digests: BLAKE2b, as the standard library has it.
+"""Digests: BLAKE2b of the standard library.
 
-Of `hashlib` it is one function, and importing that loads the whole of libcrypto: 3.4
-MiB resident in each process that joins. So it is taken from where `hashlib` takes it,
-and from `hashlib` only where an interpreter was built without.
+Muninn needs one function of `hashlib`, and importing `hashlib` loads the whole of
+libcrypto: 3.4 MiB resident in each process that joins. So the function is imported from
+the module in which `hashlib` finds it, and from `hashlib` only if the interpreter was
+built without that module.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def digestOf(data: bytes, sizeBytes: int, key: bytes = b"") -> bytes:
 
 
 def isSameMac(one: bytes, other: bytes, key: bytes) -> bool:
-    """Whether two MACs under `key` are the same, in a time that tells nothing of how
-    far they agree: their own MACs are compared.
+    """Whether two MACs under `key` are the same. The time that it takes does not show
+    how many bytes agree, because the function compares MACs of the MACs.
     """
     return digestOf(one, 64, key) == digestOf(other, 64, key)

@@ -1,10 +1,11 @@
-"""Forks: locks that a fork leaves whole, and how a child knows that it is one.
+"""Forks: locks that are whole after a fork, and how a child knows that it is one.
 
-A fork copies one thread, and every lock as it is: what another thread held is held for
-ever in the child, and what it was importing is half imported there. So locks that
-outlive a membership are of `Guard`s, which have a new one in a child; and a fork waits,
-for a bounded time, until no other thread is inside one that `isWhole`. All else that a
-fork may cut belongs to a membership, and a child begins with none.
+A fork copies one thread, and every lock as it is. A lock that another thread held is
+held for ever in the child, and a module that another thread was importing is half
+imported there. So a lock that outlives a membership belongs to a `Guard`, which has a
+new lock in a child. A fork waits, for a bounded time, until no other thread is inside a
+guard that `isWhole`. Everything else that a fork may cut in half belongs to a
+membership, and a child begins with none.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from typing import Any
 from muninn.system import atomics
 from muninn.system.pages import PAGE_BYTES
 
-#: How long a fork waits for another thread's import or join. Afterwards the child has
-#: to do without what was being loaded.
+#: How long a fork waits for another thread's import or join. After that, the child does
+#: without the modules that were being loaded.
 _WHOLE_SECONDS = 2.0
-#: What a fork does with a lock when it is over, by whether its thread has it: it may
-#: have waited in vain.
+#: The end of a fork, by whether the forking thread got the lock: True releases it. The
+#: wait for a lock may have been in vain.
 _ENDS: dict[bool, Callable[[Any], object]] = {True: operator.methodcaller("release"), False: bool}
 
 
@@ -40,17 +41,17 @@ class Guard:
     Attributes
     ----------
     lock
-        To be entered at once: ``with guard.lock:``. A child has another one. A frame of
-        the parent's that goes on in the child, because a handler forked inside the
-        block and returns there, leaves the one that it has entered.
+        To be entered at once: ``with guard.lock:``. A child has another lock. If a
+        signal handler forks inside the block, the frame goes on in the child, and
+        leaves the lock that it has entered.
     """
 
     def __init__(self, isWhole: bool = False) -> None:
         self.lock = _thread.RLock()
-        # What a fork does is one call of C, once before and once after. A handler of a
-        # signal may run between any two bytecodes of a Python function, raise, and
-        # leave the lock taken for ever; or fork itself, so what is counted by hand is
-        # counted twice.
+        # A fork makes one call of C before, and one after. In a Python function, a
+        # signal handler could run between any two bytecodes. It could raise, and leave
+        # the lock taken for ever; or it could fork, and a count kept by hand would be
+        # wrong.
         renewals = map(
             setattr, repeat(self), repeat("lock"), map(operator.call, repeat(_thread.RLock))
         )
@@ -66,7 +67,9 @@ class Guard:
 
 
 class Identity:
-    """A number that is this process's alone: the kernel wipes it in a forked child."""
+    """A number that only this process has: the kernel sets it to zero in a forked
+    child.
+    """
 
     def __init__(self, nonce: int) -> None:
         self._word = ctypes.c_uint64.from_address(atomics.mappedWipedOnFork(PAGE_BYTES))

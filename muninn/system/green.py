@@ -1,17 +1,18 @@
-"""Green threads: what gevent and eventlet make of Python's threads, and how Muninn
-lives with it.
+"""Green threads: gevent and eventlet replace Python's threads, and Muninn lives with
+it.
 
-They put functions of their own in the place of those in `_thread`, `threading`,
-`select` and `socket`, so that whatever would wait lets the other green threads of its
-thread run. The thread that serves must be a real one all the same, or it would stand
-still with the program; and a lock that is met by both must be a real one. So what
-Muninn needs of these modules it takes from copies that nobody has changed, and
-`tests/test_green.py` holds that it takes it from nowhere else.
+These libraries put their own functions in the place of those in `_thread`, `threading`,
+`select` and `socket`. A function that would wait then lets the other green threads of
+its thread run. Muninn's background thread must be a real thread all the same, or it
+would stand still with the program. A lock that both kinds of thread take must be a real
+lock. So Muninn takes what it needs of these modules from copies that no library has
+changed, and `tests/test_green.py` holds that it takes it from nowhere else.
 
-Who waits for another process, or for that thread, lets the others run: `pause` for as
-long as it likes, and `sleepOn` in short steps, because no futex wakes a green thread.
-Whoever is inside a lock of this process may be met there by another green thread of the
-same thread, just as by a handler of a signal (`aside.py`).
+A green thread that waits for another process, or for the background thread, lets the
+others run. `pause` does so for as long as it is asked to. `sleepOn` does so in short
+steps, because no futex wakes a green thread. While a green thread is inside a lock of
+this process, another green thread of the same thread may come to that lock, as a signal
+handler may (`aside.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import select
     from queue import SimpleQueue as SimpleQueue
 else:
-    from _queue import SimpleQueue as SimpleQueue  # which nobody replaces
+    from _queue import SimpleQueue as SimpleQueue  # no library replaces this one
 
 #: How long a green thread leaves the thread to the others between two looks.
 _LOOK_NS = 1_000_000
@@ -40,7 +41,9 @@ _LONGEST_SECONDS = 3600.0
 
 
 def _original(name: str) -> Any:
-    """A copy of a module that is written in C, as it was before anybody changed it."""
+    """A new copy of a module that is written in C, as it was before any library changed
+    it.
+    """
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -51,26 +54,31 @@ def _original(name: str) -> Any:
 _select, _threads = _original("select"), _original("_thread")
 epoll: Callable[[], select.epoll] = _select.epoll
 poll: Callable[[], select.poll] = _select.poll
-#: A thread whatever else was made of threads. Raises `RuntimeError` when none can be
-#: had.
+#: Start a real thread, whether or not threads are green. Raises `RuntimeError` if the
+#: system gives none.
 startThread: Callable[[Callable[..., object], tuple[Any, ...]], int] = _threads.start_new_thread
-#: Each thread's own, whichever of its green threads asks.
+#: Values of each real thread, shared by its green threads.
 Local: type[threading.local] = _threads._local
 
 
 def areGreen() -> bool:
-    """Whether a library has made green threads of threads: then it says who is running."""
+    """Whether a library has replaced threads by green threads: then `get_ident` is its
+    own.
+    """
     return not isinstance(threading.get_ident, types.BuiltinFunctionType)
 
 
 def identity() -> int:
-    """Who is running: the thread, or the green thread. What the owners in C compare."""
+    """The identity of the running thread or green thread, which the owner records in C
+    compare.
+    """
     return threading.get_ident()
 
 
 def _sleeper() -> Callable[[float], object] | None:
-    """What lets the others of the calling thread run; None when nobody could: it has no
-    green threads, or is the loop that runs them.
+    """The function that lets the other green threads of the calling thread run. None if
+    none could run: the thread has no green threads, or the caller is the loop that runs
+    them.
     """
     if not areGreen():
         return None
@@ -89,8 +97,8 @@ def _sleeper() -> Callable[[float], object] | None:
 
 
 def pause(seconds: float) -> bool:
-    """Let the other green threads run for so long; False, at once, when there are none.
-    What ends the calling one is raised.
+    """Let the other green threads run for so long. Returns False, at once, if there are
+    none. An exception that ends the calling green thread is raised here.
     """
     sleep = _sleeper()
     if sleep is None:
@@ -100,10 +108,10 @@ def pause(seconds: float) -> bool:
 
 
 def sleepOn(address: int, expected: int, timeoutNs: int) -> int:
-    """As `atomics.futexWait32`: sleep while the word says `expected`, at most so long,
-    or until woken; the caller looks again.
+    """As `atomics.futexWait32`: sleep while the word is `expected`, at most so long, or
+    until woken. The caller looks again.
 
-    Where there are green threads it ends after a moment.
+    With green threads, the sleep ends after a moment.
     """
     sleep = _sleeper()
     if sleep is None:
@@ -115,9 +123,7 @@ def sleepOn(address: int, expected: int, timeoutNs: int) -> int:
 
 
 def awaitReadable(descriptor: int, spinNs: int, timeoutNs: int) -> int:
-    """As `atomics.awaitReadable`, which ends after a moment where there are green
-    threads.
-    """
+    """As `atomics.awaitReadable`; with green threads, the wait ends after a moment."""
     sleep = _sleeper()
     if sleep is None:
         return int(atomics.awaitReadable(descriptor, spinNs, timeoutNs))
@@ -130,10 +136,10 @@ def awaitReadable(descriptor: int, spinNs: int, timeoutNs: int) -> int:
 
 
 class Condition:
-    """As `threading.Condition` with a lock that may be taken again, between threads and
-    green threads alike.
+    """As `threading.Condition` with a re-entrant lock, for threads and green threads
+    alike.
 
-    What waits may wake up for nothing.
+    A waiter may wake up for no reason.
     """
 
     def __init__(self) -> None:
@@ -147,8 +153,8 @@ class Condition:
         self._lock.__exit__(*raised)
 
     def wait(self, seconds: float | None = None) -> None:
-        """Leave the lock until another thread notifies or the time is over, and take it
-        again.
+        """Release the lock, sleep until another thread notifies or the time is over,
+        and take the lock again.
         """
         # SYNC changed: pairs with Condition.notifyAll. The word is read inside the
         # lock, and compared as the thread falls asleep.

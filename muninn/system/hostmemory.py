@@ -1,11 +1,11 @@
-"""How much memory the host can still give. Reading only; the answer is old when it
-arrives, so what is small may have that of a moment ago: to read it takes longer than to
-share an array.
+"""Available memory of the host. This module only reads, and the kernel's answer may be
+out of date when it arrives. So a small request may be answered from a recent reading:
+reading anew takes longer than sharing an array.
 
 A memfd has no file system that could be full. Allocating its pages goes on until the
-kernel's out-of-memory killer ends some process, perhaps another one; so an emulated GPU
-asks first, before each chunk. The sources are `/proc/meminfo` and the memory
-controllers of this process's control group and its ancestors (versions 2 and 1).
+kernel's out-of-memory killer ends some process, perhaps an unrelated one. So an
+emulated GPU asks first, before each chunk. The sources are `/proc/meminfo` and the
+memory controllers of this process's control group and its ancestors (versions 2 and 1).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _FILES = {
     2: ("memory.max", "memory.current"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
-#: For what is at most so small an answer is kept for so long.
+#: A request of at most so many bytes may use an answer that is at most so old.
 _SMALL_BYTES, _KEPT_SECONDS = 1 << 20, 0.02
-_kept = (0.0, 0)  # until when, and how much of it is left
+_kept = (0.0, 0)  # how long the answer is kept, and how much of it is left
 
 
 class GroupLimit(NamedTuple):
-    """What a control group may use, and what is left of that."""
+    """The memory limit of a control group, and how much of it is left."""
 
     path: str
     limitBytes: int
@@ -38,8 +38,8 @@ class GroupLimit(NamedTuple):
 
 
 def availableBytes() -> int:
-    """What this process could allocate without reclaiming other processes' memory, swap
-    included.
+    """The bytes that this process could allocate, swap included, while other processes
+    keep their memory.
     """
     fields = {
         line.partition(":")[0]: line.partition(":")[2]
@@ -50,14 +50,14 @@ def availableBytes() -> int:
             int(fields.get(key, "0 kB").split()[0]) * 1024 for key in ("MemAvailable", "SwapFree")
         )
     else:
-        # a /proc with subset=pid; this is sysinfo(2), which does not count what the
-        # page cache would give back
+        # A /proc with subset=pid has no meminfo. This is sysinfo(2), which does not
+        # count the pages that the page cache would give back.
         host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([host, *_groupsAvailable(_membership())])
 
 
 def availableFor(sizeBytes: int) -> int:
-    """The same, for an allocation of so much, which is about to be made where there is
+    """The same, for an allocation of `sizeBytes` that the caller makes next if there is
     room.
     """
     global _kept
@@ -69,8 +69,8 @@ def availableFor(sizeBytes: int) -> int:
 
 
 def requireAvailable(sizeBytes: int, spareBytes: int = 0) -> None:
-    """Raise `HostMemoryFull` where there is no room for an allocation of so much that
-    leaves `spareBytes`.
+    """Raise `HostMemoryFull` if an allocation of `sizeBytes` does not leave
+    `spareBytes`.
     """
     if sizeBytes <= (available := availableFor(sizeBytes)) - spareBytes:
         return
@@ -95,7 +95,7 @@ def requireAvailable(sizeBytes: int, spareBytes: int = 0) -> None:
 
 
 def groupLimit() -> GroupLimit | None:
-    """The group of this process that leaves it least; None where none of them limits
+    """The control group of this process that leaves it least; None if no group limits
     memory.
     """
     return min(_groupLimits(_membership()), key=lambda found: found.leftBytes, default=None)
@@ -111,8 +111,8 @@ def _groupLimits(membership: str) -> Iterator[GroupLimit]:
         limit, usage = cgroups.limitIn(limitPath), cgroups.textOf(usagePath).strip()
         if limit is None or not usage.isdigit():
             continue
-        # The page cache counts as usage until the kernel needs the room; only what is
-        # clean and not in use is sure to be given back.
+        # The page cache counts as usage until the kernel needs the room. The kernel
+        # gives back for sure only pages that are clean and not in use.
         statistics = dict(
             line.split(maxsplit=1)
             for line in cgroups.textOf(os.path.join(directory, "memory.stat")).splitlines()

@@ -1,11 +1,11 @@
-"""Image: how others see that a member's program was replaced by `exec`.
+"""Image: other processes see here that `exec` has replaced a member's program.
 
-An exec leaves the pid and its start time as they are, ends every thread but one, closes
-descriptors and unmaps everything. So each claim of a slot maps a page of its own that
-is named after the owner lock's nonce. As long as `/proc/<pid>/maps` lists it, code of
-that member may run; the next program in the process, a member itself perhaps, has
-another one. A forked child maps its parent's too, and no process asks about it: its pid
-is another.
+An exec keeps the pid and its start time, ends every thread but one, closes descriptors
+and unmaps everything. So a process that claims a slot maps a page of its own, whose
+name contains the slot's nonce. As long as `/proc/<pid>/maps` lists that page, code of
+the member may run. The next program in the process, perhaps a member itself, has
+another page. A forked child maps its parent's page too, but no process asks about it:
+the child has another pid.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _READ_BYTES = 1 << 20
 
 
 def mark(owner: object, nonce: int) -> weakref.finalize[..., Any]:
-    """Map the page, for as long as `owner` lives, or until what is returned is called.
-    Raises `OSError`.
+    """Map the page. It stays mapped until `owner` is destroyed, or until the returned
+    function is called. Raises `OSError`.
     """
     fd = atomics.opened(atomics.memfdCreate(_nameOf(nonce).encode(), PAGE_BYTES), "memfd_create")
     try:
@@ -35,11 +35,11 @@ def mark(owner: object, nonce: int) -> weakref.finalize[..., Any]:
 
 
 def isReplaced(pid: int, nonce: int) -> bool:
-    """Whether the process runs another program than the one that mapped this page; one
-    that is ending runs none, and is not replaced.
+    """Whether the process runs another program than that which mapped this page. A
+    process that is ending runs no program, and counts as not replaced.
 
-    A program that may not be looked into, as one with other rights may not, is another
-    one.
+    A program whose maps this process may not read has other rights, so it is another
+    program.
     """
     wanted = f"/memfd:{_nameOf(nonce)} ".encode()
     try:
@@ -53,7 +53,7 @@ def isReplaced(pid: int, nonce: int) -> bool:
     except PermissionError:
         return True
     except OSError:
-        return False  # gone, which others have to prove, or no descriptor left
+        return False  # the process is gone, which others confirm; or no descriptor is left
 
 
 def _nameOf(nonce: int) -> str:

@@ -7,16 +7,16 @@ from muninn.system.atomics import SPIN_NS
 from muninn.system.deadlines import deadlineOf, sleepNs
 from muninn.system.green import sleepOn
 
-#: A signal may be delivered to another thread than the one that runs its handler, which
-#: then has to wake by itself to do so.
+#: The kernel may deliver a signal to another thread than the main thread, which runs
+#: the handler. So the main thread must wake by itself from time to time.
 _SLICE_NS = 50_000_000
 
 
 class Latch:
     """Set once, and waited for by any number of threads.
 
-    Not `threading.Event`: a signal handler that waits for what its thread is just
-    waiting for would find the event's lock taken.
+    It is no `threading.Event`: if a signal handler waited for the event for which its
+    own thread is just waiting, it would find the event's lock taken.
     """
 
     __slots__ = ("_address", "_word")
@@ -25,8 +25,8 @@ class Latch:
         self._word, self._address = atomics.privateWord()
 
     def set(self) -> None:
-        # SYNC latch: pairs with Latch.wait; what its setter did before is there for
-        # a thread that was waiting.
+        # SYNC latch: pairs with Latch.wait. What this thread stored before is visible
+        # to each thread that waited.
         atomics.storeRelease64(self._address, 1)
         atomics.futexWake32(self._address, atomics.FUTEX_ALL)
 
@@ -34,8 +34,8 @@ class Latch:
         return bool(atomics.loadAcquire64(self._address))
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait at most so long, or for ever; returns whether it is set. Signal handlers
-        run meanwhile, on the main thread.
+        """Wait for at most so long, or for ever if `seconds` is None. Returns whether
+        the latch is set. On the main thread, signal handlers run meanwhile.
         """
         if atomics.spinWhile64(self._address, 0, SPIN_NS):
             return True
@@ -43,7 +43,8 @@ class Latch:
         while not atomics.loadAcquire64(self._address):
             if (ns := sleepNs(deadline, _SLICE_NS)) <= 0:
                 return False
-            # its low half, on the little-endian machines that there are SYNC latch:
-            # pairs with Latch.set. The word is compared as the thread falls asleep.
+            # The futex is the low half of the word: all machines that Muninn runs on
+            # are little-endian. SYNC latch: pairs with Latch.set. The kernel compares
+            # the word as the thread falls asleep.
             sleepOn(self._address, 0, ns)
         return True

@@ -1,5 +1,5 @@
-"""The compiled library of the C part: where it is, and what stands for it where it can
-not be loaded.
+"""The compiled library of the C part: its path, and its replacement if it can not be
+loaded.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ LIBRARY = Path(__file__).resolve().parent.parent / "_shim" / "libmuninn.so"
 
 
 class Missing:
-    """What stands for a library that can not be loaded: an import goes on, so that
-    `doctor` can say it, and each call says why.
+    """Stands for a library that can not be loaded. The import of Muninn goes on, so
+    that `doctor` can report the problem, and each call raises with the reason.
     """
 
     def __init__(self, why: OSError) -> None:

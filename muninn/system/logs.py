@@ -1,8 +1,8 @@
-"""Logs: what Muninn says by `logging`, which runs a program's code: handlers, filters,
-and a `time.time` that it may have replaced.
+"""Logs: Muninn writes its messages through `logging`, which runs code of the program:
+handlers, filters, and a `time.time` that the program may have replaced.
 
-What that raises must not end the thread that speaks: the end of the background thread
-tells the others that the process is dead.
+An exception of that code must not end the thread that logs: the end of the background
+thread would tell the other members that the process is dead.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import contextlib
 import logging
 from typing import Any
 
-#: What leaves the level to the program.
+#: With this level, Muninn leaves the level to the program.
 _USUAL = "warning"
 
 
 def setLevel(level: str) -> None:
-    """The level of all loggers below `muninn`, unless the program has set one itself,
-    or nothing else than the usual is wanted.
+    """Set the level of all loggers below `muninn`. Does nothing if the program has set
+    one itself, or if `level` is the usual one.
     """
     if level != _USUAL and (logger := logging.getLogger("muninn")).level == logging.NOTSET:
         logger.setLevel(level.upper())
@@ -30,7 +30,7 @@ class Log:
         self._logger = logging.getLogger(name)
 
     def _say(self, level: int, message: str, *values: object, **keywords: Any) -> None:
-        with contextlib.suppress(Exception):  # and there is no other place to say so
+        with contextlib.suppress(Exception):  # there is no other place to report it
             self._logger.log(level, message, *values, stacklevel=3, **keywords)
 
     def debug(self, message: str, *values: object) -> None:

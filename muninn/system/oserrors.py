@@ -1,10 +1,10 @@
-"""Surroundings: what a refusal says about `/dev/shm`, `/proc` and the limits of this
-process, as an error with its reason and its fix.
+"""Errors of the operating system: each gets a type, with the reason and the fix that a
+look at `/dev/shm`, `/proc` and the limits of this process shows.
 
-One errno has many reasons. `EACCES` may mean that nobody but root can write to
-`/dev/shm`, `ENOENT` that it is not there, or that this process has another root
-directory than it had when it joined; `ENOSPC` that there are no inodes left in it.
-Which one it is shows when it is looked at.
+One errno has many reasons. `EACCES` may mean that only root can write to `/dev/shm`.
+`ENOENT` may mean that `/dev/shm` is not mounted, or that this process has another root
+directory than when it joined. `ENOSPC` may mean that no inodes are left. So the
+functions here look at the system to find the reason.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from muninn.system import ownership
 SHM_ROOT = "/dev/shm"
 _MOUNT = f"`mount -t tmpfs -o mode=1777 tmpfs {SHM_ROOT}` as root"
 _NO_SUCH = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: What `/dev/shm` was when this process joined, and its root directory; nothing before
-#: that.
+#: The identities of `/dev/shm` and of the root directory when this process joined;
+#: empty before that.
 _seen: dict[str, tuple[int, int] | None] = {}
 
 
 def joined() -> None:
-    """This process joins here: its domain is in what it sees as `/dev/shm` now."""
+    """Remember the `/dev/shm` that this process sees now: it joins, and its domain is
+    in there.
+    """
     _seen.update({path: _identity(path) for path in ("/", SHM_ROOT)})
 
 
@@ -43,8 +45,8 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 @contextmanager
 def typedErrors(what: str) -> Iterator[None]:
-    """An `OSError` of the body that has a type of its own, above all that no descriptor
-    is left, becomes one.
+    """Convert an `OSError` of the body to the typed error for it, if there is one:
+    above all, that no descriptor is left.
     """
     try:
         yield
@@ -58,10 +60,10 @@ def typedErrors(what: str) -> Iterator[None]:
 
 
 def fileError(error: OSError, path: str) -> Exception:
-    """The typed error for what failed at `path`, or in the middle of what is so called;
-    the error itself when it has no type.
+    """The typed error for an operation that failed at `path`, which is a path or the
+    name of the operation. If there is no type for it, the error itself.
     """
-    # posix_ipc puts EMFILE and ENFILE into words of its own and leaves the number out.
+    # posix_ipc has its own texts for EMFILE and ENFILE, and gives no errno.
     if error.errno in (errno.EMFILE, errno.ENFILE) or (
         error.errno is None and "files" in str(error)
     ):
@@ -89,7 +91,7 @@ def fileError(error: OSError, path: str) -> Exception:
 
 
 def _addressLimits() -> str:
-    """Which limits of the process there are to what it may map."""
+    """The limits of the process on the memory that it may map, as text."""
     limits = (
         (option, resource.getrlimit(limit)[0])
         for option, limit in (("-v", resource.RLIMIT_AS), ("-d", resource.RLIMIT_DATA))
@@ -102,10 +104,10 @@ def _addressLimits() -> str:
 
 
 def requireFileBytes(path: str, sizeBytes: int) -> None:
-    """Before a file of this size is made, on a thread of the program's: beyond its
-    limit comes a signal, and SIGXFSZ ends the process.
+    """Raise `HostMemoryFull` if the process may not make a file of this size. A thread
+    of the program that tried it would get SIGXFSZ, which ends the process.
 
-    Python has it ignored, until a program gives it back its default action. Muninn's
+    Python ignores that signal, until a program restores the default action. Muninn's
     own threads block signals, and get EFBIG.
     """
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
@@ -114,7 +116,7 @@ def requireFileBytes(path: str, sizeBytes: int) -> None:
 
 
 def filesLimited(path: str) -> HostMemoryFull:
-    """There may be room, but not for this process."""
+    """The error for a limit of this process on the size of files."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     return HostMemoryFull(
         f"{path}: process {os.getpid()} may write no file of more than {limit} bytes",
@@ -138,7 +140,7 @@ def _full(error: OSError, path: str) -> HostMemoryFull:
 
 
 def hasInodes() -> bool:
-    """Whether there can be another file in `/dev/shm`."""
+    """Whether `/dev/shm` has an inode for another file."""
     try:
         status = os.statvfs(SHM_ROOT)
     except OSError:
@@ -147,9 +149,9 @@ def hasInodes() -> bool:
 
 
 def _unusable(error: OSError, path: str) -> PlatformUnsupported | None:
-    """`/dev/shm`, or `/proc`, is what is wrong; None: neither is."""
+    """The error if `/dev/shm` or `/proc` is the reason; None if neither is."""
     if error.errno in _NO_SUCH and (missing := missingShm()) is not None:
-        return missing  # first: in another root neither is there, and that is why
+        return missing  # first: in another root, /proc is missing for the same reason
     if error.errno in _NO_SUCH and (error.filename or "").startswith("/proc"):
         return PlatformUnsupported(
             f"{path}: {error.filename} is not there", "Mount it: `mount -t proc proc /proc` as root"
@@ -173,20 +175,22 @@ def _unusable(error: OSError, path: str) -> PlatformUnsupported | None:
 
 
 def hasProc() -> bool:
-    """Whether `/proc` is there: what says nothing of a process without it says nothing."""
+    """Whether `/proc` is mounted. Without it, a missing file there says nothing about a
+    process.
+    """
     return os.path.lexists("/proc/self")
 
 
 def isMoved() -> bool:
-    """Whether `/dev/shm` is another one than when this process joined, or is gone. A
-    look of a microsecond.
+    """Whether `/dev/shm` is another one than when this process joined, or is gone.
+    Takes a microsecond.
     """
     return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]
 
 
 def missingShm() -> PlatformUnsupported | None:
-    """The error to be raised where nothing can be found because there is no `/dev/shm`,
-    or another one than before; None: it is there.
+    """The error if nothing can be found because there is no `/dev/shm`, or another one
+    than before; None if it is there.
     """
     if isMoved():
         if _seen["/"] != _identity("/"):

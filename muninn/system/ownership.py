@@ -1,15 +1,16 @@
-"""Ownership: a file of the domain is its user's alone.
+"""Ownership: each file of a domain belongs to the domain's user, and to no other.
 
-The directory keeps others out (`folders.py`), so a file's own mode matters after
-somebody has opened both, as an administrator does by `chmod -R`; and for the block's
-public name, which is outside. Where others could only read, nothing can have been
-changed: whoever opens the file puts its mode right. Where they could write nothing is
-believed before a person has said so, by a `chmod`.
+The directory keeps other users out (`folders.py`). So the mode of a file matters only
+after a person has opened both, as an administrator does by `chmod -R`; and for the
+block's public name, which is outside the directory. If other users could only read,
+they can have changed nothing: the process that opens the file corrects its mode. If
+they could write, Muninn uses the file only after a person has said by a `chmod` that it
+is as it was.
 
-A process may change its effective uid at any moment, and so between any two steps of a
-thread. What it makes then is another user's, and as root it may make it in this user's
-directory, where it would keep this user out for ever: whoever has made a file looks
-whose it is.
+A process may change its effective uid at any moment, so also between any two steps of a
+thread. A file that it makes then belongs to another user. As root it may even make the
+file in the directory of this user, and that file would keep this user out for ever. So
+a process that has made a file checks the file's owner afterwards.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ def isWritableByOthers(status: os.stat_result) -> bool:
 
 
 def isOwnFile(status: os.stat_result, uid: int) -> bool:
-    """Whether it is a regular file of this user that nobody else can have written to."""
+    """Whether it is a regular file of this user to which no other user can have
+    written.
+    """
     return stat.S_ISREG(status.st_mode) and status.st_uid == uid and not isWritableByOthers(status)
 
 
 def requireUnwritten(status: os.stat_result, path: str) -> None:
-    """Raise `ControlBlockInvalid` when others could have written to it."""
+    """Raise `ControlBlockInvalid` if other users could have written to it."""
     if isWritableByOthers(status):
         raise ControlBlockInvalid(
             f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others may have written to it",
@@ -47,13 +50,13 @@ def requireUnwritten(status: os.stat_result, path: str) -> None:
 
 
 def putRight(path: str, uid: int, fd: Known | None = None) -> None:
-    """See that a file of the domain is nobody else's to read either, and its user's to
-    open; by a descriptor where there is one.
+    """Give a file of the domain mode 0600, so that only its user may read it. Uses the
+    descriptor `fd` if it is given.
 
     Raises
     ------
     ControlBlockInvalid
-        It is another user's, or others could have written to it.
+        The file belongs to another user, or other users could have written to it.
     """
     status = os.lstat(path) if fd is None else os.fstat(fd.number)
     if status.st_uid != uid:
@@ -64,8 +67,8 @@ def putRight(path: str, uid: int, fd: Known | None = None) -> None:
     requireUnwritten(status, path)
     if (mode := stat.S_IMODE(status.st_mode)) != _PRIVATE and stat.S_ISREG(status.st_mode):
         os.chmod(path if fd is None else fd.number, _PRIVATE)
-        # others' bits do not come from a umask, which takes some away until the file's
-        # maker gives them back
+        # A umask never sets bits of other users. It only clears bits, until the process
+        # that made the file sets them.
         if mode & ~_PRIVATE:
             _log.warning(
                 "%s had mode %04o, and has %04o again: others could read it", path, mode, _PRIVATE
@@ -73,11 +76,11 @@ def putRight(path: str, uid: int, fd: Known | None = None) -> None:
 
 
 def requireMade(path: str, uid: int | None, mode: int, fd: Known | None = None) -> None:
-    """Look whose it is that this process has just made there, and give it its mode,
-    whatever the umask took away.
+    """Check the owner of a file that this process has just made, and set its mode,
+    independent of the umask.
 
-    What is another user's goes again, and that is `DomainChanged`; None: whoever this
-    thread is now is meant.
+    If it belongs to another uid than `uid`, it is removed, and the call raises
+    `DomainChanged`. None stands for the effective uid of this thread.
     """
     uid = os.geteuid() if uid is None else uid
     status = os.lstat(path) if fd is None else os.fstat(fd.number)
@@ -88,21 +91,23 @@ def requireMade(path: str, uid: int | None, mode: int, fd: Known | None = None) 
         except PermissionError as error:
             raise refusal(error, path) from error
         return
-    # of another uid by now, which may not: a directory in /dev/shm is avoided as a
-    # stranger's
+    # The process may have no right to remove it, under the uid that it has by now.
+    # Other processes then avoid the directory as a stranger's.
     with contextlib.suppress(OSError):
         (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)
     raise _changed(path, uid, f"made as uid {status.st_uid}")
 
 
 def requireUid(path: str, uid: int) -> None:
-    """Raise `DomainChanged` when this thread has another effective uid."""
+    """Raise `DomainChanged` if this thread has another effective uid."""
     if os.geteuid() != uid:
         raise _changed(path, uid, f"looked for as uid {os.geteuid()}")
 
 
 def refusal(error: OSError, path: str) -> MuninnError:
-    """The typed error for what the rights of a file or of this process forbid."""
+    """The typed error for an operation that the rights of a file or of this process
+    forbid.
+    """
     paths = [each for each in (path, error.filename) if isinstance(each, str)]
     matches = [match for each in paths if (match := _OF_A_DOMAIN.match(each))]
     if matches and (os.geteuid() != int(matches[0][1]) or _isAllowedNow(matches[0].string)):

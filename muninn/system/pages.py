@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from muninn.system.files import openFile
 
-#: What the kernel maps at once on every machine that Muninn runs on.
+#: The size of a page on every machine that Muninn runs on.
 PAGE_BYTES = 4096
 HUGE_PAGE_BYTES = 2 << 20
-#: What a mount may say of huge pages that makes asking for them worth while.
+#: The settings of a mount with which it is worth while to ask for huge pages.
 OFFERS_HUGE = ("advise", "within_size", "always")
 _SHM_ROOT = "/dev/shm"
 _SHMEM_HUGE = "/sys/kernel/mm/transparent_hugepage/shmem_enabled"
@@ -20,15 +20,15 @@ def pagesUp(sizeBytes: int) -> int:
 
 
 def alignmentOf(sizeBytes: int) -> int:
-    """At which multiple an address range of `sizeBytes` should begin, so that huge
-    pages fit into it; 0 when it does not matter.
+    """The alignment at which an address range of `sizeBytes` can have huge pages; 0 if
+    the alignment does not matter.
     """
     return HUGE_PAGE_BYTES if sizeBytes >= HUGE_PAGE_BYTES else 0
 
 
 def hugePages() -> str:
-    """What `/dev/shm` offers of huge pages: `"never"`, `"advise"`, `"within_size"`,
-    `"always"`, or `"unavailable"` in the kernel.
+    """The huge pages that `/dev/shm` offers: `"never"`, `"advise"`, `"within_size"` or
+    `"always"`; `"unavailable"` if the kernel has none.
     """
     try:
         with openFile(_SHMEM_HUGE) as machine, openFile(_MOUNTS) as mounts:
@@ -38,11 +38,11 @@ def hugePages() -> str:
 
 
 def offered(machine: str, mounts: str) -> str:
-    """The same from the texts of `shmem_enabled` and `mountinfo`.
+    """The same, from the texts of `shmem_enabled` and `mountinfo`.
 
-    A mount decides by its own option ``huge=``, which is hidden where it is `never`, as
-    nearly everywhere. The machine's setting is about memory that has no mount, but for
-    `deny` and `force`: they are about all (Linux,
+    The option ``huge=`` of the mount decides. The kernel does not show the option if it
+    is `never`, as it is on nearly every host. The machine's setting is for memory
+    without a mount, except that `deny` and `force` hold for all (Linux,
     Documentation/admin-guide/mm/transhuge.rst).
     """
     chosen = machine.partition("[")[2].partition("]")[0]
@@ -50,7 +50,7 @@ def offered(machine: str, mounts: str) -> str:
         return "never" if chosen == "deny" else "always"
     found = "never"
     for fields in (line.split() for line in mounts.splitlines()):
-        if fields[4] == _SHM_ROOT:  # mounted over one another, the last one is what is seen
+        if fields[4] == _SHM_ROOT:  # of several mounts there, the last is visible
             found = next(
                 (
                     option.removeprefix("huge=")

@@ -1,10 +1,9 @@
-"""Processes, as the kernel tells of them: whether one has ended, when it began, its PID
-namespace and what a person would call it.
+"""Processes, as the kernel describes them: whether a process has ended, when it began,
+its PID namespace and its name for people.
 
-A pid alone names no process, since the kernel gives it to another process later. A
-process is told from all others by its pid, its start time and its PID namespace; a
-pidfd stays that process's. `kill(pid, 0)` is never asked: it succeeds on zombies and on
-strangers.
+A pid alone does not identify a process, because the kernel gives it to another process
+later. The pid, the start time and the PID namespace together do. A pidfd keeps its
+process. Muninn never calls `kill(pid, 0)`: it succeeds on zombies and on strangers.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from muninn.system.descriptors import Descriptor
 from muninn.system.files import openFile
 from muninn.system.oserrors import fileError, hasProc
 
-#: What pidfd_open says of a number that no process has: nobody's, or that of another
-#: process's thread (EINVAL, since Linux 6.15 ENOENT).
+#: The errors of pidfd_open for a number that no process has: it is free, or a thread of
+#: a process has it (EINVAL, since Linux 6.15 ENOENT).
 _NO_SUCH_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
-#: This process's PID namespace, as it was read last: after a chroot there may be no
-#: /proc.
+#: The PID namespace of this process, as it was read last: after a chroot there may be
+#: no /proc.
 _seen: dict[str, int] = {}
 
 
 def processIsGone(pid: int, startTime: int) -> bool:
-    """Whether the process that had `pid` and began at `startTime` has ended (a zombie
-    has).
+    """Whether the process that had `pid` and began at `startTime` has ended. A zombie
+    has.
 
-    False when this process has no descriptor left to find out.
+    Returns False if this process has no descriptor left to find out.
     """
     pidfd = openPidfd(pid, startTime)
     if pidfd.number < 0:
@@ -42,10 +41,10 @@ def processIsGone(pid: int, startTime: int) -> bool:
 
 
 def pidOf(pidfd: int) -> int | None:
-    """The process that a pidfd names; -1 when it has ended, also in the eyes of its
-    parent; None when this is no pidfd.
+    """The pid of the process that a pidfd names; -1 if the process has ended and its
+    parent has waited for it; None if this is no pidfd.
 
-    Raises `PlatformUnsupported` where there is no `/proc` to tell.
+    Raises `PlatformUnsupported` if there is no `/proc`.
     """
     try:
         with openFile(f"/proc/thread-self/fdinfo/{pidfd}") as file:
@@ -61,17 +60,17 @@ def pidOf(pidfd: int) -> int | None:
 
 
 def openPidfd(pid: int, startTime: int) -> Descriptor:
-    """A pidfd of the process that had `pid` and began at `startTime`.
+    """Open a pidfd of the process that had `pid` and began at `startTime`.
 
-    Its number is `-ESRCH` when that one has ended, another `-errno` when there is no
-    telling.
+    Its number is `-ESRCH` if that process has ended, and another `-errno` if the call
+    can not find out.
     """
     pidfd: Descriptor = atomics.pidfdOpen(pid)
     if pidfd.number < 0:
         return Descriptor(-errno.ESRCH) if -pidfd.number in _NO_SUCH_PROCESS else pidfd
     try:
-        # The descriptor is opened first: whatever has the pid now, what is read of
-        # /proc next is of it or of a later one.
+        # The descriptor is opened first, and /proc is read second. So /proc describes
+        # the process of the descriptor, or a later one with the same pid.
         sameProcess = startTimeOf(pid) == startTime
     except OSError:
         pidfd.close()
@@ -83,22 +82,22 @@ def openPidfd(pid: int, startTime: int) -> Descriptor:
 
 
 def startTimeOf(pid: int) -> int:
-    """Clock ticks since boot, of the host's clock, at which the process began; 0 when
-    there is none. Raises `OSError` without a `/proc`.
+    """The start of the process in clock ticks since boot, on the host's clock; 0 if
+    there is no such process. Raises `OSError` without a `/proc`.
     """
     try:
         with openFile(f"/proc/{pid}/stat", "rb") as file:
             return clock.bootTicks(int(file.read().rpartition(b")")[2].split()[19]))
     except (FileNotFoundError, ProcessLookupError):
         if not hasProc():
-            raise  # it may be there all the same
+            raise  # the process may be there all the same
         return 0
 
 
 def ownPidNamespace() -> int:
     """The inode of this process's PID namespace, which it never leaves."""
-    # Of this thread, here and wherever /proc is asked about ourselves: a process whose
-    # first thread has ended has an empty /proc/self.
+    # Here and elsewhere Muninn reads /proc/thread-self: if the first thread of a
+    # process has ended, its /proc/self is empty.
     try:
         _seen["pid"] = os.stat("/proc/thread-self/ns/pid").st_ino
     except FileNotFoundError:
@@ -108,8 +107,8 @@ def ownPidNamespace() -> int:
 
 
 def programName() -> str:
-    """What a person would call this process: the script, the module, or the notebook's
-    kernel. The program may have put anything there.
+    """A name of this process for people: the script, the module, or the notebook's
+    kernel. The program may have put anything into `sys.argv`.
     """
     arguments = getattr(sys, "argv", None)
     first = arguments[0] if isinstance(arguments, list | tuple) and arguments else ""

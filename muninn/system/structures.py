@@ -1,7 +1,8 @@
 """The structures that the C part shares with Python, as `cshim/*.h` declares them.
 
-Their objects own what they name: a descriptor, a mapping, the descriptors of a message.
-The methods of C are put into the classes by `atomics.py`, which binds the functions.
+Each object owns what it names: a descriptor, a mapping, or the descriptors of a
+message. `atomics.py` binds the functions of C, and puts those that are methods into
+these classes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ _U32, _U64, _I32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
 
 
 class AccessScope(ctypes.Structure):
-    """`struct mnnAccessScope`: what Python sets of it when it begins, and what the C
-    part keeps in it. Its classes are in `api`.
+    """`struct mnnAccessScope`: Python sets some fields when the access begins, and the
+    C part keeps its state in the others. The subclasses are in `sync`.
     """
 
     _fields_ = (
@@ -37,41 +38,39 @@ class AccessScope(ctypes.Structure):
     )
 
     def showIn(self, lock: AccessScope) -> None:
-        """Let `lock`, of which this is one use, say whether it was taken over from the
-        dead. It has to live as long.
+        """This object is one use of `lock`: `lock` says from now on whether it was
+        taken over from a dead owner. `lock` must live as long as this object.
         """
         self._shownIn = ctypes.addressof(lock)
 
-    # A structure has no hash of its own, since most can change: this is a place in
-    # memory, and the object is one.
+    # ctypes structures have no hash, because their values can change. Here the object's
+    # identity counts, and it does not change.
     __hash__ = object.__hash__
 
 
-class MappedPlace(ctypes.Structure):
-    """`struct mnnAddressCell`: where something is mapped, if it is."""
+class MappedRange(ctypes.Structure):
+    """`struct mnnMappedRange`: where memory is mapped; no address: nowhere."""
 
     _fields_ = (("address", ctypes.c_void_p), ("sizeBytes", _U64))
     address: int | None
     sizeBytes: int
 
 
-class AddressCell(MappedPlace):
-    """The same of something that goes with the object, whose end unmaps it in one call
-    of C.
-    """
+class OwnedRange(MappedRange):
+    """A mapped range that the object owns: its end unmaps the range, in one call of C."""
 
 
 class Known(ctypes.Structure):
-    """`struct mnnDescriptor`: a descriptor, and what it was when it was looked at. It
-    is another owner's to close.
+    """`struct mnnDescriptor`: the number of a descriptor, and the file that it led to
+    at first. Another object owns the descriptor and closes it.
 
     Attributes
     ----------
     number
-        Under which it is open; below 0: it was closed, or an error if it could not be
-        opened.
+        The number under which the descriptor is open. Below 0: it was closed, or the
+        number is the `-errno` of the opening.
     inode
-        Which file it is, on its device.
+        The inode of the file, on its device.
     """
 
     _fields_ = (("number", _I32), ("_mark", _I32), ("device", _U64), ("inode", _U64))
@@ -82,28 +81,30 @@ class Known(ctypes.Structure):
     if TYPE_CHECKING:
 
         def isOurs(self) -> bool:
-            """Whether the number still is what it was. One that was closed and opened
-            again by another owner is not.
+            """Whether the number still leads to the same file. It does not if the
+            program has closed it, or has opened another file under it.
             """
 
         def close(self) -> None:
-            """Close it, if it still is what it was; again is fine."""
+            """Close the number if it still leads to the same file. A second call does
+            nothing.
+            """
 
         def fileno(self) -> int: ...
 
         __index__ = fileno
 
         def release(self) -> int:
-            """The number, which is the caller's to close from now on."""
+            """Return the number, which the caller closes from now on."""
 
     __hash__ = object.__hash__
 
     def parts(self) -> tuple[int, ...]:
-        """What it is made of."""
+        """The values of the fields."""
         return self.number, self._mark, self.device, self.inode
 
     def checked(self) -> int:
-        """The number, to be used at once. Raises `OSError` when it is another file's
+        """The number, to be used at once. Raises `OSError` if it leads to another file
         by now.
         """
         if not self.isOurs():
@@ -112,7 +113,7 @@ class Known(ctypes.Structure):
 
 
 def closedByProgram(number: int) -> OSError:
-    """The error for a descriptor of ours that is another file's by now."""
+    """The error for a number of ours that leads to another file by now."""
     return OSError(
         errno.EBADF,
         f"descriptor {number} was closed by the program, and perhaps opened again for "
@@ -121,14 +122,15 @@ def closedByProgram(number: int) -> OSError:
 
 
 class Descriptor(Known):
-    """A descriptor that goes with the object. What opens returns one in the same step,
-    so no exception comes before it has an owner.
+    """A descriptor that the object owns: its end closes it. A call that opens returns
+    such an object in the same step, so no exception comes before the number has an
+    owner.
     """
 
 
 class Received(ctypes.Structure):
-    """`struct mnnReceived`: the descriptors that came with a message. Those that nobody
-    takes go with the object.
+    """`struct mnnReceived`: the descriptors that came with a message. The end of the
+    object closes those that were not taken.
     """
 
     _fields_ = (("count", _U32), ("flags", _I32), ("_numbers", _I32 * 253))
@@ -137,4 +139,4 @@ class Received(ctypes.Structure):
     if TYPE_CHECKING:
 
         def take(self, index: int) -> Descriptor:
-            """One of them, the caller's."""
+            """One of the descriptors, which the caller owns from now on."""

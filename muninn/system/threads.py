@@ -1,11 +1,12 @@
-"""Threads: those that Muninn starts, also where Python starts none any more.
+"""Threads: Muninn starts its threads here, also at a time when Python starts none any
+more.
 
-Until the interpreter is finalised, exit handlers run and may use Muninn for the first
-time, or again after it has left. Python 3.12 refuses to start a thread there, though
-those that exist go on (3.11 and 3.13 start them). Then the C library starts it. Once
-`sys.is_finalizing()`, no thread gets the interpreter any more, and a Python that is
-asked for one waits for it for ever: there nobody asks. Where a library makes green
-threads of threads, Muninn's are real ones (`green.py`).
+Until the interpreter is finalised, exit handlers run, and may use Muninn for the first
+time, or again after it has left. Python 3.12 refuses to start a thread there, although
+running threads go on (3.11 and 3.13 start them). In that case the C library starts the
+thread. Once `sys.is_finalizing()`, no thread gets the interpreter any more, and a
+Python that is asked for a thread waits for it for ever: so Muninn asks for none. If a
+library makes green threads of threads, Muninn's are real ones (`green.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from muninn.errors import BrokerUnavailable, ThreadsExhausted
 from muninn.system import atomics, cgroups, green
 from muninn.system.latch import Latch
 
-#: Each of these may be why no thread can be had.
+#: Any of these limits may be the reason that no thread can be started.
 _LIMITS = (
     ("threads", resource.RLIMIT_NPROC, "`ulimit -u`"),
     ("addresses", resource.RLIMIT_AS, "`ulimit -v`"),
@@ -32,8 +33,8 @@ _LIMITS = (
 
 
 def exhausted() -> ThreadsExhausted:
-    """No thread can be had: a limit of the process, of its user or of its container is
-    reached.
+    """The error for a thread that could not be started, because a limit of the process,
+    of its user or of its container is reached.
     """
     shown = [f"{what} {_shown(limit)} ({option})" for what, limit, option in _LIMITS]
     if (most := cgroups.mostTasks()) is not None:
@@ -47,10 +48,10 @@ def _shown(limit: int) -> str:
 
 
 class LateThread:
-    """A daemon thread that `threading` does not know: one that the C library started,
-    if nothing else is said.
+    """A daemon thread that `threading` does not know. By default the C library starts
+    it.
 
-    Python knows it while it runs its code, as any thread of a C library.
+    Python knows it while it runs Python code, as it knows any thread of a C library.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class LateThread:
 
 
 class NoThread:
-    """What stands for the background thread of a process that can have none any more."""
+    """Stands for the background thread of a process that can start none any more."""
 
     def join(self, timeout: float | None = None) -> None:
         """It has ended."""
@@ -83,8 +84,8 @@ AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
 
 
 def start(target: Callable[[], object], name: str) -> AnyThread:
-    """A daemon thread that calls `target`. Raises `ThreadsExhausted` when none can be
-    had, `RuntimeError` at the very end.
+    """Start a daemon thread that calls `target`. Raises `ThreadsExhausted` if the
+    system gives none, and `RuntimeError` while the interpreter is finalised.
     """
     refuseAtEnd()
     if green.areGreen():
@@ -98,21 +99,21 @@ def start(target: Callable[[], object], name: str) -> AnyThread:
 
 
 def _known(target: Callable[[], object]) -> None:
-    """Call `target` on a thread that `threading` knows, and will look for by its
-    identity when it ends.
+    """Call `target` on a thread that `threading` knows. `threading` looks for the
+    thread by its identity when it ends.
     """
     began = green.identity()
     try:
         target()
     finally:
-        # a library has made green threads of threads meanwhile
+        # A library has made green threads of threads meanwhile.
         if (ends := green.identity()) != began:
             running: dict[int, Any] = threading._active  # type: ignore[attr-defined]
             running[ends] = running.pop(began, None)  # or its end is a KeyError
 
 
 def startBare(target: Callable[[], object]) -> None:
-    """The same, in one step, and nothing of it is known to `threading`."""
+    """The same, in one step, for a thread that `threading` does not know."""
     refuseAtEnd()
     if green.areGreen():
         _started(target)
@@ -130,7 +131,7 @@ def _started(target: Callable[[], object]) -> LateThread:
 
 
 def _last(target: Callable[[], object]) -> LateThread:
-    """By the C library, where Python starts none."""
+    """Let the C library start a thread, because Python has refused."""
     try:
         return LateThread(target)
     except RuntimeError:
@@ -138,7 +139,7 @@ def _last(target: Callable[[], object]) -> LateThread:
 
 
 def endingError(reason: str) -> BrokerUnavailable:
-    """What is raised for what can not be done any more because the interpreter is
+    """The error for a call that can not be made any more because the interpreter is
     finalised.
     """
     return BrokerUnavailable(
@@ -148,7 +149,7 @@ def endingError(reason: str) -> BrokerUnavailable:
 
 
 def refuseImports(reason: str) -> None:
-    """Raises `endingError` when the interpreter is being finalised: nothing can be
+    """Raise `endingError` if the interpreter is being finalised: nothing can be
     imported any more.
     """
     if sys.is_finalizing():
@@ -156,6 +157,6 @@ def refuseImports(reason: str) -> None:
 
 
 def refuseAtEnd() -> None:
-    """Raises `RuntimeError` when the interpreter is being finalised."""
+    """Raise `RuntimeError` if the interpreter is being finalised."""
     if sys.is_finalizing():
         raise RuntimeError("no thread can be started while the interpreter is finalised")

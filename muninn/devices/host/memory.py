@@ -44,7 +44,7 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 class Mapping:
     """One mapping, until it is collected: the anchor of an allocation."""
 
-    __slots__ = ("__weakref__", "_cell", "address", "reserved")
+    __slots__ = ("__weakref__", "_range", "address", "reserved")
 
     def __init__(self, fd: Known, sizeBytes: int, writable: bool, reserved: object) -> None:
         alignment = alignmentOf(sizeBytes)
@@ -52,9 +52,9 @@ class Mapping:
         self.reserved = reserved
         # An interruption between two steps leaves no mapping, or one that is unmapped
         # with this object.
-        self._cell = atomics.AddressCell(None, sizeBytes)
+        self._range = atomics.OwnedRange(None, sizeBytes)
         self.address = int(
-            atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, cell=self._cell)
+            atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, owner=self._range)
         )
 
 
