@@ -1,3 +1,1 @@
-"""Owners and importers of VRAM, killed while their kernels run: `python -m
-tests.crash`.
-"""
+"""Kill owners and importers of VRAM while their kernels run: `python -m tests.crash`."""

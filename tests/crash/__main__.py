@@ -1,13 +1,13 @@
-"""`python -m tests.crash --kills 1000`: kill owners and importers mid-kernel, and see
-that nothing else is touched, lost or kept.
+"""`python -m tests.crash --kills 1000`: kill owners and importers mid-kernel, and check
+that nothing else is changed, lost or kept.
 
-Between the buffers that are written and killed lie others, full of a pattern, that
-nobody writes. After every kill the victim's buffer is opened by somebody else, who
-finds it whole or gone, as it should be; where it was, a buffer of zeros is made at
-once, which is to stay zero although the memory was a dead kernel's a moment ago. At the
-end the patterns are what they were, the GPU's free memory is what it was, and the
-domain is empty. Some owners are the brokers of a domain of their own; they take their
-directory with them.
+Between the buffers that victims write lie canaries: buffers full of a pattern, which no
+process writes. After every kill, another process opens the victim's buffer and finds it
+whole or gone, as its role requires. At once the program makes a buffer of zeros in its
+place, which has to stay zero although a dead kernel wrote the memory a moment ago. At
+the end, the canaries have their pattern, the GPU's free memory is as before, and the
+domain is empty. Some owners are the brokers of a domain of their own; their directory
+ends with them.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from tests.crash.worker import BOUND_SECONDS, ELEMENTS, mismatches
 ROOT = Path(__file__).parents[2]
 CUBIN = ROOT / "build" / "gpu" / "fillPattern.cubin"
 CANARIES, CANARY_ELEMENTS = 8, 1 << 18
-#: Who makes the buffer: VRAM that outlives its owner, the same by a broker, host memory
-#: that kernels write, and VRAM that was lent.
+#: The kinds of owners: of VRAM that outlives them, the same in a broker, of host memory
+#: that kernels write, and of VRAM that is lent.
 ROLES = ("owner", "owner", "broker", "host", "lender")
-#: How many rounds a buffer of zeros stays where a dead process's memory was.
+#: How many rounds a buffer of zeros stays in the memory of a dead process.
 SUCCESSORS = 2
-#: What a domain may leave behind in a GPU's books: granules of contexts that are on
-#: their way out.
+#: Memory of the GPU that a domain may still occupy: granules of contexts that are about
+#: to end.
 _SLACK_BYTES = 64 << 20
 
 
 def assemble() -> None:
-    """`fillPattern` for the GPU that is there."""
+    """Assemble `fillPattern` for this GPU."""
     from cuda.bindings import driver as cu
     from cuda.bindings import nvjitlink
 
@@ -75,9 +75,9 @@ def assemble() -> None:
     CUBIN.write_bytes(cubin)
 
 
-class StreamWorker:
-    """One after the other: an owner, its importer, a kill of either, and the look of
-    the one that is left.
+class Series:
+    """One series of rounds: an owner and its importers start, some are killed, and a
+    survivor checks the buffer.
     """
 
     def __init__(self, number: int, seed: int) -> None:
@@ -112,7 +112,7 @@ class StreamWorker:
 
     def round(self) -> None:
         """An owner and two importers: the first importer dies, then the owner, then the
-        one that was left and is at work still.
+        second importer, which is still at work.
         """
         seed = self.random.getrandbits(60)
         role = self.random.choice(ROLES)
@@ -158,8 +158,8 @@ class StreamWorker:
                 removeDirectory(domain)
 
     def inherit(self, last: subprocess.Popen[str], successor: subprocess.Popen[str]) -> None:
-        """The broker died with its buffer: a newcomer finds it whole, is the only one
-        that is left in the end, and leaves nothing.
+        """The broker died with its buffer: a newcomer finds it whole, is the only
+        member in the end, and leaves nothing.
         """
         self.hear(successor, "whole")
         self.kill(last)
@@ -172,8 +172,8 @@ class StreamWorker:
         self.letGo(successor)
 
     def succeed(self, mode: str) -> None:
-        """All who wrote are dead: their memory is somebody else's next, and stays what
-        that one makes it.
+        """All writers are dead: the next buffer gets their memory, and has to stay
+        zero.
         """
         self.successors.append(
             muninn.array(f"successor-{secrets.token_hex(4)}", ELEMENTS, np.uint64, mode=mode)
@@ -187,13 +187,13 @@ class StreamWorker:
         successor.free()
 
     def look(self, seed: int) -> None:
-        """Its owner is dead, and the buffer is whole for a newcomer."""
+        """The owner is dead, and the buffer is whole for a newcomer."""
         with muninn.open(self.name) as buffer:
             wrong = mismatches(buffer, seed)
             assert wrong == 0, f"{wrong} elements are not what every writer wrote"
 
     def gone(self) -> None:
-        """It was lent, so it went with its owner."""
+        """The memory was lent, so the buffer ended with its owner."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
@@ -205,28 +205,30 @@ class StreamWorker:
 
 
 def removeDirectory(domain: str) -> None:
-    """What a domain keeps for its next members: an empty lock file. There will be none."""
+    """Remove the empty lock file that a domain keeps for its next members; this one
+    will have none.
+    """
     shutil.rmtree(Paths(os.getuid(), domain).directory, ignore_errors=True)
 
 
 def run(kills: int, workers: int, seed: int, seconds: float) -> dict[str, object]:
-    """Kill so many, or as many as there is time for; what was seen."""
+    """Kill `kills` processes, or as many as the time allows; returns the results."""
     os.environ["MUNINN_DOMAIN"] = f"crash-{secrets.token_hex(4)}"
     assemble()
     canary = np.zeros(CANARY_ELEMENTS, np.uint64)
     references.fillPattern(canary, 1)
     kept = [muninn.share(canary, f"canary{number}", mode="fastMode") for number in range(CANARIES)]
-    # This process's own context may grow by one granule, 2 MiB, once in its life, when
-    # several stream workers work at a time: on one H200 no more once something was
-    # freed in it. It goes with the process; so that is let happen before anything is
-    # counted.
+    # The context of this process may grow once in its life by one granule, 2 MiB, when
+    # several series run at a time; on one H200 it grew no more once something was freed
+    # in it. The granule lives as long as the process, so it has to come before anything
+    # is counted.
     muninn.share(canary, mode="fastMode").free()
     device = gpus.deviceOf(membership.current())
     freeBefore = device.memoryInfo(0).freeBytes
-    working = [StreamWorker(number, seed) for number in range(workers)]
+    working = [Series(number, seed) for number in range(workers)]
     started = time.monotonic()
 
-    def work(worker: StreamWorker) -> None:
+    def work(worker: Series) -> None:
         while (
             sum(each.kills for each in working) < kills
             and not worker.failures
@@ -273,10 +275,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="begin no more of them after that"
+        "--seconds", type=float, default=float("inf"), help="start no round after that"
     )
     parser.add_argument(
-        "--stream workers",
+        "--workers",
         type=int,
         default=min(8, max(1, (os.cpu_count() or 2) - 2)),
         help="how many owners at a time",

@@ -1,10 +1,10 @@
-"""What is killed: a process whose kernels write a shared buffer without a pause.
-`python -m tests.crash.worker ROLE NAME CUBIN SEED`.
+"""A victim: a process whose kernels write a shared buffer without a pause. `python -m
+tests.crash.worker ROLE NAME CUBIN SEED`.
 
-The kernel is `fillPattern`, assembled before, so that a process is at work a moment
-after its start. It says "at work" once its first launches are queued, and never ends by
-itself. A worker of the role `successor` writes nothing and is not killed: it says what
-it finds.
+The kernel is `fillPattern`, which was assembled before, so the process is at work a
+moment after its start. It prints "at work" once its first launches are queued, and
+never ends by itself. A worker of the role `successor` writes nothing and is not killed:
+it prints the state of the buffer and of the domain.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from muninn.kernels import references
 BOUND_SECONDS = 120
 ELEMENTS = 1 << 20
 _THREADS, _BLOCKS = 256, 512
-#: Launches between two waits: enough to keep the GPU busy, few enough to be killed in
-#: any of them.
+#: Launches between two waits: enough to keep the GPU busy, few enough that a kill may
+#: come in any of them.
 _BATCH = 16
 
 
@@ -85,15 +85,15 @@ def opened(role: str, name: str) -> muninn.MuninnBuffer:
 
 
 def mismatches(buffer: muninn.MuninnBuffer, seed: int) -> int:
-    """How many elements are not of the pattern that every writer writes."""
+    """How many elements differ from the pattern that every writer writes."""
     wrong = np.zeros(1, np.uint64)
     references.countMismatches(buffer.read().view(np.uint64)[:ELEMENTS], seed, wrong)
     return int(wrong[0])
 
 
 def inherit(name: str, seed: int) -> None:
-    """See that the buffer is whole; once all others are dead, be the one that is left,
-    and see that nothing else is.
+    """Check that the buffer is whole. Once all other members are dead, check that this
+    process is the only member, and that no buffer is left.
     """
     with muninn.open(name, timeout=30) as buffer:
         wrong = mismatches(buffer, seed)
