@@ -1,8 +1,9 @@
 """The invariants I-1 to I-10 of the design, each with a test that fails when it is
 taken away.
 
-Each docstring says what was broken to see its test fail. Deposed brokers are in-process
-objects with an older epoch (`lab.py`); what needs a death is done with real processes.
+Each docstring gives the change to the code that made its test fail. Deposed brokers are
+in-process objects with an older epoch (`lab.py`); a test that needs a death uses real
+processes.
 """
 
 from __future__ import annotations
@@ -41,11 +42,9 @@ Start = Callable[..., Actor]
 # --- I-1: a refcount is a scan ------------------------------------------------------
 
 
-def test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore(lab: Lab) -> None:
-    """Broken.
-
-    `countHolds` returned what a counter, raised by `take` and lowered by `release`,
-    said; a slot cleared for a dead member is not in it.
+def test_i1TheRefcountIsTheNumberOfTheLeasesThatThereAre(lab: Lab) -> None:
+    """Broken: `countHolds` returned a counter that `take` raised and `release` lowered;
+    it did not see that a slot was cleared for a dead member.
     """
     directory, creator, other = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
@@ -57,7 +56,7 @@ def test_i1TheRefcountFollowsTheLeasesThatThereAreWhateverHappenedBefore(lab: La
 
 
 def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
-    """Broken: the broker waited for good-byes: it followed no pidfd and swept no slot."""
+    """Broken: the broker waited for goodbyes: it followed no pidfd and swept no slot."""
     buffer = muninn.share(b"x", name="a", lifetime="lastClose")
     holder = actor("held = muninn.open('a')")
     buffer.close()
@@ -71,10 +70,8 @@ def test_i1AKilledHolderLeavesNoReference(domain: str, actor: Start) -> None:
 
 
 def test_i1TheNextMemberOfASlotInheritsNoReference(lab: Lab) -> None:
-    """Broken.
-
-    `Reclaimer.begin` without `clearDead`: the leases of the dead count again, if only
-    until the slot's next member overwrites them.
+    """Broken: `Reclaimer.begin` without `clearDead`. The leases of the dead member
+    count again, if only until the slot's next member overwrites them.
     """
     broker = lab.afterMaintenance(lab.broker(own := lab.member()))
     dead = lab.member()
@@ -163,7 +160,7 @@ def test_i2AFreeNeverReclaimsWhatAnOpenerHolds(lab: Lab, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("state", [layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD])
 @pytest.mark.parametrize("held", [False, True])
-def test_i2AnyoneMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool) -> None:
+def test_i2AnyBrokerMayFinishOrAbortAHalfDoneFree(lab: Lab, state: int, held: bool) -> None:
     """Broken: `_finishRows` left DYING rows to their broker; `tryReclaim` reclaimed a
     held PROBING row.
     """
@@ -259,9 +256,9 @@ def test_i3WhatADeposedBrokerStillDoesFails(
     deposed: tuple[Lab, Directory, Member, dict[str, tuple[int, int]]],
     act: Callable[[Directory, Member, dict[str, tuple[int, int]]], object],
 ) -> None:
-    """Broken: `fence` did nothing (all but grow fail); `change` without the comparison
-    of epochs (all); `grow` without it (grow); `_reclaim` unlinked before it had made
-    the row DEAD.
+    """Broken: `fence` did nothing (all calls but grow fail); `change` without the
+    comparison of epochs (all); `grow` without it (grow); `_reclaim` unlinked before it
+    had made the row DEAD.
     """
     lab, old, member, made = deposed
     before = [word for word in _words(lab) if word]
@@ -295,8 +292,8 @@ def test_i3AWordRememberedFromBeforeTheFenceIsStale(lab: Lab) -> None:
 
 
 def test_i3RowsThatASuccessorAddsAreNotTheOldBrokers(lab: Lab) -> None:
-    """Broken: `grow` did not stamp the rows that it adds: they read epoch 0, which
-    everybody may change.
+    """Broken: `grow` did not stamp the rows that it adds: they had epoch 0, so any
+    broker could change them.
     """
     old = lab.directory(1)
     new = lab.directory(2)
@@ -306,8 +303,8 @@ def test_i3RowsThatASuccessorAddsAreNotTheOldBrokers(lab: Lab) -> None:
 
 
 def test_i3ADeposedBrokerTakesNoNameOfWhatLives(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was deposed between PROBING and the end of the name. Broken: the name went
-    first, and then the row could not be changed.
+    """The broker was deposed between PROBING and the end of the name. Broken: it
+    removed the name first, and then could not change the row.
     """
     old, member, holder = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(old, member, "kept", lifetime=Lifetime.LAST_CLOSE)
@@ -327,7 +324,7 @@ def test_i3ADeposedBrokerTakesNoNameOfWhatLives(lab: Lab, monkeypatch: pytest.Mo
 
 
 def test_i3TheJournalOfADeposedBrokerIsADeadFile(lab: Lab) -> None:
-    """Broken: `Journal` opened one path whatever the epoch."""
+    """Broken: `Journal` opened one path for all epochs."""
     old = lab.directory(1)
     new = lab.directory(2)
     new._journal.append("live", row=2)
@@ -336,10 +333,8 @@ def test_i3TheJournalOfADeposedBrokerIsADeadFile(lab: Lab) -> None:
 
 
 def test_i3ALateSlotCleanupLeavesTheNextMemberItsLeases(lab: Lab) -> None:
-    """Broken.
-
-    `release` set `leaseHigh` to 0 before its CAS, as it once did: a scan then misses
-    the lease, and the memory is reclaimed under its holder.
+    """Broken: `release` set `leaseHigh` to 0 before its CAS, as it once did. A scan
+    then misses the lease, and the memory is reclaimed under its holder.
     """
     directory, creator, dead = lab.directory(1), lab.member(), lab.member()
     row, incarnation = lab.make(directory, creator)
@@ -367,8 +362,8 @@ def test_i3ALateIndexRemovalLeavesTheNextBuffersEntry(lab: Lab) -> None:
 
 
 def test_i3ADeposedBrokerDoesNotDrain(lab: Lab) -> None:
-    """Broken: `fence` left the drain word alone, so a word of the old epoch could still
-    be changed.
+    """Broken: `fence` did not change the drain word, so a broker of the old epoch could
+    still change it.
     """
     old = lab.afterMaintenance(lab.broker(first := lab.member()))
     new = lab.afterMaintenance(lab.broker(lab.member()))
@@ -413,7 +408,8 @@ def test_i4ARevokedLeaseIsNoReclaim(lab: Lab) -> None:
     assert directory.tryReclaim(row).state == layout.ROW_FREE
 
 
-# --- I-5: noticing and proving ------------------------------------------------------
+# --- I-5: suspected and confirmed
+# -------------------------------------------------------
 
 
 def _keyOf(pid: int) -> MemberKey:
@@ -430,7 +426,7 @@ def test_i5AZombieIsConfirmedDead(domain: str, actor: Start) -> None:
     zombie = actor("held = muninn.open('a')")
     held.close()
     del held
-    os.kill(zombie.pid, signal.SIGKILL)  # and nobody waits for it
+    os.kill(zombie.pid, signal.SIGKILL)  # no parent waits for the zombie
     eventually(lambda: not muninn.listBuffers(), "the zombie's lease is cleared")
     os.kill(zombie.pid, 0)
     child = os.fork()
@@ -464,13 +460,11 @@ def test_i5AStrangerWithTheSamePidIsNotTheMember() -> None:
     assert processIsGone((1 << 22) - 7, 1)
 
 
-def test_i5WithoutADescriptorNobodyIsDead(
+def test_i5WithoutADescriptorNoMemberIsDead(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken.
-
-    A pidfd that can not be opened (EMFILE) counted as a death, as it once did, and the
-    successor reclaimed every living member.
+    """Broken: a pidfd that could not be opened (EMFILE) counted as a death, as it once
+    did, and the successor reclaimed every living member.
     """
     import errno
 
@@ -500,9 +494,11 @@ def test_i5ALockThatIsHeldIsNoDeath(domain: str, actor: Start) -> None:
 
 
 def test_i5AnExecIsSuspectedAndConfirmed(domain: str, actor: Start) -> None:
-    """The process lives on, and its pidfd with it; of the member nothing is left.
+    """The process and its pidfd live on after an exec, but nothing is left of the
+    member.
 
-    Broken: what an exec'ed program had held stayed held until its successors ended.
+    Broken: leases and locks of the program before the exec stayed until its successors
+    ended.
     """
     other = actor().join()
     member = current()
@@ -566,7 +562,7 @@ def test_i6AStandingHeartbeatIsTimedByTheObserver(lab: Lab) -> None:
 def test_i7ASuccessorFinishesWhateverStepTheBrokerDiedAt(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A free is cut off after each of its steps, and its successor too.
+    """The broker dies after each step of a free, and so does its successor.
 
     Broken: `_reclaim` freed the row before it unlinked the segment; `_finishRows`
     skipped a state.
@@ -669,8 +665,8 @@ def test_i8ADamagedRowIsATypedError(lab: Lab) -> None:
 
 
 def test_i9AForkedChildJoinsAnew(domain: str) -> None:
-    """Broken: `Identity` on a page without MADV_WIPEONFORK: the child releases its
-    parent's leases and renews in its name.
+    """Broken: `Identity` was on a page without MADV_WIPEONFORK: the child released its
+    parent's leases, and renewed them in its name.
     """
     buffer = muninn.share(b"x" * 10, name="a", lifetime="lastClose")
     parent = current()
@@ -709,25 +705,26 @@ def test_i9AForkedChildOfTheBrokerDoesNotKeepItAlive(domain: str, actor: Start) 
     try:
         broker.kill()
         assert follower.do("muninn.share(b'y', name='b').name") == "b"
-        # Its memory is mapped by the child, and listed as freed.
+        # The child maps the memory, so the list shows it as freed.
         eventually(
             lambda: (
                 [each["name"] for each in muninn.listBuffers() if each["state"] == "live"] == ["b"]
             ),
-            "what the dead broker held is gone",
+            "the buffers that the dead broker held are gone",
         )
         assert [each["pid"] for each in muninn.domainInfo()["members"]].count(broker.pid) == 0
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-# --- I-10: no end is special --------------------------------------------------------
+# --- I-10: no end of a process is special
+# -----------------------------------------------
 
 
 @pytest.mark.parametrize("end", ["leave", "kill", "exit", "abort", "stopThenKill"])
 def test_i10EveryEndIsTheSame(domain: str, actor: Start, end: str) -> None:
-    """Broken: `Reclaimer.begin` left to the member's own `leave`: only that end
-    cleans up.
+    """Broken: only the member's own `leave` called `Reclaimer.begin`, so no other end
+    cleaned up.
     """
     muninn.domainInfo()
     member = actor(
@@ -760,7 +757,7 @@ def test_i10AMemberKilledWhileItClaimsLeavesItsSlot(lab: Lab) -> None:
 
 
 def test_i10AnOwnerLockSurvivesItsOwner(domain: str, actor: Start) -> None:
-    """Broken: `take` waited for a release whatever became of the owner."""
+    """Broken: `take` waited for a release even if the owner had died."""
     owner = actor("lock = muninn.Lock('l')\nlock.acquire()")
     lock = muninn.Lock("l")
     with pytest.raises(TimeoutError):

@@ -106,7 +106,7 @@ def test_appendsWholeOrNotAtAll(paths: Paths) -> None:
 
 
 def test_aRecordTooLongToReplayIsNotWritten(paths: Paths) -> None:
-    """One that `replay` refuses would hide all that follow."""
+    """`replay` refuses such a record, and would hide all records that follow."""
     written = Journal(paths, 4)
     with pytest.raises(ValueError, match="record"):
         written.append("create", name="x" * journal.MAX_RECORD_BYTES)
@@ -122,9 +122,7 @@ def test_closingTwiceIsFine(paths: Paths) -> None:
 
 
 def test_nothingOfARecordThatDidNotFitStays(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: its beginning stayed in the file, behind whatever shorter record came
-    next.
-    """
+    """Broken: the first bytes stayed in the file, behind the next, shorter record."""
     written = Journal(paths, 6)
     written.append("create", row=1)
     size = os.stat(paths.journalPath(6)).st_size
@@ -141,7 +139,9 @@ def test_nothingOfARecordThatDidNotFitStays(paths: Paths, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("value", [7, [1], {}, {"row": 1}, {"op": 3}, {"op": None, "row": 1}])
 def test_aFrameThatIsNoRecordEndsTheReplay(raw: bytes, value: object) -> None:
-    """Whole, with the right checksum. Broken: whatever msgpack could read was a record."""
+    """The frame is whole and has the right checksum. Broken: any content that msgpack
+    can read was a record.
+    """
     body = msgpack.packb(value)
     frame = journal._FRAME.pack(len(body), zlib.crc32(body)) + body
     assert rowsOf(raw + frame + raw) == list(range(10))
@@ -153,7 +153,7 @@ def test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile(paths: Paths) -> N
     written.beginCopy()
     written.append("live", row=2)
     written.copy([("live", {"row": 1})])
-    assert paths.epochsOf("journal") == [8], "an unfinished copy is nobody's journal"
+    assert paths.epochsOf("journal") == [8], "an unfinished copy is not a journal"
     assert written.finishCopy()
     written.append("gone", row=2)
     written.close()
@@ -170,8 +170,8 @@ def test_theCopyTakesTheJournalsPlaceWithAllThatCameMeanwhile(paths: Paths) -> N
 def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: what was appended while the copy was full was refused, or the copy took
-    the journal's place without it.
+    """Broken: a record that was appended while the copy was full was refused, or the
+    copy replaced the journal without that record.
     """
     written = Journal(paths, 9)
     written.append("live", row=1)
@@ -193,8 +193,8 @@ def test_aCopyThatDoesNotFitLeavesTheJournalAsItIs(
 
 
 def test_isTooLongWhenMostOfItIsOver(paths: Paths) -> None:
-    """Broken: what vouches was not counted: the journal of many buffers was copied
-    again and again.
+    """Broken: the records of living buffers were not counted: the journal of many
+    buffers was copied again and again.
     """
     written = Journal(paths, 10)
     for row in range(1000):
@@ -207,7 +207,9 @@ def test_isTooLongWhenMostOfItIsOver(paths: Paths) -> None:
 
 
 def test_aJournalThatTellsOfNothingGoes(paths: Paths) -> None:
-    """One that tells of something stays, however short, and so does the own one."""
+    """A journal with a record of a buffer stays, however short it is, and so does the
+    broker's own one.
+    """
     for epoch, op in ((11, "begin"), (12, "gone"), (13, "begin")):
         written = Journal(paths, epoch)
         written.append(op, row=1)
@@ -222,7 +224,7 @@ def test_leftCopiesOfTheDeadAreRemoved(paths: Paths) -> None:
     journal.dropCopies(paths)
     assert not any(entry.endswith(".new") for entry in os.listdir(paths.directory))
     dead.append("live", row=1)
-    assert not dead.finishCopy(), "one that is not dead keeps its journal"
+    assert not dead.finishCopy(), "a broker that is not dead keeps its journal"
     dead.close()
     assert len(journal.read(paths, 11)) == 1
 

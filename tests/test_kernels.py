@@ -124,8 +124,8 @@ _SIMULATED = program("simulatedKernels")
 
 
 def test_aCpuReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
-    """Broken: it ran at once, before the accesses for which its stream still had to
-    wait.
+    """Broken: the reference ran at once, before the accesses for which its stream still
+    had to wait.
     """
     buffer, stream, semaphore = (
         muninn.array("a", 4, np.uint64, mode="fastMode"),
@@ -141,7 +141,7 @@ def test_aCpuReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
 
 
 class Foreign:
-    """What other libraries' objects are, by the protocol."""
+    """A stream of another library, which has the protocol only."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
@@ -157,8 +157,8 @@ class Foreign:
 def test_aCpuReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(
     domain: str, named: Callable[[Any], object]
 ) -> None:
-    """Broken: it overtook what the stream had been given, unless the stream was passed
-    itself.
+    """Broken: the reference overtook earlier work of the stream, unless the caller
+    passed the stream object itself.
     """
     stream, semaphore, data = muninn.createStream(), threading.Event(), np.zeros(8, np.uint64)
     stream.submit(lambda: semaphore.wait(60))
@@ -172,9 +172,9 @@ def test_aCpuReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed(
     assert mismatches[0] == 0
 
 
-def test_whatIsNoStreamAndNoArrayIsSaid(domain: str) -> None:
-    """Broken: a stream that is none was passed over, and what is no array was an error
-    of numpy or of Numba.
+def test_anArgumentThatIsNoStreamOrNoArrayIsNamed(domain: str) -> None:
+    """Broken: an argument that is no stream was ignored, and one that is no array
+    raised an error of numpy or of Numba.
     """
     data, out = np.zeros(8, np.uint64), np.zeros(1, np.uint64)
     with pytest.raises(InvalidArgument, match="no stream"):
@@ -218,8 +218,8 @@ def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
 
 @pytest.mark.parametrize("isThere", [True, False])
 def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None:
-    """With numba-cuda its own target, else that of numba-cuda-mlir, of which there is
-    an emulated one here.
+    """Where numba-cuda is installed, its target is used, else that of numba-cuda-mlir;
+    the test puts an imitation of the latter on the path.
     """
     (tmp_path / "numba_cuda_mlir").mkdir()
     (tmp_path / "numba_cuda_mlir" / "__init__.py").write_text("")
@@ -253,7 +253,9 @@ def test_compilesForTheSuccessorToo() -> None:
 
 
 def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:
-    """What compiling a kernel says in a process that is prepared so."""
+    """Compile a kernel in a process that first runs `prepare`; its output contains
+    `said`.
+    """
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
     code = (
         f"{prepare}\nfrom muninn.kernels import launch, numbacuda\n"
@@ -268,8 +270,8 @@ def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:
 
 
 def test_aNumpyThatNumbaCompilesNothingBesideIsNamed(tmp_path: Path) -> None:
-    """Broken: `module 'numpy' has no attribute 'row_stack'`, an AttributeError out of
-    the first launch.
+    """Broken: the first launch raised the AttributeError `module 'numpy' has no
+    attribute 'row_stack'`.
     """
     prepare = "import numpy, importlib.metadata as m; numpy.__version__, m.version = '2.5.2', lambda name: '{}'"
     wanted = "MNN-0029 DeviceUnavailable: numba-cuda 0.30.4 compiles no kernel beside numpy 2.5.2. Fix: pip install 'numpy<2.5'"
@@ -279,8 +281,8 @@ def test_aNumpyThatNumbaCompilesNothingBesideIsNamed(tmp_path: Path) -> None:
 
 
 def test_aLibraryOfTheToolkitThatIsMissingIsNamed(tmp_path: Path) -> None:
-    """Broken: `DynamicLibNotFoundError`, of a library of NVIDIA's, where
-    numba-cuda-mlir is installed without its extras.
+    """Broken: where numba-cuda-mlir is installed without its extras, a library of
+    NVIDIA's raised `DynamicLibNotFoundError`.
     """
     prepare = (
         "from cuda.pathfinder import DynamicLibNotFoundError\n"

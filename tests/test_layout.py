@@ -76,8 +76,8 @@ def test_theBuildHookMakesTheHeaderWithoutWhatMuninnNeeds() -> None:
         re.MULTILINE | re.DOTALL,
     )
     assert program is not None
-    # As the hook does it, and without site-packages: a build has neither numpy nor
-    # posix_ipc.
+    # Generate it as the hook does, and without site-packages: a build has neither numpy
+    # nor posix_ipc.
     run = subprocess.run(
         [sys.executable, "-ISB", "-c", program[1], str(ROOT / "muninn")],
         capture_output=True,

@@ -15,7 +15,7 @@ from muninn.system.clock import monotonicMs
 
 
 def _setReading(table: LeaseTable, index: int, isReading: bool) -> None:
-    """Say in a lease that this process reads, or no longer, as the C part does."""
+    """Set or clear in a lease that this process reads, as the C part does."""
     reading = layout.LEASE_READING.mask
     table._changeExpiry(index, layout.LEASE_EXPIRY.mask, reading if isReading else 0)
 
@@ -54,9 +54,9 @@ def test_moreLeasesThanTheTableHasAreRefused(lab: Lab) -> None:
     member.leases.take(1, 1, 1000)
 
 
-def test_aLeaseThatNobodyKeepsIsAmongThoseThatAreGone(lab: Lab) -> None:
-    """Broken: an exception between the taking of a lease and its bookkeeping left it
-    held for ever.
+def test_aLeaseWithoutAnObjectIsAmongThoseThatAreGone(lab: Lab) -> None:
+    """Broken: an exception between the taking of a lease and its bookkeeping left the
+    lease taken for ever.
     """
     member = lab.member()
     index = member.leases.take(7, 3, 1000)
@@ -70,14 +70,16 @@ def test_aLeaseThatNobodyKeepsIsAmongThoseThatAreGone(lab: Lab) -> None:
         3,
     ) and member.leases.isOwner(tenure)
     assert leases.countHolds(lab.block, lab.members, 7) == 1, (
-        "it is held until somebody gives it back"
+        "the lease is held until the cleanup gives it back"
     )
     member.leases.giveBack(tenure.index)
     assert not member.leases.isOwner(tenure)
 
 
 def test_aSlotHasOneOwnerWhateverTheHintsSay(lab: Lab) -> None:
-    """What interrupts a taking, or a giving back, may find a number twice."""
+    """An interruption while a lease is taken or given back may put a number into the
+    list of hints twice.
+    """
     member = lab.member()
     first = member.leases.take(7, 3, 1000)
     member.leases._free += [int(first), int(first)]
@@ -146,8 +148,8 @@ def test_clearingTheDeadNamesTheirRowsAndLeavesTheOthers(lab: Lab) -> None:
 def test_aRevocationRevivesNoLeaseThatWasGivenBackMeanwhile(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the reason was stored, and not compared: a lease that nobody would ever
-    give back.
+    """Broken: the reason was stored without a comparison, and made a lease that no
+    process would ever give back.
     """
     member = lab.member()
     index = member.leases.take(7, 3, 1000)
@@ -179,15 +181,15 @@ def test_readersAreThoseThatSaySo(lab: Lab) -> None:
     _setReading(two.leases, held[two], False)
     assert isRead()
     one.leases.giveBack(held[one])
-    assert not isRead(), "who holds nothing reads nothing"
+    assert not isRead(), "a process without a lease does not read"
     assert one.leases.take(7, 3, 60_000) == held[one] and not isRead(), (
-        "nor does the slot's next lease"
+        "the slot's next lease does not read either"
     )
 
 
 def test_aReaderIsFoundAmongManyLeases(lab: Lab) -> None:
-    """Broken: eight were looked at, and each close behind a kernel leaves one until the
-    kernel is over.
+    """Broken: the scan looked at eight leases only, and each close behind a kernel
+    leaves a lease until the kernel is over.
     """
     member = lab.member()
     held = [member.leases.take(7, 3, 60_000) for _ in range(40)]
@@ -243,8 +245,8 @@ def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
 
 
 def test_aScanDoesNotGoBeyondAnArea(lab: Lab) -> None:
-    """Broken: what a damaged slot says of its leases was believed, and the next area
-    read as this one's.
+    """Broken: the scan believed the number of leases in a damaged slot, and read the
+    next area as part of this one.
     """
     first, second = lab.member(), lab.member()
     second.leases.take(5, 1, 1000)
@@ -255,8 +257,8 @@ def test_aScanDoesNotGoBeyondAnArea(lab: Lab) -> None:
 
 
 def test_leasesThatComeDuringAScanAreFound(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room is what the first look counted. Broken: more than that were cut off, or
-    written beyond it.
+    """The scan makes room for the leases that its first look counted. Broken: further
+    leases were cut off, or written beyond that room.
     """
     member, scan = lab.member(), atomics.scanLeases
     member.leases.take(0, 1, 1000)

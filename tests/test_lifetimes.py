@@ -40,8 +40,8 @@ def test_findsWhatASortedListFinds(operations: list[tuple[int, int | None]]) -> 
 
 
 def test_theSoonestIsFoundWithoutLookingAtTheOthers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: each step of the broker sorted all deadlines, several times: 12,000 of
-    them took share and free from 1.7 to 6 ms.
+    """Broken: each step of the broker sorted all deadlines, several times: with 12,000
+    of them, a share and a free took 6 ms instead of 1.7.
     """
     lifetimes = Lifetimes()
     for row in range(1000):
@@ -55,7 +55,7 @@ def test_theSoonestIsFoundWithoutLookingAtTheOthers(monkeypatch: pytest.MonkeyPa
 
 
 def test_whatIsForgottenDoesNotPileUp() -> None:
-    """Buffers that are freed long before their time."""
+    """Many buffers are freed long before their time."""
     lifetimes = Lifetimes()
     for row in range(10_000):
         lifetimes.put(row % 10, 1_000_000 + row)
@@ -67,8 +67,8 @@ def test_whatIsForgottenDoesNotPileUp() -> None:
 def test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce(
     served: tuple[Lab, Broker, Member],
 ) -> None:
-    """Broken: the deadline stayed in the catalog: the broker asked for its next event
-    every 0 s until the holder let go.
+    """Broken: the deadline stayed in the catalog, so the broker's wait for its next
+    event was 0 s until the holder released the buffer.
     """
     lab, broker, own = served
     row, incarnation = lab.make(broker._directory, own, deadlineMs=monotonicMs() + 5)

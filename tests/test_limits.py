@@ -34,7 +34,9 @@ SHARING = "import muninn, numpy; muninn.share(numpy.arange(3)); print('answered'
     ],
 )
 def test_whateverACheckRaisesIsAFinding(error: Exception, said: str) -> None:
-    """Broken: a traceback, instead of the checks that would have said why."""
+    """Broken: `doctor` ended with a traceback, before the checks that would have given
+    the reason.
+    """
 
     def check() -> Finding:
         raise error
@@ -54,13 +56,15 @@ def test_aThreadThatCanNotBeHadIsAFinding(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("isEnough", [True, False])
 def test_tooFewDescriptorsFailWhereMuninnDoes(domain: str, isEnough: bool) -> None:
-    """Broken: a warning, and the advice to raise the limit to what it was."""
+    """Broken: `doctor` only warned, and advised to raise the limit to its present
+    value.
+    """
     most = (
         admin.fewestDescriptors()
         - len(os.listdir("/proc/thread-self/fd"))
         + 4
         + (8 if isEnough else -1)
-    )  # the standard streams, and one that counts
+    )  # the standard streams, and the descriptor that counts
 
     def run(*code: str) -> str:
         done = subprocess.run(
@@ -83,7 +87,7 @@ def test_tooFewDescriptorsFailWhereMuninnDoes(domain: str, isEnough: bool) -> No
 
 
 def test_thereMayBeNoDescriptorLeftForAnother(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `IndexError`."""
+    """Broken: the check raised `IndexError`."""
     monkeypatch.setattr(doctor.socket, "recv_fds", lambda *_: (b"x", [], 0, None))
     assert tried(doctor._seccomp).found.startswith("MNN-0025")
 
@@ -115,7 +119,9 @@ def test_theControlGroupsLimitsAreFound(
     verdict: str,
     said: str,
 ) -> None:
-    """Broken: "ok: none of files, memory or threads" in a container of 64 MB."""
+    """Broken: in a container of 64 MB `doctor` said "ok: none of files, memory or
+    threads".
+    """
     monkeypatch.setattr(hostmemory, "groupLimit", lambda: group)
     monkeypatch.setattr(cgroups, "mostTasks", lambda: tasks)
     finding = limits.controlGroup()

@@ -1,5 +1,5 @@
 """The listings, as plain dicts: every buffer once, its holders, its members; a damaged
-row hides no other.
+row hides no other row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
 
-#: R§15.3, and what was added.
+#: The keys of R§15.3, and those added since.
 _KEYS = {
     "bufferId", "mode", "gpu", "size", "access", "tenant", "leaseTtlMs", "peerable", "topology",
     "name", "kind", "shape", "dtype", "state", "generation", "lifetime", "ageMs", "endsInMs", "reserve", "transport", "transportReason", "segment",
@@ -76,8 +76,8 @@ def test_listsEveryBufferByNameAndNoLocks(domain: str, actor: Start) -> None:
 
 
 def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> None:
-    """As one that has imported Muninn anew is. Broken: its pid was listed twice, and
-    three importers of two processes.
+    """A process that imports Muninn anew is a second member. Broken: its pid was listed
+    twice, so two processes were three importers.
     """
     other = actor("a = muninn.share(np.arange(3), name='w')")
     other.do(
@@ -93,8 +93,8 @@ def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> Non
 
 
 def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: until a broker had come to it, it was listed as live, with an end before
-    now.
+    """Broken: until the broker ended the lifetime, the buffer was listed as live, with
+    an end in the past.
     """
     monkeypatch.setattr(Maintenance, "endLifetimes", lambda self: None)
     muninn.share(b"x", name="left", lifetimeMs=30).close()
@@ -132,7 +132,7 @@ def test_whatTheDeadHeldAndWasFreedIsNotListed(
     monkeypatch.setattr(listing, "_ANSWER_SECONDS", 0.01)
     assert [(each["state"], each["importers"]) for each in muninn.listBuffers()] == [
         ("dying", [])
-    ], "what no broker comes to is told"
+    ], "a row that no broker reclaims is listed"
     monkeypatch.setattr(listing, "_ANSWER_SECONDS", 30.0)
     proving = threading.Timer(0.1, isConfirmed.set)
     proving.start()
@@ -143,8 +143,8 @@ def test_whatTheDeadHeldAndWasFreedIsNotListed(
 def test_aListingCostsOneScanHoweverManyRowsThereAre(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the leases of all members were looked through for each row: 10 s for
-    10,000 buffers and 200 members.
+    """Broken: the leases of all members were scanned for each row: 10 s for 10,000
+    buffers and 200 members.
     """
     other = actor("held = [muninn.share(b'x', name=f'b{number}') for number in range(30)]")
     calls = Counter[str]()
@@ -195,8 +195,8 @@ def test_domainInfoSaysWhoIsThere(domain: str, actor: Start) -> None:
 
 
 def test_theDeadHoldNothing(domain: str, actor: Start) -> None:
-    """Broken: until a broker had taken it back, what a killed process had was listed as
-    held, by a lease that was ok.
+    """Broken: until a broker had reclaimed them, the leases of a killed process were
+    listed as held and ok.
     """
     broker, holder, witness = (
         actor("held = muninn.array('a', 3, 'f8')", MUNINN_TAKEOVER_MS="60000") for _ in range(3)
@@ -223,8 +223,8 @@ def test_theDeadHoldNothing(domain: str, actor: Start) -> None:
 def test_aBrokerThatWasKilledIsNone(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: whoever came first after the last member was killed was told that this
-    one was there, and broker.
+    """Broken: the first process that came after the last member was killed was told
+    that the dead member was there, and broker.
     """
     actor("held = muninn.share(b'x', name='a')").kill()
     with monkeypatch.context() as patched:
@@ -260,8 +260,8 @@ def test_aBrokerThatWasKilledIsNone(
 def test_aDamagedRowIsATypedErrorAndHidesNoOther(
     domain: str, actor: Start, offset: int, damage: bytes
 ) -> None:
-    """Written over from outside, as a stray pointer would; the others open, list, share
-    and free as before.
+    """The row is overwritten from outside, as by a stray pointer; other processes open,
+    list, share and free as before.
     """
     muninn.share(np.arange(10), name="hurt").close()
     muninn.share(np.arange(10), name="well").close()
@@ -274,9 +274,9 @@ def test_aDamagedRowIsATypedErrorAndHidesNoOther(
         file.seek(current().block.geometry.rowsOffset + row * layout.ROW_BYTES + offset)
         file.write(damage)
     other = actor()
-    for who in (other.do, lambda code: eval(code, {"muninn": muninn})):
-        assert "well" in who("[each['name'] for each in muninn.listBuffers()]")
-        assert who("int(muninn.open('well').array.sum())") == 45
+    for run in (other.do, lambda code: eval(code, {"muninn": muninn})):
+        assert "well" in run("[each['name'] for each in muninn.listBuffers()]")
+        assert run("int(muninn.open('well').array.sum())") == 45
     with pytest.raises(ActorError, match="MNN-0019"):
         other.do("muninn.open('hurt').array")
     muninn.share(b"x", name="next").free()
@@ -302,6 +302,6 @@ def test_representsItselfInOneLine(domain: str) -> None:
     buffer = muninn.share(np.zeros((2, 3), "f4"), name="a")
     assert repr(buffer) == "<MuninnBuffer 'a' <f4[2, 3] 24 B bigMode>"
     muninn.free("a")
-    assert repr(buffer) == "<MuninnBuffer 'a' <f4[2, 3] 24 B bigMode>", "what it was"
+    assert repr(buffer) == "<MuninnBuffer 'a' <f4[2, 3] 24 B bigMode>", "as the buffer was"
     buffer.close()
     assert repr(buffer) == "<MuninnBuffer closed>"

@@ -79,7 +79,7 @@ def test_aKilledHolderIsSucceeded(domain: str, actor: Start) -> None:
 
 
 def test_aBoundedWaitTellsOfTheDeadToo(domain: str, actor: Start) -> None:
-    """Broken: `held` noted it where nobody looks."""
+    """Broken: `held` stored the death in an attribute that no code reads."""
     mine = muninn.Lock("dying")
     actor("lock = muninn.Lock('dying'); lock.acquire()").kill()
     with mine.held(50):
@@ -89,8 +89,8 @@ def test_aBoundedWaitTellsOfTheDeadToo(domain: str, actor: Start) -> None:
 
 
 def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> None:
-    """Broken: Ctrl-C at the first statement of the block, and nobody ever heard that
-    the data may be half changed.
+    """Broken: Ctrl-C came at the first statement of the block, and no later owner was
+    told that the data may be half changed.
     """
     mine = muninn.Lock("dying")
     actor("lock = muninn.Lock('dying'); lock.acquire()").kill()
@@ -110,8 +110,8 @@ def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> 
 def test_aTryIsNotRefusedForAWaiterThatDied(
     domain: str, actor: Start, what: str, seconds: float
 ) -> None:
-    """Broken: a free owner lock was kept for a dead successor, anew in each attempt: a
-    thread with a timeout below 5 ms never got it, and read "another has held it".
+    """Broken: each attempt kept a free owner lock for a dead successor. A thread with a
+    timeout below 5 ms never got the lock, and read "another has held it".
     """
     lock, buffer = muninn.Lock("l"), muninn.array("b", 4)
     waiter = actor(
@@ -176,9 +176,9 @@ def test_locksAreNotListedAsBuffers(domain: str) -> None:
     lock.release()
 
 
-def test_isHeldAlthoughNobodyKeptTheObject(domain: str, actor: Start) -> None:
-    """Broken: the last object of a lock took the lock with it, and another process got
-    one of the same name.
+def test_isHeldAlthoughTheObjectIsGone(domain: str, actor: Start) -> None:
+    """Broken: the lock ended with its last object, and another process got a lock of
+    the same name.
     """
     muninn.Lock("l").acquire()
     gc.collect()
@@ -197,8 +197,8 @@ def _othersCanTakeIt(actor: Start) -> bool:
 
 
 def test_aReleaseTooManyLeavesTheLockWhole(domain: str, actor: Start) -> None:
-    """Broken: the depth went below zero, and the next `acquire` of this process took
-    nothing.
+    """Broken: the depth went below zero, and the next `acquire` of this process
+    acquired nothing.
     """
     lock = muninn.Lock("l")
     for _ in range(2):
@@ -209,7 +209,7 @@ def test_aReleaseTooManyLeavesTheLockWhole(domain: str, actor: Start) -> None:
 
 
 def test_aForkedChildDoesNotReleaseItsParentsLock(domain: str, actor: Start) -> None:
-    """Broken: the child gave away, in shared memory, what its parent held."""
+    """Broken: the child released, in shared memory, the lock that its parent held."""
     lock = muninn.Lock("l")
     with lock:
         child = os.fork()
@@ -224,8 +224,8 @@ def test_aForkedChildDoesNotReleaseItsParentsLock(domain: str, actor: Start) -> 
 
 
 def test_aLockWhoseOnlyUserDiedIsRecovered(domain: str, actor: Callable[..., Actor]) -> None:
-    """What it protects may outlive every process. Broken: the lock went with its last
-    user, and the next one was told that all is well.
+    """The data that the lock protects may outlive every process. Broken: the lock ended
+    with its last user, and the next user was told that all is well.
     """
     muninn.domainInfo()
     holder = actor("lock = muninn.Lock('l')\nlock.acquire()")

@@ -1,4 +1,4 @@
-"""The lock-order checker finds what it is there for, and its list is complete."""
+"""The lock-order checker finds planted inversions, and its list is complete."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_locksInOrderAreNotReported(planted: Callable[..., _Names], tmp_path: Pa
     with names["outer"], names["middle"].lock, names["inner"], names["outer"]:
         pass  # the outer lock is entered again, which never waits
     with names["inner"]:
-        pass  # what was left does not count
+        pass  # a lock that was left does not count
     assert reports(tmp_path) == []
 
 
@@ -73,7 +73,7 @@ def test_aPlantedInversionIsFound(
 def test_aLockThatWasTriedCountsAsOwned(planted: Callable[..., _Names], tmp_path: Path) -> None:
     names, again = planted(), planted()
     assert again["outer"].acquire(blocking=False)
-    with names["outer"]:  # another one of the same place: no order between the two
+    with names["outer"]:  # another lock of the same name: no order between the two
         pass
     again["outer"].release()
     assert reports(tmp_path) == ["planted.outer is taken by a thread that has planted.outer"]
@@ -97,7 +97,7 @@ def created(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.rglob("*.py")):
         module = ".".join(path.relative_to(folder).with_suffix("").parts)
-        if module in ("system.forks", "system.green"):  # for other modules
+        if module in ("system.forks", "system.green"):  # these make locks for other modules
             continue
         for line in path.read_text().split("\n"):
             if makers.search(line) and not line.startswith("class "):

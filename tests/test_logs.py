@@ -17,7 +17,9 @@ from support import Actor
 def test_theLevelOfTheSettingsHoldsInAProgram(
     domain: str, actor: Callable[..., Actor], level: str, own: int, found: int
 ) -> None:
-    """Unless the program has one of its own. Broken: only the command line read it."""
+    """The level holds unless the program sets its own. Broken: only the command line
+    read it.
+    """
     program = actor(
         f"import logging; logger = logging.getLogger('muninn'); logger.setLevel({own})",
         MUNINN_LOG_LEVEL=level,

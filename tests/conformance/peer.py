@@ -1,9 +1,9 @@
-"""The other process of the suite: makes its own device and does what it is told, over a
+"""The other process of the suite. It makes its own device and executes requests from a
 socket that also carries descriptors.
 
 Run as `python peer.py <platform> <socket>`. A request is JSON `{"do": name, ...}`; the
-answer is JSON, with `{"error": name of the class}` when it failed. Every wait is
-bounded by an alarm, which ends the process.
+answer is JSON, with `{"error": name of the class}` when the request failed. Every wait
+is bounded by an alarm, which ends the process.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Peer:
         theirs.close()
 
     def ask(self, do: str, descriptor: int = -1, **arguments: object) -> dict[str, Any]:
-        """Do something there; the answer has a `descriptor` when one came with it, and
-        the caller closes it.
+        """Send a request and return its answer. The answer has a `descriptor` when one
+        came with it, and the caller closes it.
         """
         self.tell(do, descriptor, **arguments)
         return self.hear()
@@ -52,14 +52,14 @@ class Peer:
         send(self._socket, {"do": do, **arguments}, descriptor)
 
     def hear(self, seconds: float = WATCHDOG_SECONDS) -> dict[str, Any]:
-        """The next answer; `TimeoutError` when there is none in time, and `EOFError`
-        when there will be none.
+        """The next answer; `TimeoutError` when none comes in time, and `EOFError` when
+        the peer has ended.
         """
         self._socket.settimeout(seconds)
         return receive(self._socket)
 
     def kill(self) -> int:
-        """SIGKILL, and the exit status."""
+        """Send SIGKILL; returns the exit status."""
         self.process.kill()
         return self.process.wait(WATCHDOG_SECONDS)
 
@@ -102,7 +102,7 @@ def writeBytes(device: Any, address: int, data: bytes) -> None:
 
 
 class _Server:
-    """What the peer can do; a method per request."""
+    """The requests of the peer, one method for each."""
 
     def __init__(self, platformName: str, connection: socket.socket) -> None:
         platforms = (
@@ -160,8 +160,8 @@ class _Server:
         writeBytes(self._device, self._allocation.address + offset, bytes.fromhex(data))
 
     def signal(self, descriptor: int, gpu: int) -> None:
-        """Record a fence behind work that waits for `release`; a packet of its own says
-        that it was reached.
+        """Record a fence behind work that waits for `release`; a packet of its own
+        tells that the stream has reached the fence.
         """
         self._stream = self._device.createStream(gpu)
         self._stream.submit(lambda: self._semaphore.wait(WATCHDOG_SECONDS))

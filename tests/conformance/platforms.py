@@ -1,5 +1,5 @@
-"""The platforms that the suite runs on. A platform's name is all that a peer process
-needs to make its own device.
+"""The platforms that the suite runs on. A peer process needs only the name of a
+platform to make its own device.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def hostDevice() -> Device:
 
 
 def last(device: Device) -> int:
-    """Another GPU than the first, if there is one."""
+    """The last GPU, which is another one than the first if there are several."""
     return device.gpuCount - 1
 
 
 class Platform(NamedTuple):
-    """One back-end in one environment. Which of them run is said by TEST_DRIVER, since
-    a process loads one driver only.
+    """One back-end in one environment. TEST_DRIVER selects the platforms of a run,
+    because a process loads one driver only.
 
     Attributes
     ----------
     makeDevice
-        Makes a device; with two GPUs the rules between them are tried too.
+        Makes a device; with two GPUs the rules between them are tested too.
     environment
-        What a peer process needs in addition, to get the same.
+        Variables that a peer process needs in addition, to get the same device.
     outlivesOwner
         Whether memory lives on in its importers when the process that allocated it is
         killed.

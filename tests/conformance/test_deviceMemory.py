@@ -35,8 +35,8 @@ StartPeer = Callable[[], Peer]
 
 
 def openDescriptors(device: Device) -> int:
-    # what was closed before may be given back by another thread, and is not counted as
-    # taken
+    # Another thread may still give back memory that was closed before. `memoryInfo`
+    # waits for that thread, so that its descriptors are not counted.
     device.memoryInfo(0)
     return len(os.listdir("/proc/self/fd"))
 
@@ -53,7 +53,7 @@ def alias(device: Device, allocation: Allocation, writable: bool = True) -> Allo
 
 
 def lend(peer: Peer, allocation: Allocation, writable: bool = True) -> dict[str, object]:
-    """Let a peer import it."""
+    """Let a peer import the allocation."""
     descriptor = allocation.exportDescriptor()
     handle = base64.b64encode(allocation.handle).decode()
     try:
@@ -70,7 +70,7 @@ def lend(peer: Peer, allocation: Allocation, writable: bool = True) -> dict[str,
 
 
 def borrow(device: Device, peer: Peer, sizeBytes: int) -> Allocation:
-    """Import what a peer allocates."""
+    """Import an allocation of a peer."""
     answer = peer.ask("allocate", gpu=0, sizeBytes=sizeBytes)
     try:
         return device.importAllocation(
@@ -181,7 +181,7 @@ def test_survivesTheAllocatorsSigkill(
         assert peer.kill() == -signal.SIGKILL
         assert readBytes(device, allocation.address, 6) == b"legacy"
         writeBytes(device, allocation.address, b"mine")
-        # And it can be handed on, long after its creator.
+        # And the memory can be handed on, long after its creator ended.
         assert lend(successor, allocation).get("error") is None
         assert bytes.fromhex(successor.ask("read", offset=0, sizeBytes=6)["data"]) == b"minecy"
 
@@ -228,7 +228,7 @@ def test_refusesMoreThanTheGpuHas(device: Device) -> None:
 def test_capacityIsThatOfEachGpu(device: Device, platform: Platform) -> None:
     if not platform.exactAccounting:
         pytest.skip(f"{platform.name}: others use the GPU meanwhile")
-    gc.collect()  # what earlier tests left is not to come back meanwhile
+    gc.collect()  # memory of earlier tests must not come back later
     free, total = device.memoryInfo(0)
     assert 0 < free <= total
     half = total // 2
@@ -367,8 +367,8 @@ def test_registersHostMemory(device: Device) -> None:
 
 
 def test_copiesBetweenAllPlaces(device: Device) -> None:
-    """Between GPUs that do not reach each other it is an error that says so. Seen on
-    two H200: a bare INVALID_VALUE of the driver.
+    """A copy between GPUs that do not reach each other raises an error that says so. On
+    two H200, the driver raised a bare INVALID_VALUE.
     """
     data, isNear = (
         os.urandom(MIB + 3),

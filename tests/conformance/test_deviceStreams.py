@@ -23,7 +23,7 @@ StartPeer = Callable[[], Peer]
 
 
 class HostSemaphore:
-    """Holds a stream until it is opened."""
+    """Holds a stream until a thread opens it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -1,5 +1,5 @@
 """Tests of the whole library on a CUDA driver: the stand-in (`make test`) or a GPU's
-own (`make gpu`), as TEST_DRIVER says.
+own driver (`make gpu`), as TEST_DRIVER says.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ ON_STANDIN = os.environ.get("TEST_DRIVER") == "standin"
 
 @pytest.fixture
 def standin() -> None:
-    """For tests that need what only the stand-in does: injected faults, missing
-    features, a log of the driver's calls.
+    """For tests that need features of the stand-in: injected faults, missing features,
+    a log of the driver's calls.
     """
     if not ON_STANDIN:
         pytest.skip("a GPU's own driver injects no faults and lacks no features")
@@ -25,9 +25,7 @@ def standin() -> None:
 
 @pytest.fixture
 def freeBytes(actor: Callable[..., Actor]) -> Iterator[Callable[[], int]]:
-    """The GPU's free memory, as a process sees it that holds nothing itself but its
-    context.
-    """
+    """The GPU's free memory, as seen by a process that has only its context there."""
     watcher = actor("from muninn.devices.cuda import CudaDevice\nd = CudaDevice(); d.memoryInfo(0)")
     yield lambda: int(watcher.do("d.memoryInfo(0).freeBytes"))
 

@@ -19,10 +19,10 @@ from muninn.sync import fences
 from support import Actor, ActorError, Background, eventually
 
 Start = Callable[..., Actor]
-#: For another process: `mine` is another library's stream, and stands from
-#: `longKernel()` to `endKernel()`. Muninn knows nothing of that. It is not done in the
-#: tests' own process: who frees memory meanwhile, as what is left of other tests does,
-#: has the driver's lock until the kernel ends.
+#: Another process. `mine` is another library's stream, which waits between
+#: `longKernel()` and `endKernel()`; Muninn does not know of that wait. It runs in
+#: another process because a thread that frees memory meanwhile, for example of an
+#: earlier test, has the driver's lock until the kernel ends.
 LONG_KERNEL = """
 from cuda.bindings import driver as cu
 from muninn.system import atomics
@@ -34,11 +34,11 @@ def endKernel(): atomics.storeRelease64(word, 1)
 """
 
 
-def test_nobodyWaitsForATicketWhoseWordIsNotInItsStream(
+def test_noThreadWaitsForATicketWhoseWordIsNotInItsStream(
     buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: a thread put its wait into the default stream before the word that
-    another one was about to put there.
+    """Broken: a thread put its wait into the default stream before another thread had
+    put the word of the ticket there.
     """
     wordOf, between, waits = fences._wordOf, threading.Event(), list[Background]()
 
@@ -55,8 +55,8 @@ def test_nobodyWaitsForATicketWhoseWordIsNotInItsStream(
 
 
 def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """Broken: it stayed poisoned, and can not be made anew: PyTorch's are a pool.
-    Writers were not told, and readers told nonsense.
+    """Broken: the stream stayed poisoned, but can not be made anew: PyTorch's streams
+    are a pool. Writers were not told of the death, and readers got wrong errors.
     """
     from cuda.bindings import driver as cu
 
@@ -69,7 +69,7 @@ def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: S
         pass
     writer.kill()
 
-    eventually(lambda: isTold(other.write(stream=mine)), "who gives the stream work is told")
+    eventually(lambda: isTold(other.write(stream=mine)), "the next access of the stream is told")
     for _ in range(3):
         with other.write(stream=mine):
             pass
@@ -77,12 +77,12 @@ def test_anothersStreamIsToldOnceOfTheDead(buffer: muninn.MuninnBuffer, actor: S
     device().asStream(mine).close()
     with other.write(stream=mine):
         pass
-    assert other.read(timeout=60).shape == (BYTES,), "what was closed was our view of it"
+    assert other.read(timeout=60).shape == (BYTES,), "close only closed our view of the stream"
 
 
-def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, actor: Start) -> None:
-    """Broken: the error of another library's stream is told once; what had been
-    promised before that was then called whole.
+def test_aToldDeathStillPoisonsTicketsThatWereIssuedBefore(domain: str, actor: Start) -> None:
+    """Broken: the error of another library's stream is raised once; tickets that had
+    been issued before were then called whole.
     """
     made, _, other = (
         muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode")
@@ -103,7 +103,7 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
         except ActorError as error:
             return error.kind == "OwnerDied"
 
-    eventually(isReaderTold, "who gives the stream work is told")
+    eventually(isReaderTold, "the next access of the stream is told")
     reader.do("endKernel()")
     with pytest.raises(OwnerDied):
         made.read(timeout=60)
@@ -111,8 +111,8 @@ def test_whoWasToldTakesNothingFromTicketsThatWerePromisedBefore(domain: str, ac
 
 
 def test_whatAnotherThreadWasToldIsTheAccessesErrorToo(domain: str, actor: Start) -> None:
-    """Broken: the error of the default stream was told to whoever came first, and the
-    access made from torn bytes was whole to all others.
+    """Broken: the first access on the default stream got its error, and an access that
+    copied torn bytes counted as whole for all others.
     """
     source, made, other = (
         muninn.share(np.zeros(BYTES, np.uint8), name, mode="fastMode")
@@ -133,8 +133,8 @@ def test_whatAnotherThreadWasToldIsTheAccessesErrorToo(domain: str, actor: Start
 def test_aDeathThatWasSaidByHalfEndsAGpusWait(
     buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the broker poisoned the ticket, and died before it raised the fence word:
-    its successor saw nothing left to do.
+    """Broken: the broker poisoned the ticket, and died before it raised the fence word;
+    its successor took the work for done.
     """
     from muninn.control.members import MemberKey
 
@@ -152,8 +152,8 @@ def test_aDeathThatWasSaidByHalfEndsAGpusWait(
 
 
 def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: 0 and 1 had a stream worker each, and what the one waited for was nothing
-    to the other's tickets.
+    """Broken: 0 and 1 had a stream worker each, so a wait on one did not hold back the
+    tickets of the other.
     """
     there = device()
     assert there.asStream(1) is there.asStream(0) is there.asStream(None)
@@ -163,8 +163,8 @@ def test_theLegacyDefaultStreamIsOneUnderBothItsHandles(buffer: muninn.MuninnBuf
 
 
 def test_thePerThreadDefaultStreamIsEachThreadsOwn(buffer: muninn.MuninnBuffer) -> None:
-    """Broken: two threads' streams had one stream worker: what one waited for, the
-    other's tickets waited for, and was told of.
+    """Broken: the streams of two threads had one stream worker: the tickets of one
+    thread waited for the waits of the other, and got its errors.
     """
     there = device()
     mine = there.asStream(2)
@@ -177,7 +177,7 @@ def test_thePerThreadDefaultStreamIsEachThreadsOwn(buffer: muninn.MuninnBuffer) 
         mine.synchronize,
     ):
         assert isinstance(Background(use).ended(), InvalidArgument), (
-            "its handle means another stream there"
+            "in that thread its handle means another stream"
         )
     stands = threading.Event()
     mine.submit(lambda: stands.wait(60))
@@ -191,7 +191,7 @@ def test_thePerThreadDefaultStreamIsEachThreadsOwn(buffer: muninn.MuninnBuffer) 
 
 def test_aStreamOnItsWayToAWordIsNotLeftBehind(domain: str, actor: Start) -> None:
     """Broken: the word began at 0 again for the row's next buffer, before the stream
-    had come to waiting for it.
+    had reached its wait for the word.
     """
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a")
     writer, waiter = actor(OTHER), actor(OTHER + LONG_KERNEL)
@@ -242,7 +242,7 @@ def test_aCapturedStreamIsRefusedAndItsCaptureGoesOn(buffer: muninn.MuninnBuffer
 
 
 def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
-    """Broken: our threads asked for events, and synchronized contexts, which ends the
+    """Broken: Muninn's threads queried events and synchronized contexts, which ends the
     capture of any stream (`torch.cuda.graph`).
     """
     from cuda.bindings import driver as cu
@@ -297,7 +297,7 @@ def test_nothingOfOursBreaksAnothersCapture(domain: str, actor: Start) -> None:
     del opened, each
     time.sleep(0.3)
     semaphore.set()
-    # an address that was unmapped under its copies would have failed the context
+    # If an address had been unmapped under its copies, the context would have failed.
     stands.synchronize(60)
     ended.set()
     capturing.ended()

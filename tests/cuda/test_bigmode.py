@@ -28,8 +28,8 @@ def test_oneStablePointerForKernels(domain: str, actor: Start) -> None:
     assert other.do("b.open() == p == muninn.open('a', access='readWrite').open()")
     other.do("d.copyNow(out.ctypes.data, p + 3 * (1 << 20) - 5, 5, 0)")
     assert other.do("out.tolist()") == list(range(251, 256))
-    # From the GPU's memory into the mapping, as a kernel would write it: every process
-    # sees it.
+    # Copy from the GPU's memory into the mapping, as a kernel would write it: every
+    # process sees the bytes.
     other.do(
         "v = d.allocate(0, 4); src = np.array([9, 8, 7, 6], np.uint8); d.copyNow(v.address, src.ctypes.data, 4, 0)"
     )
@@ -96,7 +96,7 @@ def test_aWindowThatFailsHalfWayLeavesNothingMapped(
     with pytest.raises(ActorError) as raised:
         windows.do("d.registerHost(address, 5 << 20, True)")
     assert raised.value.kind == kind
-    # All of it can be mapped now: neither a window nor the budget kept a part.
+    # All of the buffer can be mapped now: neither a window nor the budget kept a part.
     assert windows.do("d.registerHost(address, 5 << 20, True).devicePointer == address")
 
 
@@ -109,14 +109,14 @@ def test_theBudgetOfMappedMemoryIsKept(domain: str, actor: Start) -> None:
         small.do("b.open()")
     assert raised.value.kind == "BarPressureHigh"
     assert small.do("int(b.read().sum()), len(b.describe()['importers'])") == [0, 1], (
-        "it is open for the CPU all the same"
+        "the CPU can use the buffer all the same"
     )
     small.do("import gc; a.close(); gc.collect(); b.open()")
 
 
-def test_aCopyBetweenMappedBuffersWaitsForNobody(domain: str, actor: Start) -> None:
+def test_aCopyBetweenMappedBuffersDoesNotWait(domain: str, actor: Start) -> None:
     """Broken: the driver lets the caller of a copy from host to host wait until the
-    stream has come to it.
+    stream reaches the copy.
     """
     muninn.share(np.full(4096, 7, np.uint8), "a")
     muninn.share(np.zeros(4096, np.uint8), "b")
@@ -142,8 +142,8 @@ def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None
 
 @pytest.mark.usefixtures("standin")
 def test_whatIsClosedComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -> None:
-    """Broken: to give memory back the deferred free first asked for some, which there
-    was none of, and asked again, and again.
+    """Broken: to give memory back, the deferred free first allocated some, although
+    none was left, and tried again and again.
     """
     for name in "ab":
         muninn.share(np.zeros(4 * MIB, np.uint8), name)
@@ -174,8 +174,8 @@ def test_aReadOnlyOpenIsReadOnlyForCpuAndKernels(domain: str, actor: Start) -> N
 
 
 def test_openedForWritingLaterItKeepsItsPointer(domain: str, actor: Start) -> None:
-    """Broken: the registration for reading was taken from under the kernels that used
-    it, for as long as another one took.
+    """Broken: for a moment there was no registration: the one for reading was removed
+    before the next one was made, under kernels that used it.
     """
     muninn.share(np.arange(4096, dtype=np.uint8), "a")
     reader = actor(

@@ -1,4 +1,4 @@
-"""Which back-end a process gets, and how it says why."""
+"""Which back-end a process gets, and how it tells the reason."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The deferred free: memory comes back behind the work that uses it, whatever else the
-process does, and no call waits for it for ever.
+process does, and no call waits for ever.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def device(domain: str) -> Iterator[Any]:
 
 def test_aCopyBehindTheHostsWorkDoesNotMeetTheFreeingOfAnother(device: Any) -> None:
     """Broken: the copy of ordinary memory and the freeing waited for the stream inside
-    the driver, and the stream for a thread outside.
+    the driver, and the stream waited for a thread that needed the driver.
     """
     made, freed = (muninn.share(np.zeros(MIB, np.uint8), name, mode="fastMode") for name in "ab")
     stream, source, semaphore = device.createStream(0), np.ones(MIB, np.uint8), threading.Event()
@@ -61,13 +61,13 @@ def test_memoryComesBackAlthoughSomeStreamAlwaysWaits(
     freed.free()
     del freed
     eventually(lambda: ways, "it does not look for a quiet moment for ever")
-    assert not device.awaitWork(0.05), "the stream's work is still to come"
+    assert not device.awaitWork(0.05), "the stream's work is not done yet"
     semaphore.set()
     assert device.awaitWork(60)
 
 
 def test_givesBackWhatComesBehindAnError(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: its thread ended, and no memory was given back any more."""
+    """Broken: the thread ended, and no memory was given back any more."""
     fails = [True]
     real = DeferredFree._awaitByPage
 
@@ -80,15 +80,15 @@ def test_givesBackWhatComesBehindAnError(device: Any, monkeypatch: pytest.Monkey
     reclaimed = threading.Event()
     device._deferredFree.start()
     device._deferredFree.defer(reclaimed.set)
-    assert reclaimed.wait(60) and not fails, "it is tried again"
+    assert reclaimed.wait(60) and not fails, "the thread tries again"
     assert device.awaitWork(60)
 
 
 def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: it was freed once the context was synchronized, although streams waited
-    for the host again by then.
+    """Broken: the memory was freed once the context was synchronized, although streams
+    waited for the host again by then.
     """
     monkeypatch.setattr(deferredfree, "_QUIET_BOUND_SECONDS", 0.01)
     waits, disposed, synchronizing = (
@@ -104,7 +104,7 @@ def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(
     device._deferredFree.start()
     device._deferredFree.defer(lambda: disposed.append("with the lock"))
     device._deferredFree.defer(lambda: disposed.append("without"), False)
-    eventually(lambda: "without" in disposed, "what needs no lock is given back")
+    eventually(lambda: "without" in disposed, "memory that needs no lock is given back")
     assert not device._deferredFree.drain(0.2) and "with the lock" not in disposed
     waits.pop().end()
     assert device._deferredFree.drain(60)
@@ -114,11 +114,11 @@ def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(
     )
 
 
-def test_nobodyIsKeptFromWaitingWhileAContextIsSynchronized(
+def test_aWaitMayBeginWhileAContextIsSynchronized(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: where there was no page of host memory to wait by, whoever captured a
-    stream could not go on, nor end its capture.
+    """Broken: where no page of host memory was left to wait by, a thread that captured
+    a stream could neither go on nor end its capture.
     """
     entered, leave = threading.Event(), threading.Event()
     monkeypatch.setattr(DeferredFree, "_awaitByPage", lambda *_: False)
@@ -133,8 +133,8 @@ def test_nobodyIsKeptFromWaitingWhileAContextIsSynchronized(
 
 
 def test_ordinaryMemoryIsReadWhenTheStreamComesToIt(device: Any) -> None:
-    """Broken: it was read when the host's part of the stream came to it: what the
-    stream waited for by an event did not count.
+    """Broken: the memory was read when the host's part of the stream came to it, which
+    did not wait for the event of the other stream.
     """
     from cuda.bindings import driver as cu
 
@@ -171,7 +171,7 @@ def test_waitsEndAndBeginAroundTheFreeing() -> None:
     first = beginning.ended()
     with waits.none(0.01) as isNone:
         assert not isNone
-        second = waits.begin()  # nobody is kept from waiting for what may never come
+        second = waits.begin()  # a wait may begin although the first one may never end
     entered, leave = threading.Event(), threading.Event()
 
     def free() -> bool:
@@ -182,7 +182,7 @@ def test_waitsEndAndBeginAroundTheFreeing() -> None:
 
     freeing = Background(free).asleep()
     for _ in range(2):
-        first.end()  # who was interrupted, and the stream worker
+        first.end()  # the interrupted thread, and the stream worker
     assert not entered.is_set()
     second.end()
     assert entered.wait(60)
@@ -195,8 +195,8 @@ def test_waitsEndAndBeginAroundTheFreeing() -> None:
     "sizeBytes", [1, (4 << 20) - 1, 4 << 20, (4 << 20) + 1, (8 << 20) + 3, (21 << 20) + 7]
 )
 def test_ordinaryMemoryIsCopiedPieceByPiece(device: Any, sizeBytes: int) -> None:
-    """Of every size around that of a piece: in order, behind what the stream was given,
-    and to the last byte.
+    """Sizes around that of a piece: the pieces are copied in order, behind the earlier
+    work of the stream, and to the last byte.
     """
     source = np.random.default_rng(sizeBytes).integers(0, 256, sizeBytes, dtype=np.uint8)
     target, out, stream = (
@@ -211,7 +211,7 @@ def test_ordinaryMemoryIsCopiedPieceByPiece(device: Any, sizeBytes: int) -> None
         lambda: device.copy(out.ctypes.data + 1, target.address, sizeBytes, stream)
     )
     copying.ended()
-    assert not out.any(), "the stream has not come to it"
+    assert not out.any(), "the stream has not come to the copy"
     semaphore.set()
     stream.synchronize(60)
     assert np.array_equal(out[1:-1], expected) and out[0] == out[-1] == 0

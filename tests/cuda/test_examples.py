@@ -31,8 +31,8 @@ def test_runsAsItSays(domain: str, name: str, arguments: tuple[str, ...], expect
 
 
 def test_oneProcessDoesNotWaitForAnotherThatFailed(domain: str) -> None:
-    """Broken: the consumer waited a minute for what the producer could not make, and
-    said that it was not there.
+    """Broken: the producer had failed, and the consumer waited a minute for the buffer,
+    and said that it was not there.
     """
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "vram.py"), "3", "100000000"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)

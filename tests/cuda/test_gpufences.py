@@ -59,8 +59,8 @@ def test_aStreamWaitsForAnotherProcesssStream(buffer: muninn.MuninnBuffer, actor
 def test_noCpuStandsBetweenTwoGpus(
     buffer: muninn.MuninnBuffer, actor: Start, tmp_path: Path
 ) -> None:
-    """The waiter's stream goes on although the signaller's CPU never says a word: it is
-    stopped before its GPU comes to the fence.
+    """The signaller's GPU writes the fence word by itself: its driver gets neither an
+    event to export nor a host function.
     """
     writer = actor(DEVICE, STANDIN_LOG=str(tmp_path / "log"))
     writer.do("t = b.signal(s); s.synchronize()")
@@ -97,7 +97,7 @@ def test_aKilledSignallersWaitersAreToldAndDoNotHang(
         stream.submit(lambda: None)
     fresh = device().createStream(0)
     fresh.submit(lambda: None)
-    fresh.synchronize(30)  # the context goes on
+    fresh.synchronize(30)  # the context is still usable
 
 
 @pytest.mark.parametrize("dies", [True, False])
@@ -105,7 +105,7 @@ def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(
     buffer: muninn.MuninnBuffer, actor: Start, dies: bool
 ) -> None:
     writer = actor(DEVICE)
-    # Its stream worker never tells of the fence: only the GPU does.
+    # The stream worker never tells of the fence: only the GPU does.
     writer.do(
         "from muninn.devices.cuda import streams\nstreams.Events.wait = lambda self, event: time.sleep(600)\nt = b.signal(s)"
     )
@@ -124,8 +124,8 @@ def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(
 def test_whatWaitsForTheDeadIsNotCompletedByTheDevice(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
-    """Its GPU went on over what was half written, and came to its fence; what its CPU
-    has to say is what counts.
+    """The GPU of `between` went on over half written bytes, and reached its fence. Its
+    CPU knows of the error, and the verdict of the CPU counts: the ticket is poisoned.
     """
     dying = actor(DEVICE + "s.submit(lambda: semaphore.wait(60)); t = b.signal(s)")
     between = actor(DEVICE + "b.wait(s, 1); u = b.signal(s)")
@@ -174,7 +174,7 @@ def test_accessesFenceByThemselves(buffer: muninn.MuninnBuffer, actor: Start) ->
     writer = actor(DEVICE)
     writer.do("s.submit(lambda: semaphore.wait(60))")
     writer.do("with b.write(stream=s) as view: d.copy(b.open(), d.allocate(0, 4096).address, 0, s)")
-    assert buffer.generation == 2, "it is announced before it is done"
+    assert buffer.generation == 2, "the access is announced before its work is done"
     stream = device().createStream(0)
     with buffer.read(stream=stream) as view:
         assert view.shape == (4096,)
@@ -270,8 +270,8 @@ def test_takesNumbasStreamsAndIntegers(buffer: muninn.MuninnBuffer, actor: Start
 
 
 def test_aClosedStreamIsNeverShownToTheDriver(buffer: muninn.MuninnBuffer, actor: Start) -> None:
-    """A driver does not answer for a stream that was destroyed: it dies of a SIGSEGV
-    (seen on an H100).
+    """A driver dies of a SIGSEGV when it gets a stream that was destroyed (seen on an
+    H100).
     """
     other = actor(DEVICE + "s.close()")
     uses = ("b.signal(s)", "b.wait(s)", "b.write(stream=s).__enter__()", "b.read(stream=s).__enter__()",
@@ -284,7 +284,7 @@ def test_aClosedStreamIsNeverShownToTheDriver(buffer: muninn.MuninnBuffer, actor
     assert other.do("b.generation % 2") == 0
 
 
-def test_whoEndsPolitelyKeepsWhatItsStreamsPromised(
+def test_aProcessThatEndsByItselfKeepsItsStreamsPromises(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
     """Broken: a producer that ended behind its last frame took the frame with it."""

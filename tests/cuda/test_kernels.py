@@ -1,4 +1,4 @@
-"""Kernels as they are launched: on a GPU against their CPU references, and on the
+"""Kernels as users launch them: on a GPU against their CPU references, and on the
 stand-in through the CPU references that its driver calls.
 """
 
@@ -34,9 +34,7 @@ def test_aKernelWritesSharedMemory(domain: str, actor: Start, mode: str) -> None
 
 
 def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
-    """Broken: `launch` passed the stream on as it was, and Numba takes none but its
-    own.
-    """
+    """Broken: `launch` passed the stream on unchanged, and Numba takes only its own."""
     from numba import cuda
 
     buffer, stream, semaphore = (
@@ -52,7 +50,7 @@ def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
     assert not stream.query()
     semaphore.set()
     assert np.array_equal(buffer.read(), expected)
-    # for kernels of one's own, and the same stream to Muninn
+    # One stream for the program's own kernels, and the same stream for Muninn.
     theirs = cuda.external_stream(stream.handle)
     wrong = cuda.to_device(np.zeros(1, np.uint64))
     with buffer.read(stream=theirs) as view:

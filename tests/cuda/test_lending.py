@@ -19,7 +19,7 @@ from support import Actor, ActorError, Background, eventually
 Start = Callable[..., Actor]
 Free = Callable[[], int]
 MIB = 1 << 20
-#: Numba's own memory, so that it is not Muninn's.
+#: Numba's own memory, so that Muninn does not own it.
 LEND = "from numba import cuda\nmine = cuda.to_device(np.arange(1000))\nbuffer = muninn.share(mine, 'a', access='readWrite', copy=False)\n"
 
 
@@ -98,8 +98,8 @@ def test_theImportersDeathIsNothingToTheOwner(domain: str, actor: Start, freeByt
 def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(
     domain: str, actor: Start, ends: str
 ) -> None:
-    """Broken: its lease went before its kernels, and the owner used its memory again
-    while they still wrote.
+    """Broken: the importer's lease ended before its kernels did, and the owner used its
+    memory again while they still wrote.
     """
     owner = actor(LEND)
     importer = actor(
@@ -116,7 +116,7 @@ def test_theOwnerWaitsForTheKernelsOfAnImporterThatCloses(
     importer.begin(ends)
     owner.begin("buffer.close()")
     time.sleep(0.3)
-    assert owner.isBusy(), "the importer's kernel is still to write"
+    assert owner.isBusy(), "the importer's kernel has not written yet"
     os.kill(importer.pid, signal.SIGUSR1)
     importer.result()
     owner.result()
@@ -167,7 +167,7 @@ def test_closingTakesBackWhatIsNotGivenBackInTime(domain: str, actor: Start) -> 
     owner.do("buffer.close()")
     with pytest.raises(OwnerDied):
         theirs.read()
-    assert owner.do("int(mine.copy_to_host().sum())") == 499500, "the array is its owner's still"
+    assert owner.do("int(mine.copy_to_host().sum())") == 499500, "the owner keeps its array"
 
 
 def test_exitWaitsForImporters(domain: str, actor: Start) -> None:

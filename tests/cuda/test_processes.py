@@ -88,7 +88,7 @@ def test_threadsOpenAndCloseAtOnce(domain: str, actor: Start) -> None:
 
 
 def test_aContextOfTheCallersOwnStaysCurrent(domain: str, actor: Start) -> None:
-    """A program with a context of its own, beside the primary one that Muninn and Numba
+    """A program has a context of its own, beside the primary one that Muninn and Numba
     use.
     """
     other = actor("""
@@ -109,8 +109,8 @@ current = int(cu.cuCtxGetCurrent()[1])
 
 
 def test_theDefaultStreamIsThatOfTheCurrentContext(domain: str, actor: Start) -> None:
-    """Broken: 0 was the primary context's default stream, whatever context the
-    program's kernels run in.
+    """Broken: 0 meant the primary context's default stream, even if the program's
+    kernels ran in another context.
     """
     other = actor("""
 import ctypes
@@ -127,8 +127,8 @@ with b.write(stream=0): cu.cuStreamWaitValue64(0, at, 1, 0); cu.cuMemcpyAsync(p,
 
 
 def test_memoryStaysForTheKernelsOfAnyContextThatGotIt(domain: str, actor: Start) -> None:
-    """Broken: the primary context was waited for, and the memory was unmapped under the
-    other one.
+    """Broken: the free waited for the primary context only, and unmapped the memory
+    while the other context used it.
     """
     other = actor("""
 import ctypes, gc, threading
@@ -145,8 +145,8 @@ b.free(); del b; gc.collect(); time.sleep(0.3); word.value = 1
 
 
 def test_aContextThatIsDestroyedTakesNothingOfOursAlong(domain: str, actor: Start) -> None:
-    """Broken: the words at which streams wait for the host were memory of whatever
-    context came first; a page was freed in the dead one.
+    """Broken: the words at which streams wait for the host were memory of the first
+    context; a page was freed in the destroyed one.
     """
     other = actor("""
 import gc

@@ -23,8 +23,8 @@ BYTES = 1 << 16
 
 @pytest.fixture(autouse=True)
 def two(domain: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The device, which has at least two GPUs. What one of them has room for is never
-    above the caps, which are the broker's.
+    """The device, which has at least two GPUs. The caps, which are the broker's, are
+    set above the room of any GPU.
     """
     for cap in ("MUNINN_DEFAULT_VRAM_QUOTA", "MUNINN_FAST_MODE_MAX_BYTES"):
         monkeypatch.setenv(cap, "16T")
@@ -37,8 +37,8 @@ def two(domain: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("copy", [True, False])
 def test_anArrayIsOnTheGpuThatItIsOn(copy: bool) -> None:
-    """Broken: whatever GPU an array was on, the bindings said 0. The copy went to the
-    wrong one, unordered, and a loan named the wrong one.
+    """Broken: for an array on any GPU the bindings answered 0. The copy went to the
+    wrong GPU, unordered, and a loan named the wrong one.
     """
     from numba import cuda
 
@@ -50,8 +50,8 @@ def test_anArrayIsOnTheGpuThatItIsOn(copy: bool) -> None:
 
 
 def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
-    """Broken: 0, which is what PyTorch calls the default stream of each GPU, was always
-    the first GPU's.
+    """Broken: 0, which PyTorch uses for the default stream of each GPU, always meant
+    that of the first GPU.
     """
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="fastMode", preferredGpu=1)
     address, semaphore, ones = buffer.open(), threading.Event(), np.ones(BYTES, np.uint8)
@@ -72,8 +72,8 @@ def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
 
 @pytest.mark.parametrize("gpu", [0, 1])
 def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
-    """Broken: the first GPU was waited for, and the memory was unmapped under the
-    second one.
+    """Broken: only the first GPU was waited for, and the memory was unmapped while the
+    second one used it.
     """
     buffer = muninn.share(np.full(BYTES, 7, np.uint8), "a")
     stream, semaphore, out = two.createStream(gpu), threading.Event(), np.zeros(BYTES, np.uint8)
@@ -90,8 +90,8 @@ def test_hostMemoryStaysAsLongAsAnyGpuUsesIt(two: Any, gpu: int) -> None:
 
 
 def test_eachGpuHasItsOwnRoom(domain: str, actor: Start, two: Any) -> None:
-    """Broken: one process a GPU, each of which calls its own 0, had the room of one GPU
-    together.
+    """Broken: two processes with one GPU each, both of which call it 0, shared the room
+    of one GPU.
     """
     sizeBytes = min(each.totalBytes for each in (two.memoryInfo(0), two.memoryInfo(1))) * 6 // 10
     makers = [actor("", CUDA_VISIBLE_DEVICES=str(gpu)) for gpu in (0, 1)]
@@ -119,7 +119,7 @@ def test_aBufferSaysWhichGpuItIsOnHere(domain: str, actor: Start) -> None:
 
 
 def test_anArrayForAGpuThatDoesNotReachItIsRefused(two: Any) -> None:
-    """Seen on two H200: `deviceArray(1)` of memory on GPU 0 answered an array, and a
+    """Seen on two H200: `deviceArray(1)` of memory on GPU 0 returned an array, and a
     kernel of GPU 1 that read it failed with its context.
     """
     buffer = muninn.share(np.arange(10), "a", mode="fastMode", preferredGpu=0)
@@ -132,17 +132,17 @@ def test_anArrayForAGpuThatDoesNotReachItIsRefused(two: Any) -> None:
             buffer.deviceArray(1)
     assert buffer.deviceArray(0).shape == buffer.deviceArray().shape == (10,)
     assert muninn.share(np.arange(10), "b").deviceArray(1).shape == (10,), (
-        "host memory is mapped for all"
+        "host memory is mapped for all GPUs"
     )
 
 
 @pytest.mark.usefixtures("standin")
 def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
-    """Broken: a copy between them was a bare INVALID_VALUE, and an array for the other
-    one was one that its kernels could not read.
+    """Broken: a copy between such GPUs raised a bare INVALID_VALUE, and `deviceArray`
+    of the other GPU returned an array that its kernels could not read.
 
-    So was a copy that `share` makes for another GPU, and an access of a stream of the
-    other GPU.
+    The same errors came from a copy that `share` makes for another GPU, and from an
+    access of a stream of the other GPU.
     """
     apart = actor(
         "from muninn.session import gpus, membership\nb = muninn.share(np.arange(10), 'a', mode='fastMode')",
@@ -161,6 +161,6 @@ def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
             apart.do(code)
         assert raised.value.kind == "TopologyNotPeerable"
     assert apart.do("muninn.share(b.read(), 'c', mode='fastMode', preferredGpu=1).gpu") == 1, (
-        "by the host, as the error says"
+        "by way of the host, as the error says"
     )
     assert apart.do("b.deviceArray(0).shape, int(b.read().sum())") == [[10], 45]

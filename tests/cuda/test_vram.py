@@ -96,8 +96,8 @@ def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None
 
 
 def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> None:
-    """Broken: the broker said no good-bye, because work of others could still come, and
-    did not hand over either.
+    """Broken: the broker said no goodbye, because work of other members could still
+    come, and did not hand over either.
     """
     broker = actor(
         "import threading\nfrom muninn.session import gpus, membership\nmuninn.domainInfo()",
@@ -115,7 +115,7 @@ def test_survivesTheEndOfABrokerWhoseGpuIsAtWork(domain: str, actor: Start) -> N
     assert int(muninn.open("a", timeout=60).read().sum()) == 7 * 4096
 
 
-def test_theBrokerHoldsItWhenNobodyElseDoes(domain: str, actor: Start) -> None:
+def test_theBrokerHoldsItWhenNoMemberDoes(domain: str, actor: Start) -> None:
     actor().join()
     maker = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")
     maker.kill()
@@ -181,7 +181,7 @@ def test_anOpenThatFailsIsTypedAndLeavesNoLease(
         other.do("muninn.open('a')")
     assert raised.value.kind == kind
     assert len(buffer.describe()["importers"]) == 1
-    assert other.do("int(muninn.open('a').read().sum())") == 4950, "and the next try works"
+    assert other.do("int(muninn.open('a').read().sum())") == 4950, "the next attempt works"
 
 
 @pytest.mark.usefixtures("standin")
@@ -200,7 +200,7 @@ def test_aCreationThatFailsLeavesNothing(
     domain: str, actor: Start, freeBytes: Free, fault: str
 ) -> None:
     maker = actor("from muninn.session import gpus, membership", STANDIN_FAULTS=fault)
-    # its context takes memory too
+    # The maker's context takes memory too.
     maker.do("gpus.deviceOf(membership.current()).memoryInfo(0).freeBytes")
     before = freeBytes()
     with pytest.raises(ActorError) as raised:
@@ -235,14 +235,14 @@ def test_aGpuIsFoundByWhatItIsAndNotByItsNumber(domain: str, actor: Start) -> No
 
 def test_theHostBackEndAndTheDriversDoNotMix(domain: str, actor: Start) -> None:
     muninn.share(np.arange(100), "real", mode="fastMode")
-    pretending = actor(
-        "muninn.share(np.arange(100), 'pretended', mode='fastMode')", MUNINN_DEVICE="host"
+    emulating = actor(
+        "muninn.share(np.arange(100), 'emulated', mode='fastMode')", MUNINN_DEVICE="host"
     )
     with pytest.raises(ActorError) as raised:
-        pretending.do("muninn.open('real')")
+        emulating.do("muninn.open('real')")
     assert raised.value.kind == "IpcHandleMismatch"
     with pytest.raises(muninn.MuninnError, match="MUNINN_DEVICE|handle"):
-        muninn.open("pretended")
+        muninn.open("emulated")
 
 
 def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
@@ -261,7 +261,7 @@ def test_closingWhileAKernelReadsIsNoFault(domain: str) -> None:
 
 def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: a share behind a close waited for all work of the GPU, up to five
-    seconds, to learn how large the GPU is.
+    seconds, only to learn how large the GPU is.
     """
     from muninn.devices.cuda import device as cudaDevice
     from muninn.session import gpus, membership
@@ -279,8 +279,8 @@ def test_makingABufferWaitsForNoKernel(domain: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
-    """Broken: the number was taken for that of the closed one for as long as somebody
-    kept that.
+    """Broken: as long as an object of the closed stream existed, its handle was taken
+    for that stream.
     """
     from cuda.bindings import driver as cu
 
@@ -301,7 +301,7 @@ def test_aClosedStreamsHandleMayBeAnothersStream(domain: str) -> None:
 
 
 def test_theLimitOfAnAccessIsTheGivenTimeout(domain: str) -> None:
-    """Broken: ten seconds, which is what a snapshot waits, were taken for no limit."""
+    """Broken: ten seconds, the time for which a snapshot waits, counted as no limit."""
     from muninn.session import gpus, membership
 
     buffer = muninn.share(np.zeros(4096, np.uint8), "a", mode="fastMode")
@@ -319,7 +319,7 @@ def test_theLimitOfAnAccessIsTheGivenTimeout(domain: str) -> None:
         with buffer.read(timeout=timeout, stream=stream):
             pass
     assert [word is None for word in asked] == [False, True, True], (
-        "what has a limit is waited for by the host"
+        "the host waits for an access with a limit"
     )
     with pytest.raises(TimeoutError):
         reads[0.05].synchronize(30)

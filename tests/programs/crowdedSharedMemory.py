@@ -23,7 +23,8 @@ def eventually(isSo, what):
 
 
 def full(what, make):
-    # The broker of this process copies its journal meanwhile, and a copy takes a descriptor and a page for a moment.
+    # The broker in this process copies its journal meanwhile, and a copy takes a
+    # descriptor and a page for a moment.
     eventually(
         lambda: not muninn.session.membership.current().role.broker._maintenance.isPending(),
         "the broker has nothing to do",

@@ -7,7 +7,7 @@ def look():
     threading.main_thread().join(0.5)
     clock._own = clock._UNKNOWN
     clock._HOST_NAMESPACE = (
-        0  # as if this process were in another one, so that the offsets are read
+        0  # as if this process were in another namespace, so that the offsets are read
     )
     print(
         bool(clock.learn().inode),

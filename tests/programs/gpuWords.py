@@ -2,7 +2,7 @@ enter()
 
 
 def kernels():
-    "The kernels, or None on a driver that takes no PTX."
+    """The kernels, or None on a driver that takes no PTX."""
     answer = cu.cuModuleLoadData(PTX.encode() + b"\0")
     if code(answer) == "INVALID_IMAGE":
         return None
@@ -24,7 +24,7 @@ semaphores = 0
 
 
 def closed(stream, seconds=0.5):
-    "Let a stream stand until the CPU opens it, by itself after so long."
+    "Make a stream wait until the CPU opens it, at the latest after `seconds`."
     global semaphores
     semaphores += 1
     ok(cu.cuStreamWaitValue64(stream, semaphoreAt, semaphores, 0))
@@ -35,7 +35,7 @@ def closed(stream, seconds=0.5):
 
 
 def waited(call):
-    "Its answer, and whether it took until the semaphore opened."
+    "The answer of a call, and whether the call waited for the semaphore."
     began = time.monotonic()
     answer = call()
     took = time.monotonic() - began
@@ -43,7 +43,7 @@ def waited(call):
 
 
 def lost(s):
-    "A stream's work fails: by a kernel, or where there is none by memory that is unmapped under it."
+    "Make a stream's work fail: by a kernel, or without kernels by memory that is unmapped under it."
     k = kernels()
     if k:
         return code(launch(k["poke"], s, 0xDEAD000))

@@ -1,6 +1,6 @@
 lock.acquire(0)
 lock.release()
-lock.release()  # what the thread had is its own still
+lock.release()  # the thread still owns the locks that it had before
 
 
 def add():

@@ -3,7 +3,7 @@ v = muninn.share(np.arange(4), name="vram", mode="fastMode")
 muninn.open("vram")
 import warnings, logging
 
-warnings.warn("nobody reads this")
+warnings.warn("this is not read")
 logging.getLogger("muninn.member").error("nor this")
 libc = ctypes.CDLL(None)
 said = [fd for fd in range(3) if libc.fcntl(fd, 1) != -1]
