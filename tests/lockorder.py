@@ -137,7 +137,7 @@ def install(path: str) -> None:
     global reportPath
     reportPath = path
     # Read now: a test may leave no free descriptor when a lock is created, and may take
-    # so long that somebody edits the file meanwhile.
+    # so long that the file is edited meanwhile.
     for source in glob.iglob(f"{_PACKAGE}/**/*.py", recursive=True):
         _read(source)
     _thread.RLock = _Factory()  # type: ignore[misc, assignment]

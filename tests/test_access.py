@@ -177,7 +177,7 @@ def test_aReaderThatLeavesWakesTheWriter(
     assert writing.ended() is not None
 
 
-def test_aDeadReaderKeepsNobodyOut(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_aDeadReaderKeepsNoWriterOut(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     reader = actor(OTHER)
     reader.do(
         "scope = inside(b.read(stream=s)); s.submit(lambda: semaphore.wait(60)); target = taken(s)"
@@ -214,9 +214,7 @@ def test_oneThreadIsInsideOneKindOfAccess(buffer: muninn.MuninnBuffer) -> None:
     assert buffer.generation == 2
 
 
-def test_whatAFailedAccessGaveItsStreamIsWaitedFor(
-    buffer: muninn.MuninnBuffer, actor: Start
-) -> None:
+def test_theWorkOfAFailedAccessIsWaitedFor(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: an access that ended by an exception had no ticket, and its kernels
     overwrote the bytes that the next writer had published.
     """
@@ -232,7 +230,7 @@ def test_whatAFailedAccessGaveItsStreamIsWaitedFor(
     assert content(buffer) == [2]
 
 
-def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
+def test_aBufferThatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> None:
     """Broken: a write access of the host has no ticket, so every later reader was told
     of the dead writer.
     """
@@ -249,7 +247,7 @@ def test_whatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Start) -> N
     assert content(buffer) == [9] and not isTorn(buffer)
 
 
-def test_whatADeadWriterToreStaysTornHoweverManySignal(
+def test_aBufferThatADeadWriterToreStaysTornHoweverManySignal(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
     """Broken: the dead writer's ticket left the ring, and readers took the half written

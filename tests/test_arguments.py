@@ -180,7 +180,7 @@ def test_anArgumentOfAnotherKindIsNamed(domain: str, name: str) -> None:
     assert muninn.listBuffers() == []
 
 
-def test_whatIsNoUnicodeIsRefusedWhereverItIsAName(domain: str) -> None:
+def test_aNameThatIsNoUnicodeIsRefusedEverywhere(domain: str) -> None:
     """Broken: a creation raised a bare UnicodeEncodeError half way."""
     with pytest.raises(InvalidDtype, match="not valid Unicode"):
         muninn.array("n", 3, [("\ud800", "i4")])

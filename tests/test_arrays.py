@@ -377,14 +377,14 @@ def test_anInterfaceThatSaysNothingOfStreamsIsNotBelieved() -> None:
     assert entered == [1] and found.stream == 1 and found.isOrdered and found.deviceId == 1
 
 
-def test_whatDlpackHasNoWordForIsTakenByTheInterface(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aDtypeThatDlpackLacksIsTakenByTheInterface(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(InvalidDtype("float4"))
     )
     assert not describeArray(OldTensor()).isOrdered
 
 
-def test_whatTheProducerRefusesToLendIsRefused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anArrayThatItsProducerRefusesToLendIsRefused(monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's conjugates: their bytes are not their values, and only DLPack says so."""
     monkeypatch.setattr(
         dlpack, "takeTensor", lambda *_: (_ for _ in ()).throw(BufferError("conjugate bit"))
@@ -459,7 +459,7 @@ def test_tensorsOfTheCpuAreNotOnADevice(torch: Any) -> None:
 @pytest.mark.parametrize(
     "dtype", ["?", "i1", ">i4", "f2", "c16", "M8[us]", "S5", "V7", _STRUCTURE], ids=str
 )
-def test_whatWeOfferIsReadAsItWas(dtype: Any, readOnly: bool, stream: int | None) -> None:
+def test_anArrayThatWeOfferIsReadAsItWas(dtype: Any, readOnly: bool, stream: int | None) -> None:
     itemBytes = np.dtype(dtype).itemsize
     for shape, strides in (
         ((2, 3), None),

@@ -29,7 +29,7 @@ PACKAGE = Path(muninn.__file__).parent
 NOT_MET_AGAIN = {"session/releases.py", "sync/readers.py"}
 
 
-def test_aLatchLetsEverybodyThrough() -> None:
+def test_aLatchLetsAllThreadsThrough() -> None:
     latch = Latch()
     assert not latch.isSet() and not latch.wait(0.01)
     waiting = [Background(lambda: latch.wait(60)).asleep() for _ in range(3)]
@@ -59,7 +59,7 @@ def test_aHandlerMayWaitForWhatItsThreadWaitsFor() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_aJobIsDoneOnceWhoeverWaitsForIt() -> None:
+def test_aJobIsDoneOnceForAllItsWaiters() -> None:
     done, go = list[int](), threading.Event()
 
     def work() -> int:
@@ -76,7 +76,7 @@ def test_aJobIsDoneOnceWhoeverWaitsForIt() -> None:
     assert len(done) == 1 and done != [threading.get_ident()] and not aside.isOwn()
 
 
-def test_whatAJobRaisesIsRaisedWhereItIsWaitedFor() -> None:
+def test_anErrorOfAJobIsRaisedInItsWaiter() -> None:
     def work() -> None:
         raise KeyError("a")
 
@@ -86,7 +86,7 @@ def test_whatAJobRaisesIsRaisedWhereItIsWaitedFor() -> None:
             job.result(60)
 
 
-def test_whatAJobRaisesKeepsNothingOnceItIsForgotten() -> None:
+def test_anErrorOfAJobKeepsNothingOnceItIsForgotten() -> None:
     """Broken: the error kept the frames of the job and the job kept the error, so
     everything that a failed join held stayed until the garbage collector ran.
     """

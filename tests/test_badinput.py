@@ -117,7 +117,7 @@ def test_aHandleOfAnotherDomainIsRefused(domain: str, actor: Start) -> None:
     other.leave()
 
 
-def test_garbageOnTheSocketHarmsNobody(domain: str, actor: Start) -> None:
+def test_garbageOnTheSocketHarmsNoMember(domain: str, actor: Start) -> None:
     broker = actor("kept = muninn.share(np.arange(8), name='kept')")
     other = actor("mine = muninn.open('kept')")
     folder = Path(f"/dev/shm/muninn-{os.getuid()}-{domain}.d")

@@ -26,7 +26,7 @@ from support import Actor, ActorError, eventually, leftovers
 Start = Callable[..., Actor]
 
 
-def test_anErrorThatNobodyForesawEndsTheConnectionOnly(served: tuple[Lab, Broker, Member]) -> None:
+def test_anUnforeseenErrorEndsTheConnectionOnly(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, _ = served
 
     def fail(*_: object) -> tuple[dict[str, object], tuple[int, ...]]:
@@ -41,7 +41,7 @@ def test_anErrorThatNobodyForesawEndsTheConnectionOnly(served: tuple[Lab, Broker
 def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(
     served: tuple[Lab, Broker, Member],
 ) -> None:
-    """Broken: `Deposed` from a damaged word made the broker begin its term anew,
+    """Broken: a damaged word raised `Deposed`, and the broker began its term anew,
     without end.
     """
     lab, broker, own = served
@@ -55,13 +55,13 @@ def test_aRowOfAnEpochThatHasNotComeIsAnErrorAndNoDeposition(
     assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}
 
 
-def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: `step` without a look at the election; `start` without the fence."""
+def test_aDeposedBrokerServesNoMember(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: `step` did not look at the election; `start` did not fence."""
     lab, broker, own = served
     row, incarnation = lab.make(broker._directory, own)
-    assert lab.afterMaintenance(broker).lacks("nobody's")
+    assert lab.afterMaintenance(broker).lacks("missing")
     successor = lab.broker(lab.member())
-    assert not broker.lacks("nobody's"), "the successor may have given it to somebody"
+    assert not broker.lacks("missing"), "the successor may have granted the name"
     with pytest.raises(Deposed):
         broker.step(0)
     with pytest.raises(Deposed):
@@ -74,7 +74,7 @@ def test_aDeposedBrokerServesNobody(served: tuple[Lab, Broker, Member]) -> None:
 def test_anotherUserIsRefused(
     served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: whoever could connect was served."""
+    """Broken: every process that could connect was served."""
     lab, broker, _ = served
     monkeypatch.setattr(messages, "peerOf", lambda connection: (1, os.getuid() + 1))
     stranger = Peer(lab, broker)
@@ -83,10 +83,10 @@ def test_anotherUserIsRefused(
 
 
 def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker, Member]) -> None:
-    """It was in the socket when its sender died.
+    """The request was in the socket when its sender died.
 
-    Broken: the session's member was believed for ever; the row then belonged to nobody
-    and stayed CREATING.
+    Broken: the broker did not check the session's member again; the row then belonged
+    to no member and stayed CREATING.
     """
     lab, broker, _ = served
     dead = lab.member()
@@ -109,9 +109,9 @@ def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker,
     os.close(pidfd)
 
 
-def test_nobodyWaitsForTheMemoryOfWhatWasFreed(served: tuple[Lab, Broker, Member]) -> None:
-    """A holder that has not said hello may bring what lives. Broken: it was waited for
-    also when the row was freed.
+def test_theMemoryOfAFreedRowIsNotWaitedFor(served: tuple[Lab, Broker, Member]) -> None:
+    """A holder that has not said hello may bring the memory of a living row. Broken:
+    the broker waited for the holder also when the row was freed.
     """
     lab, broker, own = served
     lab.member()
@@ -123,8 +123,8 @@ def test_nobodyWaitsForTheMemoryOfWhatWasFreed(served: tuple[Lab, Broker, Member
     assert broker.execute(fetch, [])[0]["error"] == 10
 
 
-def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
-    """Broken: right after a takeover the name of lost memory was taken for somebody's."""
+def test_aGrantWaitsForMembersThatMayHaveTheMemoryOfTheName(lab: Lab) -> None:
+    """Broken: right after a takeover, the name of lost memory was refused as taken."""
     member, before = lab.member(), lab.member()
     old = lab.afterMaintenance(lab.broker(before))
     row, incarnation = old._directory.grant(member.key, usage("f", mode=Mode.FAST, gpu=0), 1 << 40)
@@ -143,7 +143,7 @@ def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
         "gpuCapacityBytes": 0,
         "deadlineMs": 0,
     }
-    # `member` and the broker before have not said hello
+    # `member` and the broker before have not said hello.
     assert broker.execute(create, [])[0]["row"] == requests.LATER
     assert broker._directory.find("f") is not None
     for each in (member, before):
@@ -152,10 +152,10 @@ def test_aGrantWaitsForWhoMayHaveTheMemoryOfTheName(lab: Lab) -> None:
 
 
 def test_aBrokerWithoutDescriptorsGivesWay(domain: str, actor: Start) -> None:
-    """Broken: it logged each refused connection, and its heart went on beating, so
-    nobody was served for as long as that lasted.
+    """Broken: the broker logged each refused connection and went on counting its
+    heartbeat, so no member was served while descriptors were missing.
     """
-    # what is imported at the first use is imported
+    # Share once, so that the modules of the first use are imported.
     broker = actor("import resource\nmuninn.share(b'warm').close()")
     broker.do("""
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -172,7 +172,7 @@ exhaust()
     assert muninn.share(b"x", name="a").name == "a"
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
     with pytest.raises(ActorError) as caught:
-        # The descriptors of its term are free since it gave its term up.
+        # The descriptors of the term are free since the broker gave up its term.
         broker.do("exhaust()\nmuninn.share(b'y', name='b')")
     assert caught.value.kind == "DescriptorsExhausted"
     broker.do("[os.close(fd) for fd in taken]; None")
@@ -180,8 +180,8 @@ exhaust()
     assert len(leftovers(domain)) == 2
 
 
-def test_theBackgroundThreadSurvivesAnErrorThatNobodyForesaw(domain: str, actor: Start) -> None:
-    """Its end would tell the others that the process is dead."""
+def test_theBackgroundThreadSurvivesAnUnforeseenError(domain: str, actor: Start) -> None:
+    """The end of the thread would tell the others that the process is dead."""
     keeper = actor().join()
     member = current()
     fail = [OSError(errno.EMFILE, "no descriptor"), RuntimeError("dictionary changed size")]
@@ -199,10 +199,11 @@ def test_theBackgroundThreadSurvivesAnErrorThatNobodyForesaw(domain: str, actor:
 
 
 def test_aMemberThatIsElectedWhileItReportsAReleaseServesAtOnce(domain: str, actor: Start) -> None:
-    """The background thread tells a broker of a released buffer, and that one is killed
-    before it answers.
+    """The background thread tells a broker of a released buffer, and that broker is
+    killed before it answers.
 
-    Broken: it asked on, for itself to serve, until the request timed out.
+    Broken: the thread went on asking until the request timed out, although it had to
+    serve itself.
     """
     broker = actor().join()
     member = current()
@@ -216,9 +217,7 @@ def test_aMemberThatIsElectedWhileItReportsAReleaseServesAtOnce(domain: str, act
     deadline = time.monotonic() + member.settings.control.requestTimeoutMs / 2000
     muninn.share(b"y", name="next")
     assert muninn.domainInfo()["brokerPid"] == os.getpid()
-    assert time.monotonic() < deadline, (
-        "far below the request timeout, which is what the fault cost"
-    )
+    assert time.monotonic() < deadline, "far below the request timeout, for which the fault waited"
     eventually(lambda: len(leftovers(domain)) == 1, "the released buffer is gone")
 
 

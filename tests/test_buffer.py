@@ -110,7 +110,7 @@ def test_aWriterThatPublishesWithoutAPauseIsNotCalledDead(
     assert mine.waitNext(50, after=4, out=np.empty(2) if takes else None) == 6
 
 
-def test_whatWasPublishedBeforeAWriterDiedIsTold(
+def test_aPublicationBeforeAWritersDeathIsTold(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: the writer published and gave up its next access before the waiter

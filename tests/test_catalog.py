@@ -78,7 +78,7 @@ def test_adoptsNamesAndBytesFromTheRows(lab: Lab) -> None:
         catalog.quotas.admit("default", Mode.BIG, -1, layout.PAGE_BYTES, 0)
 
 
-def test_aDamagedRowStopsNobody(lab: Lab) -> None:
+def test_aDamagedRowHidesNoOther(lab: Lab) -> None:
     directory, member = lab.directory(1), lab.member()
     row, _ = lab.make(directory, member, "broken")
     lab.make(directory, member, "whole")
@@ -174,7 +174,7 @@ def test_aNameThatTheIndexHasNoRoomForIsKept(lab: Lab, monkeypatch: pytest.Monke
     assert successor.catalog.find("crowded") is None
 
 
-def test_whatWasThereBeforeCountsUntilItIsGone(lab: Lab) -> None:
+def test_rowsOfAnEarlierTermCountUntilTheyAreGone(lab: Lab) -> None:
     """Broken: the sums were never lowered for rows of an earlier term; for a half-made
     row they were lowered, though never raised.
     """

@@ -38,7 +38,7 @@ def test_theLimitOfTasksIsTheLeastOfTheGroupAndItsAncestors(
 
 
 @pytest.mark.parametrize("text", ["max\n", str((1 << 63) - 4096), "", "-1"])
-def test_whatIsNoLimitIsNone(tmp_path: Path, text: str) -> None:
+def test_aTextThatIsNoLimitIsNone(tmp_path: Path, text: str) -> None:
     (tmp_path / "limit").write_text(text)
     assert cgroups.limitIn(str(tmp_path / "limit")) is None
     assert cgroups.limitIn(str(tmp_path / "missing")) is None

@@ -32,7 +32,7 @@ def _cutShort(cleanups: Cleanups, deed: _Deed) -> BaseException:
         return error
 
 
-def test_whatIsBroughtToItsEndIsNotUndone() -> None:
+def test_anActionThatEndedIsNotUndone() -> None:
     woken, deed = list[int](), _Deed()
     cleanups = Cleanups(lambda: woken.append(1))
     with cleanups.begin(deed):
@@ -41,7 +41,7 @@ def test_whatIsBroughtToItsEndIsNotUndone() -> None:
     assert cleanups.run() and not deed.undone and not woken and not cleanups.isUnderWay(deed)
 
 
-def test_whatIsCutShortIsUndoneWhileItsFramesAreKept() -> None:
+def test_anInterruptedActionIsUndoneWhileItsFramesAreKept() -> None:
     woken, deed = list[int](), _Deed()
     cleanups = Cleanups(lambda: woken.append(1))
     kept = _cutShort(cleanups, deed)
@@ -51,7 +51,7 @@ def test_whatIsCutShortIsUndoneWhileItsFramesAreKept() -> None:
     assert cleanups.awaitDone(0) and not cleanups._open
 
 
-def test_whatCanNotBeUndoneYetKeepsNobodyElse() -> None:
+def test_anActionThatCanNotBeUndoneYetDelaysNoOther() -> None:
     cleanups, stuck, other = Cleanups(lambda: None), _Deed(), _Deed()
     stuck.mayBeUndone = False
     _cutShort(cleanups, stuck)

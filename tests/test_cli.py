@@ -413,7 +413,7 @@ def test_aDrainOutlivesAllMembersAndTellsWhy(domain: str) -> None:
     )
 
 
-def test_theBareCommandSaysWhoIsThereWhateverThereIs(domain: str, actor: Start) -> None:
+def test_theBareCommandAlwaysNamesMembersAndBroker(domain: str, actor: Start) -> None:
     """Broken: in a domain without buffers the command said nothing of the members and
     of the broker.
     """
@@ -656,7 +656,7 @@ def test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff(domain: str) -> N
         ("prof", "x"),
     ],
 )
-def test_whatIsNotThereYetSaysSo(arguments: tuple[str, ...]) -> None:
+def test_aCommandOfALaterVersionSaysSo(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "not in this version" in done.stderr
@@ -665,7 +665,7 @@ def test_whatIsNotThereYetSaysSo(arguments: tuple[str, ...]) -> None:
     assert "not in this version" in json.loads(asJson.stdout)["error"]["reason"]
 
 
-def test_noHelpNamesWhatIsNotThereYet() -> None:
+def test_noHelpNamesACommandOfALaterVersion() -> None:
     """Broken: three of fourteen commands of the help, and two of three programs, only
     said that they did not exist yet.
     """

@@ -258,7 +258,7 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(
     assert client._lines._idle == []
 
 
-def test_whatIsAskedLaterIsAskedOnce(lab: Lab, serve: Callable[[], Serving]) -> None:
+def test_aLaterRequestIsSentOnce(lab: Lab, serve: Callable[[], Serving]) -> None:
     """The answer to a grant was not awaited; the client asks for the grant again, and
     gives it back.
     """

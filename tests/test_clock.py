@@ -70,7 +70,7 @@ def test_waitsEndInTimeWhateverAProgramMakesOfPythonsTime(
 
 
 @pytest.mark.parametrize("replaced", [FROZEN, MOVED], ids=["frozen", "moved"])
-def test_aBrokerWhoseTimeIsReplacedFreesWhatIsOverAndNothingElse(
+def test_aBrokerWhoseTimeIsReplacedEndsOnlyLifetimesThatAreOver(
     actor: Callable[..., Actor], replaced: str
 ) -> None:
     broker = actor("kept = muninn.share(np.arange(3), name='mine')")

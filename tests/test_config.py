@@ -246,7 +246,7 @@ LINKS = {
 }
 
 
-def test_whatKubernetesAndDockerWriteIsNotOfInterest(caplog: pytest.LogCaptureFixture) -> None:
+def test_variablesOfKubernetesAndDockerAreIgnored(caplog: pytest.LogCaptureFixture) -> None:
     """Broken: every pod of a namespace with a Service of that name got MNN-0001."""
     assert loadSettings(LINKS) == loadSettings({}) and not caplog.records
     with pytest.raises(InvalidConfig, match="not yet in this version"):
@@ -293,7 +293,7 @@ def test_loadsNoParserUntilItIsCalled() -> None:
     )
 
 
-def test_whatIsReturnedStaysAsItIs() -> None:
+def test_returnedSettingsCanNotBeChanged() -> None:
     with pytest.raises(AttributeError):
         loadSettings({}).control.takeoverMs = 1  # type: ignore[misc]
 

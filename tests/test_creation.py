@@ -86,7 +86,7 @@ def test_freeByNameNeedsNoOpen(domain: str, actor: Start) -> None:
 # --- whole or not at all ------------------------------------------------------------
 
 
-def test_nobodySeesABufferThatIsNotFilled(domain: str, actor: Start) -> None:
+def test_noProcessSeesABufferThatIsNotFilled(domain: str, actor: Start) -> None:
     loader = actor(
         "def fill(array):\n    for i in range(200):\n        array[i] = 1; time.sleep(0.001)"
     ).join()
@@ -132,7 +132,7 @@ def test_aCreatorThatGaveUpHoldsNothingOfTheRowsNextBuffer(domain: str) -> None:
     assert kept.value.args == ("the disk is gone",)
 
 
-def test_whatIsWrongIsSaidBeforeAnythingIsMade(domain: str) -> None:
+def test_anArgumentIsRefusedBeforeAnythingIsMade(domain: str) -> None:
     attempts: list[Callable[[], object]] = [
         lambda: muninn.share(b"x", name="a", renew="sometimes"),
         lambda: muninn.MuninnBuffer(9, name="a", renew="sometimes"),

@@ -30,22 +30,20 @@ from muninn.errors import InvalidArgument
         (None, None),
     ],
 )
-def test_infinityAndWhatNobodyLivesToSeeAreForEver(
-    timeout: float | None, seconds: float | None
-) -> None:
+def test_infinityAndCenturiesAreForEver(timeout: float | None, seconds: float | None) -> None:
     assert timeoutOf("f", timeout) == seconds
     if timeout is not None:
         assert secondsOf("f", timeout) == (LONGEST_SECONDS if seconds is None else seconds)
 
 
 @pytest.mark.parametrize("timeout", [math.nan, -1, -0.001, -math.inf, -(10**400)])
-def test_whatIsNoLengthOfTimeIsRefused(timeout: float) -> None:
+def test_aTimeoutThatIsNoLengthOfTimeIsRefused(timeout: float) -> None:
     with pytest.raises(InvalidArgument, match="Lock.acquire"):
         timeoutOf("Lock.acquire", timeout)
 
 
 @pytest.mark.parametrize("timeout", ["5", b"5", [], object(), 1j])
-def test_whatIsNoNumberIsATypeError(timeout: object) -> None:
+def test_aTimeoutThatIsNoNumberIsATypeError(timeout: object) -> None:
     with pytest.raises(TypeError, match="waitNext"):
         timeoutOf("waitNext", timeout)  # type: ignore[arg-type]
 

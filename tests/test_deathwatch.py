@@ -1,5 +1,5 @@
-"""`broker/deathwatch.py`: how the broker learns of deaths, from the hello of a member until
-its death is confirmed.
+"""`broker/deathwatch.py`: how the broker learns of deaths, from the hello of a member
+until its death is confirmed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_aHelloNeedsAPidfdOfTheMemberItself(served: tuple[Lab, Broker, Member]) 
 
 
 def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: the slot was not looked at."""
+    """Broken: the broker did not look at the slot."""
     lab, broker, _ = served
     dead, pidfd = lab.member(), os.pidfd_open(os.getpid())
     hello = helloOf(dead)
@@ -57,17 +57,17 @@ def test_aHelloOfTheDeadIsRefused(served: tuple[Lab, Broker, Member]) -> None:
 
 
 @pytest.mark.parametrize("looks", [0, 1], ids=("beforeItIsLookedAt", "afterIt"))
-def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
+def test_aMemberThatDiesBeforeItsHelloIsReadIsNoFault(
     served: tuple[Lab, Broker, Member],
     looks: int,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its pidfd names nobody any more. Broken: a warning said that the hello was false,
-    in the notebook of whoever was broker.
+    """The member's pidfd leads to no process any more. Broken: the broker warned of a
+    false hello, in the output of its own program.
 
-    Broken again: who died between two looks at its pidfd was called false by the second
-    one.
+    Broken again: when a member died between two looks at its pidfd, the second look
+    called the hello false.
     """
     lab, broker, _ = served
     with subprocess.Popen(["sleep", "60"]) as child:
@@ -85,13 +85,13 @@ def test_whoDiesBeforeItsHelloIsReadIsNobodysFault(
     assert any("died before its hello" in record.message for record in caplog.records) == (
         not looks
     )
-    assert bool(sweeps) == (not looks), "nobody has its pidfd, so it is looked for"
+    assert bool(sweeps) == (not looks), "the broker has no pidfd of the member, so it sweeps soon"
     os.close(pidfd)
 
 
 def test_aPidOfAnotherNamespaceIsNotFollowed(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: the process that has that number here was followed; its end would be the
-    member's.
+    """Broken: the broker followed the process that has this number in its own
+    namespace, and would have taken the end of that process for the member's.
     """
     lab, broker, own = served
     member = lab.member()
@@ -109,9 +109,10 @@ def test_aPidOfAnotherNamespaceIsNotFollowed(served: tuple[Lab, Broker, Member])
 def test_aDeathThatIsNotYetConfirmedIsLookedAtAgain(
     served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pidfd is readable, and the kernel still holds the byte.
+    """The pidfd is readable, and the kernel still holds the byte lock.
 
-    Broken: the one event of the pidfd was all that there was; `confirm` kept the pidfd.
+    Broken: the broker looked only at the one event of the pidfd; `confirm` kept the
+    pidfd.
     """
     lab, broker, _ = served
     dead, proofs = lab.member(), [False, False, True]
@@ -152,10 +153,12 @@ def test_aMemberKilledBeforeItsHelloIsFound(
     )
 
 
-def test_whoEndsBeforeItsHelloIsLookedForAtOnce(
+def test_aMemberThatEndsBeforeItsHelloIsLookedForAtOnce(
     served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has its pidfd. Broken: it was left to the next sweep."""
+    """The broker has no pidfd of the member. Broken: the death was found only by the
+    next sweep.
+    """
     lab, broker, _ = served
     swept: list[int] = []
     monkeypatch.setattr(broker._maintenance, "_sweepMembers", lambda: swept.append(1))
@@ -169,8 +172,8 @@ def test_whoEndsBeforeItsHelloIsLookedForAtOnce(
 
 
 def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: what a broker does on the side was done in steps without a request only,
-    so a domain with one a second never swept.
+    """Broken: a broker did its maintenance in steps without a request only, so a domain
+    with a request each second was never swept.
     """
     lab, broker, _ = served
     dead = lab.member()
@@ -194,8 +197,8 @@ def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broke
 def test_manyMembersCostADescriptorEach(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: two each. A death is confirmed all the same, also if a forked child keeps
-    the connection.
+    """Broken: each member cost two descriptors. A death is confirmed with one too, also
+    if a forked child keeps the connection.
     """
     monkeypatch.setattr(deathwatch, "MAX_PIDFDS", 1)
     monkeypatch.setattr(maintenance, "SWEEP_SECONDS", 0.1)
@@ -209,15 +212,15 @@ def test_manyMembersCostADescriptorEach(
         for member in members[1:]:
             member.kill()
         eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "the dead are reclaimed")
-        eventually(lambda: len(leftovers(domain)) == 2, "what they held is gone")
+        eventually(lambda: len(leftovers(domain)) == 2, "the buffers of the dead are gone")
     finally:
         os.kill(child, signal.SIGKILL)
     assert members[0].do("muninn.share(b'y', name='y').name") == "y"
 
 
 def _watchingDescriptors() -> int:
-    """How many connections and pidfds this process has. Its files change in number when
-    the journal is written anew.
+    """How many connections and pidfds this process has. Its files do not count: their
+    number changes when the journal is written anew.
     """
     count = 0
     for number in os.listdir("/proc/self/fd"):
@@ -228,7 +231,7 @@ def _watchingDescriptors() -> int:
 
 
 def test_withoutDescriptorsTheKnownAreWatchedByTheirConnections(domain: str, actor: Start) -> None:
-    """Broken: the broker had no room for one more, while it held two descriptors for
+    """Broken: the broker had no descriptor for another member, because it held two for
     each of the others.
     """
     broker = actor("import resource\nmuninn.share(b'x', name='x')")

@@ -87,7 +87,7 @@ def test_theCommandWorksWithoutStandardStreams(domain: str) -> None:
     assert startedWithClosedStreams(code, 0, 1, 2) == "[0, 0, 1]"
 
 
-def test_whatIsMovedKeepsItsFileAndIsClosedOnExec() -> None:
+def test_aMovedDescriptorKeepsItsFileAndIsClosedOnExec() -> None:
     low = os.open("/dev/null", os.O_RDONLY)
     for make in (
         lambda: descriptors.own(os.dup(low)),
@@ -137,7 +137,7 @@ def test_everyDescriptorIsMadeWhereItIsMoved() -> None:
         )
 
 
-def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
+def test_aDescriptorOfAnotherOwnerIsForgottenAndNotClosed() -> None:
     kinds: list[Callable[[], Descriptor]] = [
         descriptors.eventfd, lambda: descriptors.opened("/dev/null", os.O_RDONLY), lambda: descriptors.own(descriptors.unixSocket().detach()),
         lambda: atomics.pidfdOpen(os.getpid()), lambda: atomics.memfdCreate(b"t", 4096),
@@ -171,7 +171,7 @@ def test_aDescriptorThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
     assert kept.number == -1
 
 
-def test_aSocketThatIsSomebodyElsesIsForgottenAndNotClosed() -> None:
+def test_aSocketOfAnotherOwnerIsForgottenAndNotClosed() -> None:
     kept = descriptors.OwnSocket(descriptors.unixSocket())
     number = kept.number
     os.dup2(theirs := os.open("/dev/null", os.O_RDONLY), number)

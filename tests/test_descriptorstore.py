@@ -20,7 +20,7 @@ def _isOpen(descriptor: int) -> bool:
     return True
 
 
-def test_whatIsBroughtTwiceIsKeptOnce() -> None:
+def test_aDescriptorThatComesTwiceIsKeptOnce() -> None:
     """Each holder sends a descriptor after a takeover. Broken: all but the first stayed
     open for ever.
     """
@@ -36,7 +36,7 @@ def test_whatIsBroughtTwiceIsKeptOnce() -> None:
     assert not _isOpen(first) and descriptorStore.get(1, 1) is None
 
 
-def test_whatIsTakenIsTheTakers() -> None:
+def test_aTakenDescriptorBelongsToTheTaker() -> None:
     descriptorStore = DescriptorStore()
     descriptor = os.memfd_create("a")
     descriptorStore.put(2, 5, descriptor)
@@ -72,7 +72,7 @@ def test_aDescriptorServerThatASuccessorHasRemovedIsNoConcern(
     assert [each.levelname for each in caplog.records] == ["INFO", "WARNING"]
 
 
-def test_whatTheProgramClosedIsNotHandedOut() -> None:
+def test_aDescriptorThatTheProgramClosedIsNotHandedOut() -> None:
     descriptorStore = DescriptorStore()
     descriptorStore.put(1, 1, kept := os.memfd_create("a"))
     os.close(kept)

@@ -17,7 +17,7 @@ GPU = bytes(range(16))
 GOOD = handle.Handle("cudaIpc", 13000, GPU, 4321, handle.LENT_IN_PLACE, 256, 4096, b"\x07" * 64)
 
 
-def test_whatIsPackedIsUnpackedWithItsPadding() -> None:
+def test_aPackedHandleIsUnpackedWithItsPadding() -> None:
     raw = GOOD.packed()
     assert len(raw) <= 128
     assert handle.unpacked(raw, 13000) == handle.unpacked(raw.ljust(128, b"\0"), 13000) == GOOD
@@ -33,7 +33,7 @@ def test_anotherDriverIsNamedWithOurs() -> None:
     "field",
     [{"sizeBytes": 0}, {"sizeBytes": 1 << 47}, {"offset": 1 << 47}, {"reason": 0}, {"reason": 99}],
 )
-def test_whatCanNotBeIsRefused(field: dict[str, int]) -> None:
+def test_anImpossibleFieldIsRefused(field: dict[str, int]) -> None:
     with pytest.raises(IpcHandleMismatch, match="damaged"):
         handle.unpacked(GOOD._replace(**field).packed(), 13000)  # type: ignore[arg-type]
 

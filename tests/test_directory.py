@@ -57,7 +57,7 @@ def test_theNameOfADeadCreatorIsGrantedAtOnce(lab: Lab) -> None:
     assert directory.find("a") == (*new, False)
 
 
-def test_theNameOfWhatIsOverIsFree(lab: Lab) -> None:
+def test_theNameOfAnEndedLifetimeIsFree(lab: Lab) -> None:
     """Broken: the broker ends lifetimes last at the beginning of a term; until then the
     buffer was found by its name, and no process could make it anew.
     """
@@ -292,7 +292,7 @@ def test_aNameWithoutADescriptionIsToldWhenItGoes(lab: Lab) -> None:
     assert int(atomics.loadAcquire32(NameIndex(lab.block).wakeAddress(b"a"))) == before + 1
 
 
-def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
+def test_nothingOfAReclaimedRowCountsOrStaysOpen(lab: Lab) -> None:
     """Broken: `_reclaim` left out the descriptor store, the catalog or the segment."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 30)
@@ -310,7 +310,7 @@ def test_nothingOfWhatIsGoneCountsOrStaysOpen(lab: Lab) -> None:
     assert lab.paths.segments() == [] and directory._index.candidates(b"a") == []
 
 
-def test_whatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
+def test_aSizeThatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
     """Broken: `grant` did not ask the catalog."""
     directory, member = lab.directory(1), lab.member()
     directory.catalog.quotas._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0)

@@ -305,7 +305,7 @@ def test_thousandLoansLeaveNothingBehind(maxVersion: Any) -> None:
 
 
 @_bothKinds
-def test_aCapsuleThatNobodyConsumesFreesItsOwner(maxVersion: Any) -> None:
+def test_anUnconsumedCapsuleFreesItsOwner(maxVersion: Any) -> None:
     owner = Owner(np.arange(3))
     seen, capsule = weakref.ref(owner), lend(owner, maxVersion=maxVersion)
     del owner

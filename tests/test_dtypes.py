@@ -268,7 +268,7 @@ def test_anElementMayBeAnArray(domain: str, actor: Start) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "f8,,", "(2", "O", "garbage"])
-def test_whatARowStatesIsCheckedBeforeItIsUsed(text: str) -> None:
+def test_theTypeInARowIsCheckedBeforeItIsUsed(text: str) -> None:
     with pytest.raises(ControlBlockInvalid):
         plain(text)
 
@@ -290,6 +290,6 @@ def test_describesTheFieldsOfAStructuredArray(domain: str) -> None:
 @pytest.mark.parametrize(
     "description", [",f8", "2**9,f8", [["a"]], {"tuple": 7}, [{"tuple": ["a", "<f8", "x"]}], 3]
 )
-def test_aDescriptionThatNobodyWroteIsATypedError(description: object) -> None:
+def test_aDamagedDescriptionIsATypedError(description: object) -> None:
     with pytest.raises(ControlBlockInvalid, match="damaged"):
         _described(msgpack.packb({"descr": description}))

@@ -13,12 +13,12 @@ from muninn.errors import TableFull
 from support import Background
 
 
-def test_nobodyIsBrokerAtFirst(lab: Lab) -> None:
+def test_noMemberIsBrokerAtFirst(lab: Lab) -> None:
     assert lab.election.term() == Term(0, None)
     assert lab.election.readyEpoch() == 0
 
 
-def test_ofManyWhoSawTheSameTermEndOneWins(lab: Lab) -> None:
+def test_ofManyMembersThatSawATermEndOneWins(lab: Lab) -> None:
     for _ in range(20):
         old = lab.election.term()
         barrier = threading.Barrier(8)

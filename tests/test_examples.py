@@ -43,7 +43,7 @@ def test_aTensorIsSharedWithEachLibrary(domain: str, name: str, library: str) ->
 
 
 @pytest.mark.parametrize("name", ["withcupy", "vram", "stream"])
-def test_whatNeedsAGpuSaysSo(domain: str, name: str) -> None:
+def test_aProgramThatNeedsAGpuSaysSo(domain: str, name: str) -> None:
     ran = run(name)
     assert ran.returncode == 2
     assert "GPU" in ran.stderr and "Traceback" not in ran.stderr
@@ -85,7 +85,7 @@ def test_aNumberThatCanNotBeIsAUsageError(
         ("sharer", ("array",), "MNN-0028"),
     ],
 )
-def test_whatIsRefusedIsSaidInALine(
+def test_aRefusalIsSaidInALine(
     domain: str, name: str, arguments: tuple[str, ...], expected: str
 ) -> None:
     with (

@@ -44,7 +44,7 @@ def test_ticketsOfTwoStreamsAreDoneOutOfOrder(domain: str, actor: Start) -> None
     assert buffer.wait(ticket=first, timeout=60) == first
 
 
-def test_whatTheStreamWroteIsThereWhenTheTicketIs(domain: str, actor: Start) -> None:
+def test_theDataOfAStreamIsThereWhenItsTicketIs(domain: str, actor: Start) -> None:
     writer = actor(
         _STREAMS
         + "buffer = muninn.share(np.zeros(1000), name='a', access='readWrite'); stream = stopped('go')"
@@ -146,7 +146,7 @@ def test_manyProcessesThatSignalGetTicketsOfTheirOwn(domain: str, actor: Start) 
 
 
 @pytest.mark.parametrize("stream", ["stream", 1.5, -1, 987654321, object()])
-def test_whatIsNoStreamIsRefused(domain: str, stream: object) -> None:
+def test_anArgumentThatIsNoStreamIsRefused(domain: str, stream: object) -> None:
     buffer = muninn.share(np.zeros(4))
     buffer.signal()
     for use in (buffer.signal, buffer.wait):

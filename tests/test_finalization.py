@@ -137,7 +137,7 @@ task._log_destroy_pending = False
 
 @pytest.mark.parametrize("held", HELD)
 @pytest.mark.parametrize("name", [*WORKING, *OF_BUFFERS, *REFUSED, "waitNextAsync"])
-def test_whatIsCalledAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: str) -> None:
+def test_aCallAtTheVeryEndWorksOrIsRefused(domain: str, name: str, held: str) -> None:
     """Broken: imports inside functions, and numpy's own, raised a bare ImportError."""
     call = {
         **WORKING,

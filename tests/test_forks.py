@@ -25,7 +25,7 @@ def _inChild(call: Callable[[], bool]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def test_whatAnotherThreadHeldIsFreeInAChild() -> None:
+def test_aLockOfAnotherThreadIsFreeInAChild() -> None:
     """Broken: a lock of the module stayed taken in the child for ever."""
     guard, held, end = Guard(), threading.Event(), threading.Event()
 
@@ -81,7 +81,7 @@ def test_aHandlerInTheMiddleOfAForkLeavesNoLockTaken(what: str) -> None:
     assert (done.stdout, done.stderr) == ("{0} True\n", "")
 
 
-def test_aForkWaitsForWhatMustBeWhole() -> None:
+def test_aForkWaitsForStepsThatMustBeWhole() -> None:
     """Broken: another thread was importing a module, and the child found it half
     imported.
     """

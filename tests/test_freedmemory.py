@@ -33,7 +33,7 @@ def test_freedMemoryThatAForkedChildMapsIsListedAsTheirs(
     assert muninn.listBuffers() == []
 
 
-def test_whatIsInUseIsListedOnce(domain: str, actor: Callable[..., Actor]) -> None:
+def test_aBufferInUseIsListedOnce(domain: str, actor: Callable[..., Actor]) -> None:
     """A holder that goes on after `free` has a lease, and the row is dying."""
     holder = actor("b = muninn.share(np.ones(8), name='a')\nkept = b.array")
     holder.do("b.free()")

@@ -26,7 +26,7 @@ def row() -> Iterator[int]:
     del memory
 
 
-def test_isOddWhileSomebodyWrites(row: int) -> None:
+def test_isOddWhileAProcessWrites(row: int) -> None:
     generation = Generation(row)
     assert generation.value() == 0
     assert generation.begin() == 1 and generation.begin() == 1, (
@@ -49,7 +49,7 @@ def test_waitsForAPublicationAfterTheOneThatIsKnown(row: int) -> None:
     thread.join()
 
 
-def test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain(row: int) -> None:
+def test_aPublicationIsSeenAlthoughAWriterIsAtWorkAgain(row: int) -> None:
     """Broken: the waiter believed only an even word, and a writer that computes inside
     its accesses leaves the word odd nearly always.
     """
@@ -60,7 +60,7 @@ def test_whatWasPublishedIsSeenAlthoughSomebodyWritesAgain(row: int) -> None:
     assert generation.wait(2, 0.01, lambda: None) is None, "the unfinished write is not published"
 
 
-def test_whatItsCheckRaisesEndsAWait(row: int) -> None:
+def test_anErrorOfTheCheckEndsAWait(row: int) -> None:
     def check() -> None:
         raise InterruptedError
 
@@ -97,7 +97,7 @@ def test_aCopyIsNeverTorn(row: int) -> None:
         thread.join()
 
 
-def test_aWriterThatDiedIsSaidAndOneThatIsSlowIsATimeout(row: int) -> None:
+def test_aDeadWriterIsToldAndASlowOneIsATimeout(row: int) -> None:
     generation, data = Generation(row), np.zeros(8)
     generation.begin()
     arguments = data.ctypes.data, np.empty(8).ctypes.data, data.nbytes
@@ -172,7 +172,7 @@ class Fences:
         self.completed = self.issued
 
 
-def test_whatStreamsStillWriteOfAGenerationIsWaitedFor(row: int) -> None:
+def test_theKernelsOfAGenerationAreWaitedFor(row: int) -> None:
     """Broken: a copy ran as soon as the word was even, while kernels of that generation
     were still at work.
     """

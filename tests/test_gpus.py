@@ -211,7 +211,7 @@ def test_aGpuHasAnEndThatAllProcessesShare(domain: str, actor: Start) -> None:
     two.do("c.close(); c = muninn.MuninnBuffer('3M', mode='fastMode')")
 
 
-def test_whatTheDeadHeldIsThereAgain(domain: str, actor: Start) -> None:
+def test_theMemoryOfADeadProcessIsFreeAgain(domain: str, actor: Start) -> None:
     muninn.domainInfo()
     size = {"MUNINN_HOST_GPU_BYTES": "4M"}
     dying, other = actor("a = muninn.MuninnBuffer('4M', mode='fastMode')", **size), actor(**size)
@@ -231,7 +231,7 @@ def test_whatTheDeadHeldIsThereAgain(domain: str, actor: Start) -> None:
         ({}, {"size": "2G"}, QuotaExceeded),
     ],
 )
-def test_whatCanNotBeHadIsRefusedAndLeavesNothing(
+def test_anImpossibleAllocationIsRefusedAndLeavesNothing(
     domain: str,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str],

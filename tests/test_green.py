@@ -121,7 +121,7 @@ def _attributes(node: ast.AST) -> Iterator[str]:
             yield f"{each.value.id}.{each.attr}"
 
 
-def test_nothingIsTakenFromWhatIsReplaced() -> None:
+def test_noReplacedNameIsUsed() -> None:
     found = {
         (str(path.relative_to(PACKAGE)), name)
         for package in (

@@ -182,7 +182,9 @@ def test_failedMappingIsTypedAndLeavesNothing(monkeypatch: pytest.MonkeyPatch) -
         os.close(descriptor)
 
 
-def test_whatIsInterruptedBehindItsMappingMapsNothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anAllocationThatIsInterruptedBehindItsMappingMapsNothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Broken: the mapping had no owner until a later step, and a Ctrl-C between the two
     steps left it for ever.
     """

@@ -395,7 +395,7 @@ def test_aBlockThatWasCutOffIsRefusedOrMadeAnew(domain: str, actor: Start, lengt
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "foreign"])
-def test_whatIsNoControlBlockIsNotTakenForOne(
+def test_aFileThatIsNoControlBlockIsNotTakenForOne(
     domain: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     path = blockPath(domain)

@@ -48,7 +48,7 @@ def test_tellsOneProgramOfAProcessFromTheNext(domain: str, actor: Start) -> None
     ["", "pid = os.fork()\nif not pid: time.sleep(60); os._exit(0)\n"],
     ids=["alone", "withAChild"],
 )
-def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str) -> None:
+def test_anExecGivesBackLeasesAndLocks(domain: str, actor: Start, child: str) -> None:
     """A child that keeps the parent's connection hides the exec from the broker's
     socket. Broken: pid and start time had not changed.
     """
@@ -70,7 +70,7 @@ def test_anExecGivesBackWhatTheProgramHeld(domain: str, actor: Start, child: str
         lambda: (
             [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"]
         ),
-        "what goes with its last user",
+        "a buffer ends with its last user",
     )
     lock.release()
     if pid:
@@ -93,7 +93,7 @@ def test_anExecIsFoundThoughNoMemberWaits(domain: str, actor: Start) -> None:
         lambda: (
             [each["name"] for each in muninn.listBuffers() if each["state"] != "freed"] == ["a"]
         ),
-        "what goes with its last user",
+        "a buffer ends with its last user",
     )
     os.kill(child, 9)
 
@@ -141,7 +141,7 @@ def test_anExecOfAChildIsNotItsParents(domain: str, actor: Start, how: str) -> N
     with pytest.raises(TimeoutError):
         muninn.Lock("l").acquire(timeout=0.2)
     assert not current().members.isMarked(_keyOf(other.pid).slot)
-    eventually(lambda: _pids() == sorted([os.getpid(), other.pid]), "nobody else stays")
+    eventually(lambda: _pids() == sorted([os.getpid(), other.pid]), "no other member stays")
 
 
 def test_aThreadThatEndedByItselfIsNoProof(domain: str, actor: Start) -> None:

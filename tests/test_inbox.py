@@ -81,7 +81,7 @@ def test_anAnswerWithoutAWaiterIsClosed(inbox: Inbox) -> None:
     assert not _isOpen(descriptor)
 
 
-def test_theEndOfATermIsToldToAllWhoAsk(inbox: Inbox) -> None:
+def test_theEndOfATermIsToldToAllWaiters(inbox: Inbox) -> None:
     asking = [Background(lambda: inbox.ask({"op": "ping"}, [], 60)) for _ in range(2)]
     served = _next(inbox)
     eventually(lambda: not inbox.isEmpty(), "the other question")

@@ -54,7 +54,7 @@ def test_theSoonestIsFoundWithoutLookingAtTheOthers(monkeypatch: pytest.MonkeyPa
     assert not popped
 
 
-def test_whatIsForgottenDoesNotPileUp() -> None:
+def test_forgottenDeadlinesDoNotPileUp() -> None:
     """Many buffers are freed long before their time."""
     lifetimes = Lifetimes()
     for row in range(10_000):

@@ -33,7 +33,7 @@ SHARING = "import muninn, numpy; muninn.share(numpy.arange(3)); print('answered'
         (IndexError("list index out of range"), "IndexError: list index"),
     ],
 )
-def test_whateverACheckRaisesIsAFinding(error: Exception, said: str) -> None:
+def test_anyErrorOfACheckIsAFinding(error: Exception, said: str) -> None:
     """Broken: `doctor` ended with a traceback, before the checks that would have given
     the reason.
     """

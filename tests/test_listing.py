@@ -92,7 +92,7 @@ def test_aProcessThatIsTwoMembersIsOneImporter(domain: str, actor: Start) -> Non
     assert [member["pid"] for member in muninn.domainInfo()["members"]].count(other.pid) == 2
 
 
-def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_anEndedLifetimeIsNotListedAsLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: until the broker ended the lifetime, the buffer was listed as live, with
     an end in the past.
     """
@@ -107,7 +107,7 @@ def test_whatIsOverIsNotLive(domain: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert muninn.listBuffers() == []
 
 
-def test_whatTheDeadHeldAndWasFreedIsNotListed(
+def test_aFreedBufferThatOnlyTheDeadHeldIsNotListed(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: until the broker had confirmed the death, the buffer was listed as dying,
@@ -175,7 +175,7 @@ def test_aFreedBufferIsListedAsDyingWhileItIsHeld(domain: str, actor: Start) -> 
     )
 
 
-def test_domainInfoSaysWhoIsThere(domain: str, actor: Start) -> None:
+def test_domainInfoNamesTheMembers(domain: str, actor: Start) -> None:
     other = actor("held = [muninn.share(b'x') for _ in range(3)]")
     info = muninn.domainInfo()
     assert json.loads(json.dumps(info)) == info

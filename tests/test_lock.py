@@ -88,7 +88,7 @@ def test_aBoundedWaitTellsOfTheDeadToo(domain: str, actor: Start) -> None:
         assert not mine.recovered
 
 
-def test_whatTheDeadLeftIsToldUntilABlockHasEnded(domain: str, actor: Start) -> None:
+def test_aDeathIsToldUntilABlockHasEnded(domain: str, actor: Start) -> None:
     """Broken: Ctrl-C came at the first statement of the block, and no later owner was
     told that the data may be half changed.
     """

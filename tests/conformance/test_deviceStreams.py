@@ -219,7 +219,7 @@ def test_takesStreamsInEveryShape(device: Device) -> None:
 
 
 @pytest.mark.parametrize("shape", ["0", 1.5, True, object(), Foreign(handle="x")])
-def test_whatIsNoStreamIsATypeError(device: Device, shape: object) -> None:
+def test_anArgumentThatIsNoStreamIsATypeError(device: Device, shape: object) -> None:
     with pytest.raises(TypeError):
         device.asStream(shape)
 

@@ -110,7 +110,7 @@ def test_aToldDeathStillPoisonsTicketsThatWereIssuedBefore(domain: str, actor: S
     assert not isReaderTold() and other.read(timeout=60).shape == (BYTES,)
 
 
-def test_whatAnotherThreadWasToldIsTheAccessesErrorToo(domain: str, actor: Start) -> None:
+def test_anErrorThatAnotherThreadGotIsTheAccessesErrorToo(domain: str, actor: Start) -> None:
     """Broken: the first access on the default stream got its error, and an access that
     copied torn bytes counted as whole for all others.
     """

@@ -132,7 +132,7 @@ def test_aCopyBetweenMappedBuffersDoesNotWait(domain: str, actor: Start) -> None
 
 
 @pytest.mark.usefixtures("standin")
-def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None:
+def test_aRefusedMappingIsTheSameError(domain: str, actor: Start) -> None:
     muninn.share(np.zeros(3 * MIB, np.uint8), "a")
     small = actor("a = muninn.open('a')", STANDIN_HOST_MAPPED="1M")
     with pytest.raises(ActorError) as raised:
@@ -141,7 +141,7 @@ def test_whatTheDriverCanNotMapIsTheSameError(domain: str, actor: Start) -> None
 
 
 @pytest.mark.usefixtures("standin")
-def test_whatIsClosedComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -> None:
+def test_closedMemoryComesBackWhenNoMoreCanBeMapped(domain: str, actor: Start) -> None:
     """Broken: to give memory back, the deferred free first allocated some, although
     none was left, and tried again and again.
     """

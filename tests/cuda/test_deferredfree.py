@@ -66,7 +66,7 @@ def test_memoryComesBackAlthoughSomeStreamAlwaysWaits(
     assert device.awaitWork(60)
 
 
-def test_givesBackWhatComesBehindAnError(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_givesMemoryBackAfterAnError(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: the thread ended, and no memory was given back any more."""
     fails = [True]
     real = DeferredFree._awaitByPage
@@ -84,7 +84,7 @@ def test_givesBackWhatComesBehindAnError(device: Any, monkeypatch: pytest.Monkey
     assert device.awaitWork(60)
 
 
-def test_whatIsFreedWithTheDriversLockComesAtAQuietMoment(
+def test_memoryThatNeedsTheDriversLockIsFreedAtAQuietMoment(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: the memory was freed once the context was synchronized, although streams

@@ -101,7 +101,7 @@ def test_aKilledSignallersWaitersAreToldAndDoNotHang(
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(
+def test_aFenceOfTheGpuCountsAlthoughItsProcessStandsStill(
     buffer: muninn.MuninnBuffer, actor: Start, dies: bool
 ) -> None:
     writer = actor(DEVICE)
@@ -121,7 +121,7 @@ def test_whatTheGpuHasReachedCountsAlthoughItsProcessStandsStill(
     stream.synchronize(30)
 
 
-def test_whatWaitsForTheDeadIsNotCompletedByTheDevice(
+def test_aTicketThatWaitsForTheDeadIsNotCompletedByTheDevice(
     buffer: muninn.MuninnBuffer, actor: Start
 ) -> None:
     """The GPU of `between` went on over half written bytes, and reached its fence. Its
@@ -199,7 +199,7 @@ def test_theInterfaceNamesTheStreamThatWaitsForAWriter(
     assert buffer.__cuda_array_interface__["stream"] is None
 
 
-def test_aWriterWaitsForThoseWhoRead(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_aWriterWaitsForTheReaders(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     reader = actor(
         DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass"
     )
@@ -211,7 +211,7 @@ def test_aWriterWaitsForThoseWhoRead(buffer: muninn.MuninnBuffer, actor: Start) 
     stream.synchronize(30)
 
 
-def test_aDeadReaderTakesNothingFromAnybody(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+def test_aDeadReaderTakesNothingFromOthers(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     reader = actor(
         DEVICE + "s.submit(lambda: semaphore.wait(60))\nwith b.read(stream=s) as view: pass"
     )

@@ -241,7 +241,7 @@ def test_gpusWithoutDescriptorsShareTheirMemoryByHandle(domain: str, actor: Star
         eventually(lambda: theirs.read() is None, "the owner's death is told")
 
 
-def test_whatCanNotBeLentIsRefused(domain: str, actor: Start) -> None:
+def test_memoryThatCanNotBeLentIsRefused(domain: str, actor: Start) -> None:
     with pytest.raises(InvalidArgument, match="copied once"):
         muninn.share(np.arange(3), copy=False)
     other = actor("from numba import cuda\nmine = cuda.to_device(np.arange(100).reshape(10, 10))")

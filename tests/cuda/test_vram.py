@@ -134,7 +134,7 @@ def test_itsMemoryComesBackWhenAllAreGone(domain: str, actor: Start, freeBytes: 
     eventually(lambda: freeBytes() >= before - MIB, "the memory is free again")
 
 
-def test_whatDoesNotFitIsAnErrorAndLeavesNothing(
+def test_aSizeThatDoesNotFitIsAnErrorAndLeavesNothing(
     domain: str, actor: Start, freeBytes: Free
 ) -> None:
     before = freeBytes()
@@ -221,7 +221,7 @@ def test_anotherDriverIsToldBothVersions(domain: str, actor: Start) -> None:
 
 
 @pytest.mark.usefixtures("standin")
-def test_aGpuIsFoundByWhatItIsAndNotByItsNumber(domain: str, actor: Start) -> None:
+def test_aGpuIsFoundByItsIdentityAndNotByItsNumber(domain: str, actor: Start) -> None:
     muninn.share(np.arange(100), "a", mode="fastMode", preferredGpu=1)
     turned = actor("theirs = muninn.open('a')", CUDA_VISIBLE_DEVICES="1,0")
     assert turned.do("int(theirs.read().sum()), theirs.gpu") == [4950, 0]

@@ -62,5 +62,5 @@ def test_anInterruptionThatLeavesSomethingBehindIsSeen() -> None:
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAILED member read raise: at " in done.stdout
-    assert "somebody reads already" in done.stdout
+    assert "another read has begun" in done.stdout
     assert "failures: 2" in done.stdout

@@ -7,7 +7,7 @@ read, busy = MuninnBuffer.read, []
 
 def forgetful(self, *arguments, **keywords):
     if busy:
-        raise RuntimeError("somebody reads already")
+        raise RuntimeError("another read has begun")
     busy.append(self)
     value = read(self, *arguments, **keywords)
     busy.clear()
