@@ -654,7 +654,7 @@ static void beginReading(struct mnnAccessScope *scope, struct caller me)
 	}
 }
 
-/* SYNC readers: pairs with awaitNone, which has read the count before it looked at the
+/* SYNC readers: pairs with awaitReaders, which has read the count before it looked at the
  * leases. */
 static void endReading(struct mnnAccessScope *scope)
 {

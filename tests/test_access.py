@@ -18,7 +18,7 @@ from muninn.control import layout
 from muninn.control.tickets import Tickets
 from muninn.errors import OwnerDied, WriterDied
 from muninn.session import gpus, membership
-from muninn.sync import fences, readers
+from muninn.sync import contention, fences
 from support import Actor, ActorError, Background, eventually, program
 
 Start = Callable[..., Actor]
@@ -169,7 +169,7 @@ def test_aReaderThatLeavesWakesTheWriter(
     buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: the writer slept until its next look, which comes every 50 ms."""
-    monkeypatch.setattr(readers, "_CHECK_NS", 60_000_000_000)
+    monkeypatch.setattr(contention, "_CHECK_NS", 60_000_000_000)
     reader = actor(OTHER)
     reader.do("scope = inside(b.read(stream=s))")
     writing = Background(lambda: buffer.write(stream=None).__enter__()).asleep()

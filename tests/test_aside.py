@@ -26,7 +26,7 @@ from support import Background, eventually
 PACKAGE = Path(muninn.__file__).parent
 #: Locks that a thread must not take again while it has them; the comment of each lock
 #: gives the reason.
-NOT_MET_AGAIN = {"session/releases.py", "sync/readers.py"}
+NOT_MET_AGAIN = {"session/releases.py"}
 
 
 def test_aLatchLetsAllThreadsThrough() -> None:

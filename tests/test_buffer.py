@@ -26,6 +26,7 @@ from muninn.errors import OwnerDied, WriterDied
 from muninn.session.membership import current
 from muninn.storage.paths import Paths
 from muninn.sync import publications
+from muninn.sync.contention import ownerLockAddress
 from muninn.system import atomics
 from support import Actor, Background, eventually, leftovers, program
 
@@ -151,7 +152,7 @@ def test_aCopyInsideAnAccessDoesNotWaitForAWriterThatWaitsForIt(
         )
         eventually(
             lambda: (
-                ownerlock.ownerOf(int(atomics.loadAcquire32(mine._checked().ownerLockAddress)))
+                ownerlock.ownerOf(int(atomics.loadAcquire32(ownerLockAddress(mine._checked()))))
                 is not None
             ),
             "it waits for the access",

@@ -12,6 +12,7 @@ import pytest
 import muninn
 from muninn.control import layout
 from muninn.session import membership
+from muninn.sync.contention import ownerLockAddress
 from muninn.system import atomics
 from support import Actor, ActorError, eventually
 
@@ -118,7 +119,7 @@ def test_aTryIsNotRefusedForAWaiterThatDied(
         "import threading; lock = muninn.Lock('l'); b = muninn.open('b', access='readWrite')"
     )
     successor = (
-        (lock if what == "lock" else buffer)._openBuffer.ownerLockAddress
+        ownerLockAddress((lock if what == "lock" else buffer)._openBuffer)
         - layout.ROW_OWNER_LOCK_OFFSET
         + layout.ROW_SUCCESSOR_OFFSET
     )

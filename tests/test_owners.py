@@ -22,6 +22,7 @@ import pytest
 import muninn
 from muninn.control import layout
 from muninn.errors import WriterDied
+from muninn.sync.contention import ownerLockAddress
 from muninn.system import atomics
 from support import Actor, Background, eventually, program
 
@@ -105,7 +106,7 @@ def test_aLockThatIsInterruptedAtAnyBytecodeIsGivenBack(domain: str, how: str) -
 
     def check() -> None:
         assert not lock._openBuffer.hasScopes()
-        assert atomics.loadAcquire32(lock._openBuffer.ownerLockAddress) == 0
+        assert atomics.loadAcquire32(ownerLockAddress(lock._openBuffer)) == 0
 
     assert _interruptedEverywhere(_takers(lock)[how], check) > 5
 
@@ -135,7 +136,7 @@ def test_anAcquisitionHasHappenedOrNot(domain: str) -> None:
     def check() -> None:
         if lock._openBuffer.hasScopes():
             lock.release()  # the caller had it: it was interrupted between the two
-        assert atomics.loadAcquire32(lock._openBuffer.ownerLockAddress) == 0
+        assert atomics.loadAcquire32(ownerLockAddress(lock._openBuffer)) == 0
 
     _interruptedEverywhere(usesAcquire, check)
 
@@ -154,7 +155,7 @@ def test_anAccessThatIsInterruptedAtAnyBytecodeIsEnded(domain: str, before: str)
     def check() -> None:
         gc.collect() if before == "torn" else None
         assert not buffer._held().hasScopes()
-        assert atomics.loadAcquire32(buffer._held().ownerLockAddress) == 0
+        assert atomics.loadAcquire32(ownerLockAddress(buffer._held())) == 0
         with buffer.write(timeout=5.0):
             pass
         assert buffer.generation % 2 == 0
@@ -361,7 +362,7 @@ def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: s
     waiter = actor("lock = muninn.Lock('l')")
     lock.acquire()
     successorAddress = (
-        lock._openBuffer.ownerLockAddress
+        ownerLockAddress(lock._openBuffer)
         - layout.ROW_OWNER_LOCK_OFFSET
         + layout.ROW_SUCCESSOR_OFFSET
     )
@@ -381,7 +382,7 @@ def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: s
 def test_aWaiterThatGivesUpLeavesNoPlaceKept(domain: str, actor: Start) -> None:
     lock, other = muninn.Lock("l"), actor("lock = muninn.Lock('l')")
     successorAddress = (
-        lock._openBuffer.ownerLockAddress
+        ownerLockAddress(lock._openBuffer)
         - layout.ROW_OWNER_LOCK_OFFSET
         + layout.ROW_SUCCESSOR_OFFSET
     )
@@ -399,7 +400,7 @@ def test_aWaiterThatGivesUpLeavesNoPlaceKept(domain: str, actor: Start) -> None:
 def test_arrivalsMayWrap(domain: str, actor: Start) -> None:
     lock = muninn.Lock("l")
     arrivals = (
-        lock._openBuffer.ownerLockAddress
+        ownerLockAddress(lock._openBuffer)
         - layout.ROW_OWNER_LOCK_OFFSET
         + layout.ROW_ARRIVALS_OFFSET
     )
@@ -457,7 +458,7 @@ def test_readersThatDoNotStarveCostWritersNothing(domain: str) -> None:
     """
     buffer = muninn.share(np.zeros(4), name="w")
     word = (
-        buffer._held().ownerLockAddress - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_READERS_OFFSET
+        ownerLockAddress(buffer._held()) - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_READERS_OFFSET
     )
     buffer.read()
     assert atomics.loadAcquire32(word) == 0

@@ -51,7 +51,6 @@ class OpenBuffer:
         "generation",
         "incarnation",
         "memory",
-        "ownerLockAddress",
         "row",
         "tables",
         "tickets",
@@ -75,13 +74,17 @@ class OpenBuffer:
         self.description = description
         self.memory = memory
         rowAddress = block.rowAddress(row)
+        # Only `sync` and `api` use the next three. They are made here, with the open
+        # buffer, because every access needs them: a look-up would cost each access, and
+        # two threads that made the lock at their first use could each have one.
         self.generation = Generation(rowAddress)
         self.tickets = Tickets(rowAddress, block.fencesAddress(row))
         # Held while tickets are published and streams are made to wait for them, so
         # that both happen in one order.
         self.fencing = _thread.RLock()
+        # This is here and not in `sync`, because a process that leaves asks all its open
+        # buffers whether a thread is inside (`hasScopes`).
         self._owner = 0
-        self.ownerLockAddress = rowAddress + layout.ROW_OWNER_LOCK_OFFSET
         self._leaseAddress, self._leaseWord = tables.leases.held(
             memory.leaseIndex, row, incarnation
         )
@@ -110,21 +113,9 @@ class OpenBuffer:
             )
         return self._owner
 
-    def isOwn(self, word: int) -> bool:
-        """Whether `word`, the value of an owner lock, names this process."""
-        return ownerlock.belongsTo(word, self.tables.key)
-
     def isWriting(self) -> bool:
         """Whether this thread is inside a write access."""
         return bool(self._owner) and bool(atomics.ownerWrites(self._owner, green.identity()))
-
-    def refuseOwnWriter(self) -> None:
-        """Called before a wait for writers: raise if this thread would wait for itself."""
-        if self.isWriting():
-            raise RuntimeError(
-                f"this thread is writing {self.description.name!r}: what it has written so "
-                "far is in the view of its write access"
-            )
 
     def hasScopes(self, notOf: int = 0) -> bool:
         """Whether a thread of this process other than `notOf` is inside an access. For

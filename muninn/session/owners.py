@@ -9,22 +9,12 @@ word that belongs to it. The C part calls back the methods that `callsOf` names.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from enum import Enum, auto
 
-from muninn.control.members import MemberKey
-from muninn.control.ownerlock import belongsTo, ownerOf
-from muninn.system import aside, atomics
-from muninn.system.deadlines import sleepNs
-from muninn.system.green import identity, sleepOn
+from muninn.system import atomics
+from muninn.system.green import identity
 
 _OWNER_BYTES = 128
 _LEAVER_OFFSET = 8
-#: How long a waiter sleeps before it looks at its owner again; the reclaiming broker
-#: wakes it sooner.
-_CHECK_NS = 50_000_000
-#: How long a free owner lock is left to its successor, as in `cshim/owners.h`.
-_SUCCESSOR_NS = 5_000_000
 
 #: What an access is, and why one is refused, as `cshim/owners.h` numbers both; it has
 #: more of each, which only the C part tells apart.
@@ -84,36 +74,3 @@ class Owners:
         # SYNC ended: pairs with isVoid. From here on no access and no lock of this
         # process is its own.
         atomics.storeRelease32(self._first, 1)
-
-
-class OwnerWait(Enum):
-    """How a wait for the owner of a lock has ended."""
-
-    OWNER_DEAD = auto()  #: the owner is confirmed dead
-    TRY_AGAIN = auto()
-    TIME_OVER = auto()  #: the deadline has passed; the thread has not slept
-
-
-def awaitOwner(
-    address: int,
-    key: MemberKey,
-    isDead: Callable[[int, int], bool],
-    deadline: float | None,
-    word: int,
-) -> OwnerWait:
-    """Wait between two attempts at an owner lock, whose word is `word`."""
-    owner = ownerOf(word)
-    isOwn = belongsTo(word, key)
-    if owner is not None and not isOwn and isDead(*owner):
-        return OwnerWait.OWNER_DEAD
-    # A free lock may be kept for a successor, which may have died. So every thread that
-    # asks, also with a try-lock, waits until the successor has come or is passed over.
-    remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else _SUCCESSOR_NS
-    if remainingNs <= 0:
-        return OwnerWait.TIME_OVER
-    if owner is not None:
-        aside.refuseOwn()
-    # SYNC claim: pairs with leave. The word is compared as the thread falls asleep, and
-    # its last owner wakes if the word says that somebody waits.
-    sleepOn(address, word, remainingNs)
-    return OwnerWait.TRY_AGAIN

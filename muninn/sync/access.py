@@ -5,7 +5,7 @@ The host waits for a process that is inside a ``with`` block; the GPU waits for 
 that such a block gave a stream. One of the two covers each access.
 
 *Write access.* The writer takes the owner lock of the row. Then it waits until no
-process is inside a read access (`readers`), and it makes its stream wait for the
+process is inside a read access (`contention.py`), and it makes its stream wait for the
 accesses whose work is not over, of readers and of writers. Then it makes the generation
 odd, and the block runs. At the end a writer with a stream issues a ticket, which the
 stream completes. The writer stores the even generation, which is the publication, and
@@ -41,7 +41,13 @@ from muninn.control import layout
 from muninn.errors import WriterDied
 from muninn.session import owners
 from muninn.sync import fences
-from muninn.sync.readers import awaitNone
+from muninn.sync.contention import (
+    OwnerWait,
+    awaitOwner,
+    awaitReaders,
+    ownerShown,
+    refuseOwnWriter,
+)
 from muninn.system import atomics, threads
 from muninn.system.deadlines import deadlineOf, remaining
 
@@ -95,19 +101,13 @@ class _OnOpenBuffer(atomics.AccessScope):
 
     def _await(self, until: _Until, word: int) -> bool:
         openBuffer = self._openBuffer
-        ended = owners.awaitOwner(
-            openBuffer.ownerLockAddress,
-            openBuffer.tables.key,
-            openBuffer.tables.isDead,
-            None if until is None else until[0],
-            word,
-        )
-        if ended is owners.OwnerWait.TIME_OVER and until is not None:
-            other = "thread" if openBuffer.isOwn(word) else "process"
+        ended = awaitOwner(openBuffer, None if until is None else until[0], word)
+        if ended is OwnerWait.TIME_OVER and until is not None:
             raise TimeoutError(
-                f"another {other} has been writing {openBuffer.description.name!r} for {until[1]} s"
+                f"{ownerShown(openBuffer, word)} has been writing "
+                f"{openBuffer.description.name!r} for {until[1]} s"
             )
-        return ended is owners.OwnerWait.OWNER_DEAD
+        return ended is OwnerWait.OWNER_DEAD
 
     def _refuse(self, reason: int) -> None:
         name = self._openBuffer.description.name
@@ -175,7 +175,7 @@ class Writing(_OnOpenBuffer):
         """
         openBuffer, buffer = self._openBuffer, self._buffer
         left = None if until is None else remaining(until[0])
-        if not awaitNone(openBuffer, left):
+        if not awaitReaders(openBuffer, left):
             raise TimeoutError(
                 f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
             )
@@ -214,7 +214,7 @@ class Reading(_OnOpenBuffer):
     def _attach(self) -> None:
         openBuffer = self._openBuffer = _opened(self._buffer)
         self._owner = openBuffer.owner
-        openBuffer.refuseOwnWriter()
+        refuseOwnWriter(openBuffer)
         self._stream = fences.usableStream(openBuffer, self._stream)
 
     def _awaitOthers(self, until: _Until) -> Any:
@@ -248,7 +248,7 @@ class Copying(_OnOpenBuffer):
 
     def _attach(self) -> None:
         self._owner = self._openBuffer.owner
-        self._openBuffer.refuseOwnWriter()
+        refuseOwnWriter(self._openBuffer)
 
     def _deadlineOf(self, _: None) -> _Until:
         return self._deadline, self._timeout or 0

@@ -35,6 +35,7 @@ from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffer import OpenBuffer
 from muninn.session.spec import lockSpec
+from muninn.sync.contention import OwnerWait, awaitOwner, ownerShown
 from muninn.system import atomics
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import INTERNAL_PREFIX, asName
@@ -65,17 +66,11 @@ class _Taking(atomics.AccessScope):
     def _await(self, until: tuple[float | None, float | None] | None, word: int) -> bool:
         openBuffer = self._openBuffer
         deadline, timeout = until or (None, None)
-        ended = owners.awaitOwner(
-            openBuffer.ownerLockAddress,
-            openBuffer.tables.key,
-            openBuffer.tables.isDead,
-            deadline,
-            word,
-        )
-        if ended is owners.OwnerWait.TIME_OVER:
-            other = "thread" if openBuffer.isOwn(word) else "process"
-            raise TimeoutError(f"another {other} has held lock {self.name!r} for {timeout} s")
-        return ended is owners.OwnerWait.OWNER_DEAD
+        ended = awaitOwner(openBuffer, deadline, word)
+        if ended is OwnerWait.TIME_OVER:
+            other = ownerShown(openBuffer, word)
+            raise TimeoutError(f"{other} has held lock {self.name!r} for {timeout} s")
+        return ended is OwnerWait.OWNER_DEAD
 
     def _refuse(self, reason: int) -> None:
         if reason == owners.REFUSED_VOID:

@@ -16,7 +16,8 @@ import numpy as np
 from muninn.arguments import asInteger
 from muninn.errors import WriterDied
 from muninn.sync.access import Opened
-from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto, writerIsDead
+from muninn.sync.contention import refuseOwnWriter, writerIsDead
+from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto
 from muninn.system.deadlines import deadlineOf, remaining
 
 
@@ -55,7 +56,7 @@ def _awaited(
     def check() -> None:
         if cancelled is not None and cancelled.is_set():
             raise InterruptedError
-        buffer._checked().refuseOwnWriter()  # the thread would wait for itself
+        refuseOwnWriter(buffer._checked())  # the thread would wait for itself
         value = generation.value()
         if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):
             raise WriterDied(

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from muninn.control import ownerlock
 from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument, WriterDied
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.access import Copying
-from muninn.system import atomics, clock
+from muninn.sync.contention import refuseOwnWriter, writerIsDead
+from muninn.system import clock
 
 #: How long a copy waits for a pause between writers, when the caller gives no timeout.
 READ_BOUND_SECONDS = 10.0
@@ -94,7 +94,7 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
 
     def isDead() -> bool:
         # A writer is inside; if it is this thread, the copy would wait for itself.
-        openBuffer.refuseOwnWriter()
+        refuseOwnWriter(openBuffer)
         return writerIsDead(openBuffer)
 
     def copy(seconds: float, canTakeScope: bool) -> int | None:
@@ -115,11 +115,3 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
     if copied is None:
         raise WriterDied(f"a writer of {openBuffer.description.name!r} died or gave up half way")
     return copied
-
-
-def writerIsDead(openBuffer: OpenBuffer) -> bool:
-    """Whether no living process is writing: the owner lock is free, or names a member
-    that is confirmed dead.
-    """
-    owner = ownerlock.ownerOf(int(atomics.loadAcquire32(openBuffer.ownerLockAddress)))
-    return owner is None or openBuffer.tables.isDead(*owner)

@@ -39,7 +39,7 @@ _UNPASSED = {
         ),
         "locks and accesses are C, in one call (test_owners, ownerlocks.pml); these functions are for callers without an owner: tests that play another member",
     ),
-    "readers.awaitNone:casSeqCst32": "somebody read by kernels before the last write (test_owners)",
+    "contention.awaitReaders:casSeqCst32": "somebody read by kernels before the last write (test_owners)",
     "tickets.Tickets.abandon:casSeqCst64": "an interruption by a signal (test_owners)",
     "admission.Admission._accepted:accept#2": "no descriptor is left (test_candidacy)",
     "admission.Admission._refuse:send": "no descriptor is left (test_candidacy)",

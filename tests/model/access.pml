@@ -112,7 +112,7 @@ inline write() {
 	/* take, which also takes over from a dead owner */
 	atomic { ownerLock == NOBODY || IS_DEAD(ownerLock) -> ownerLock = p };
 #ifndef SCAN_BEFORE_OWNER_LOCK
-	/* readers.awaitNone */
+	/* contention.awaitReaders */
 	NOBODY_READS;
 #endif
 	orderBehind();

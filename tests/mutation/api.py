@@ -21,7 +21,7 @@ _FENCES = "muninn/sync/fences.py"
 _ACCESS = "muninn/sync/access.py"
 _MEMORY = "muninn/session/mappings.py"
 _SNAPSHOTS = "muninn/sync/snapshots.py"
-_READERS = "muninn/sync/readers.py"
+_CONTENTION = "muninn/sync/contention.py"
 _READONLY = "muninn/interop/readonly.py"
 _NAMES = "muninn/session/names.py"
 _ENTRY = "muninn/session/entry.py"
@@ -154,19 +154,19 @@ MUTANTS = [
     Mutant(_PUBLICATIONS, "        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):", "        if generation.isLeft(value, lambda: writerIsDead(openBuffer)):", "what was published before a writer died is told", "test_buffer.py::test_aPublicationBeforeAWritersDeathIsTold"),
     Mutant(_PUBLICATIONS, "        if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):", "        if False:", "a wait ends when its writer dies", "test_buffer.py::test_aDeadWriterIsSeenAndRepaired"),
     Mutant(_ATTACHMENT, "        if openBuffer.context.isStale():\n            openBuffer = self._reopen(openBuffer)\n", "", "a forked child takes a lease of its own", "test_sharing.py::test_aForkedChildTakesALeaseOfItsOwn"),
-    Mutant(_SNAPSHOTS, "return owner is None or openBuffer.tables.isDead(*owner)", "return owner is not None and openBuffer.tables.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
+    Mutant(_CONTENTION, "return owner is None or openBuffer.tables.isDead(*owner)", "return owner is not None and openBuffer.tables.isDead(*owner)", "a writer that gave up is said", "test_buffer.py::test_aWriterThatRaisesLeavesATornBuffer"),
     Mutant(_ACCESS, "buffer.deviceArray(None if stream is None or self._openBuffer.memory.gpu is None else stream.gpu)", "buffer.deviceArray()", "an access of a GPU that does not reach the memory is refused", "test_gpus.py::test_anAccessOfAStreamWhoseGpuDoesNotReachTheMemoryIsRefused"),
     Mutant("muninn/kernels/launch.py", "    queue = workerOf(handle)\n", "    return None\n", "a CPU reference keeps the order of a stream that is named by its handle", "test_kernels.py::test_aCpuReferenceKeepsTheOrderOfAStreamHoweverThatIsNamed"),
     Mutant(_SNAPSHOTS, "    if not isinstance(out, np.ndarray):\n", "    if False:\n", "what is no array takes no copy", "test_buffer.py::test_readsIntoWhatItIsGiven"),
-    Mutant(_ACCESS, "        if not awaitNone(openBuffer, left):", "        if False:", "a writer waits until no reader is inside", "test_access.py"),
+    Mutant(_ACCESS, "        if not awaitReaders(openBuffer, left):", "        if False:", "a writer waits until no reader is inside", "test_access.py"),
     Mutant(_ACCESS, "        else:\n            fences.mend(self._openBuffer)\n", "", "a write access of the host repairs the buffer that a dead writer tore", "test_access.py::test_aBufferThatADeadWriterToreIsMendedByTheNextOne"),
     Mutant(_ACCESS, "        fences.holdBack(openBuffer, self._stream, writing=True, timeout=left)", "        fences.holdBack(openBuffer, self._stream, writing=True, timeout=self._timeout)", "a writer's limit is for all that it waits for", "test_access.py::test_theLimitOfAnAccessIsForAllThatItWaitsFor"),
     Mutant(_ACCESS, "writing=False, timeout=None if until is None else remaining(until[0]))", "writing=False, timeout=self._timeout)", "a reader's limit is for all that it waits for", "test_access.py::test_theLimitOfAnAccessIsForAllThatItWaitsFor"),
     Mutant(_ACCESS, "        __del__ = atomics.scopeDrop\n", "        pass\n", "an access whose object is gone is ended", "test_owners.py::test_anAccessWhoseObjectIsGoneIsEnded"),
-    Mutant(_ACCESS, "        self._owner = openBuffer.owner\n        openBuffer.refuseOwnWriter()\n", "        self._owner = openBuffer.owner\n", "a thread that writes does not begin a read access", "test_access.py::test_oneThreadIsInsideOneKindOfAccess", "the C part looks too"),
-    Mutant(_PUBLICATIONS, "        buffer._checked().refuseOwnWriter()  # it", "        buffer._checked()  # it", "a wait inside one's own write is refused at once", "test_owners.py::test_whoWritesDoesNotWaitForItself"),
-    Mutant(_READERS, "            if seen:\n                atomics.casSeqCst32(word, seen, 0)\n", "", "readers cost later writers nothing", "test_owners.py::test_readersThatDoNotStarveCostWritersNothing"),
-    Mutant(_SNAPSHOTS, "        openBuffer.refuseOwnWriter()  # somebody", "        pass  # somebody", "a read inside one's own write is refused at once", "test_owners.py::test_aHandlerMayDoWhateverItsThreadIsDoing"),
+    Mutant(_ACCESS, "        self._owner = openBuffer.owner\n        refuseOwnWriter(openBuffer)\n", "        self._owner = openBuffer.owner\n", "a thread that writes does not begin a read access", "test_access.py::test_oneThreadIsInsideOneKindOfAccess", "the C part looks too"),
+    Mutant(_PUBLICATIONS, "        refuseOwnWriter(buffer._checked())  # it", "        buffer._checked()  # it", "a wait inside one's own write is refused at once", "test_owners.py::test_whoWritesDoesNotWaitForItself"),
+    Mutant(_CONTENTION, "            if seen:\n                atomics.casSeqCst32(word, seen, 0)\n", "", "readers cost later writers nothing", "test_owners.py::test_readersThatDoNotStarveCostWritersNothing"),
+    Mutant(_SNAPSHOTS, "        refuseOwnWriter(openBuffer)  # somebody", "        pass  # somebody", "a read inside one's own write is refused at once", "test_owners.py::test_aHandlerMayDoWhateverItsThreadIsDoing"),
     Mutant(_FENCES, "            gpus.promised.discard((openBuffer.row, self.promising))\n", "", "a ticket that no stream has is poisoned", "test_fences.py::test_aSignalThatIsCutShortIsPoisoned"),
     Mutant(_FENCES, "        return tickets.issue(key, DONE_AT_ONCE[kind])\n", "        ticket = tickets.issue(key, kind)\n        tickets.complete(ticket, key)\n        return ticket\n", "a ticket that waits for nothing is never open", "test_fences.py::test_aSignalWithoutAStreamIsNeverOpen"),
     Mutant(_HOLDING, "            self._owner = self.context.owners.bind(", "            self._owner = 0\n            return self.context.owners.bind(", "the threads inside an access are known", "test_membership.py::test_aThreadThatIsInsideKeepsTheSlot"),
@@ -191,7 +191,7 @@ MUTANTS = [
     Mutant(_RESERVATION, "            if self._granted is None:\n                self._client.later", "            if False:\n                self._client.later", "what is cut short twice is taken back", "test_reservation.py::test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread"),
     Mutant(_RESERVATION, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- finalizers on own threads ----------------------------------------------------
-    Mutant(_READERS, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_CONTENTION, "            return False\n        aside.refuseOwn()\n", "            return False\n", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant("muninn/session/departure.py", "            aside.refuseOwn()  # a departure", "            pass  # a departure", "a finalizer on an own thread does not wait for a departure", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_MEMBERSHIP, "    refuseOwn()  # the join", "    pass  # the join", "a finalizer on an own thread does not wait for a join", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),

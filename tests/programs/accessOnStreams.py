@@ -1,6 +1,5 @@
 import threading
 from muninn.session import gpus, membership
-from muninn.sync import readers
 
 b = muninn.open("a", access="readWrite", timeout=30)
 d = gpus.deviceOf(membership.current())
