@@ -72,7 +72,7 @@ class CustomMetadataHook(MetadataHookInterface):
 
 
 def words(variable: str, usual: str) -> list[str]:
-    """What a variable says, as a shell would read it; `usual` where it says nothing."""
+    """The words of a variable, as a shell would read them; `usual` where it is empty."""
     text = os.environ.get(variable, "")
     try:
         return shlex.split(text) or shlex.split(usual)
@@ -83,8 +83,8 @@ def words(variable: str, usual: str) -> list[str]:
 
 
 def generateHeader(root: Path) -> None:
-    """Make `cshim/layout.h` what `muninn/control/layout.py` says, or end the build with
-    what is wrong.
+    """Write `cshim/layout.h` from `muninn/control/layout.py`, or end the build with the
+    error.
     """
     try:
         run = subprocess.run(
@@ -99,7 +99,7 @@ def generateHeader(root: Path) -> None:
             f"{error.returncode}, see above."
         ) from None
     header = root / "cshim" / "layout.h"
-    # and leave it alone where nothing can be written
+    # The header stays as it is where the checkout can not be written.
     if not header.exists() or header.read_text() != run.stdout:
         try:
             replaceFile(header, run.stdout.encode(), 0o644)
@@ -111,7 +111,7 @@ def generateHeader(root: Path) -> None:
 
 
 def compiled(root: Path, target: Path) -> None:
-    """Make the library, or end the build with what is wrong."""
+    """Compile the library, or end the build with the error."""
     compiler = words("CC", "cc")
     sources = map(str, sorted((root / "cshim").glob("*.c")))
     try:
@@ -153,14 +153,13 @@ def placed(library: Path, target: Path) -> None:
 class CustomBuildHook(BuildHookInterface[Any]):
     """Runs before every wheel, editable ones included.
 
-    A wheel takes the library that was compiled for it, whatever other builds do in the
-    same checkout; the checkout gets a copy, which an editable install can not do
-    without.
+    A wheel takes the library that was compiled for it, although other builds may run in
+    the same checkout. The checkout gets a copy, which an editable install needs.
     """
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         target = Path(self.root) / "muninn" / "_shim" / "libmuninn.so"
-        # until the wheel is whole
+        # kept until the wheel is complete
         self._folder = tempfile.TemporaryDirectory(prefix="muninn-build")
         library = Path(self._folder.name) / target.name
         generateHeader(Path(self.root))

@@ -64,7 +64,9 @@ def byTickets(exchanges: int) -> float:
 
 
 def byEvents(exchanges: int) -> float:
-    """The same with events: who has recorded says so by a counter in shared memory."""
+    """The same with events: a process that has recorded its event says so by a counter
+    in shared memory.
+    """
     call(cu.cuCtxSetCurrent, call(cu.cuDevicePrimaryCtxRetain, 0))
     interprocess = int(cu.CUevent_flags.CU_EVENT_INTERPROCESS) | int(
         cu.CUevent_flags.CU_EVENT_DISABLE_TIMING

@@ -106,7 +106,7 @@ def opening(options: Options) -> list[Row]:
 
 
 def told(function: str, *arguments: object) -> Any:
-    """What another process says when it has run a function of `bench.parts`."""
+    """The answer of another process that has run a function of `bench.parts`."""
     peer = Peer(function, *arguments)
     said = peer.line()
     peer.end()
@@ -114,8 +114,8 @@ def told(function: str, *arguments: object) -> Any:
 
 
 def openedByTorch(sizeBytes: int, rounds: int) -> list[float]:
-    """Milliseconds of what a receiver of `torch.multiprocessing` does with a tensor's
-    handle; empty where torch has no CUDA.
+    """The milliseconds in which a receiver of `torch.multiprocessing` rebuilds a tensor
+    from its handle; empty where torch has no CUDA.
     """
     try:
         import torch
@@ -139,7 +139,9 @@ def openedByTorch(sizeBytes: int, rounds: int) -> list[float]:
 
 
 def ownShare(options: Options) -> list[Row]:
-    """An open in this process, less what the driver took of it: Muninn's own share."""
+    """The time of an open in this process without the driver's part: Muninn's own
+    share.
+    """
     newDomain()
     owner = Peer("shareVram", "own", MIB)
     owner.line()
@@ -153,7 +155,7 @@ def ownShare(options: Options) -> list[Row]:
             buffer.open()
             shares.append((time.perf_counter() - started - spent[0]) * 1e6)
             buffer.close()
-            device().memoryInfo(0)  # behind it, the memory is given back
+            device().memoryInfo(0)  # after this wait the memory is given back
     owner.end()
     return [
         Row(

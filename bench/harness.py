@@ -88,8 +88,8 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 
 def newDomain() -> str:
-    """Leave the domain of before, and choose another of one's own for this process and
-    those that it starts.
+    """Leave the present domain, and choose a fresh one for this process and the
+    processes that it starts.
     """
     from muninn.session import membership
 

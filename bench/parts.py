@@ -141,7 +141,7 @@ def awaitName(name: str) -> None:
 
 
 def shareVram(name: str, sizeBytes: int) -> None:
-    """Have a buffer in VRAM, and stay."""
+    """Share a buffer in VRAM, and stay."""
     import muninn
 
     kept = muninn.MuninnBuffer(sizeBytes, mode="fastMode", name=name, access="readWrite")
@@ -151,13 +151,13 @@ def shareVram(name: str, sizeBytes: int) -> None:
 
 
 def openVram(name: str, rounds: int) -> None:
-    """Milliseconds of each open of it, up to the pointer that kernels take; and of the
-    driver's part of as many more.
+    """Milliseconds of each open of that buffer, up to the pointer that kernels take;
+    and the driver's part in as many further opens.
     """
     import muninn
     from bench.driver import timedDriver
 
-    muninn.open(name).open()  # the context and what else is made once
+    muninn.open(name).open()  # makes the context and all else that a process makes once
 
     def openings(now: Callable[[], float]) -> list[float]:
         took = []
@@ -190,7 +190,7 @@ def openBig(name: str, rounds: int) -> None:
 
 
 def _giveBack() -> None:
-    """Wait until what was closed is unmapped: the next open is to be a whole one."""
+    """Wait until closed memory is unmapped, so that the next open maps it again."""
     from bench.driver import device
 
     device().memoryInfo(0)
@@ -255,7 +255,7 @@ def answerEvents(exchanges: int, raw: str) -> None:
 
 
 def broker() -> None:
-    """Be there first, and share something."""
+    """Join before the others, to become the broker, and share a buffer."""
     import numpy as np
 
     import muninn

@@ -38,8 +38,8 @@ console = Console(highlight=False)
 
 
 class Program:
-    """A Python process that has nothing to do with this one but the domain, and talks
-    in lines of JSON.
+    """A Python process that shares only the domain with this one, and talks in lines of
+    JSON.
     """
 
     def __init__(self, script: str, argument: str) -> None:
@@ -144,7 +144,7 @@ def table(answers: list[dict[str, Any]], reference: dict[str, Any]) -> Table:
 
 
 def closest(answer: dict[str, Any]) -> str:
-    """Which two sentences the vectors say are most alike: the result is of some use."""
+    """The two sentences whose vectors are most alike: a result with a use."""
     vectors = np.frombuffer(bytes.fromhex(answer["vectors"]), np.float32).reshape(
         len(model.SENTENCES), -1
     )
@@ -154,8 +154,8 @@ def closest(answer: dict[str, Any]) -> str:
 
 
 def succession(sharer: Program, private: dict[str, Any]) -> list[str]:
-    """Kill the broker, and let a newcomer open and share. Returns what was not as it
-    should be.
+    """Kill the broker, and let a newcomer open and share. Returns the claims that did
+    not hold.
     """
     import muninn
 

@@ -24,8 +24,8 @@ from muninn.formats import openFile
 
 
 def pss() -> int:
-    """Bytes of this process's memory, what is shared divided among its sharers
-    (`/proc/self/smaps_rollup`).
+    """Bytes of this process's memory, in which each shared page is divided among its
+    sharers (`/proc/self/smaps_rollup`).
     """
     with open("/proc/self/smaps_rollup") as file:
         return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))

@@ -38,8 +38,8 @@ def gib(text: str) -> float:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a program to its end. What Muninn refuses ends it with a line and not with a
-    traceback.
+    """Run a program to its end. An error of Muninn's ends it with one line, and not
+    with a traceback.
     """
     try:
         sys.exit(main())

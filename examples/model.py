@@ -57,8 +57,8 @@ SENTENCES = [
 
 
 def folder() -> Path:
-    """Where the package keeps the model; the program ends with what to do when it is
-    not installed.
+    """The folder of the package that has the model. If the package is not installed,
+    the program ends and says what to do.
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:

@@ -25,11 +25,11 @@ import numpy as np
 import muninn
 from muninn.kernels import launch
 
-#: What the pattern is made from.
+#: The seed of the pattern.
 SEED = 20261126
 #: How often the buffer is opened and closed for a median.
 _OPENS = 101
-#: What the copy engine is given at a time.
+#: The bytes that the copy engine gets at a time.
 _PART_BYTES = 1 << 28
 
 
@@ -47,7 +47,7 @@ def opening(name: str) -> tuple[float, float]:
 
 
 def readByKernels(buffer: muninn.MuninnBuffer, rounds: int) -> tuple[list[float], int]:
-    """GB/s of each round, and how many elements were not what was written."""
+    """GB/s of each round, and how many elements differ from the pattern."""
     from numba import cuda
 
     wrong, rates = cuda.to_device(np.zeros(1, np.uint64)), []
@@ -108,7 +108,7 @@ def read(name: str, rounds: int) -> dict[str, Any]:
 
 
 def atOnce(name: str, processes: int, rounds: int) -> list[dict[str, Any]]:
-    """What so many readers say that began together."""
+    """The answers of so many readers that began together."""
     command = [sys.executable, "-W", "ignore", __file__, "read", name, str(rounds)]
     readers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

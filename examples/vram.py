@@ -23,7 +23,7 @@ import numpy as np
 import muninn
 from muninn.kernels import launch
 
-#: Of the driver's calls, those that move bytes.
+#: The driver's calls that move bytes.
 COPIES = ("cuMemcpy",)
 
 
@@ -61,7 +61,7 @@ def produce(names: list[str], frames: int, words: int) -> dict[str, Any]:
     calls: Counter[str] = Counter()
     for number in range(frames + 1):
         if number == 1:
-            calls = recorded()  # the first frame compiles the kernel
+            calls = recorded()  # The first frame compiles the kernel.
         with frame.write(stream=stream) as view:
             launch.launch("fillPattern", view.view(np.uint64), number, stream=stream)
         known = taken.waitNext(60, after=2 * number)
@@ -70,7 +70,7 @@ def produce(names: list[str], frames: int, words: int) -> dict[str, Any]:
 
 
 def consume(names: list[str], frames: int, words: int) -> dict[str, Any]:
-    """Check frame after frame on the GPU; only the count of what was wrong leaves it,
+    """Check frame after frame on the GPU; only the count of wrong elements leaves it,
     at the end.
     """
     from numba import cuda
@@ -90,14 +90,14 @@ def consume(names: list[str], frames: int, words: int) -> dict[str, Any]:
     stream.synchronize()
     seconds = time.perf_counter() - started
     seen = dict(calls)
-    # raises if the producer died before its kernels had written what was read here
+    # This raises if the producer died before its kernels had written the frame.
     frame.wait(None)
     return {"calls": seen, "wrong": int(wrong.copy_to_host()[0]), "seconds": seconds}
 
 
 def answersOf(frames: int, words: int) -> dict[str, Any]:
-    """What both processes say at their end. When one fails, so does this: the other
-    waits for it.
+    """The last answers of both processes. This fails when one of them fails, because
+    the other waits for it.
     """
     numbers = [f"example/vram-{os.getpid()}", str(frames), str(words)]
     sides = {

@@ -26,7 +26,7 @@ def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
     buffer = muninn.open(name, access="readWrite")
     with buffer.write(stream=cupy.cuda.get_current_stream()):
-        array = cupy.asarray(buffer)  # by __cuda_array_interface__, no copy
+        array = cupy.asarray(buffer)  # takes it by __cuda_array_interface__, without a copy
         array *= 2
 
 

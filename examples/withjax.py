@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 
-# or the first process takes most of the GPU's memory
+# Otherwise the first process takes most of the GPU's memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 try:
     import jax

@@ -29,7 +29,7 @@ def other(name: str) -> None:
     assert tensor.device.type == place()
     if place() == "cuda":
         stream = torch.cuda.current_stream()
-        # the stream waits for who still reads or writes, and signals
+        # The stream waits for readers and writers, and signals at the end of the block.
         with buffer.write(stream=stream):
             tensor.mul_(2)
     else:
@@ -41,7 +41,7 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
     mine = torch.arange(1_000_000, dtype=torch.float32, device=place())
     name = f"example/withtorch-{os.getpid()}"
-    # by itself it would stay until somebody frees it
+    # Without `lastClose` it would stay until a process frees it.
     buffer = muninn.share(mine, name, access="readWrite", lifetime="lastClose")
     view = torch.from_dlpack(buffer)
     subprocess.run(

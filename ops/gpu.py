@@ -28,8 +28,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "gpu"
 LINES = OUT / "lines.json"
-#: A part that takes longer hangs. Of the kills, as many seconds for each as they take
-#: on a busy machine.
+#: A part that takes longer hangs. For the kills: the seconds that each takes on a busy
+#: machine.
 _BOUND_SECONDS, _KILL_SECONDS = 540.0, 2.0
 
 
@@ -71,8 +71,8 @@ def environment(**more: str) -> dict[str, str]:
 def captured(
     command: list[str], bound: float = _BOUND_SECONDS, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run it, and end it with all that it started once its time is over. The exit
-    status is then 124, and what it printed is kept.
+    """Run a command; when its time is over, end it with all processes that it started.
+    The exit status is then 124, and its output is kept.
     """
     with subprocess.Popen(
         command,
@@ -97,7 +97,7 @@ def captured(
 def run(
     name: str, *command: str, bound: float = _BOUND_SECONDS, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a part; what it prints is kept."""
+    """Run a part and keep its output."""
     print(f"{time.strftime('%H:%M:%S')} {name} …", flush=True)
     ran = captured([sys.executable, *command], bound, **more)
     (OUT / f"{name}.txt").write_text(
@@ -211,8 +211,8 @@ def benchmarks(quick: bool, driver: str) -> list[Line]:
 
 
 def guesses(driver: str) -> Line:
-    """What the stand-in had to guess, asked of this driver, beside what was recorded of
-    a GPU's (tests/standin/README.md).
+    """Ask this driver the questions whose answers the stand-in had to guess, and
+    compare with the recorded answers of a GPU (tests/standin/README.md).
     """
     recorded = ("--record", str(OUT / "answers.json"), "--beside", "tests/standin/seen.json")
     ran = run("guesses", "-W", "ignore", "tests/standin/guesses", *recorded, TEST_DRIVER=driver)
@@ -313,7 +313,7 @@ def main() -> int:
     for part, measure in parts.items():
         if not arguments.only or part in arguments.only:
             kept[part] = measure()
-            # What is over is kept, whatever becomes of the rest.
+            # The result of a finished part is kept, also if a later part fails.
             LINES.write_text(json.dumps(kept))
             text = "\n".join(
                 f"{'ok   ' if line.passed else 'FAIL '} {line.part:17} {line.found}"

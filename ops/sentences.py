@@ -21,7 +21,7 @@ _KEPT = re.compile(r"^ *(\||#{1,6} |>|<|(?:-{3,}|\*{3,}|={3,}) *$)|(?: {2}|\\)$"
 _WHOLE = re.compile(r"(`+).+?\1|!?\[[^\]]*\]\([^)\s]*\)")  # code and links: no sentence ends inside
 _END = re.compile(r"""(?<=[.!?])(["')*_]*) (?=["'(*_]*[A-Z0-9\x00])""")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|resp|approx)|^\W*\d+)\.$")
-# what would begin a list or a heading at the beginning of a line
+# text that at the beginning of a line would begin a list or a heading
 _MARKER = re.compile(r"^(?:\d+[.)]|[-+*#>|=])(?:\s|$)")
 
 
@@ -63,7 +63,7 @@ def laidOut(text: str) -> str:
     """The page with one sentence a line."""
     result: list[str] = []
     paragraph: list[str] = []
-    first = rest = ""  # what stands before the first line of the paragraph, and before the others
+    first = rest = ""  # the indentation of the first line of the paragraph, and of the others
 
     def finish() -> None:
         if paragraph:
