@@ -22,8 +22,8 @@ from tests.lab import bring
 def test_isDoneAlthoughThereIsAlwaysSomethingToServe(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: maintenance waited for a step without events, so a broker that was asked
-    all the time never looked for unreported deaths.
+    """Broken: maintenance waited for a step without events, so a broker that always had
+    requests never looked for unreported deaths.
     """
     broker = lab.afterMaintenance(lab.broker(lab.member()))
     maintenance, done = broker._maintenance, []
@@ -52,8 +52,8 @@ def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
 
 
 def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
-    """Also those of an earlier buffer of a row that lives. Broken: `_collectOrphans`
-    without the incarnation.
+    """Also segments of an earlier buffer of a live row. Broken: `_collectOrphans` did
+    not compare the incarnation.
     """
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
@@ -65,8 +65,8 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
 
 
 def test_whatPredecessorsLeftIsReclaimedInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: all orphans went in one step, and 256 rows in one, during which the
-    broker served nobody and did not beat.
+    """Broken: the broker removed all orphans in one step, and 256 rows in one;
+    meanwhile it served no member, and its heartbeat stood still.
     """
     member = lab.member()
     old = lab.directory(1)
@@ -91,7 +91,9 @@ def test_whatPredecessorsLeftIsReclaimedInSlices(lab: Lab, monkeypatch: pytest.M
 
 
 def test_theSocketsOfPredecessorsAreRemoved(lab: Lab) -> None:
-    """Broken: the sockets of descriptor servers were looked for under another name."""
+    """Broken: the broker looked for the sockets of descriptor servers under another
+    name.
+    """
     lab.elect(2)
     for path in (lab.paths.socketPath(1), lab.paths.descriptorServerPath(1)):
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -101,8 +103,8 @@ def test_theSocketsOfPredecessorsAreRemoved(lab: Lab) -> None:
 
 
 def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
-    """Neither a copy nor a page a term. Broken: each left a journal that told of
-    nothing, and its copy until the successor's third chore.
+    """Each term leaves neither a copy nor a page. Broken: each left a journal without a
+    useful record, and its copy until the successor's third piece of maintenance.
     """
     first = lab.afterMaintenance(lab.broker(member := lab.member()))
     lab.make(first._directory, member, "live")
@@ -118,8 +120,8 @@ def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
 
 
 def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
-    """Broken: no snapshot; the older journals were dropped before the names in them
-    were known.
+    """Broken: the broker took no snapshot, and dropped the older journals before it had
+    read the names in them.
     """
     member = lab.member()
     old = lab.broker(member)
@@ -136,7 +138,7 @@ def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
 def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: they were dropped although the snapshot was not whole."""
+    """Broken: the broker dropped them although the snapshot was not complete."""
     member = lab.member()
     lab.make(lab.broker(member)._directory, member, "live")
     new = lab.broker(lab.member())
@@ -155,8 +157,8 @@ def test_theOldJournalsStayWhenThereIsNoRoomForANewOne(
     assert os.listdir(lab.paths.directory).count("journal-2.new") == 0
 
 
-def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
-    """Broken: a successor gave up what its holders were about to bring."""
+def test_memoryThatAHolderMayStillBringIsWaitedFor(lab: Lab) -> None:
+    """Broken: a successor gave up memory that its holders were about to bring."""
     broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     directory = broker._directory
     row, incarnation = directory.grant(member.key, usage(mode=Mode.FAST, gpu=0), 1 << 20)
@@ -172,7 +174,7 @@ def test_memoryThatSomebodyMayStillBringIsWaitedFor(lab: Lab) -> None:
 
 
 def test_allRowsAreLookedAtASliceAtATime(lab: Lab) -> None:
-    """Broken: only the first slice."""
+    """Broken: the broker looked at the first slice only."""
     broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     for number in range(300):
         lab.make(broker._directory, member, f"n{number}", lifetime=Lifetime.LAST_CLOSE)
@@ -196,8 +198,8 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
 
 
 def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
-    """Broken: only what the dead still held was looked at: the last close that they did
-    not come to tell of was nobody's.
+    """Broken: the sweep looked only at rows that the dead member still held, and not at
+    a row that it had closed last without a message.
     """
     broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     dead = lab.member()
@@ -231,7 +233,7 @@ def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
 def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: when most of it was over it had taken that room itself, and went on until
+    """Broken: the journal itself took the memory that its copy needs, and grew until
     `/dev/shm` was full.
     """
     broker = lab.afterMaintenance(lab.broker(member := lab.member()))
@@ -258,15 +260,15 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(
 
 
 def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
-    """Broken: a row that was freed behind the copier lived on in the copy; one that was
-    made behind it was lost.
+    """Broken: if the copier had passed a row, the copy missed what came later: a freed
+    row lived on in it, and a new row was lost.
     """
     broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     directory, maintenance = broker._directory, broker._maintenance
     rows = [lab.make(directory, member, f"n{number}") for number in range(200)]
     maintenance.snapshot.want()
-    maintenance.workOnce()  # begun
-    maintenance.workOnce()  # the first piece
+    maintenance.workOnce()  # the copy has begun
+    maintenance.workOnce()  # the first rows are copied
     assert maintenance.snapshot.isUnderWay()
     gone = [rows.pop(150), rows.pop(0)]
     for each in gone:
@@ -295,8 +297,8 @@ def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
 
 @pytest.mark.parametrize("seenBy", ["a record", "a sweep", "a sweep, since it was moved away"])
 def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
-    """By a cleaner. Broken: the broker went on writing into a file that nobody would
-    ever find.
+    """A cleaner removes it. Broken: the broker went on writing into a file that no
+    process would ever find.
     """
     broker = lab.afterMaintenance(lab.broker(member := lab.member()))
     rows = [lab.make(broker._directory, member, f"n{number}") for number in range(100)]
@@ -325,7 +327,7 @@ def test_aDeposedBrokersJournalIsNotWrittenAnew(lab: Lab) -> None:
 
 
 def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> None:
-    """Broken: each broker that was killed while it copied left as much as all
+    """Broken: each broker that was killed while it copied left a file as large as all
     descriptions.
     """
     old = lab.afterMaintenance(lab.broker(lab.member()))
@@ -337,8 +339,8 @@ def test_aSuccessorRemovesTheCopyThatItsPredecessorDidNotFinish(lab: Lab) -> Non
 
 
 def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
-    """Broken: all of them ended in one step, during which the broker served nobody and
-    did not beat.
+    """Broken: the broker ended all of them in one step; meanwhile it served no member,
+    and its heartbeat stood still.
     """
     broker = lab.afterMaintenance(lab.broker(own := lab.member()))
     rows = [
@@ -357,8 +359,8 @@ def test_lifetimesThatEndTogetherEndInSlices(lab: Lab) -> None:
 
 
 def test_nothingIsTakenForLostBeforeAllWasBrought(lab: Lab) -> None:
-    """One who holds more than a message takes. Broken: what came with the second
-    message had been given up after the first.
+    """A holder brings more than one message takes. Broken: after the first message the
+    broker gave up the memory that came with the second.
     """
     member, count = lab.member(), requests.FULL_BATCH + 3
     before = lab.member()

@@ -51,7 +51,7 @@ def test_aMemberSaysWhoItIs(lab: Lab) -> None:
 def test_aProgramMayHaveAnythingForItsName(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, arguments: object, shown: str
 ) -> None:
-    """Broken: a bare AttributeError or TypeError of whatever was called first."""
+    """Broken: the first call of the program raised a bare AttributeError or TypeError."""
     monkeypatch.setattr(sys, "executable", "/usr/bin/python")
     monkeypatch.delattr(sys, "argv") if arguments == "missing" else monkeypatch.setattr(
         sys, "argv", arguments
@@ -87,7 +87,7 @@ def test_aMemberIsMarkedDeadOnceAndNeverUnderAnotherGeneration(lab: Lab) -> None
     assert lab.members.state(member.key.slot)[0] == layout.MEMBER_DEAD
 
 
-def test_anOwnerLockThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aClaimThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError("no room")
 
@@ -98,8 +98,8 @@ def test_anOwnerLockThatFailsLeavesTheSlotFree(lab: Lab, monkeypatch: pytest.Mon
 
 
 def test_aSlotThatIsAnothersByNowIsSuspectedDead(lab: Lab) -> None:
-    """Its robust word is held, and by somebody else. Broken: whoever had the slot
-    before lived on in the next one.
+    """Its robust word is held, but by another process. Broken: the earlier member of
+    the slot was taken for alive because the next one was.
     """
     member = lab.member()
     assert not lab.members.isSuspectedDead(member.key)
@@ -139,14 +139,14 @@ def test_knowsItsOwnPidfdFromOtherDescriptors(lab: Lab) -> None:
         os.close(descriptor)
 
 
-def test_aPidThatNobodyHasIsGone() -> None:
+def test_aPidWithoutAProcessIsGone() -> None:
     assert startTimeOf((1 << 22) - 3) == 0
     assert processIsGone((1 << 22) - 3, 5)
 
 
-def test_nobodyProvesItselfDead(lab: Lab) -> None:
-    """One's own byte lock is invisible to oneself, so half way through a claim the slot
-    looks deserted. Broken: the nonce was not compared.
+def test_noProcessProvesItselfDead(lab: Lab) -> None:
+    """A process does not see its own byte lock, so half way through a claim its slot
+    looks deserted to it. Broken: the nonce was not compared.
     """
     table = MemberTable(lab.block)
     key = table.claim(preferred=False)
@@ -155,7 +155,7 @@ def test_nobodyProvesItselfDead(lab: Lab) -> None:
 
 
 def test_aPidOfAnotherNamespaceProvesNothing(lab: Lab) -> None:
-    """Broken: the pid was looked up in this namespace, where nobody has it."""
+    """Broken: the pid was looked up in this namespace, where no process has it."""
     member = lab.member()
     start = layout.MEMBERS_OFFSET + member.key.slot * layout.MEMBER_BYTES
     for offset, size, value in (
@@ -169,7 +169,9 @@ def test_aPidOfAnotherNamespaceProvesNothing(lab: Lab) -> None:
 
 
 def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: `lockSlot` said yes whoever had the byte: two processes in one slot."""
+    """Broken: `lockSlot` returned True although another process had the byte: two
+    processes were in one slot.
+    """
     other = actor().join()
     member = current()
     (key,) = (
@@ -181,8 +183,8 @@ def test_theByteOfASlotIsItsMembersOnly(domain: str, actor: Callable[..., Actor]
 
 
 def test_aByteThatIsLostByAReadIsTakenAgain(domain: str, actor: Callable[..., Actor]) -> None:
-    """POSIX locks go with any descriptor of the file. Broken: only a descriptor of ours
-    that was closed was missed.
+    """Closing any descriptor of the file drops POSIX locks. Broken: the member noticed
+    only that its own descriptor was closed.
     """
     other = actor("here = muninn.session.membership.current()").join()
     path = current().paths.lockPath
@@ -198,8 +200,10 @@ def test_aByteThatIsLostByAReadIsTakenAgain(domain: str, actor: Callable[..., Ac
     eventually(lambda: isLocked(key.slot), "its byte is locked again")
 
 
-def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Actor]) -> None:
-    """Broken: nothing told it."""
+def test_aMemberWhoseByteAnotherProcessHasHasLeftItsSlot(
+    lab: Lab, actor: Callable[..., Actor]
+) -> None:
+    """Broken: the process took itself for the member of the slot."""
     assert lab.lockFile.lockSlot(3)
     lab.lockFile.restore()
     with open(lab.lockFile.paths.lockPath):
@@ -214,9 +218,9 @@ def test_whoseByteIsAnothersByNowIsInItNoMore(lab: Lab, actor: Callable[..., Act
         lab.lockFile.restore()
 
 
-def test_anOwnerLockThatWasTakenBackIsNotEntered(lab: Lab) -> None:
-    """Its byte was lost before it was LIVE. Broken: the process took itself for a
-    member, in a slot that was free.
+def test_aClaimThatWasTakenBackIsNotEntered(lab: Lab) -> None:
+    """The claim lost its byte before the slot was LIVE. Broken: the process took itself
+    for a member, in a slot that was free.
     """
     table = MemberTable(lab.block)
     key = table.claim(preferred=False)
@@ -229,7 +233,7 @@ def test_anOwnerLockThatWasTakenBackIsNotEntered(lab: Lab) -> None:
 def test_aSlotThatChangedSinceItWasReadIsNotClaimed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the owner lock did not look whether its CAS had succeeded."""
+    """Broken: the claim did not check whether its CAS had succeeded."""
     lockSlot = lab.lockFile.lockSlot
 
     def late(slot: int) -> bool:
@@ -243,8 +247,8 @@ def test_aSlotThatChangedSinceItWasReadIsNotClaimed(
 
 
 def test_whatOneBrokerMarkedDeadAnotherMayGoOnWith(lab: Lab) -> None:
-    """Broken: `markDead` said no to a slot that is DEAD already, and what the first
-    broker had not come to stayed.
+    """Broken: `markDead` refused a slot that is DEAD already, so no broker finished the
+    work that the first one had left.
     """
     member = lab.member()
     assert lab.members.markDead(member.key) and lab.members.markDead(member.key)
@@ -257,8 +261,8 @@ LEADERLESS = program("firstThreadGone")
 
 @pytest.mark.parametrize("joined", ["", "before"])
 def test_aProcessWhoseFirstThreadHasEndedIsAMemberAndServes(domain: str, joined: str) -> None:
-    """Broken: /proc/self is empty then; as broker it refused every hello, and could
-    join in no new domain.
+    """Its /proc/self is empty. Broken: as broker it refused every hello, and it could
+    not join a new domain.
     """
 
     def start(*arguments: str) -> subprocess.Popen[str]:

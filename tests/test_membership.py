@@ -35,12 +35,12 @@ def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The background thread may have a request under way when the slot is given back:
-    that it is refused is no error.
+    its refusal is no error.
 
     Broken: the soak saw `ProtocolViolation: member slot 4 was given back` logged by one
     of some thirty processes that ended politely.
     """
-    actor().join()  # the broker is another
+    actor().join()  # another process is the broker
     muninn.domainInfo()
     current = membership.current()
     request = current.client.request
@@ -60,8 +60,8 @@ def test_goesQuietlyAlthoughItsThreadStillAsksAfterTheGoodBye(
 
 
 def test_leavesQuietlyWhereItMayOpenNothingMore(domain: str) -> None:
-    """Broken: the directory could not be listed, and the handler at the exit printed a
-    traceback of an OSError.
+    """Broken: the exit handler could not list the directory, and printed the traceback
+    of an OSError.
     """
     code = "import resource, muninn; muninn.listBuffers(); resource.setrlimit(resource.RLIMIT_NOFILE, (3, 64))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -71,8 +71,8 @@ def test_leavesQuietlyWhereItMayOpenNothingMore(domain: str) -> None:
 def test_aBrokerThatIsDeposedWhileItsTermBeginsHasNotFailed(
     domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A successor removes what its predecessors listened at, while one of them may
-    stand still in the middle of its beginning.
+    """A successor removes the sockets of its predecessors, of which one may stand still
+    while it begins its term.
     """
     muninn.listBuffers()
     current, begun, start = membership.current(), list[int](), Broker.start
@@ -96,8 +96,8 @@ def test_hasLoadedWhatASuccessorNeeds(domain: str, actor: Callable[..., Actor]) 
     """Importing the broker takes 15 ms, which is three times what the rest of a
     takeover does.
 
-    Broken: the import had gone from the background thread, as one that nobody used, and
-    each takeover waited for it.
+    Broken: the background thread did not import it any more, because its code did not
+    use it, and each takeover waited for the import.
     """
     actor().join()
     follower = actor("import sys").join()
@@ -111,11 +111,11 @@ def _blockPath(domain: str) -> str:
     return f"/dev/shm{Paths(os.getuid(), domain).blockName}"
 
 
-def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
+def test_noProcessStaysInABlockThatWasWithdrawnMeanwhile(
     domain: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Broken: who joined did not look again after it had its slot, and was alone in a
-    block that nobody finds.
+    """Broken: a process that joined did not look again after it had its slot, and was
+    alone in a block that no other process finds.
     """
     claim, withdrawn = MemberTable.claim, list[int]()
 
@@ -137,11 +137,11 @@ def test_nobodyStaysInABlockThatWasWithdrawnMeanwhile(
     assert "joins anew" not in caplog.text, "it was never a member of the block that was withdrawn"
 
 
-def test_nobodyJoinsABlockThatIsBeingWithdrawn(
+def test_noProcessJoinsABlockThatIsBeingWithdrawn(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repair has looked for members already, and the block has its names still.
-    Broken: who came lived in the block that was replaced.
+    """A repair has looked for members already, and the block still has its names.
+    Broken: a process that joined then stayed in the block that was replaced.
     """
     claim, claimed = MemberTable.claim, list[int]()
 
@@ -158,18 +158,18 @@ def test_nobodyJoinsABlockThatIsBeingWithdrawn(
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(
+def test_aLeaverDoesNotMakeAWithdrawnBlockValidAgain(
     domain: str, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """Two leave at once, and a third has begun to claim a slot: one withdraws the
-    block, the other finds the owner lock (found by the model).
+    """Two members leave at once, and a third process has begun to claim a slot: one
+    leaver withdraws the block, the other finds the claim (found by the model).
 
-    Broken: the other gave the block, which had no name any more, its version back: the
-    third stayed in it, alone for ever.
+    Broken: the second leaver gave the block, which had no name any more, its version
+    back, and the third process stayed in it, alone for ever.
     """
     muninn.domainInfo()
     leaving = membership.current()
-    # its own: whoever finds its block gone closes the one that it has
+    # its own: a process that finds its block gone closes this object
     lockFile = LockFile(leaving.paths)
     creating = LockFile.creating
 
@@ -180,7 +180,7 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(
 
     @contextlib.contextmanager
     def late(self: LockFile, boundSeconds: float = 10.0) -> Iterator[None]:
-        """The other one was first."""
+        """The other leaver was first."""
         if self is leaving.block.lockFile and not leaving.block.isRetired():
             withdraw()
         with creating(self, boundSeconds):
@@ -192,7 +192,7 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(
         if when == "before":
             withdraw()
         else:
-            looks = iter([False, True])  # the third comes between the two
+            looks = iter([False, True])  # the third process comes between the two
             patched.setattr(LockFile, "creating", late)
             patched.setattr(entry, "_isWanted", lambda *_: next(looks))
         leaving.leaving.retire()
@@ -204,11 +204,11 @@ def test_whoLeavesABlockThatWasWithdrawnDoesNotMakeItValidAgain(
     later.close()
 
 
-def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(
+def test_aLeaverWithdrawsTheBlockBeforeItLooksForMembers(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: slots first and version second on both sides, so that neither saw the
-    other.
+    """Broken: both sides changed or read the slots first and the version second, so
+    that neither saw the other.
     """
     muninn.domainInfo()
     current = membership.current()
@@ -225,7 +225,7 @@ def test_whoWithdrawsTheBlockSaysSoBeforeItLooks(
 
 @pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
 def test_aBlockWithBuffersStaysAndIsValid(domain: str, mode: str) -> None:
-    """Broken: only segments kept the block; the version was not put back."""
+    """Broken: only segments kept the block, and the version was not restored."""
     muninn.share(b"x", name="a", mode=mode)
     membership.current().leave()
     assert os.path.exists(_blockPath(domain))
@@ -236,7 +236,7 @@ def test_aBlockWithBuffersStaysAndIsValid(domain: str, mode: str) -> None:
 
 
 def test_aBlockThatOthersAreInStays(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: whoever left withdrew the block when nothing was shared."""
+    """Broken: each member that left withdrew the block when nothing was shared."""
     other = actor().join()
     muninn.domainInfo()
     inode = os.stat(_blockPath(domain)).st_ino
@@ -249,8 +249,8 @@ def test_aBlockThatOthersAreInStays(domain: str, actor: Callable[..., Actor]) ->
 def test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten(
     domain: str, actor: Callable[..., Actor]
 ) -> None:
-    """Broken: a word that still named a thread made the slot useless: nobody could join
-    in it.
+    """Broken: a word that still named a thread made the slot useless: no process could
+    join in it.
     """
     muninn.domainInfo()
     atomics.exchangeSeqCst32(membership.current().members.robustAddress(1), 4242)
@@ -274,10 +274,10 @@ def test_anOwnerLockOfTheSlotsLastMemberIsADeadOnes(
     assert not current.tables.isDead(current.key.slot, current.key.generation & 0x7FFFF)
 
 
-def test_aNewTermCallsAwayWhoAsksAnEarlierBroker(
+def test_aNewTermCallsThreadsAwayFromAnEarlierBroker(
     domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the background thread did not tell the client of the new term."""
+    """Broken: the background thread did not tell the client about the new term."""
     broker = actor().join()
     muninn.domainInfo()
     current = membership.current()
@@ -294,8 +294,8 @@ def test_whatWasUnderWayAtTheGoodByeIsNoError(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The thread was waiting for its answer when the slot was given back. Broken: the
-    refusal was logged as an error.
+    """The thread was waiting for its answer when the slot was given back. Broken: it
+    logged the refusal as an error.
     """
     actor().join()
     muninn.domainInfo()
@@ -330,7 +330,7 @@ def test_aTableThatIsFullOfTheDeadIsWaitedFor(
     broker = actor().join()
     doomed = [actor().join() for _ in range(2)]
     with pytest.raises(TableFull):
-        muninn.domainInfo()  # nobody has died: that is said at once
+        muninn.domainInfo()  # No member has died, so the error comes at once.
     broker.stop()
     for each in doomed:
         each.kill()
@@ -356,8 +356,8 @@ inside.wait(60)
 def test_aThreadThatIsInsideKeepsTheSlot(
     domain: str, actor: Callable[..., Actor], what: str
 ) -> None:
-    """A process that comes to its end while a daemon thread of it is at work. Broken:
-    it gave the slot back, and the next one was let in.
+    """A process ends while one of its daemon threads is at work. Broken: it gave the
+    slot back, and the next waiter got the access.
     """
     buffer = muninn.share(bytes(4), name="a", access="readWrite")
     ending = actor(f"what = {what!r}" + INSIDE)
@@ -380,7 +380,7 @@ def test_aThreadThatIsInsideKeepsTheSlot(
 def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(
     domain: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Broken: it began under the slot that was given back a moment later."""
+    """Broken: the access began under the slot that was given back a moment later."""
     buffer, lock = muninn.share(bytes(4), name="a", access="readWrite"), muninn.Lock("l")
     muninn.share(b"x", name="other").close()
     old = membership.current()
@@ -415,8 +415,8 @@ def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(
 
 
 def test_aLeaseThatIsGivenBackLateIsNotTheNextMembers(domain: str) -> None:
-    """Memory goes when its last array does, perhaps after the slot is another's.
-    Broken: the other's lease was cleared.
+    """Memory is unmapped with its last array, perhaps when another member has the slot
+    already. Broken: the lease of that member was cleared.
     """
     buffer = muninn.share(b"x", name="a")
     table, index = membership.current().tables.leases, buffer._checked().memory.leaseIndex
@@ -444,7 +444,7 @@ def mine():
 
 
 def test_aJoinThatIsInterruptedIsTheOnlyOne(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: what was built so far was taken apart under its thread, which died of
+    """Broken: the unfinished membership was taken apart under its thread, which died of
     SIGSEGV or was a second member.
     """
     other = actor().join()
@@ -472,8 +472,8 @@ def test_aHandlerMayCallWhileItsProcessJoins(domain: str, actor: Callable[..., A
 def test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: it had none while the last process looked whether it was wanted, and a
-    death or Ctrl-C there took every named buffer with it.
+    """Broken: the block had no version while the last process checked whether it was
+    wanted, and a death or Ctrl-C there lost every named buffer.
     """
     muninn.share(b"x", name="a")
     current = membership.current()
@@ -491,15 +491,15 @@ def test_aBlockThatIsWantedKeepsItsVersionWhileTheLastLeaves(
 
 
 @pytest.mark.parametrize("dies", ["exchangeSeqCst32", "unlink"])
-def test_whoDiesWhileItWithdrawsTheBlockLosesNothing(
+def test_aDeathWhileTheBlockIsWithdrawnLosesNothing(
     domain: str, actor: Callable[..., Actor], dies: str
 ) -> None:
-    """Somebody has shared meanwhile, or nobody has. Broken: the next process made a new
-    block beside the journals of the old one.
+    """Another process has shared meanwhile, or none has. Broken: the next process made
+    a new block beside the journals of the old one.
     """
     for number in range(1, 6):
         leaving = actor(program("diesInACall", CALL=dies, NUMBER=str(number)))
-        # Its background thread may be the first to come there, in the middle of this.
+        # Its background thread may be the first to get there, in the middle of this.
         leaving.begin(f"setattr(owner, '{dies}', dying)\ncurrent.leaving.retire()")
         with contextlib.suppress(AssertionError):
             leaving.result()

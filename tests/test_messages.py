@@ -102,7 +102,9 @@ def test_namesTheOtherEnd(pair: Pair) -> None:
 
 
 def test_noticesThatADescriptorWasLost(pair: Pair) -> None:
-    """Broken: a message whose descriptors did not fit was taken for one that had none."""
+    """Broken: a message whose descriptors did not fit was taken for a message without
+    descriptors.
+    """
     reading, writing = os.pipe()
     messages.send(pair[0], {"op": "x"}, (reading,) * 8)
     with pytest.raises(DescriptorsExhausted):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-#: What stands for the rest where one waits: one model, whole and with things taken
+#: The model that `make test` explores in place of all, whole and with things taken
 #: away.
 _SHORT = "access N=3"
 

@@ -85,7 +85,7 @@ def test_layoutOfCTakesNoPart() -> None:
 
 
 def test_everyMutantQuotesItsSourceOnce() -> None:
-    """All of them, and what comes of each can be run."""
+    """Each mutant quotes its source once, and the changed source can be run."""
     program = "from tests.mutation.__main__ import MUTANTS, misplaced; print(*misplaced(MUTANTS), sep='\\n')"
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     done = subprocess.run(

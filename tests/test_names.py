@@ -23,15 +23,15 @@ Start = Callable[..., Actor]
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks and questions that nobody wakes for come after a minute: what only they
-    would mend, hangs.
+    """Looks and requests without a wake-up come only after a minute, so a test that
+    depends on them hangs.
     """
     monkeypatch.setattr(names, "_LOOK_NS", 60_000_000_000)
     monkeypatch.setattr(names, "_ASK_MS", 1 << 40)
 
 
 def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names that this process asks its broker for from now on."""
+    """The names for which this process asks its broker from now on."""
     openBuffers, asked = current().openBuffers, list[str]()
     ask = openBuffers.asked
     monkeypatch.setattr(openBuffers, "asked", lambda name: asked.append(name) or ask(name))  # type: ignore[func-returns-value]
@@ -39,7 +39,7 @@ def _asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _other(name: str, sharesWord: bool) -> str:
-    """Another name, whose word is the same, or is not."""
+    """Another name that has the same word, or another one."""
     index = current().index
     return next(
         other
@@ -55,9 +55,9 @@ def test_aNameHasOneOfManyWords(domain: str) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_whoWaitsForANameIsWokenForItsOwn(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: one word for all names: each waiter woke, and asked the broker, whenever
-    any came or went.
+def test_aWaiterForANameIsWokenForItsOwn(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: all names had one word: each waiter woke, and asked the broker, whenever
+    any name came or went.
     """
     asked = _asked(monkeypatch)
     waiting = NameWait(current().openBuffers, "mine")
@@ -75,9 +75,13 @@ def test_whoWaitsForANameIsWokenForItsOwn(domain: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("patient")
-def test_whatSharesTheWordIsNotAskedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: whoever was woken asked the broker, which the index had answered."""
-    # there is a broker now: its successor, and so the first one, is asked once more
+def test_theBrokerIsNotAskedBecauseOfANameWithTheSameWord(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: each waiter that woke asked the broker, although the index had the
+    answer.
+    """
+    # Let a broker come first: a waiter asks each new broker once.
     muninn.share(np.ones(2)).close()
     asked = _asked(monkeypatch)
     waiting = NameWait(current().openBuffers, "mine")
@@ -117,8 +121,8 @@ def test_aNewBrokerIsAskedOnce(domain: str, actor: Start, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("patient")
 def test_aNameThatIsGivenUpIsToldToo(domain: str, actor: Start) -> None:
-    """Its creator was described by nobody yet: the word is that of the grant's name.
-    Broken: waiters of such a name slept on.
+    """The row has no description yet: the broker finds the word by the name of the
+    grant. Broken: waiters for such a name slept on.
     """
     muninn.domainInfo()
     creator = actor().join()
@@ -137,7 +141,7 @@ def _isComing(waiting: NameWait) -> bool:
 
 
 def test_manyWaitersCostTheBrokerNothing(domain: str, actor: Start) -> None:
-    """Broken: four waiters asked anew for each name that came or went."""
+    """Broken: four waiters sent a new request for each name that came or went."""
     muninn.domainInfo()
     eventually(lambda: current().role.broker is not None, "this process is the broker")
     broker = current().role.broker

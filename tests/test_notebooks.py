@@ -26,7 +26,7 @@ SHARING = NOTEBOOKS[0]
 def jupyterAtHome(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, domain: str
 ) -> None:
-    """Kernels in a domain and a folder of the test's own."""
+    """Give kernels a domain and a folder of the test's own."""
     folder: Path = request.getfixturevalue("tmp_path")
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(folder / variable.lower()))
@@ -53,7 +53,7 @@ class Run:
         return self
 
     def text(self, tag: str) -> str:
-        """What the cell with `tag` has printed and shown."""
+        """The output of the cell with `tag`."""
         (cell,) = (cell for cell in self.notebook.cells if tag in cell.metadata.get("tags", ()))
         shown = (
             output.get("text") or output.get("data", {}).get("text/plain", "")
@@ -97,7 +97,7 @@ def test_isAValidNotebook(path: Path) -> None:
 
 
 def printed(notebook: nbformat.NotebookNode) -> list[str]:
-    """What each cell has printed and shown, but for the numbers of processes."""
+    """The output of each cell, without the numbers of processes."""
     shown = []
     for cell in notebook.cells:
         data = [output.get("data", {}) for output in cell.get("outputs", ())]
@@ -142,7 +142,7 @@ def test_sharingGoesOnAfterItsKernelWasKilled(sharing: Run, domain: str) -> None
     checkFirstHalf(sharing)
     sharing.killKernel()
     assert sharing.kernelPid != before
-    assert len(leftovers(domain)) == 4  # nobody of the domain lives
+    assert len(leftovers(domain)) == 4  # no process of the domain lives
     checkSecondHalf(sharing.to())
 
 

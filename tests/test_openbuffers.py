@@ -92,11 +92,11 @@ def test_threadsThatOpenAtOnceShareOneMapping(domain: str) -> None:
         assert holdersOf(f"a{number}") == [os.getpid()]
 
 
-def test_whoOpensWhatAnotherThreadHasJustMadeSharesItsOpenBuffer(
+def test_anOpenSharesTheOpenBufferThatAnotherThreadHasJustMade(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the maker had an open buffer, and so a lock between threads, of its own:
-    two threads were in `write()` or a `Lock` at once.
+    """Broken: the creating thread had an open buffer of its own, and so another lock
+    between threads: two threads were in `write()` or a `Lock` at once.
     """
     actor().join()
     commit, opened = creation._commit, list[muninn.MuninnBuffer]()
@@ -227,7 +227,7 @@ def test_useRenewsAStrictLease(domain: str, actor: Start) -> None:
 
 
 def test_anExpiredLeaseKeepsItsMemory(domain: str, actor: Start) -> None:
-    """Refused are new operations; what is mapped stays."""
+    """New operations are refused, and mapped memory stays mapped."""
     other = actor(
         "strict = muninn.share(np.arange(9), renew='onUse'); array = strict.array",
         MUNINN_LEASE_TTL_MS="50",
@@ -415,8 +415,8 @@ def test_aChildHasItsBuffersAfterItsParentWasKilled(domain: str, actor: Start) -
 def test_theRowIsReadAgainAfterTheLease(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was freed, and its memory gone, between the look and the lease. Broken: what
-    the row had said was opened all the same.
+    """The buffer was freed, and its memory gone, between the look and the lease.
+    Broken: the process opened it by the earlier contents of the row.
     """
     other = actor("held = muninn.share(b'x', name='a')")
     table = current().tables.leases
@@ -449,7 +449,7 @@ def test_anOpenThatFailsGivesItsLeaseBack(domain: str, actor: Start) -> None:
 
 
 def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
-    """Broken: a handle took up the memory of a freed buffer again, since it was still
+    """Broken: a handle opened the memory of a freed buffer again, because it was still
     mapped.
     """
     buffer = muninn.share(np.arange(3), name="a")
@@ -463,7 +463,9 @@ def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
 def test_aHintThatIsAnotherNamesIsNotBelieved(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two names may have one hash. Broken: whatever the index named was opened."""
+    """Two names may have one hash. Broken: the process opened the row that the index
+    named, without a look at its name.
+    """
     actor("held = muninn.share(b'x', name='b')").do("1")
     member = current()
     hinted = member.index.candidates(b"b")
@@ -473,8 +475,8 @@ def test_aHintThatIsAnotherNamesIsNotBelieved(
 
 
 def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
-    """Broken: the other way round: it could be reclaimed, and its name made anew, while
-    it was still mapped here.
+    """Broken: the lease was given back first, so the memory could be reclaimed, and its
+    name made anew, while it was still mapped here.
     """
     order: list[str] = []
 
@@ -490,8 +492,8 @@ def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
 
 
 def test_anIdleHoldersLeaseIsRenewed(domain: str, actor: Start) -> None:
-    """Broken: the background thread renewed nothing: an operator saw holders expire
-    that had the buffer open.
+    """Broken: the background thread renewed no lease: an operator saw leases expire
+    whose holders had the buffer open.
     """
     holder = actor("held = muninn.share(b'x', name='a')", MUNINN_LEASE_TTL_MS="600")
     first = holder.do("muninn.listBuffers()[0]['importers'][0]['lease']")
@@ -503,7 +505,7 @@ def test_anIdleHoldersLeaseIsRenewed(domain: str, actor: Start) -> None:
 def test_memoryThatAHolderIsYetToBringIsWaitedFor(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: the first "not yet" of a new broker was the end."""
+    """Broken: the open failed at the first "not yet" of a new broker."""
     actor("held = muninn.share(b'x', name='a', mode='fastMode')").do("1")
     client = current().client
     request, asked = client.request, list[str]()
@@ -525,7 +527,9 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(
 def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: it was opened until a broker came to it, and lost right afterwards."""
+    """Broken: a process could open it until a broker ended it, and lost it right
+    afterwards.
+    """
     keeper = actor(
         "held = [muninn.share(b'x', name=name, lifetimeMs=1500) for name in ('open', 'kept', 'cold')]"
     )
@@ -534,7 +538,7 @@ def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(
     assert known("open") is not None and known("kept") is not None
     keeper.stop()
     with monkeypatch.context() as spied:
-        # this process may be broker by now
+        # This process may be the broker by now.
         spied.setattr(Directory, "endLifetime", lambda *_: False)
         clock.sleep(1.6)
         with monkeypatch.context() as unknown:
@@ -555,8 +559,8 @@ def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(
 def test_aHolderThatStandsStillIsNotCalledDead(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: memory whose holder was stopped when the broker died was OwnerDied,
-    "Recreate the buffer", after a second.
+    """Broken: opening memory whose holder was stopped when the broker died raised
+    OwnerDied, "Recreate the buffer", after a second.
     """
     monkeypatch.setattr(openbuffers, "_FETCH_ATTEMPTS", 20)
     broker, keeper = (
@@ -573,8 +577,8 @@ def test_aHolderThatStandsStillIsNotCalledDead(
 
 
 def test_aHandleThatDoesNotMatchItsBufferIsRefused(domain: str) -> None:
-    """Its MAC is right, and what it says is not. Broken: only the row was looked at;
-    its range was not.
+    """Its MAC is right, and its fields are wrong. Broken: the open did not compare the
+    other fields with the row, and did not check the row's number.
     """
     buffer = muninn.share(b"xyz", name="a")
     openBuffer, secret = buffer._checked(), current().block.secret
@@ -608,8 +612,8 @@ def test_aCreationThatFailsGivesItsLeaseBack(domain: str, monkeypatch: pytest.Mo
 
 
 def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
-    """Broken: a process that had an earlier buffer of that name open got that one
-    again.
+    """Broken: a process that had an earlier buffer of that name open got the earlier
+    buffer again.
     """
     old = muninn.share(b"old", name="a")
     array = old.array
@@ -620,7 +624,7 @@ def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
 def test_whatTheBrokerDidNotHearIsToldAgain(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: a last close that was told while there was no broker was forgotten."""
+    """Broken: a last close that happened while there was no broker was forgotten."""
     actor().join()
     muninn.domainInfo()
     here = current()
@@ -636,8 +640,8 @@ def test_whatTheBrokerDidNotHearIsToldAgain(
 def test_aLeaseThatCameTooLateDoesNotKeepTheRow(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The broker sees the lease and lets the row be, the opener sees the row's end and
-    gives up. Broken: nobody came back to it.
+    """The broker sees the lease and lets the row stay; the opener sees the row's end
+    and gives up. Broken: no process tried to reclaim the row again.
     """
     other = actor("b = muninn.share(b'x', name='a')")
     table = current().tables.leases
@@ -660,7 +664,7 @@ def test_whatIsInterruptedHalfWayHoldsNothing(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: Ctrl-C between the mapping and its bookkeeping left a lease and a mapping
-    of nobody's.
+    without an owner.
     """
     actor("held = muninn.share(np.zeros(10000), name='a')").do("1")
     muninn.domainInfo()
@@ -712,7 +716,7 @@ def test_whatInterruptsAnOpenSharesItsOpenBuffer(
 
     def interrupted(*arguments: Any) -> Any:
         monkeypatch.setattr(own, "memory", mappings)
-        between.append(muninn.open("a"))  # as a signal handler may
+        between.append(muninn.open("a"))  # A signal handler may do this.
         return mappings(*arguments)
 
     monkeypatch.setattr(own, "memory", interrupted)

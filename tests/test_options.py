@@ -41,9 +41,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
 
 
 def test_typeCheckersKnowTheOptionsOfTheDataclass() -> None:
-    """Broken: an option that was added in one place only, which a checker would refuse
-    or Python would.
-    """
+    """Broken: an option was added in one place only, so a checker or Python refused it."""
     assert typing.get_type_hints(AllKeywords) == typing.get_type_hints(BufferOptions)
 
 
@@ -101,7 +99,8 @@ def test_positionsAreWhatTheyWere(domain: str) -> None:
         muninn.share(A, "c", "bigMode", "readWrite", "tenant", None, "lastClose", 5)  # type: ignore[misc]
 
 
-#: Call → what the error says: the function that was called, and the nearest right word.
+#: Call → the text of the error: the function that was called, and the nearest right
+#: word.
 WORDS: dict[str, tuple[Callable[[], Any], str]] = {
     "mode": (
         lambda: muninn.share(A, mode="fastmod"),
@@ -143,7 +142,9 @@ WORDS: dict[str, tuple[Callable[[], Any], str]] = {
 
 @pytest.mark.parametrize("name", WORDS)
 def test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord(domain: str, name: str) -> None:
-    """Broken: it was not said which call of many it was, nor what was meant."""
+    """Broken: the error named neither the function that was called nor the word that
+    was meant.
+    """
     call, said = WORDS[name]
     with pytest.raises((InvalidArgument, UnsupportedMode, TypeError)) as caught:
         call()

@@ -1,5 +1,5 @@
 """`system/oserrors.py`: a refusal of the kernel becomes an error with its reason and
-its fix, and what can work does.
+its fix, and calls that can work do.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from support import Actor, ActorError
 SHARING = "import muninn, numpy; print(muninn.share(numpy.arange(3), name='n').array.tolist())"
 WORKS = "[0, 1, 2]"
 USER = 12345
-#: What is done to the mount namespace → what a program says that shares there, and what
-#: `doctor` finds.
+#: A change of the mount namespace → the output of a program that shares there, and the
+#: findings of `doctor`.
 MOUNTS = {
     "readOnly": (
         "mount -t tmpfs -o ro tmpfs /dev/shm",
@@ -88,14 +88,14 @@ MOUNTS = {
 
 @pytest.fixture
 def root() -> None:
-    """Mounts, roots and uids are changed by root only."""
+    """Only root may change mounts, roots and uids."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0:
         pytest.skip("not root, or no mount namespaces: what is mounted can not be changed here")
 
 
 def elsewhere(setup: str, *command: str) -> str:
-    """What a program of an ordinary user prints in a mount namespace of its own; one
-    that may use this Python is root.
+    """The output of an ordinary user's program in a mount namespace of its own; a
+    program that may use this Python is root's.
     """
     asUser = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     command = (
@@ -121,7 +121,7 @@ def test_saysWhatIsWrongWithTheMachineOrWorks(domain: str, name: str) -> None:
     if "/dev/shm" in setup or "/dev" in setup:
         setup += "; true"
     else:
-        setup += " && mount -t tmpfs -o mode=1777 tmpfs /dev/shm"  # nothing is left of it outside
+        setup += " && mount -t tmpfs -o mode=1777 tmpfs /dev/shm"  # it leaves nothing outside
     printed = elsewhere(setup, "-c", SHARING)
     if "Permission denied" in printed and "python" in printed:
         pytest.skip("an ordinary user may not run this Python")
@@ -147,8 +147,8 @@ class Matching(str):
 def test_aProcessThatHasChangedItsRootKeepsWhatItHas(
     domain: str, actor: Callable[..., Actor], tmp_path: Path, isBroker: bool
 ) -> None:
-    """Broken: "the segment is gone: open it again", "the directory was removed: try
-    again"; a broker told its members of an error of its own.
+    """Broken: the errors were "the segment is gone: open it again" and "the directory
+    was removed: try again", and a broker answered its members with an error of its own.
     """
     other = None if isBroker else actor("b = muninn.share(np.arange(5), name='later')")
     jailed = actor(
@@ -171,11 +171,12 @@ def test_aProcessThatHasChangedItsRootKeepsWhatItHas(
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize("isBound", [False, True])
-def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(
+def test_aBrokerThatHasChangedItsRootKeepsNoProcessOut(
     domain: str, actor: Callable[..., Actor], tmp_path: Path, isBound: bool
 ) -> None:
-    """It was alone, and only waits now. Broken: each newcomer was told of a wrong
-    version, as there was no `/proc` to tell who says hello.
+    """The broker was alone, and only waits now. Broken: each newcomer got the error of
+    a wrong version, because without `/proc` the broker could not tell which process
+    sent the hello.
     """
     jailed = actor("held = muninn.share(np.arange(4), name='held')")
     (tmp_path / "dev" / "shm").mkdir(parents=True)
@@ -206,8 +207,8 @@ def test_aBrokerThatHasChangedItsRootKeepsNobodyOut(
 def test_aBrokerThatHasChangedItsRootServesNothingMore(
     domain: str, actor: Callable[..., Actor], tmp_path: Path
 ) -> None:
-    """Not who is connected either: broken, a row was freed whose segment stayed, as it
-    is not in that root.
+    """It does not serve connected members either. Broken: it freed a row whose segment
+    stayed, because the segment is not in that root.
     """
     jailed = actor(
         "held = muninn.share(np.arange(4), name='held'); muninn.share(np.arange(3), name='gone').close()"
@@ -220,9 +221,9 @@ def test_aBrokerThatHasChangedItsRootServesNothingMore(
     assert [each[0] for each in Paths(os.getuid(), domain).segments()] == [0]
 
 
-def test_withoutProcNobodyIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process with another start time is another process; where no start time is
-    known, no death is confirmed.
+def test_withoutProcNoProcessIsTakenForGone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process with another start time is another process; without a start time no
+    death is confirmed.
     """
 
     def missing(path: str, *_: object, **__: object) -> NoReturn:
@@ -269,7 +270,7 @@ def test_aRootThatHasTheSameMemoryIsAsGood(
         subprocess.run(["umount", tmp_path / "dev" / "shm"], check=True)
 
 
-#: A program that has SIGXFSZ do what it does by default: broken, it died of it.
+#: A program in which SIGXFSZ has its default action. Broken: the program died of it.
 _DIES = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
 
 
@@ -308,7 +309,7 @@ _DIES = "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
 def test_aLimitOfTheProcessIsNamed(
     domain: str, actor: Callable[..., Actor], limit: str, code: str, said: str
 ) -> None:
-    """Broken: "File too large", and that buffers be freed."""
+    """Broken: the error was "File too large", and its fix was to free buffers."""
     program = actor(
         "import resource\nmuninn.domainInfo(); muninn.MuninnBuffer(8, mode='fastMode').free()",
         MUNINN_DEVICE="host",
@@ -327,7 +328,7 @@ def test_aLimitOfTheProcessIsNamed(
 
 
 def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None:
-    """Broken: `RuntimeError: can't start new thread`, and from the C library."""
+    """Broken: `RuntimeError: can't start new thread`, and likewise from the C library."""
     program = actor(
         "from muninn.system import threads, atomics\ndef refused(*_): raise RuntimeError\nthreads.threading.Thread.start = refused"
     )
@@ -377,14 +378,14 @@ def test_anErrorThatSaysNothingOfTheMachineStaysAsItIs() -> None:
 
 
 def test_aFullDirectoryIsToldFromFullMemory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: room for bytes was asked for where files were too many."""
+    """Broken: the error asked for memory where there were too many files."""
     error = OSError(errno.ENOSPC, "No space left on device")
     status: Any = SimpleNamespace(f_files=10, f_ffree=0)
     monkeypatch.setattr(oserrors.os, "statvfs", lambda _: status)
     assert "no inodes left" in str(fileError(error, "x"))
     status.f_ffree = 1
     assert "no inodes left" not in str(fileError(error, "x"))
-    status.f_files = status.f_ffree = 0  # a ramfs, and a tmpfs without a limit, count none
+    status.f_files = status.f_ffree = 0  # A ramfs, and a tmpfs without a limit, count no files.
     assert "no inodes left" not in str(fileError(error, "x"))
 
 

@@ -67,9 +67,7 @@ def test_aReleaseWakesEveryWaiter(address: int) -> None:
 
 
 def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `release` or `markDead` without its wake-up, which the next look every 50
-    ms hid.
-    """
+    """Broken: `release` or `markDead` woke no sleeper; the look every 50 ms hid that."""
     monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     waiting = Background(lambda: claiming.acquire(address, _MINE, lambda *_: False, 60)).asleep()
@@ -84,11 +82,9 @@ def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatc
     assert waiting.ended() is False
 
 
-def test_aSuccessorWakesWhoWasWaitingForTheDead(
-    address: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Broken: whoever took over from the dead forgot that others waited, and its
-    release woke nobody.
+def test_aSuccessorWakesTheWaitersOfTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a process that took the lock over from a dead one forgot that others
+    waited, and its release woke none of them.
     """
     monkeypatch.setattr(claiming, "_CHECK_NS", 60_000_000_000)
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
@@ -101,8 +97,8 @@ def test_aSuccessorWakesWhoWasWaitingForTheDead(
 
 
 def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
-    """Another took the owner lock over while we asked whether its owner was dead.
-    Broken: the owner lock was stored, and not compared.
+    """Another process took the owner lock over while this one asked whether its owner
+    was dead. Broken: the word was stored without a comparison.
     """
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     successor = MemberKey(9, 1)
@@ -118,7 +114,7 @@ def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
 
 
 def test_anAcquisitionThatWasInterruptedIsTakenUpAgain(address: int) -> None:
-    """Ctrl-C came between the CAS and the return. Broken: the process waited for
+    """Ctrl-C comes between the CAS and the return. Broken: the process waited for
     itself.
     """
     claiming.acquire(address, _MINE, lambda *_: False, 0)

@@ -1,5 +1,5 @@
-"""Owners: the record of a process agrees with the owner lock, whatever interrupts the
-process, and no waiter is passed by for long.
+"""Owners: the record of a process agrees with the owner lock also after interruptions,
+and no waiter is overtaken for long.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _PACKAGE = os.path.dirname(muninn.__file__) + os.sep
 
 
 class Stop(KeyboardInterrupt):
-    """What a handler of a signal raises."""
+    """The exception that a signal handler raises."""
 
 
 class Bell:
-    """Letting go of it sends this process SIGINT: the interpreter raises at the next
-    bytecode at which it looks for signals.
+    """The end of this object sends SIGINT to the process: the interpreter raises at the
+    next bytecode at which it looks for signals.
     """
 
     __del__ = _thread.interrupt_main
@@ -54,7 +54,7 @@ def _ringingAt(position: int, count: list[int]) -> Iterator[None]:
         ):
             count[0] += 1
             if count[0] == position:
-                sys.settrace(None)  # or the interpreter would raise in here
+                sys.settrace(None)  # otherwise the interpreter would raise in here
                 bell = Bell()
                 bell = None  # noqa: F841  # it rings
         return trace
@@ -101,7 +101,9 @@ def _takers(lock: muninn.Lock) -> dict[str, Callable[[], None]]:
 
 @pytest.mark.parametrize("how", ["with", "held", "nested"])
 def test_aLockThatIsInterruptedAtAnyBytecodeIsGivenBack(domain: str, how: str) -> None:
-    """Broken: after 65 of 100 Ctrl-Cs in an empty body it was held for ever, by nobody."""
+    """Broken: after 65 of 100 Ctrl-Cs in an empty body the lock was taken for ever, and
+    no thread held it.
+    """
     lock = muninn.Lock("l")
 
     def check() -> None:
@@ -111,7 +113,7 @@ def test_aLockThatIsInterruptedAtAnyBytecodeIsGivenBack(domain: str, how: str) -
     assert _interruptedEverywhere(_takers(lock)[how], check) > 5
 
 
-def test_isFoundByWhoLooksAtTheClass(domain: str) -> None:
+def test_theMethodsAreFoundInTheClass(domain: str) -> None:
     """`ExitStack` asks the class for the method, and binds it itself."""
     lock, buffer = muninn.Lock("l"), muninn.array("w", 4)
     with contextlib.ExitStack() as stack:
@@ -124,8 +126,8 @@ def test_isFoundByWhoLooksAtTheClass(domain: str) -> None:
 
 
 def test_anAcquisitionHasHappenedOrNot(domain: str) -> None:
-    """Broken: between the lock and the return there were bytecodes at which nobody
-    knew.
+    """Broken: between the lock and the return there were bytecodes at which the lock
+    was held without an owner.
     """
     lock = muninn.Lock("l")
 
@@ -202,8 +204,8 @@ def test_realSignalsLeaveNothingHeld(domain: str, what: str, actor: Start) -> No
 
 
 def test_aHandlerMayDoWhateverItsThreadIsDoing(domain: str) -> None:
-    """On the thread that holds the lock and writes: it comes in again, or is told at
-    once. Broken: it waited for its own thread.
+    """The handler runs on the thread that holds the lock and writes: it takes the lock
+    once more, or gets an error at once. Broken: it waited for its own thread.
     """
     lock, buffer, said = muninn.Lock("l"), muninn.array("w", 4), list[str]()
 
@@ -234,8 +236,10 @@ def test_aHandlerMayDoWhateverItsThreadIsDoing(domain: str) -> None:
     assert buffer.read().tolist() == [1.0] * 4
 
 
-def test_whoWritesDoesNotWaitForItself(domain: str) -> None:
-    """Broken: `read` took ten seconds to say so, and `waitNext` waited for ever."""
+def test_aWriterDoesNotWaitForItself(domain: str) -> None:
+    """Broken: `read` raised its error after ten seconds, and `waitNext` waited for
+    ever.
+    """
     buffer = muninn.share(np.zeros(4), name="w")
     known = buffer.generation
     with buffer.write():
@@ -266,7 +270,7 @@ def test_aHandlerTakesALockForWhichItsThreadWaits(domain: str, actor: Start) -> 
 
 
 def test_anAccessWhoseObjectIsGoneIsEnded(domain: str, actor: Start) -> None:
-    """Broken: nobody could end it, and it was held until the process was dead."""
+    """Broken: no thread could end the access, and it lasted until the process was dead."""
     buffer = muninn.share(np.zeros(4), name="w", access="readWrite")
     buffer.write().__enter__()
     with pytest.raises(WriterDied):
@@ -325,8 +329,8 @@ def hold(what, seconds, pause):
 
 @pytest.mark.parametrize("what", ["lock", "write"])
 def test_aWaiterIsLetInAlthoughTheHolderRetakesAtOnce(domain: str, actor: Start, what: str) -> None:
-    """Broken: 83 times against 17, and waits of two seconds, although it was free
-    dozens of times.
+    """Broken: the holder got the lock 83 times and the waiter 17, with waits of two
+    seconds, although it was free dozens of times.
     """
     greedy, other = actor(GREEDY), actor(GREEDY)
     greedy.begin(f"hold({what!r}, 0.02, 0)")
@@ -355,8 +359,8 @@ def test_threadsAndProcessesWaitInOneOrder(domain: str, actor: Start) -> None:
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: str) -> None:
-    """Nobody takes a free lock before its successor; but a stopped or dead successor is
-    not waited for.
+    """No process takes a free lock before its successor does; but the others do not
+    wait for a stopped or dead successor.
     """
     lock = muninn.Lock("l")
     waiter = actor("lock = muninn.Lock('l')")
@@ -417,8 +421,8 @@ def test_arrivalsMayWrap(domain: str, actor: Start) -> None:
 
 
 def test_readersGetAWholeCopyOfWhatIsWrittenWithoutAPause(domain: str, actor: Start) -> None:
-    """Broken: the word was even for microseconds between two accesses, and a read ended
-    with TimeoutError.
+    """Broken: the generation was even for microseconds only between two accesses, and a
+    read ended with TimeoutError.
     """
     buffer = muninn.share(np.zeros(1 << 16), name="w", access="readWrite")
     writer = actor("buffer = muninn.open('w', access='readWrite')")
@@ -453,9 +457,7 @@ def test_aReaderIsLetInAfterTheAccessThatItFoundAWriterIn(
 
 
 def test_readersThatDoNotStarveCostWritersNothing(domain: str) -> None:
-    """A word that says that nobody has read since: it goes back to 0 once a writer has
-    looked.
-    """
+    """The word `readers` returns to 0 once a writer has looked and found no reader."""
     buffer = muninn.share(np.zeros(4), name="w")
     word = (
         ownerLockAddress(buffer._held()) - layout.ROW_OWNER_LOCK_OFFSET + layout.ROW_READERS_OFFSET
@@ -472,16 +474,16 @@ GREENLETS = program("greenletOwners")
 
 
 def test_greenletsAreThreads(domain: str, actor: Start) -> None:
-    """Of two on one thread, one waits for the other, and does not come in as if it were
-    that.
+    """Of two greenlets on one thread, one waits for the other, and does not take its
+    lock as the same holder.
     """
     assert actor(GREENLETS).do("said") == [True, None, "TimeoutError", "RuntimeError", True]
 
 
 @pytest.mark.parametrize("timeout", [0, 0.002])
-def test_aReadThatDoesNotWaitIsToldWhoWrites(domain: str, actor: Start, timeout: float) -> None:
-    """Broken: beside one writer that computes inside its access it said that the buffer
-    is written without a pause.
+def test_aReadThatDoesNotWaitNamesTheWriter(domain: str, actor: Start, timeout: float) -> None:
+    """Broken: beside one writer that computes inside its access the error said that the
+    buffer is written without a pause.
     """
     buffer = muninn.share(np.arange(4), name="a", access="readWrite")
     assert buffer.read(timeout=timeout).sum() == 6

@@ -45,11 +45,11 @@ def files(domain: str) -> list[Path]:
     ]
 
 
-def test_whatOthersCouldOnlyReadIsPutRight(
+def test_aFileThatOthersCouldOnlyReadIsCorrected(
     domain: str, actor: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Broken: no newcomer could join, and was told after ten seconds that the block was
-    removed.
+    """Broken: no newcomer could join; after ten seconds it got the error that the block
+    was removed.
     """
     maker = actor("held = muninn.share(np.arange(3), name='a')")
     paths = files(domain)
@@ -65,15 +65,13 @@ def test_whatOthersCouldOnlyReadIsPutRight(
     }
     assert set(modes.values()) == {0o600}, modes
     said = [record.getMessage() for record in caplog.records]
-    # block, lock, segment
+    # the block, the lock file, a segment
     assert len(said) == 3 and all("had mode 0644" in text for text in said), said
     assert maker.do("len(muninn.domainInfo()['members'])") == 2
 
 
-def test_whatAWriterLeftHalfWrittenIsNotGivenOutAsWholeAfterAChmod(
-    domain: str, actor: Start
-) -> None:
-    """Broken: a new block was made, for which the torn buffer was of generation 0."""
+def test_aHalfWrittenBufferIsNotGivenOutAsWholeAfterAChmod(domain: str, actor: Start) -> None:
+    """Broken: the newcomer made a new block, in which the torn buffer had generation 0."""
     maker = actor(
         "a = muninn.share(np.arange(3), name='a', lifetime='keep')\nscope = a.write(); scope.__enter__()[:] = 7"
     )
@@ -91,7 +89,7 @@ def test_whatOthersCouldHaveWrittenIsRefusedAtOnce(domain: str, actor: Start, wh
     path.chmod(0o622)
     if which == "journal":
         maker.kill()
-        os.unlink(Paths(os.getuid(), domain).linkPath)  # so that it is adopted from
+        os.unlink(Paths(os.getuid(), domain).linkPath)  # so that the new block adopts from it
         os.unlink(f"/dev/shm/muninn-{os.getuid()}-{domain}")
     with pytest.raises(
         ControlBlockInvalid, match=f"{path} has mode 0622: others may have written"
@@ -107,7 +105,7 @@ def test_whatOthersCouldHaveWrittenIsRefusedAtOnce(domain: str, actor: Start, wh
 
 
 def test_anOwnFileOfThePublicNameKeepsItsMode(domain: str) -> None:
-    """It is no block of Muninn's: nobody asked for its mode to be changed."""
+    """It is no block of Muninn's, so Muninn must not change its mode."""
     path = Path(f"/dev/shm/muninn-{os.getuid()}-{domain}")
     path.write_bytes(bytes(1 << 16))
     path.chmod(0o644)
@@ -115,11 +113,13 @@ def test_anOwnFileOfThePublicNameKeepsItsMode(domain: str) -> None:
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (bytes(1 << 16), 0o644)
 
 
-# --- as another user, whom modes concern --------------------------------------------
+# --- as another user, to whom modes apply -------------------------------------------
 
 
 def blockOf(paths: Paths) -> int:
-    """The identity of the domain's block, made if there is none, as whoever calls."""
+    """The identity of the domain's block, which the calling user makes if there is
+    none.
+    """
     lockFile = LockFile(paths)
     try:
         block = openOrCreate(lockFile.paths, lockFile, Geometry.of(4, 64, 4))
@@ -134,7 +134,7 @@ def blockOf(paths: Paths) -> int:
 @needsRoot
 @pytest.mark.parametrize("mode", [0, 0o400, 0o044])
 def test_aFileThatItsUserMayNotOpenIsPutRight(strange: Paths, mode: int) -> None:
-    """Broken: MNN-0019, which said to remove the block once its owner was known."""
+    """Broken: MNN-0019, whose fix was to remove the block."""
     identity = asStranger(lambda: blockOf(strange))()
     assert isinstance(identity, int)
     for path in (strange.linkPath, strange.lockPath):
@@ -144,7 +144,7 @@ def test_aFileThatItsUserMayNotOpenIsPutRight(strange: Paths, mode: int) -> None
 
 @needsRoot
 def test_anotherUsersBlockInTheDirectoryIsReplaced(strange: Paths) -> None:
-    """Broken: nobody could join any more, until somebody removed it."""
+    """Broken: no process could join any more until a person removed it."""
     assert isinstance(asStranger(lambda: blockOf(strange))(), int)
     os.unlink(strange.linkPath)
     os.unlink(strange.blockPath)
@@ -187,7 +187,7 @@ _MAKERS: dict[str, Callable[[Paths], object]] = {
 
 
 def foreign(paths: Paths) -> list[str]:
-    """What belongs to another user under the names of the domain."""
+    """The files of other users under the names of the domain."""
     roots = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(paths.stem)]
     return [
         str(path)
@@ -199,9 +199,9 @@ def foreign(paths: Paths) -> list[str]:
 
 @needsRoot
 @pytest.mark.parametrize("what", _MAKERS)
-def test_whatAnotherUidHasMadeGoesAgain(strange: Paths, what: str) -> None:
-    """Broken: root's files in the directory of a user, who could use his domain no
-    more. Root is who the uid has changed to.
+def test_aFileThatAnotherUidHasMadeIsRemovedAgain(strange: Paths, what: str) -> None:
+    """Broken: root's files stayed in the directory of a user, who could not use his
+    domain any more. The uid has changed to root's.
     """
     if what == "lock":
         os.mkdir(f"/dev/shm/{strange.stem}.d", 0o700)
@@ -231,8 +231,8 @@ def test_whatAnotherUidHasMadeGoesAgain(strange: Paths, what: str) -> None:
     ],
     ids=["block", "create", "open", "unlink", "list", "journal", "remove"],
 )
-def test_whatTheRightsForbidIsATypedError(domain: str, call: Callable[[Paths], object]) -> None:
-    """Broken: bare PermissionErrors. The stranger is whom the uid has changed to."""
+def test_aRefusalOfTheSystemIsATypedError(domain: str, call: Callable[[Paths], object]) -> None:
+    """Broken: bare PermissionErrors. The uid has changed to the stranger's."""
     paths = Paths(0, domain)
     blockOf(paths)
     os.close(segments.create(paths, 0, 1, 4096).release())
@@ -251,8 +251,8 @@ def test_whatTheRightsForbidWithoutAChangeSaysWhatToDo(strange: Paths) -> None:
 
 @needsRoot
 def test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsTermUp(actor: Start) -> None:
-    """Broken: whoever had asked got a PermissionError that concerned the broker's
-    process.
+    """Broken: the client that had asked got a PermissionError that concerned the
+    broker's process.
     """
     broker = actor("held = muninn.share(np.arange(3), name='a')")
     other = actor().join()
@@ -287,8 +287,8 @@ _TOGGLING = program("togglingUids")
 
 @needsRoot
 def test_aThreadAtWorkWhileTheUidChangesSeesTypedErrorsOnly(strange: Paths) -> None:
-    """Broken: PermissionErrors, and root's lock file and block in the directory of the
-    other uid.
+    """Broken: the thread saw PermissionErrors, and root's lock file and block lay in
+    the directory of the other uid.
     """
     done = subprocess.run(
         [sys.executable, "-c", _TOGGLING], capture_output=True, text=True, timeout=60, check=False

@@ -20,7 +20,7 @@ from muninn.system import library
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-#: hatchling is in the builds' own environments only.
+#: hatchling is installed in the builds' own environments only.
 _STUBS = """
 import sys, types
 for path, name in (("builders.hooks", "BuildHookInterface"), ("metadata", "MetadataHookInterface")):
@@ -44,8 +44,8 @@ def descriptorServer(code: str, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def test_nobodyIsSentToAStrangersPackage() -> None:
-    """Broken: `pip install 'muninn[cuda]'`, which README and errors said, installs a
+def test_noTextNamesTheOtherProjectsPackage() -> None:
+    """Broken: README and errors said `pip install 'muninn[cuda]'`, which installs a
     catalogue of data products.
     """
     assert PROJECT["name"] == "muninn-gpu"
@@ -67,8 +67,8 @@ def test_nobodyIsSentToAStrangersPackage() -> None:
 
 
 def test_theCheckOfWhichOneIsInstalledLooksNotIntoTheCheckout(tmp_path: Path) -> None:
-    """Broken: in the checkout, where README has one stand, it was the checkout's own,
-    whatever was installed.
+    """Broken: in the checkout, to which README sends the reader, the command found the
+    checkout's own package, and not the installed one.
     """
     (tmp_path / "muninn").mkdir()
     (tmp_path / "muninn" / "__init__.py").write_text("raise SystemExit('the checkout')")
@@ -87,7 +87,9 @@ def test_theCheckOfWhichOneIsInstalledLooksNotIntoTheCheckout(tmp_path: Path) ->
 def test_whatAFrozenProgramLacksIsToBePackedAndNotBuilt(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Broken: PyInstaller's users and those of a zip were sent for a C compiler."""
+    """Broken: the error told users of PyInstaller and of zip files to install a C
+    compiler.
+    """
     assert "C compiler" in library._howToLoad()
     monkeypatch.setattr(
         library, "LIBRARY", tmp_path / "program.zip" / "muninn" / "_shim" / "libmuninn.so"
@@ -98,7 +100,7 @@ def test_whatAFrozenProgramLacksIsToBePackedAndNotBuilt(
 
 
 def test_theVersionIsWrittenOnce() -> None:
-    """And the topmost heading of the changelog is about it."""
+    """The topmost heading of the changelog has the same version."""
     assert "version" not in PROJECT and "version" in PROJECT["dynamic"]
     path = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["version"]["path"]
     written = re.findall(
@@ -124,7 +126,7 @@ def test_whatMakeLintChecksACommitChecks() -> None:
 
 
 def test_eachAllowedNameIsNeeded() -> None:
-    """`ops/allowednames.py` names what vulture reports without it, and nothing else."""
+    """`ops/allowednames.py` has exactly the names that vulture reports without it."""
     vulture = pytest.importorskip(
         "vulture", reason="vulture is not installed: it is in the extra `lint`"
     )
@@ -162,8 +164,8 @@ def test_linksInWhatPypiShowsLeadSomewhere() -> None:
 
 
 def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
-    """Broken: a traceback of subprocess, which ended with `No such file or directory:
-    'cc'`.
+    """Broken: the build printed a traceback of subprocess, which ended with `No such
+    file or directory: 'cc'`.
     """
     _withHeader(tmp_path)
     code = f"hook = hatch_build.CustomBuildHook(); hook.root = {str(tmp_path)!r}; hook.initialize('standard', {{}})"
@@ -184,7 +186,7 @@ def test_withoutACompilerItSaysSo(tmp_path: Path) -> None:
 
 
 def _withHeader(at: Path) -> None:
-    """A checkout with nothing but what its C header is generated from."""
+    """A checkout that has only the modules from which its C header is generated."""
     for package in ("control", "system"):
         shutil.copytree(
             ROOT / "muninn" / package,
@@ -211,7 +213,7 @@ def test_aLayoutOfWhichNoHeaderCanBeMadeIsSaid(tmp_path: Path) -> None:
 
 
 def _checkout(at: Path) -> str:
-    """A small one; returns code that builds it."""
+    """Make a small checkout; returns code that builds it."""
     _withHeader(at)
     (at / "cshim" / "one.c").write_text(
         '__attribute__((visibility("default"))) int one(void) { return 1; }\n'
@@ -224,7 +226,7 @@ def _checkout(at: Path) -> str:
 
 
 def test_anEmptyCompilerIsTheUsualOne(tmp_path: Path) -> None:
-    """Broken: `CC=`, as a script has it that unsets nothing, was an IndexError."""
+    """Broken: with `CC=`, as some scripts set it, the build raised an IndexError."""
     done = descriptorServer(_checkout(tmp_path), CC="", CFLAGS="")
     assert (done.returncode, done.stdout) == (0, "muninn/_shim/libmuninn.so\n1\n"), done.stderr
     assert [each.name for each in (tmp_path / "muninn" / "_shim").iterdir()] == ["libmuninn.so"], (
@@ -233,8 +235,8 @@ def test_anEmptyCompilerIsTheUsualOne(tmp_path: Path) -> None:
 
 
 def test_aCheckoutThatCanNotBeWrittenIsBuilt(tmp_path: Path) -> None:
-    """Broken: an `OSError` for a mount that is read-only, of which a wheel needs to
-    write nothing.
+    """Broken: a read-only mount caused an `OSError`, although a wheel needs to write
+    nothing there.
     """
     code = _checkout(tmp_path)
     (tmp_path / "muninn" / "_shim").write_text("a file, where root too can make no directory\n")
@@ -249,7 +251,7 @@ def test_aCheckoutThatCanNotBeWrittenIsBuilt(tmp_path: Path) -> None:
 
 
 def test_buildsOfOneCheckoutDoNotDisturbEachOther(tmp_path: Path) -> None:
-    """Broken: they compiled into one file, and the second found it renamed."""
+    """Broken: two builds compiled into one file, and the second found it renamed."""
     code = _checkout(tmp_path)
     settings = {**os.environ, "PYTHONPATH": str(ROOT)}
     builds = [

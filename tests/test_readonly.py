@@ -18,8 +18,8 @@ import muninn
 from support import BOUND_SECONDS
 
 WARNED = "^PyTorch has no read-only tensors"
-#: `from_dlpack` of PyTorch, where that is not installed: what it passes on, and that a
-#: function written in C may call it.
+#: A stand-in for PyTorch's `from_dlpack` where PyTorch is not installed: it passes on
+#: the same arguments, and a function written in C may call it.
 PYTORCH = """
 def from_dlpack(value, *, device=None, copy=None):
     keywords = {} if copy is None else {"copy": copy}
@@ -43,8 +43,8 @@ def torch() -> Any:
 
 @pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
 def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str, pyTorch: Any, mode: str) -> None:
-    """PyTorch has no read-only tensors: an in-place operation ended the process,
-    without a word before it.
+    """PyTorch has no read-only tensors. Broken: an in-place operation ended the process
+    without a warning.
     """
     with (
         muninn.share(np.ones(3), name=mode, mode=mode),
@@ -63,7 +63,7 @@ def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str, pyTorch: Any, mod
 
 
 def test_theFixOfWhatWasSharedForReadingIsACopy(domain: str, pyTorch: Any) -> None:
-    """Broken: the advice was to open it for writing, which is refused."""
+    """Broken: the fix was to open the buffer for writing, which is refused."""
     with muninn.share(np.ones(3), name="a", access="readOnly") as mine:
         for reading in (mine, muninn.open("a")):
             with pytest.warns(UserWarning, match=WARNED) as warned:
@@ -74,8 +74,8 @@ def test_theFixOfWhatWasSharedForReadingIsACopy(domain: str, pyTorch: Any) -> No
 
 
 def test_aLineWarnsOnceWhateverItTakes(domain: str, pyTorch: Any) -> None:
-    """Broken: the text began with the buffer's name, so that each name warned, and no
-    filter of the command line caught them.
+    """Broken: the text began with the buffer's name, so that each name warned again,
+    and no filter of the command line matched.
     """
     for name in "abc":
         muninn.share(np.ones(3), name=name)
@@ -93,7 +93,7 @@ def test_copiesAreNotWarnedOf(domain: str, pyTorch: Any) -> None:
             warnings.simplefilter("error")
             pyTorch(reading, copy=True)
             pyTorch(reading, device="cuda")
-            tensor = partial(pyTorch)  # of C, as PyTorch's is: it has no frame
+            tensor = partial(pyTorch)  # a function of C has no frame; PyTorch's is one
             tensor(reading)
         for keywords in ({"copy": False}, {"device": "cpu"}):
             with pytest.warns(UserWarning, match=WARNED):
@@ -145,8 +145,8 @@ def test_aFilterOfTheCommandLineFindsTheWarning(domain: str) -> None:
 
 
 def test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps(domain: str) -> None:
-    """Broken: numpy's `Cannot export readonly array`, whatever the reader was to do
-    about it. JAX asks so.
+    """Broken: the error was numpy's `Cannot export readonly array`, without a fix. JAX
+    asks in this way.
     """
     muninn.share(np.ones(3), name="a")
     with muninn.open("a") as reading:

@@ -1,4 +1,6 @@
-"""`broker/reclaiming.py`: what a dead member had is taken back completely, and in slices."""
+"""`broker/reclaiming.py`: the broker takes back everything that a dead member had, in
+slices.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,7 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
 
 
 def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: the reclaimer cleared the leases, and left their rows to the next one who
-    would look.
-    """
+    """Broken: the reclaimer cleared the leases, and did not try to reclaim their rows."""
     lab, broker, own = served
     dead = lab.member()
     row, incarnation = lab.make(broker._directory, own, lifetime=describe().lifetime.LAST_CLOSE)
@@ -55,8 +55,8 @@ def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> 
 
 
 def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Member]) -> None:
-    """It died after the release and before it said so. Broken: only the rows that the
-    dead still held were looked at.
+    """The member died between the release and its message. Broken: the broker looked
+    only at the rows that the dead member still held.
     """
     lab, broker, own = served
     dead = lab.member()
@@ -75,8 +75,8 @@ def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Memb
 def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(
     served: tuple[Lab, Broker, Member],
 ) -> None:
-    """Broken: the reclaimer without CLAIMING; `adopt` without those that an earlier broker
-    had marked dead.
+    """Broken: the reclaimer did not look at slots in CLAIMING, and `adopt` not at slots
+    that an earlier broker had marked dead.
     """
     lab, broker, own = served
     markedDead = lab.member()
@@ -89,10 +89,10 @@ def test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack(
     assert lab.members.occupied() == [own.key.slot]
 
 
-def test_whoWaitsForTheDeadIsWoken(
+def test_theWaitersForADeadMemberAreWoken(
     served: tuple[Lab, Broker, Member], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: `_poison` without one of its wake-ups, which the waiters' own looks hid."""
+    """Broken: `_poison` left out one of its wake-ups; the waiters' own looks hid that."""
     for module in (claiming, generations):
         monkeypatch.setattr(module, "_CHECK_NS", 60_000_000_000)
     lab, broker, own = served
@@ -122,8 +122,8 @@ def test_whoWaitsForTheDeadIsWoken(
 def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(
     served: tuple[Lab, Broker, Member],
 ) -> None:
-    """In a child, since what was read then lay outside of the block: broken, every
-    broker of the domain died of it, one after the other.
+    """It runs in a child, since the broken code read outside of the block. Broken:
+    every broker of the domain died of it, one after the other.
     """
     lab, broker, _ = served
     dead = lab.member()
@@ -138,8 +138,8 @@ def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(
 def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(
     served: tuple[Lab, Broker, Member],
 ) -> None:
-    """Broken, whatever stood behind the table was taken for a member; here for one that
-    lives, and whose lock nobody would ever get.
+    """Broken: the bytes behind the table were taken for a member; here for a living
+    one, whose lock no process would ever get.
     """
     lab, _, own = served
     beyond = 40
@@ -150,8 +150,8 @@ def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(
 
 
 def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
-    """Broken: it kept the owner's slot and 19 bits of its generation, which are a
-    living member's again after 2^19 members of that slot.
+    """Broken: the lock word kept the owner's slot and 19 bits of its generation, which
+    a living member has again after 2^19 members of that slot.
     """
     broker, dead = lab.broker(lab.member()), lab.member()
     lab.rows.grow(1)
@@ -191,8 +191,8 @@ def _freeAmong(lab: Lab, rows: list[int]) -> int:
 
 
 def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: 5,000 buffers took one step of 0.77 s, in which the broker served nobody
-    and did not beat.
+    """Broken: 5,000 buffers took one step of 0.77 s, in which the broker served no
+    member and its heartbeat stood still.
     """
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
@@ -201,7 +201,7 @@ def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Memb
     assert lab.members.state(dead.key.slot)[0] == layout.MEMBER_DEAD, "the slot comes last"
     beats = lab.election.heartbeat()
     assert broker.execute({"op": "ping"}, [])[0] == {"epoch": 1}
-    broker._reclaimer.begin(dead.key)  # another look finds the same death
+    broker._reclaimer.begin(dead.key)  # A second look finds the same death.
     for _ in range(20):
         broker.step(60)
     assert (
@@ -224,8 +224,8 @@ def test_aSuccessorFinishesWhatWasBegun(served: tuple[Lab, Broker, Member]) -> N
 
 
 def test_aBrokerThatLeavesFinishesWhatItHasBegun(served: tuple[Lab, Broker, Member]) -> None:
-    """It may be the last one. Broken: the slot of the dead kept the block from being
-    withdrawn.
+    """The broker may be the last member. Broken: the slot of the dead member kept it
+    from withdrawing the block.
     """
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)

@@ -1,4 +1,4 @@
-"""Repair: whatever happened to the control block, the buffers on which journals and
+"""Repair: after any damage of the control block, the buffers on which journals and
 segments agree are there again.
 """
 
@@ -68,7 +68,7 @@ def test_bringsBackWhatLivedAndNothingElse(domain: str, actor: Start) -> None:
 def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(
     domain: str, actor: Start
 ) -> None:
-    """Broken: who came after it took the block for one of its own version."""
+    """Broken: the next process took the block for one of its own version."""
     _makeAndEnd(actor)
     path = f"/dev/shm{Paths(os.getuid(), domain).blockName}"
     with open(path, "r+b") as file:
@@ -94,20 +94,20 @@ def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
     with pytest.raises(BrokerUnavailable, match=str(other.pid)):
         admin.repair()
     other.stop()
-    _ruin(domain)  # it says of nobody that he is in it: the bytes do
+    _ruin(domain)  # The block names no member, but the byte locks show one.
     with pytest.raises(BrokerUnavailable, match=str(other.pid)):
         admin.repair()
 
 
 def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start) -> None:
     """A backup of `/dev/shm` reads the lock file, and closes it. Broken: repair
-    believed the free byte, and a second writer was let in.
+    believed the free byte, and a second writer began.
     """
     writer = actor(
         "held = muninn.share(np.arange(3), name='a')\nscope = held.write()\nview = scope.__enter__()"
     )
     writer.do(f"open({Paths(os.getuid(), domain).lockPath!r}).close()")
-    writer.stop()  # it takes the byte again when it looks next
+    writer.stop()  # The member takes the byte again at its next look.
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
         admin.repair()
     with pytest.raises(TimeoutError):
@@ -118,8 +118,8 @@ def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start)
 
 
 def test_aWithdrawnBlockSaysWhoIsInItToo(domain: str, actor: Start) -> None:
-    """A repair had withdrawn it, and died. Broken: the next one could not read it, and
-    believed the free bytes.
+    """A repair had withdrawn the block, and died. Broken: the next repair could not
+    read the block, and believed the free bytes.
     """
     other = actor().join()
     other.stop()
@@ -153,8 +153,8 @@ def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start
 
 
 def test_whatWasFreedAndStillHeldIsNotBroughtBack(domain: str, actor: Start) -> None:
-    """It was DYING when all died. Broken: only what was gone altogether counted as
-    freed.
+    """The row was DYING when all processes died. Broken: only rows that were completely
+    gone counted as freed.
     """
     maker = actor(
         "held = muninn.share(b'x', name='a')\nview = held.array\nmuninn.share(b'y', name='b')\nheld.free()"
@@ -166,7 +166,7 @@ def test_whatWasFreedAndStillHeldIsNotBroughtBack(domain: str, actor: Start) -> 
 
 
 def test_aTruncatedSegmentIsNotBroughtBack(domain: str, actor: Start) -> None:
-    """Broken: whatever had the right name was taken for the buffer."""
+    """Broken: any file of the right name was taken for the buffer's segment."""
     _makeAndEnd(actor)
     _ruin(domain)
     first = leftovers(domain)[0]
@@ -176,7 +176,7 @@ def test_aTruncatedSegmentIsNotBroughtBack(domain: str, actor: Start) -> None:
 
 
 def test_theNextTermComesAfterAllThatTheJournalsRemember(domain: str, actor: Start) -> None:
-    """Broken: the new block began with epoch 1, and the rows in it were of a later one."""
+    """Broken: the new block began with epoch 1, and the rows in it had a later epoch."""
     _makeAndEnd(actor)
     actor().join().kill()
     last = max(epoch for _, epoch in Paths(os.getuid(), domain).journals())
@@ -191,7 +191,7 @@ def _lose(domain: str, *names: str) -> None:
         os.unlink(getattr(paths, name))
 
 
-def test_whoComesAfterTheBlockWasLostAdoptsFirst(domain: str, actor: Start) -> None:
+def test_aProcessThatJoinsAfterTheLossOfTheBlockAdoptsFirst(domain: str, actor: Start) -> None:
     """Broken: the new block's first broker collected the segments as orphans, and
     dropped the journals that vouched for them.
     """
@@ -207,7 +207,7 @@ def test_whoComesAfterTheBlockWasLostAdoptsFirst(domain: str, actor: Start) -> N
 
 
 def test_whatWasAdoptedIsAdoptedAgain(domain: str, actor: Start) -> None:
-    """Its segment has the name that an earlier block gave it."""
+    """The buffer's segment has the name that an earlier block gave it."""
     _makeAndEnd(actor)
     for _ in range(3):
         _lose(domain)
@@ -218,8 +218,8 @@ def test_whatWasAdoptedIsAdoptedAgain(domain: str, actor: Start) -> None:
 
 
 def test_theBlocksPublicNameAloneIsNotNeeded(domain: str, actor: Start) -> None:
-    """`rm /dev/shm/muninn-*` while processes live. Broken: a second block of the name,
-    whose broker collected what was in use.
+    """`rm /dev/shm/muninn-*` while processes live. Broken: a second block got the name,
+    and its broker collected segments in use.
     """
     first = actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
     _lose(domain, "blockPath")
@@ -270,8 +270,8 @@ def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
 def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(
     domain: str, actor: Start, removed: str
 ) -> None:
-    """Its public name is there still. Broken: its broker resigned in a loop, as there
-    was no place for a journal.
+    """Its public name is still there. Broken: its broker resigned again and again,
+    because there was no directory for a journal.
     """
     first = actor("held = muninn.share(np.arange(3), name='a')")
     epoch = "muninn.session.membership.current().election.epoch()"
@@ -284,8 +284,8 @@ def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(
     assert first.do("len(muninn.domainInfo()['members'])") == 2 and newcomer.do(epoch) < before + 20
 
 
-def test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock(domain: str, actor: Start) -> None:
-    """A stopped process can not leave; what it uses must not be in two blocks."""
+def test_nothingIsAdoptedWhileAMemberLivesInTheLostBlock(domain: str, actor: Start) -> None:
+    """A stopped process can not leave; its buffers must not be in two blocks."""
     first = actor("held = muninn.share(np.arange(3), name='a')")
     first.stop()
     _lose(domain)
@@ -298,10 +298,10 @@ def test_nothingIsAdoptedWhileSomebodyLivesInTheLostBlock(domain: str, actor: St
 @pytest.mark.parametrize(
     "removed", [("blockPath", "linkPath"), ("lockPath",), ("blockPath", "linkPath", "lockPath")]
 )
-def test_whoHasNothingToDoInALostBlockLeavesItByItself(
+def test_anIdleMemberLeavesALostBlockByItself(
     domain: str, actor: Start, removed: tuple[str, ...]
 ) -> None:
-    """Broken: members that asked for nothing stayed in it, and kept whoever came out
+    """Broken: members that sent no request stayed in it, and kept every newcomer out
     for ever; its broker waited for a newcomer's CREATE.
     """
     first, second = (
@@ -323,8 +323,8 @@ def test_whoHasNothingToDoInALostBlockLeavesItByItself(
 def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, removed: tuple[str, ...]
 ) -> None:
-    """Broken: without its lock file nothing said that somebody was in the block, and
-    two wrote one segment at once.
+    """Broken: without the lock file no process could see that the block had a member,
+    and two processes wrote one segment at once.
     """
     actor("held = muninn.share(np.arange(3), name='a', access='readWrite')")
     writer = actor(
@@ -345,8 +345,8 @@ def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
 def test_aLockInALostBlockIsReleasedBeforeAnotherHasIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, saysKernel: bool
 ) -> None:
-    """Everything was removed. Broken: where there was no segment nobody looked for
-    those who were in the block, and two had one lock.
+    """Everything was removed. Broken: where there was no segment, a newcomer did not
+    look for members of the block, and two processes had one lock.
     """
     holder = actor("lock = muninn.Lock('l')\nlock.acquire()")
     paths = Paths(os.getuid(), domain)
@@ -379,8 +379,8 @@ def _refuse(*_: object) -> None:
 
 
 def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
-    """It does not know yet. Broken: what another block had was older to it: journals
-    were dropped, and segments collected.
+    """The broker does not know of the loss yet. Broken: it took another block's files
+    for older ones, dropped the journals, and collected the segments.
     """
     broker = lab.broker(lab.member())
     lab.block.put(layout.ADOPTED_OFFSET, (1).to_bytes(4, "little"))
@@ -399,8 +399,8 @@ def test_aBrokerWhoseBlockWasLostEndsNothingOfTheNextOnes(lab: Lab) -> None:
 def test_anAdoptionThatFailsLeavesNothingOfItsOwn(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle, as when `/dev/shm` is full. Broken: each attempt left as much as
-    had been written.
+    """It fails in the middle, as when `/dev/shm` is full. Broken: each attempt left the
+    files that it had written.
     """
     _makeAndEnd(actor)
     _lose(domain)
@@ -424,11 +424,11 @@ def test_anAdoptionThatFailsLeavesNothingOfItsOwn(
     assert sorted(each["name"] for each in muninn.listBuffers()) == ["n0", "n2"]
 
 
-def test_repairKeepsWhoJoinsMeanwhileOut(
+def test_repairKeepsAProcessThatJoinsMeanwhileOut(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: it looked for members first, and whoever joined after that lived in a
-    block without a name.
+    """Broken: repair looked for members first, and a process that joined after that
+    lived in a block without a name.
     """
     _makeAndEnd(actor)
     installing, joiner = repair.Adoption._install, list[Actor]()
@@ -452,8 +452,8 @@ def test_repairKeepsWhoJoinsMeanwhileOut(
 def test_aRepairThatIsKilledLosesNothing(
     domain: str, actor: Start, step: str, ruined: bool
 ) -> None:
-    """At each of its calls of one kind, before and after. Broken: a program that came
-    next dropped what was not installed yet.
+    """The kill comes before and after each of its calls of one kind. Broken: the next
+    program dropped the buffers that were not installed yet.
     """
     _makeAndEnd(actor)
     for number in range(1, 40):
@@ -480,9 +480,9 @@ def _ruinLink(domain: str) -> None:
         file.write(b"\xff" * 4096)
 
 
-def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
-    """A journal of another version of Muninn. Broken: its segments were collected as
-    orphans.
+def test_aJournalOfAnotherVersionIsKeptWithItsSegments(domain: str, actor: Start) -> None:
+    """The journal is of another version of Muninn. Broken: its segments were collected
+    as orphans.
     """
     _makeAndEnd(actor)
     paths = Paths(os.getuid(), domain)
@@ -504,9 +504,9 @@ def test_whatAJournalKnowsAndNobodyUnderstandsIsKept(domain: str, actor: Start) 
     assert set(before) < set(leftovers(domain)) and len(paths.journals()) > 1
 
 
-def test_whatASoundBlockCallsLivingIsKept(domain: str, actor: Start) -> None:
-    """Its journals were removed. Broken: repair removed all segments, as no journal
-    knew them.
+def test_aBufferThatASoundBlockCallsLiveIsKept(domain: str, actor: Start) -> None:
+    """Its journals were removed. Broken: repair removed all segments, because no
+    journal named them.
     """
     _makeAndEnd(actor)
     for ofBlock, epoch in Paths(os.getuid(), domain).journals():
@@ -524,13 +524,13 @@ def test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept(domain: str, actor
     with open(paths.linkPath, "r+b") as file:
         geometry = Geometry.of(*_limits())
         file.seek(geometry.rowsOffset + layout.ROW_MODE_OFFSET)
-        file.write(b"\xff")  # of the first row
+        file.write(b"\xff")  # the state of the first row
     result = admin.repair()
     assert (result["recovered"], len(result["kept"]), len(result["discarded"])) == (["n2"], 1, 0)
 
 
-def test_whatAJournalEndedDoesNotLiveByTheOldBlock(domain: str, actor: Start) -> None:
-    """Its broker died between the record and the change of the row."""
+def test_aBufferThatAJournalEndedDoesNotLiveByTheOldBlock(domain: str, actor: Start) -> None:
+    """The broker died between the record and the change of the row."""
     _makeAndEnd(actor)
     paths = Paths(os.getuid(), domain)
     key = paths.segmentKeys()[0]
@@ -547,8 +547,8 @@ def _limits() -> tuple[int, int, int]:
 
 
 def test_aDomainWhoseEpochsAreHalfUsedUpBeginsAnew(domain: str, actor: Start) -> None:
-    """Broken: at 2 to the 24 the epoch ran over into the incarnation, and nothing could
-    be created or freed any more.
+    """Broken: at 2^24 the epoch ran over into the incarnation, and no buffer could be
+    created or freed any more.
     """
     _makeAndEnd(actor)
     actor(

@@ -1,4 +1,4 @@
-"""Requests: one that is not well-formed is answered with an error, and harms no other
+"""Requests: the broker answers a malformed request with an error, and it harms no other
 member.
 """
 
@@ -73,9 +73,9 @@ def test_namesThatNoRowCanHoldAreRefused(served: tuple[Lab, Broker, Member]) -> 
     assert broker.execute({**fields, "name": "ok", "tenant": "x" * 100}, [])[0]["error"] == 26
 
 
-def test_descriptorsThatNobodyAskedForAreClosed(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: only a handler closed what came with a request; `bring` kept the memory
-    of rows that are not there.
+def test_unexpectedDescriptorsAreClosed(served: tuple[Lab, Broker, Member]) -> None:
+    """Broken: only some handlers closed the descriptors of a request, and `bring` kept
+    the memory of rows that are not there.
     """
     _, broker, _ = served
     for message in (
@@ -94,8 +94,8 @@ def test_descriptorsThatNobodyAskedForAreClosed(served: tuple[Lab, Broker, Membe
 
 
 @pytest.mark.parametrize("row", [-1, 5, 1 << 20, 1 << 40])
-def test_rowsThatNobodyMadeAreNotTouched(served: tuple[Lab, Broker, Member], row: int) -> None:
-    """Broken: the range of a row was not looked at before it was read."""
+def test_rowsBeyondTheTableAreNotTouched(served: tuple[Lab, Broker, Member], row: int) -> None:
+    """Broken: the broker read a row before it had checked the row's number."""
     _, broker, _ = served
     for op in ("commit", "abandon", "fetch", "free", "tryReclaim"):
         assert broker.execute({"op": op, "row": row, "incarnation": 1}, [])[0]["error"] == 13
@@ -103,14 +103,14 @@ def test_rowsThatNobodyMadeAreNotTouched(served: tuple[Lab, Broker, Member], row
 
 @pytest.mark.parametrize("value", [-2, 1 << 64, True, 1.5, "1", None])
 def test_numbersOfARequestAreNumbersInRange(value: object) -> None:
-    """Broken: `checked` without the range, or with truth values as numbers."""
+    """Broken: `checked` did not check the range, or took truth values for numbers."""
     with pytest.raises(ProtocolViolation):
         requests.checked({"op": "free", "row": value, "incarnation": 1})
 
 
 def test_eachAllocationComesWithItsDescriptor() -> None:
-    """Broken: the numbers of both were not compared, and a descriptor was asked for
-    that was not there.
+    """Broken: the broker did not compare how many there were of both, and took a
+    descriptor that was not there.
     """
     assert requests.allocationsOf({"allocations": [[1, 2]]}, [7]) == [(1, 2)]
     for allocations, descriptors in (
@@ -126,8 +126,8 @@ def test_eachAllocationComesWithItsDescriptor() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"row": 1}, {"row": 1, "incarnation": 1, "more": 1}])
 def test_aRequestHasItsFieldsAndNoOthers(fields: dict[str, int]) -> None:
-    """Broken: `checked` looked at no keys; what was missing was a `KeyError` of the
-    broker's.
+    """Broken: `checked` did not look at the keys, and a missing field was a `KeyError`
+    of the broker's.
     """
     with pytest.raises(ProtocolViolation):
         requests.checked({"op": "free", **fields})

@@ -1,6 +1,4 @@
-"""`session/reservation.py`: a creation that is cut short leaves nothing, at whatever
-point that happens.
-"""
+"""`session/reservation.py`: a creation that is interrupted at any point leaves nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Start = Callable[..., Actor]
 
 def _joined(role: str, actor: Start) -> Membership:
     if role == "member":
-        actor().join()  # the broker is another
+        actor().join()  # another process is the broker
     muninn.domainInfo()
     return membership.current()
 
@@ -40,8 +38,8 @@ def _isClean(current: Membership) -> bool:
 def test_whatIsInterruptedIsTakenBack(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, isAsked: bool, op: str
 ) -> None:
-    """Broken: Ctrl-C while a grant was under way left a name that was nobody's, and
-    that nobody could have.
+    """Broken: Ctrl-C while a grant was under way left a name without an owner, which no
+    process could create again.
     """
     current = _joined(role, actor)
     real, armed = current.client.request, [op]
@@ -66,10 +64,10 @@ def test_whatIsInterruptedIsTakenBack(
 
 
 @pytest.mark.parametrize("role", ["member", "broker"])
-def test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread(
+def test_aCreationInterruptedTwiceIsTakenBackByTheBackgroundThread(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
-    """The second Ctrl-C comes while the first one's consequences are being dealt with."""
+    """The second Ctrl-C comes while the creation undoes what the first one interrupted."""
     current = _joined(role, actor)
     real, armed = current.client.request, [2, 1]
 
@@ -81,8 +79,8 @@ def test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread(
         return answer
 
     monkeypatch.setattr(current.client, "request", request)
-    # Its traceback keeps all frames, as a notebook does. Broken: so the name was taken
-    # for ever.
+    # The traceback keeps all frames, as in a notebook. Broken: the name was taken for
+    # ever.
     with pytest.raises(KeyboardInterrupt) as kept:
         muninn.share(np.arange(3), name="a")
     muninn.share(np.arange(3), name="a").free()
@@ -93,11 +91,11 @@ def test_whatIsInterruptedTwiceIsTakenBackByTheBackgroundThread(
 
 @pytest.mark.parametrize("role", ["member", "broker"])
 @pytest.mark.parametrize("cut", ["giveUp", "leaveName"])
-def test_whatIsCutShortAfterItsCommitIsThereForNobody(
+def test_aCreationInterruptedAfterItsCommitIsTakenBack(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, cut: str
 ) -> None:
-    """The first Ctrl-C comes when the name is there for everybody, the second at the
-    first bytecode of what takes it back.
+    """The first Ctrl-C comes when every process can open the name, the second at the
+    first bytecode of the code that takes it back.
     """
     current = _joined(role, actor)
     real = current.client.request
@@ -127,8 +125,8 @@ def test_whatIsCutShortAfterItsCommitIsThereForNobody(
 def test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, op: str
 ) -> None:
-    """Broken: when the time of a request was over, what it may have granted was asked
-    for again, for as long once more.
+    """Broken: when the time of a request was over, the creation asked for its grant
+    again, and waited as long once more.
     """
     current = _joined(role, actor)
     real, asked = current.client.request, list[str]()
@@ -159,7 +157,7 @@ def test_aNameIsOneThreadsUntilItsCreationEnds(domain: str) -> None:
         with pytest.raises(muninn.errors.BufferExists):
             second.takeName()
         second.leaveName()
-        # The first was cut short: it never left its name.
+        # The first creation was interrupted, and never left its name.
     with second.begun():
         second.takeName()
         assert creating.isAny() and not creating.cleanups.isUnderWay(first)
@@ -168,8 +166,8 @@ def test_aNameIsOneThreadsUntilItsCreationEnds(domain: str) -> None:
     assert not creating.cleanups.awaitDone(0.01) and creating.cleanups.run()
 
 
-#: What comes in the middle of the creation of its name, on the same thread, and how it
-#: ends. Broken: it waited for its own thread.
+#: A call in the middle of the creation of its name, on the same thread, and the result
+#: of the call. Broken: it waited for its own thread.
 _IN_BETWEEN: dict[str, tuple[Callable[[], object], type[Exception]]] = {
     "array": (lambda: muninn.array("n", 4), BrokerUnavailable),
     "open": (lambda: muninn.open("n", timeout=60), BrokerUnavailable),
@@ -238,8 +236,8 @@ _SIGNALLED = program("signalledRequests")
 
 
 def test_aChangeOfTheDirectoryIsNotInterrupted(domain: str, actor: Start) -> None:
-    """Broken: the broker's own process changed the directory on the thread that Ctrl-C
-    stops, between one word and the next.
+    """Broken: the broker's own process changed the directory on the main thread, where
+    Ctrl-C stopped it between one word and the next.
     """
     broker = actor(
         f"{_SIGNALLED}\ndef stop(*_): raise KeyboardInterrupt\nsignal.signal(signal.SIGALRM, stop)"
@@ -252,7 +250,7 @@ def test_aChangeOfTheDirectoryIsNotInterrupted(domain: str, actor: Start) -> Non
 
 
 def test_aHandlerCallsInTheMiddleOfAChange(domain: str, actor: Start) -> None:
-    """Broken: it changed the directory in the middle of the change that it had
+    """Broken: the handler changed the directory in the middle of the change that it had
     interrupted.
     """
     handler = "def handle(*_): muninn.free('k'); muninn.share(np.arange(6), name='h')"
@@ -268,8 +266,8 @@ def test_aHandlerCallsInTheMiddleOfAChange(domain: str, actor: Start) -> None:
 def test_aFinalizerOnTheThreadThatServesIsNotWaitedFor(
     domain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The garbage collector chooses the thread. What needs no answer is done later;
-    what needs one is refused at once.
+    """The garbage collector chooses the thread. A request that needs no answer is sent
+    later; one that needs an answer is refused at once.
     """
     from muninn.broker.catalog import Catalog
 

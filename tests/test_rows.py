@@ -71,7 +71,7 @@ def test_randomBytesAreADescriptionInRangeOrATypedError(raw: bytes) -> None:
     [{"sizeBytes": 5000}, {"segmentBytes": 1 << 63}, {"metaOffset": 4096, "metaBytes": 1}],
 )
 def test_sizesThatDoNotFitTheSegmentAreRefused(changes: dict[str, int]) -> None:
-    """What a reader would map, or read, beyond the memory's end."""
+    """With such sizes a reader would map or read beyond the end of the memory."""
     with pytest.raises(ControlBlockInvalid):
         RowDescription.unpacked(describe(**changes).packed())
 
@@ -141,7 +141,7 @@ def test_describingClearsWhatTheLastBufferLeft(lab: Lab) -> None:
 
 
 def test_liveIsALiveRowOfThisIncarnation(lab: Lab) -> None:
-    """Broken: `isLive` without the state, or without the incarnation."""
+    """Broken: `isLive` did not compare the state, or the incarnation."""
     directory, member = lab.directory(1), lab.member()
     row, incarnation = lab.make(directory, member)
     assert lab.rows.isLive(row, incarnation) and not lab.rows.isLive(row, incarnation + 1)
@@ -159,11 +159,9 @@ def test_aNameIsComparedWhole(lab: Lab) -> None:
     )
 
 
-def test_whoeverIsDeposedWhileTheTableGrowsIsTold(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Broken: `grow` did not look whether its CAS had succeeded: the rows were the
-    successor's to count.
+def test_aBrokerDeposedWhileTheTableGrowsIsTold(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: `grow` did not check whether its CAS had succeeded, although only the
+    successor may count the rows.
     """
     allocate = lab.block.allocate
 
@@ -178,8 +176,8 @@ def test_whoeverIsDeposedWhileTheTableGrowsIsTold(
 
 
 def test_rowsHaveTheirPagesBeforeTheyCount(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `grow` without `allocate`: on a full `/dev/shm` the first touch was a
-    SIGBUS.
+    """Broken: `grow` did not call `allocate`: on a full `/dev/shm` the first touch was
+    a SIGBUS.
     """
 
     def full(offset: int, sizeBytes: int) -> None:
@@ -193,17 +191,15 @@ def test_rowsHaveTheirPagesBeforeTheyCount(lab: Lab, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("length", [0, 1, 359, 361])
 def test_aDescriptionOfAnotherLengthIsATypedError(length: int) -> None:
-    """As a journal may have it, from a program of another version; broken, `doctor
-    --repair` ended by it.
+    """A journal of a program of another version may have it. Broken: `doctor --repair`
+    failed on it.
     """
     with pytest.raises(ControlBlockInvalid, match=f"{length} bytes"):
         RowDescription.unpacked(bytes(length))
 
 
 def test_aFreeRowIsFoundWhereverItIs(lab: Lab) -> None:
-    """Broken: rows that became free below the last one that was found were never used
-    again.
-    """
+    """Broken: rows that became free below the last found row were never used again."""
     lab.rows.grow(1)
     lab.rows.grow(1)
     for row in range(300):
@@ -214,15 +210,15 @@ def test_aFreeRowIsFoundWhereverItIs(lab: Lab) -> None:
     assert lab.rows.free(1) == 7
     lab.rows.change(7, lab.rows.state(7), 1, layout.ROW_CREATING)
     assert lab.rows.free(1) == 300
-    bring(RowTable(lab.block), 9, layout.ROW_FREE)  # not by this table
+    bring(RowTable(lab.block), 9, layout.ROW_FREE)  # granted by another table object
     for row in range(300, 512):
         lab.rows.change(row, lab.rows.state(row), 1, layout.ROW_CREATING)
     assert lab.rows.free(1) == 9
 
 
 def test_aRowWhoseIncarnationsAreUsedUpIsNotGranted(lab: Lab) -> None:
-    """Broken: they began at 1 again, and a handle of 2 to the 24 buffers ago opened the
-    new one.
+    """Broken: incarnations began at 1 again, and a handle of 2^24 buffers ago opened
+    the new buffer.
     """
 
     def useUp(row: int) -> None:

@@ -72,8 +72,8 @@ def test_aLinkInPlaceOfASegmentIsNotFollowed(paths: Paths, domain: str) -> None:
 
 
 def test_aFullShmIsAnErrorBeforeAnyTouch(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's answer is played; `test_takeover` has a real full /dev/shm in a
-    namespace of its own.
+    """The test replaces the kernel's answer; `test_takeover` has a real full /dev/shm
+    in a namespace of its own.
     """
     fd = segments.create(paths, 1, 2, 8192)
     mapping = segments.Mapping(fd, 8192, writable=True)
@@ -101,8 +101,8 @@ def test_progressAddsUpWhateverTheNumberOfThreads(paths: Paths) -> None:
 
 
 def test_noThreadIsAtWorkWhenAReservationIsInterrupted(paths: Paths) -> None:
-    """Broken: threads of a pool copied on into the mapping that a second Ctrl-C had
-    unmapped, and the process died of SIGSEGV.
+    """Broken: the threads of a pool went on copying into the mapping that a second
+    Ctrl-C had unmapped, and the process died of SIGSEGV.
     """
     sizeBytes = segments._SLICE_BYTES * 2 * 3
     fd = segments.create(paths, 1, 2, sizeBytes)
@@ -159,8 +159,8 @@ def test_aKernelThatCanNotPopulateIsHelpedByFallocate(
 def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: `reserve` asked nobody, and the kernel's out-of-memory killer had the
-    answer.
+    """Broken: `reserve` did not check the available memory, and the kernel's
+    out-of-memory killer ended the process.
     """
     fd = segments.create(paths, 0, 1, 4 * layout.PAGE_BYTES)
     mapping = segments.Mapping(fd, 4 * layout.PAGE_BYTES, writable=True)
@@ -226,10 +226,10 @@ def test_asksForHugePagesWhereTheyAreOffered(paths: Paths, monkeypatch: pytest.M
 
 
 def test_aLimitOfThisProcessIsNamed(paths: Paths) -> None:
-    """Broken: `OSError: File too large`, and `mmap: Cannot allocate memory`, without a
-    word of whose limit that is.
+    """Broken: `OSError: File too large`, and `mmap: Cannot allocate memory`, which do
+    not name the limit.
     """
-    os.close(segments.create(paths, 0, 1, 1 << 40))  # sparse
+    os.close(segments.create(paths, 0, 1, 1 << 40))  # sparse: it takes no memory
     pages, files = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, pages[1]))
     try:

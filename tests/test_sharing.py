@@ -288,8 +288,8 @@ def test_aEmulatedGpuHasAnEnd(domain: str) -> None:
         del os.environ["MUNINN_HOST_GPU_BYTES"]
 
 
-def test_shareOnceOpensWhatAnotherSharedMeanwhile(domain: str, actor: Start) -> None:
-    """Broken: `BufferExists`: the lock keeps out those only who take it."""
+def test_shareOnceOpensABufferThatAnotherSharedMeanwhile(domain: str, actor: Start) -> None:
+    """Broken: `BufferExists`: the lock keeps out only the processes that take it."""
     other = actor().join()
 
     def load() -> Any:
@@ -300,7 +300,7 @@ def test_shareOnceOpensWhatAnotherSharedMeanwhile(domain: str, actor: Start) -> 
 
 
 def test_shareOnceWaitsForWhatAnotherIsSharing(domain: str, actor: Start) -> None:
-    """Broken: the loader ran, and then there was `BufferExists`."""
+    """Broken: the loader ran, and then the call raised `BufferExists`."""
     other = actor(
         "def fill(view):\n    while not os.path.exists(path): time.sleep(0.01)\n    view[:] = 3"
     ).join()
@@ -366,8 +366,10 @@ def test_whatALoaderFindsTakenIsItsOwnError(domain: str) -> None:
     ],
     ids=["array", "shareOnce", "share", "MuninnBuffer"],
 )
-def test_aNameWhoseMemoryNobodyHasIsFree(domain: str, actor: Start, call: str, ending: str) -> None:
-    """A program that is run again. Broken: every second run was told that the owner had
+def test_aNameWhoseMemoryNoProcessHasIsFree(
+    domain: str, actor: Start, call: str, ending: str
+) -> None:
+    """A program is run again. Broken: every second run got the error that the owner had
     died, or that the name exists.
     """
     for _ in range(3):
@@ -386,9 +388,11 @@ def test_aNameWhoseMemoryNobodyHasIsFree(domain: str, actor: Start, call: str, e
     "call", ["array('f', 10, mode='fastMode')", "share(np.arange(10.0), name='f', mode='fastMode')"]
 )
 def test_aNameIsFreeAsSoonAsItsOnlyHoldersDied(domain: str, actor: Start, call: str) -> None:
-    """Others are there, and may have had it too until they have said what they bring."""
+    """There are other members, which may hold the memory too until they have said what
+    they bring.
+    """
     both = actor(f"b = muninn.{call}", MUNINN_DEVICE="host")
     others = [actor(MUNINN_DEVICE="host").join() for _ in range(3)]
-    both.kill()  # broker, and the only holder
+    both.kill()  # the broker, and the only holder
     assert others[0].do(f"b = muninn.{call}; b.describe()['state']") == "live"
     assert others[1].do("muninn.open('f').shape") == [10]

@@ -1,5 +1,5 @@
-"""Slices of what runs for long by itself: `make mutation` and `make soak`. What it
-prints is shown when it fails.
+"""Slices of the proofs that run for long by themselves: `make mutation` and `make
+soak`. A slice that fails shows its output.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def start() -> Iterator[Start]:
     Path(f"/dev/shm/standin-{os.getuid()}-{ledger}").unlink(missing_ok=True)
 
 
-# --- what hardware answered ---------------------------------------------------------
+# --- answers of hardware ------------------------------------------------------------
 
 
 def test_answersWhatAGpuAnsweredOrWhatIsDeclared(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Each release, CAS, wake-up and sleep says with which function it pairs, and that function says so too."""
+"""Each release, CAS, wake-up and sleep says with which function it pairs, and that
+function says so too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 from tests.syncsites import functions, functionsOfC, functionsOfPython, unpaired
 
 _ROOT = Path(__file__).parent.parent
-#: What has no peer, and why.
+#: The changes that have no peer, and why.
 _EXEMPT = {
     "_primitives": "words of one's own: doctor sees whether the library works",
     "futex": "likewise",

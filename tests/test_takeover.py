@@ -34,7 +34,7 @@ def brokerPid() -> int | None:
 
 
 def brokerOf(other: Actor) -> int | None:
-    """The same, as another process sees it."""
+    """The broker, as another process sees it."""
     pid: int | None = other.do("muninn.domainInfo()['brokerPid']")
     return pid
 
@@ -115,8 +115,8 @@ def test_aBrokerInACCallCostsTheOthersOneTakeover(domain: str, actor: Start) -> 
 
 
 def test_aBrokerStoppedDuringARequestIsDeposed(domain: str, actor: Start) -> None:
-    """It is stopped with a request in its socket, which it will read when it is no
-    broker any more.
+    """The broker is stopped with a request in its socket, which it will read when it is
+    no broker any more.
     """
     broker, member = actor().join(), actor().join()
     assert member.do("muninn.domainInfo()['brokerPid']") == broker.pid
@@ -149,7 +149,7 @@ def test_nothingIsLostOrLeakedWhenBrokersDieInTheMiddleOfRequests(
     domain: str, actor: Start
 ) -> None:
     """A worker creates and frees without a pause while the broker is killed again and
-    again, at a random moment of whatever it is doing.
+    again, each time at a random moment of its work.
     """
     seed = 20261123
     random = Random(seed)
@@ -264,7 +264,7 @@ def test_leavingHandsOverAtOnce(domain: str, actor: Start) -> None:
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slot is given back")
 
 
-# --- what nobody is left for --------------------------------------------------------
+# --- rows without a living owner ----------------------------------------------------
 
 
 def test_theNextMemberAdoptsWhatAllTheDeadLeft(domain: str, actor: Start) -> None:
@@ -287,8 +287,8 @@ def test_theNextMemberAdoptsWhatAllTheDeadLeft(domain: str, actor: Start) -> Non
 
 
 def test_collectsTheRowsOfDeadCreators(domain: str, actor: Start) -> None:
-    """A creator is killed between grant and commit, with memory made already; once
-    under a living broker, once together with it.
+    """A creator is killed between grant and commit, when it has made the memory
+    already; once under a living broker, once together with the broker.
     """
     code = """
 from muninn.session import creation
@@ -323,7 +323,7 @@ creation._commit = lambda *arguments: time.sleep(600)
 
 
 def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) -> None:
-    """The grant was made and its answer lost with the broker.
+    """The broker made the grant, and died before the answer arrived.
 
     The same member asks the successor again and must not leave a second row behind.
     """
@@ -349,10 +349,8 @@ def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) ->
 
 
 def test_aNameIsCreatedByOneOfManyThreads(domain: str) -> None:
-    """Broken.
-
-    The broker gave each of them the same row, as if one had asked twice, and all but
-    the last had memory that nobody else saw.
+    """Broken: the broker gave each thread the same row, as if one thread had asked
+    twice, and all but the last had memory that no other process saw.
     """
     for number in range(30):
         barrier, made, refused = threading.Barrier(4), list[object](), list[BufferExists]()
@@ -455,8 +453,8 @@ def test_joiningAndLeavingLeavesNothingInTheProcess(
 
 
 def test_aFullShmStopsNeitherTakeoverNorFrees(domain: str, tmp_path: Path) -> None:
-    """In a mount namespace of its own, whose /dev/shm has a few MiB and is filled to
-    the last page.
+    """It runs in a mount namespace of its own, whose /dev/shm has a few MiB and is
+    filled to the last page.
     """
     script = tmp_path / "full.py"
     script.write_text(program("takeoverInFullSharedMemory"))
@@ -483,7 +481,7 @@ def test_aFullShmStopsNeitherTakeoverNorFrees(domain: str, tmp_path: Path) -> No
     assert done.returncode == 0 and "good" in done.stdout, done.stdout + done.stderr
 
 
-def test_aTakeoverDoesNotWaitForRowsThatNobodyAsksFor(domain: str, actor: Start) -> None:
+def test_aTakeoverDoesNotReadRowsWithoutARequest(domain: str, actor: Start) -> None:
     """Broken: each successor began to read 131,072 rows and was deposed before it was
     through, 42 terms in 30 s.
     """

@@ -91,7 +91,7 @@ def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
 
 
 def test_aCompletionEndsASleep(tickets: Tickets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: `complete` without its wake-up, which the next look every 0.2 s hid."""
+    """Broken: `complete` woke no sleeper; the look every 0.2 s hid that."""
     monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
     tickets.issue(_MINE)
     waiting = Background(lambda: tickets.await_(1, 60)).asleep()
@@ -102,8 +102,8 @@ def test_aCompletionEndsASleep(tickets: Tickets, monkeypatch: pytest.MonkeyPatch
 def test_aCompletionBetweenTheLookAndTheSleepIsSeen(
     tickets: Tickets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: a completion woke those who slept, and left the word that says so as it
-    was.
+    """Broken: a completion woke the sleepers, and did not change the word on which they
+    sleep.
     """
     monkeypatch.setattr(ticketing, "_CHECK_NS", 60_000_000_000)
     tickets.issue(_MINE)
@@ -118,8 +118,8 @@ def test_aCompletionBetweenTheLookAndTheSleepIsSeen(
     assert Background(lambda: tickets.await_(1, 60)).ended() == TICKET_DONE
 
 
-def test_aMemberThatDiedBetweenTwoStepsStopsNobody(tickets: Tickets) -> None:
-    """It had reserved ticket 1 and not moved `next` on. Broken: whoever came next
+def test_aMemberThatDiedBetweenTwoStepsStopsNoOther(tickets: Tickets) -> None:
+    """It had reserved ticket 1 and not moved `next` on. Broken: the next signaller
     looked at the same ticket for ever.
     """
     tickets.issue(_THEIRS)
@@ -128,8 +128,8 @@ def test_aMemberThatDiedBetweenTwoStepsStopsNobody(tickets: Tickets) -> None:
 
 
 def test_aTicketThatWasOvertakenIsDone(tickets: Tickets) -> None:
-    """Broken: the state of whatever ticket had the slot was taken for that of the one
-    that was asked for.
+    """Broken: the state of the ticket that has the slot now was taken for that of the
+    earlier one.
     """
     for ticket in range(1, TICKET_RING + 2):
         tickets.issue(_MINE)
@@ -151,7 +151,7 @@ def test_completingRaisesTheFenceWord(tickets: Tickets) -> None:
 
 
 def test_theDeathOfASignallerRaisesItsFenceWord(tickets: Tickets) -> None:
-    """Broken: a GPU that waits for the dead waits for ever."""
+    """Broken: a GPU that waits for a dead signaller waits for ever."""
     mine, theirs = tickets.issue(_MINE), tickets.issue(_THEIRS)
     assert mine and theirs
     assert tickets.poison(_THEIRS) == 1
@@ -160,7 +160,7 @@ def test_theDeathOfASignallerRaisesItsFenceWord(tickets: Tickets) -> None:
 
 
 def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
-    """Its process was killed before it could say so."""
+    """The signaller's process was killed before it could complete the ticket."""
     ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
     tickets.markCompletedByDevice(ticket, _THEIRS)
@@ -170,8 +170,8 @@ def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
 
 
 def test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough(tickets: Tickets) -> None:
-    """Its stream waits for somebody who died: the GPU went on over what was half
-    written.
+    """The signaller's stream waits for a process that died: the GPU went on over
+    half-written bytes.
     """
     ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
@@ -184,8 +184,8 @@ def test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough(tickets: Tickets) -> No
     "kind", [layout.TICKET_PENDING, layout.TICKET_READING, layout.TICKET_WRITING]
 )
 def test_aTicketCompletedByTheDeviceIsOverWhenTheGpuSaysSo(tickets: Tickets, kind: int) -> None:
-    """Its process is stopped. Broken: the ring was full of what was long done, and
-    everybody waited.
+    """The signaller's process is stopped. Broken: the ring was full of tickets whose
+    work was done, and all processes waited.
     """
     issued = [tickets.issue(_THEIRS, kind) for _ in range(TICKET_RING)]
     for ticket in issued:
@@ -224,7 +224,7 @@ def test_onlyItsMemberMakesATicketCompletedByTheDevice(tickets: Tickets) -> None
 def test_aSlotThatIsAnothersByNowIsNotPoisoned(
     tickets: Tickets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was the dead one's when it was found."""
+    """The slot had the dead member's ticket when the broker found it."""
     mine, theirs = tickets.issue(_MINE), tickets.issue(_THEIRS)
     slots = [tickets._slot(number) for number in range(TICKET_RING)]
     monkeypatch.setattr(Tickets, "_matching", lambda *_: slots)
@@ -232,10 +232,12 @@ def test_aSlotThatIsAnothersByNowIsNotPoisoned(
     assert [tickets.state(ticket) for ticket in (mine, theirs)] == [TICKET_PENDING, TICKET_POISONED]
 
 
-def test_whoSleepsOverATicketThatEveryoneForgotWakes(
+def test_aSleeperOverAForgottenTicketWakes(
     tickets: Tickets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody wakes it: the GPU wrote the word, and the signaller is stopped."""
+    """No process wakes the sleeper: the GPU wrote the word, and the signaller is
+    stopped.
+    """
     ticket = tickets.issue(_THEIRS)
     assert ticket
     tickets.markCompletedByDevice(ticket, _THEIRS)
@@ -246,7 +248,9 @@ def test_whoSleepsOverATicketThatEveryoneForgotWakes(
 
 @pytest.mark.parametrize("last", [(1 << 31) - 3, (1 << 32) - 3, (1 << 33) - 2])
 def test_ticketsGoOnBeyondTheHalfThatASlotKeeps(tickets: Tickets, last: int) -> None:
-    """Broken: from ticket 2^32 on each was done at once, and its slot pending for ever."""
+    """Broken: from ticket 2^32 on each ticket counted as done at once, and its slot
+    stayed pending for ever.
+    """
     atomics.exchangeSeqCst64(tickets._next, last)
     for number in range(3 * TICKET_RING):
         ticket = tickets.issue(_MINE, layout.TICKET_WRITING)
@@ -266,11 +270,11 @@ def test_ticketsGoOnBeyondTheHalfThatASlotKeeps(tickets: Tickets, last: int) -> 
     assert tickets.poison(_THEIRS) == 1 and tickets.torn() == theirs
 
 
-def test_whoReadLastLongAgoTakesNobodysSlot(
+def test_aSignallerThatReadLastLongAgoTakesNoOthersSlot(
     tickets: Tickets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looked at `next`, and others issued more than a ring of tickets. Broken: an
-    old ticket took the slot of a later one.
+    """A signaller read `next`, and then others issued more than a ring of tickets.
+    Broken: an old ticket took the slot of a later one.
     """
     last, late = Tickets.last, [0]
     monkeypatch.setattr(Tickets, "last", lambda own: late.pop() if late else last(own))
@@ -304,7 +308,7 @@ def test_aDeadWritersAccessIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
 
 
 def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
-    """Broken: it was forgotten with the ring slot."""
+    """Broken: the torn state was forgotten with the ring slot."""
     assert tickets.issue(_THEIRS, layout.TICKET_WRITING) == 1 and tickets.torn() is None
     assert tickets.poison(_THEIRS) == 1
     for kind in (layout.TICKET_PENDING, layout.TICKET_READING) * TICKET_RING:
@@ -321,8 +325,8 @@ def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
 def test_aTicketIsTornBeforeItIsSeenToBeOver(
     tickets: Tickets, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """Who sees that nobody is writing any more looks whether it was torn, and only
-    then.
+    """A reader that sees that the writer's ticket is over then checks whether it was
+    torn, and not before.
     """
     assert tickets.issue(_THEIRS, layout.TICKET_WRITING) == 1
     seen, cas = list[int | None](), atomics.casSeqCst64

@@ -32,7 +32,9 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watchers that look again after a minute: what only that would mend, hangs."""
+    """Watchers look again only after a minute, so a test that depends on that look
+    hangs.
+    """
     monkeypatch.setattr(watching, "_LOOK_NS", _MINUTE_NS)
 
 
@@ -50,8 +52,8 @@ def _asleep(lab: Lab, watcher: Watcher) -> Background:
 
 
 @pytest.mark.usefixtures("patient")
-def test_whoeverWatchesTheOldBrokerIsWokenByAnElection(lab: Lab, broker: Member) -> None:
-    """Broken: `replace` without its wake-up."""
+def test_theWatchersOfTheOldBrokerAreWokenByAnElection(lab: Lab, broker: Member) -> None:
+    """Broken: `replace` woke no watcher."""
     sleeping = [_asleep(lab, Watcher(lab.block, slot)) for slot in range(1, 4)]
     assert lab.election.replace(lab.election.term(), 5) is not None
     for each in sleeping:
@@ -60,8 +62,8 @@ def test_whoeverWatchesTheOldBrokerIsWokenByAnElection(lab: Lab, broker: Member)
 
 @pytest.mark.usefixtures("patient")
 def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
-    """Broken: a watcher that compares neither its wake-ups nor the election word, or
-    does not look whether the robust word is a dead one's.
+    """Broken: a watcher compared neither its wake-ups nor the election word, or did not
+    check whether the robust word is a dead member's.
     """
     watcher, old = Watcher(lab.block, 1), lab.election.term()
     watcher.look()
@@ -75,8 +77,8 @@ def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_theKernelWakesOneAndThatOneTheOthers(lab: Lab, broker: Member) -> None:
-    """Broken: a watcher that found the broker dead and told nobody: all but one went on
+def test_theKernelWakesOneWatcherWhichWakesTheOthers(lab: Lab, broker: Member) -> None:
+    """Broken: the watcher that found the broker dead woke no other: all but one went on
     sleeping.
     """
     sleeping = [_asleep(lab, Watcher(lab.block, slot)) for slot in range(1, 4)]
@@ -87,7 +89,7 @@ def test_theKernelWakesOneAndThatOneTheOthers(lab: Lab, broker: Member) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_aWakeUpWakesOnesOwnThreadAndNobodyElse(lab: Lab, broker: Member) -> None:
+def test_aWakeUpWakesTheOwnThreadAndNoOther(lab: Lab, broker: Member) -> None:
     """Broken: a wake-up disturbed the broker's robust word, which all members watch."""
     woken, other = Watcher(lab.block, 1), Watcher(lab.block, 2)
     sleeping, still = _asleep(lab, woken), _asleep(lab, other)
@@ -115,7 +117,7 @@ def _switches(pid: int) -> int:
     )
 
 
-def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]) -> None:
+def test_anIdleMemberSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]) -> None:
     """Broken: each last close, and each name that came or went, woke the background
     thread of every member.
     """
@@ -136,8 +138,8 @@ def test_whoIsIdleSleepsWhileOthersWork(domain: str, actor: Callable[..., Actor]
 
 
 def test_withoutWaitvItWorksAsWell(domain: str, actor: Callable[..., Actor]) -> None:
-    """A wake is heard, and so is the broker's death, where a sandbox or an old kernel
-    lacks `futex_waitv`.
+    """A wake-up reaches the thread, and so does the broker's death, where a sandbox or
+    an old kernel lacks `futex_waitv`.
     """
     broker = actor("held = muninn.share(np.ones(2), name='its')")
     others = [actor(_WITHOUT_WAITV).join() for _ in range(3)]
