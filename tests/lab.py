@@ -39,9 +39,24 @@ LIMITS = Limits(1 << 40, 1 << 40, 1 << 40, 1 << 40)
 def describe(name: str = "a", **changes: object) -> RowDescription:
     """The description of a small array."""
     plain = RowDescription(
-        sizeBytes=8, segmentBytes=PAGE, createdMs=1, deadlineMs=0, metaOffset=0, metaBytes=0, mode=Mode.BIG, access=Access.READ_WRITE, lifetime=Lifetime.KEEP,
-        kind=0, gpu=-1, flags=0, transport="segment", shape=(1,), dtype="<f8", tenant="default", name=name,
-    )  # fmt: skip
+        sizeBytes=8,
+        segmentBytes=PAGE,
+        createdMs=1,
+        deadlineMs=0,
+        metaOffset=0,
+        metaBytes=0,
+        mode=Mode.BIG,
+        access=Access.READ_WRITE,
+        lifetime=Lifetime.KEEP,
+        kind=0,
+        gpu=-1,
+        flags=0,
+        transport="segment",
+        shape=(1,),
+        dtype="<f8",
+        tenant="default",
+        name=name,
+    )
     return plain._replace(**changes)  # type: ignore[arg-type]
 
 

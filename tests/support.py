@@ -63,9 +63,13 @@ class Actor:
 
     def __init__(self, code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> None:
         self._process = subprocess.Popen(
-            [*launcher, sys.executable, "-u", str(ACTOR)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+            [*launcher, sys.executable, "-u", str(ACTOR)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
             env={**os.environ, **environment},
-        )  # fmt: skip
+        )
         self.pid = self._process.pid
         self.do("import os, time, muninn, numpy as np\n" + code)
 

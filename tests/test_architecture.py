@@ -18,8 +18,20 @@ PACKAGE = Path(__file__).parent.parent / "muninn"
 #: The packages, bottom up: each imports only packages above it in this list, and those
 #: of `EVERYBODYS`.
 LAYERS = (
-    "system", "storage", "control", "wire", "interop", "devices", "kernels", "formats", "broker", "session", "sync", "api", "cli",
-)  # fmt: skip
+    "system",
+    "storage",
+    "control",
+    "wire",
+    "interop",
+    "devices",
+    "kernels",
+    "formats",
+    "broker",
+    "session",
+    "sync",
+    "api",
+    "cli",
+)
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}
 #: Packages that a package does not import although they are above it: (package, other)
 #: → why.

@@ -205,8 +205,12 @@ def test_aCallAtTheLimitOfRecursionSaysSo(domain: str, name: str) -> None:
         lock.release()
 
     calls = {
-        "read": buffer.read, "open": lambda: muninn.open("a"), "share": lambda: muninn.share(A), "acquire": acquire, "list": muninn.listBuffers,
-    }  # fmt: skip
+        "read": buffer.read,
+        "open": lambda: muninn.open("a"),
+        "share": lambda: muninn.share(A),
+        "acquire": acquire,
+        "list": muninn.listBuffers,
+    }
 
     def deep(depth: int) -> None:
         deep(depth - 1) if depth else calls[name]()

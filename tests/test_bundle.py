@@ -73,9 +73,15 @@ def test_aLoaderThatFailsLeavesNothing(domain: str) -> None:
 
 @pytest.mark.parametrize(
     ("arrays", "error"),
-    [({}, errors.InvalidArgument), ({"a": np.zeros(0)}, errors.InvalidArgument), ({"a": np.array([{}], object)}, errors.InvalidDtype),
-     ({1: np.zeros(1)}, TypeError), ({"a": np.zeros(1, "i4,f4")}, errors.InvalidDtype), ({"a": [1, 2]}, TypeError)],
-)  # fmt: skip
+    [
+        ({}, errors.InvalidArgument),
+        ({"a": np.zeros(0)}, errors.InvalidArgument),
+        ({"a": np.array([{}], object)}, errors.InvalidDtype),
+        ({1: np.zeros(1)}, TypeError),
+        ({"a": np.zeros(1, "i4,f4")}, errors.InvalidDtype),
+        ({"a": [1, 2]}, TypeError),
+    ],
+)
 def test_refusesWhatCanNotBeShared(
     domain: str, arrays: dict[str, object], error: type[Exception]
 ) -> None:
@@ -116,10 +122,22 @@ def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
 @pytest.mark.parametrize(
     "entries",
     [
-        [], {}, [[1, 0, [1], "u1"]], [["a", 0.5, [1], "u1"]], [["a", True, [1], "u1"]], [["a", -1, [1], "u1"]], [["a", 0, "12", "u1"]], [["a", 0, [1e308, 1e308], "u1"]],
-        [["a", 0, [1] * 9, "u1"]], [["a", 0, [1 << 63, 1 << 63], "u1"]], [["a", 0, [0], "u1"]], [["a", 0, [1], "2u1"]], [["a", 0, [1], "u1,u1"]], [["a", 0, [4097], "u1"]],
+        [],
+        {},
+        [[1, 0, [1], "u1"]],
+        [["a", 0.5, [1], "u1"]],
+        [["a", True, [1], "u1"]],
+        [["a", -1, [1], "u1"]],
+        [["a", 0, "12", "u1"]],
+        [["a", 0, [1e308, 1e308], "u1"]],
+        [["a", 0, [1] * 9, "u1"]],
+        [["a", 0, [1 << 63, 1 << 63], "u1"]],
+        [["a", 0, [0], "u1"]],
+        [["a", 0, [1], "2u1"]],
+        [["a", 0, [1], "u1,u1"]],
+        [["a", 0, [4097], "u1"]],
     ],
-)  # fmt: skip
+)
 def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
     """The manifests are whole as msgpack, but describe no bundle. Broken: the errors
     were those of numpy, and some came only when an array was asked for.

@@ -287,10 +287,10 @@ def test_aWaitForALaterRequestIsToldWhyNoBrokerServes(lab: Lab) -> None:
     member = lab.member()
 
     def refuse(term: Term) -> None:
-        raise DescriptorsExhausted(f"nobody can serve after epoch {term.epoch}")
+        raise DescriptorsExhausted(f"no member can serve after epoch {term.epoch}")
 
     client = _client(lab, member, campaign=refuse)
     client.later({"op": "ping"})
-    with pytest.raises(DescriptorsExhausted, match="nobody can serve"):
+    with pytest.raises(DescriptorsExhausted, match="no member can serve"):
         client.awaitLater()
     client.close()

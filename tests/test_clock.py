@@ -358,10 +358,17 @@ def test_nothingCountsByPythonsTime() -> None:
 @pytest.mark.parametrize(
     "planted",
     [
-        "import time", "def f():\n    import time as t", "from time import monotonic", "import datetime", "condition.wait_for(f, 1)",
-        "import queue\nqueue.Queue()", "from queue import Queue", "import subprocess\nsubprocess.run([], timeout=1)", "import selectors",
+        "import time",
+        "def f():\n    import time as t",
+        "from time import monotonic",
+        "import datetime",
+        "condition.wait_for(f, 1)",
+        "import queue\nqueue.Queue()",
+        "from queue import Queue",
+        "import subprocess\nsubprocess.run([], timeout=1)",
+        "import selectors",
     ],
-)  # fmt: skip
+)
 def test_aUseOfPythonsTimeIsFound(planted: str) -> None:
     assert list(clocked(planted))
     assert not list(

@@ -32,9 +32,11 @@ def nothingIsLeft(domain: str) -> bool:
 def test_aNameIsTakenUntilItIsFreed(domain: str, actor: Start) -> None:
     first = muninn.share(b"first", name="a")
     attempts: list[Callable[[], object]] = [
-        lambda: muninn.share(b"second", name="a"), lambda: muninn.MuninnBuffer(10, name="a"),
-        lambda: muninn.shareBundle({"a": np.arange(3)}, name="a"), lambda: muninn.share(b"second", name="a", mode="fastMode"),
-    ]  # fmt: skip
+        lambda: muninn.share(b"second", name="a"),
+        lambda: muninn.MuninnBuffer(10, name="a"),
+        lambda: muninn.shareBundle({"a": np.arange(3)}, name="a"),
+        lambda: muninn.share(b"second", name="a", mode="fastMode"),
+    ]
     for attempt in attempts:
         with pytest.raises(BufferExists, match="'a'"):
             attempt()
@@ -150,9 +152,16 @@ def test_anArgumentIsRefusedBeforeAnythingIsMade(domain: str) -> None:
 def test_everyWayToCreateTakesTheSameKeywords(domain: str) -> None:
     done: list[int] = []
     keywords: dict[str, Any] = {
-        "tenant": "t", "lifetime": "lastClose", "lifetimeMs": 600_000, "reserve": "full", "renew": "onUse", "numaNode": None, "preferredGpu": None,
-        "mode": "bigMode", "progress": done.append,
-    }  # fmt: skip
+        "tenant": "t",
+        "lifetime": "lastClose",
+        "lifetimeMs": 600_000,
+        "reserve": "full",
+        "renew": "onUse",
+        "numaNode": None,
+        "preferredGpu": None,
+        "mode": "bigMode",
+        "progress": done.append,
+    }
     made = [
         muninn.share(np.zeros(512), "a", **keywords),
         muninn.MuninnBuffer(4096, name="b", **keywords),
@@ -214,8 +223,10 @@ def test_anotherShapeTypeOrModeIsAMismatch(
 def test_aBundleIsNoArray(domain: str) -> None:
     muninn.shareBundle({"a": np.arange(3)}, name="bundle")
     attempts: list[Callable[[], object]] = [
-        lambda: muninn.open("bundle"), lambda: muninn.array("bundle", 24, "u1"), lambda: muninn.shareOnce("bundle", lambda: np.arange(3)),
-    ]  # fmt: skip
+        lambda: muninn.open("bundle"),
+        lambda: muninn.array("bundle", 24, "u1"),
+        lambda: muninn.shareOnce("bundle", lambda: np.arange(3)),
+    ]
     for attempt in attempts:
         with pytest.raises(BufferMismatch, match="bundle"):
             attempt()

@@ -139,9 +139,12 @@ def test_everyDescriptorIsMadeWhereItIsMoved() -> None:
 
 def test_aDescriptorOfAnotherOwnerIsForgottenAndNotClosed() -> None:
     kinds: list[Callable[[], Descriptor]] = [
-        descriptors.eventfd, lambda: descriptors.opened("/dev/null", os.O_RDONLY), lambda: descriptors.own(descriptors.unixSocket().detach()),
-        lambda: atomics.pidfdOpen(os.getpid()), lambda: atomics.memfdCreate(b"t", 4096),
-    ]  # fmt: skip
+        descriptors.eventfd,
+        lambda: descriptors.opened("/dev/null", os.O_RDONLY),
+        lambda: descriptors.own(descriptors.unixSocket().detach()),
+        lambda: atomics.pidfdOpen(os.getpid()),
+        lambda: atomics.memfdCreate(b"t", 4096),
+    ]
     for make in kinds:
         kept = make()
         number = kept.number

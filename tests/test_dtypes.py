@@ -204,10 +204,25 @@ _OVERLAPPING = np.dtype(
 
 @pytest.mark.parametrize(
     "dtype",
-    ["O", object, "S0", "V0", "U", "nonsense", "(2", "f8,,x", "6)", [("a", "O")], [("a", "i4"), ("a", "i4")], {"names": ["a"], "formats": []}, 5,
-     _OVERLAPPING, np.dtypes.StringDType()],
+    [
+        "O",
+        object,
+        "S0",
+        "V0",
+        "U",
+        "nonsense",
+        "(2",
+        "f8,,x",
+        "6)",
+        [("a", "O")],
+        [("a", "i4"), ("a", "i4")],
+        {"names": ["a"], "formats": []},
+        5,
+        _OVERLAPPING,
+        np.dtypes.StringDType(),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_refusesTypesThatCanNotLiveInSharedMemory(domain: str, dtype: Any) -> None:
     with pytest.raises(InvalidDtype):
         muninn.array("a", 4, dtype)

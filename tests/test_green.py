@@ -43,8 +43,8 @@ REPLACED = {
 }
 #: (module, name) → why it may use the name.
 ALLOWED = {
-    ("system/green.py", "threading.get_ident"): "it asks who is running",
-    ("system/atomics.py", "threading.get_ident"): "the C part asks who is running",
+    ("system/green.py", "threading.get_ident"): "it asks for the running thread",
+    ("system/atomics.py", "threading.get_ident"): "the C part asks for the running thread",
     ("system/threads.py", "threading.Thread"): "where there are no green threads",
     ("system/threads.py", "_thread.start_new_thread"): "where there are no green threads",
     ("session/departure.py", "threading.current_thread"): "where there are no green threads",

@@ -577,10 +577,15 @@ def test_threadsThatFailAtOnceLeaveNothing(domain: str) -> None:
     """Many threads meet errors of many kinds, beside one thread that goes on."""
     kept = muninn.share(np.arange(8), name="kept")
     attempts: list[Callable[[], object]] = [
-        lambda: muninn.open("nothing"), lambda: muninn.share(np.zeros(0)), lambda: muninn.share(b"x", name="kept"), lambda: muninn.open(b"x" * 64),
-        lambda: muninn.MuninnBuffer("513G"), lambda: muninn.array("kept", 9), lambda: muninn.share(b"x", mode="fastMode", preferredGpu=9),
+        lambda: muninn.open("nothing"),
+        lambda: muninn.share(np.zeros(0)),
+        lambda: muninn.share(b"x", name="kept"),
+        lambda: muninn.open(b"x" * 64),
+        lambda: muninn.MuninnBuffer("513G"),
+        lambda: muninn.array("kept", 9),
+        lambda: muninn.share(b"x", mode="fastMode", preferredGpu=9),
         lambda: muninn.loadArray(9, "f8", lambda array: array.fill(object())),  # type: ignore[arg-type]
-    ]  # fmt: skip
+    ]
     unexpected: list[BaseException] = []
 
     def fail(seed: int) -> None:

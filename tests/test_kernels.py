@@ -191,8 +191,13 @@ def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator() -> None:
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_SIMULATED)],
-        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
+        env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
     assert ran.stdout == "same\n", ran.stderr
 
 
@@ -228,9 +233,19 @@ def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
     hidden = "" if isThere else "import sys; sys.modules['numba_cuda'] = None\n"
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"{hidden}from muninn.kernels import numbacuda; print(numbacuda.cuda.__name__)"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}, capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            f"{hidden}from muninn.kernels import numbacuda; print(numbacuda.cuda.__name__)",
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
     assert ran.stdout == ("numba.cuda\n" if isThere else "numba_cuda_mlir.cuda\n"), ran.stderr
 
 
@@ -263,9 +278,14 @@ def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:
         "except launch.DeviceUnavailable as error: print(error)"
     )
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
-        capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
     assert said in ran.stdout, ran.stdout + ran.stderr
 
 

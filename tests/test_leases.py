@@ -236,8 +236,12 @@ def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:
     holds = leases.scanHolds(lab.block, lab.members)
     slots = [member.key.slot for member in members]
     assert [(hold.slot, hold.position, hold.row) for hold in holds] == [
-        (slots[1], 0, 0), (slots[1], 1, 1), (slots[2], 0, 0), (slots[2], 1, 1), (slots[2], 2, 2),
-    ]  # fmt: skip
+        (slots[1], 0, 0),
+        (slots[1], 1, 1),
+        (slots[2], 0, 0),
+        (slots[2], 1, 1),
+        (slots[2], 2, 2),
+    ]
     assert leases.countHolds(lab.block, lab.members, 0) == 2, "a slot that is FREE has no leases"
     assert [leases.heldBy(lab.block, lab.members, slot) for slot in slots[1:]] == [2, 3]
     members[2].leases.giveBack(1)

@@ -68,9 +68,14 @@ def test_tooFewDescriptorsFailWhereMuninnDoes(domain: str, isEnough: bool) -> No
 
     def run(*code: str) -> str:
         done = subprocess.run(
-            [sys.executable, *code], capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "MUNINN_DEVICE": "host"},
+            [sys.executable, *code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "MUNINN_DEVICE": "host"},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most)),
-        )  # fmt: skip
+        )
         return done.stdout + done.stderr
 
     said = next(

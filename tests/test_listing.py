@@ -27,10 +27,31 @@ Start = Callable[..., Actor]
 
 #: The keys of R§15.3, and those added since.
 _KEYS = {
-    "bufferId", "mode", "gpu", "size", "access", "tenant", "leaseTtlMs", "peerable", "topology",
-    "name", "kind", "shape", "dtype", "state", "generation", "lifetime", "ageMs", "endsInMs", "reserve", "transport", "transportReason", "segment",
-    "hugePages", "importers",
-}  # fmt: skip
+    "bufferId",
+    "mode",
+    "gpu",
+    "size",
+    "access",
+    "tenant",
+    "leaseTtlMs",
+    "peerable",
+    "topology",
+    "name",
+    "kind",
+    "shape",
+    "dtype",
+    "state",
+    "generation",
+    "lifetime",
+    "ageMs",
+    "endsInMs",
+    "reserve",
+    "transport",
+    "transportReason",
+    "segment",
+    "hugePages",
+    "importers",
+}
 
 
 def test_describeHasTheSchemaAndIsJson(domain: str) -> None:
@@ -40,9 +61,22 @@ def test_describeHasTheSchemaAndIsJson(domain: str) -> None:
     assert json.loads(json.dumps(described)) == described
     assert 0 < described["endsInMs"] <= 600_000 and described["ageMs"] >= 0
     expected = {
-        "name": "a", "kind": "array", "mode": "bigMode", "gpu": None, "size": 24, "shape": [2, 3], "access": "readMostly", "tenant": "org/x",
-        "state": "live", "generation": 0, "lifetime": "keep", "leaseTtlMs": 120_000, "reserve": "full", "transport": "segment", "peerable": True,
-    }  # fmt: skip
+        "name": "a",
+        "kind": "array",
+        "mode": "bigMode",
+        "gpu": None,
+        "size": 24,
+        "shape": [2, 3],
+        "access": "readMostly",
+        "tenant": "org/x",
+        "state": "live",
+        "generation": 0,
+        "lifetime": "keep",
+        "leaseTtlMs": 120_000,
+        "reserve": "full",
+        "transport": "segment",
+        "peerable": True,
+    }
     assert expected.items() <= described.items()
     assert os.path.exists(f"/dev/shm{described['segment']}")
     (holder,) = described["importers"]

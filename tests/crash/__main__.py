@@ -89,9 +89,13 @@ class Series:
     def start(self, role: str, seed: int, domain: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.crash.worker", role, self.name, str(CUBIN), str(seed)],
-            cwd=ROOT, env={**os.environ, "MUNINN_DOMAIN": domain}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={**os.environ, "MUNINN_DOMAIN": domain},
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def hear(self, process: subprocess.Popen[str], expected: str) -> None:
         assert process.stdout is not None and process.stderr is not None

@@ -274,8 +274,16 @@ def test_aClosedStreamIsNeverShownToTheDriver(buffer: muninn.MuninnBuffer, actor
     H100).
     """
     other = actor(DEVICE + "s.close()")
-    uses = ("b.signal(s)", "b.wait(s)", "b.write(stream=s).__enter__()", "b.read(stream=s).__enter__()",
-            "s.__cuda_stream__()", "s.query()", "s.synchronize(1)", "d.copy(1 << 20, 1 << 21, 16, s)")  # fmt: skip
+    uses = (
+        "b.signal(s)",
+        "b.wait(s)",
+        "b.write(stream=s).__enter__()",
+        "b.read(stream=s).__enter__()",
+        "s.__cuda_stream__()",
+        "s.query()",
+        "s.synchronize(1)",
+        "d.copy(1 << 20, 1 << 21, 16, s)",
+    )
     assert other.do("b.signal()") == 1
     for use in uses:
         with pytest.raises(ActorError, match="closed") as raised:

@@ -41,23 +41,25 @@ def test_aForkAfterCudaIsANamedError(domain: str, who: str) -> None:
 
 
 def test_aForkBeforeCudaIsFine(domain: str) -> None:
-    assert run("""
+    code = """
         import os, numpy as np, muninn
         b = muninn.share(np.arange(10), "a")
         if (pid := os.fork()) == 0:
             v = muninn.share(np.arange(10), "v", mode="fastMode"); os._exit(int(v.read().sum()))
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    """) == "45"  # fmt: skip
+    """
+    assert run(code) == "45"
 
 
 def test_hostMemoryIsUsableInAForkedChild(domain: str) -> None:
-    assert run("""
+    code = """
         import os, numpy as np, muninn
         b = muninn.share(np.arange(10), "a"); v = muninn.share(np.arange(3), mode="fastMode"); b.open()
         if (pid := os.fork()) == 0:
             os._exit(int(b.read().sum()) + int(muninn.open("a").array.sum()))
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    """) == "90"  # fmt: skip
+    """
+    assert run(code) == "90"
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -75,8 +77,11 @@ def test_pickledBuffersArriveInSpawnedProcesses(domain: str, method: str, tmp_pa
     )
     ran = subprocess.run(
         [sys.executable, str(tmp_path / "work.py"), method],  # type: ignore[operator]
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "[(4950, 'fastMode'), (4950, 'bigMode')]"
 
