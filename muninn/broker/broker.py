@@ -33,7 +33,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from muninn.broker import deathwatch
-from muninn.broker.admission import Admission
 from muninn.broker.catalog import Catalog
 from muninn.broker.deathwatch import Death, DeathWatch
 from muninn.broker.directory import Directory
@@ -42,6 +41,7 @@ from muninn.broker.handlers.table import HANDLERS
 from muninn.broker.inbox import Inbox, duplicated
 from muninn.broker.journal import Journal, dropCopies
 from muninn.broker.maintenance import SWEEP_SECONDS, Maintenance
+from muninn.broker.policy.admission import Admission
 from muninn.broker.policy.limits import Limits
 from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.server import Server

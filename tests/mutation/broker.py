@@ -27,7 +27,7 @@ _SNAPSHOT = "muninn/broker/snapshot.py"
 _LINES = "muninn/session/connections.py"
 _INBOX = "muninn/broker/inbox.py"
 _CANDIDACY = "muninn/broker/candidacy.py"
-_ADMISSION = "muninn/broker/admission.py"
+_ADMISSION = "muninn/broker/policy/admission.py"
 _DRAIN = "muninn/control/drain.py"
 
 # fmt: off
@@ -171,7 +171,7 @@ MUTANTS = [
     Mutant(_BROKER, "        if self.isDeposed() or self._journal.isHindered():\n            raise Deposed\n        self._election.beat()", "        self._election.beat()", "a deposed broker serves no member", "test_broker.py::test_aDeposedBrokerServesNoMember"),
     Mutant(_BROKER, "        return self._directory.lacks(name) and not self.isDeposed()", "        return self._directory.lacks(name)", "a deposed broker does not answer for names", "test_broker.py::test_aDeposedBrokerServesNoMember"),
     Mutant(_BROKER, "                self._server.wake()\n                raise Deposed\n            knownEnd", "                self._server.wake()\n            knownEnd", "a deposed broker does not serve its own process", "test_broker.py::test_aDeposedBrokerServesNoMember"),
-    Mutant("muninn/broker/admission.py", "            if uid != os.geteuid():", "            if False:", "another user is refused", "test_broker.py::test_anotherUserIsRefused"),
+    Mutant("muninn/broker/policy/admission.py", "            if uid != os.geteuid():", "            if False:", "another user is refused", "test_broker.py::test_anotherUserIsRefused"),
     Mutant(_BROKER, " and not self._members.isCurrent(session.key):", " and False:", "a request of the dead grants nothing", "test_broker.py::test_aRequestOfTheDeadThatIsReadLateGrantsNothing"),
     Mutant(_MEMBER_REQUESTS, "    isKnown = members.identity(key.slot).nonce == message[\"nonce\"]\n", "    isKnown = True\n", "a hello has the member's nonce", "test_deathwatch.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
     Mutant(_MEMBER_REQUESTS, " or not members.isPidOf(pid, key):", ":", "a hello has the member's pidfd", "test_deathwatch.py::test_aHelloNeedsAPidfdOfTheMemberItself"),
