@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import shutil
@@ -26,6 +27,14 @@ from support import Actor  # noqa: E402
 #: A process loads one driver or none, so these run by themselves (`make test`, `make
 #: gpu`).
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
+
+
+def pytest_collection_finish() -> None:
+    """Leave what pytest and the modules of the tests have made out of the garbage
+    collections of the tests, which else look at all of it each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
