@@ -147,10 +147,7 @@ class Directory:
         self.catalog.quotas.admit(
             usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes
         )
-        row = self.rows.free(self._epoch)
-        old = self.rows.state(row)
-        if old.state != layout.ROW_FREE:  # only damage can change it: no other broker is in office
-            raise ControlBlockInvalid(f"row {row} was free, and is in state {old.state}")
+        row, old = self.rows.free(self._epoch)
         incarnation = old.incarnation + 1  # `free` takes no row whose incarnations are used up
         granted = createRecord(row, incarnation, member.slot, usage)
         self._journal.append("create", **granted)

@@ -18,6 +18,12 @@ description does not change between LIVE and FREE.
 
 A death between two steps leaves a state from which a successor goes on. A stale read of
 a state costs an opener a lease that it takes back.
+
+No process but the broker changes a state word, so a word that another process has
+changed is damaged. A broker changes a row only from a state that it has checked in the
+word that it gives to `change`: damage that came before is seen by the check, and damage
+that came after it makes the CAS fail. So `IllegalTransition` always means a mistake of
+the program's.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from muninn.control.descriptions import DESCRIPTION_OFFSET, RowDescription
 from muninn.control.rowreader import RowReader
 from muninn.control.rowstate import MAX_INCARNATION, RowState
 from muninn.control.transitions import requireRow
-from muninn.errors import TableFull
+from muninn.errors import ControlBlockInvalid, TableFull
 from muninn.system import atomics
 
 _STATE_MASK = layout.ROW_STATE.mask
@@ -113,24 +119,27 @@ class RowTable(RowReader):
             self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field
         )
 
-    def free(self, epoch: int) -> int:
-        """A FREE row; the table grows by a chunk when there is none. Raises `TableFull`
-        or `HostMemoryFull`.
+    def free(self, epoch: int) -> tuple[int, RowState]:
+        """A FREE row, and the word that says so; the table grows by a chunk when there
+        is none. Raises `TableFull` or `HostMemoryFull`.
 
         A row whose incarnations are used up stays FREE: a handle or a late broker could
         take its next buffer for an earlier one. It is used again when the domain has
         begun anew.
         """
         for first in dict.fromkeys((self._freeFrom, 0)):
-            row = self._firstFree(first)
-            if row is not None:
-                self._freeFrom = row
-                return row
-        return self.grow(epoch)
+            found = self._firstFree(first)
+            if found is not None:
+                self._freeFrom = found[0]
+                return found
+        found = self._firstFree(self.grow(epoch))
+        if found is None:
+            raise ControlBlockInvalid("none of the rows that were just added is free")
+        return found
 
-    def _firstFree(self, first: int) -> int | None:
-        """The first FREE row from `first` on that has an incarnation left. A scan goes
-        to the end of its range, so the ranges are short.
+    def _firstFree(self, first: int) -> tuple[int, RowState] | None:
+        """The first FREE row from `first` on that has an incarnation left, and its
+        word. A scan goes to the end of its range, so the ranges are short.
         """
         count = self.count()
         for start in range(first, count, _FREE_SCAN_ROWS):
@@ -140,8 +149,11 @@ class RowTable(RowReader):
                 address, layout.ROW_BYTES, wanted, _STATE_MASK, layout.ROW_FREE, indices, wanted
             )
             for index in indices[: min(found, wanted)]:
-                if self.state(start + index).incarnation < MAX_INCARNATION:
-                    return int(start + index)
+                # The word is read again, and only this reading counts: it may have been
+                # damaged since the scan.
+                state = self.state(start + index)
+                if state.state == layout.ROW_FREE and state.incarnation < MAX_INCARNATION:
+                    return int(start + index), state
         return None
 
     def grow(self, epoch: int) -> int:
