@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import claiming
 import pytest
+from claiming import Acquired
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,23 +36,26 @@ def test_anOwnerLockNamesItsOwner(slot: int, generation: int) -> None:
 
 
 def test_isFreeOrOwned(address: int) -> None:
-    assert claiming.acquire(address, _MINE, lambda *_: False, 0) is True
-    assert claiming.acquire(address, _THEIRS, lambda *_: False, 0.01) is None
+    assert claiming.acquire(address, _MINE, lambda *_: False, 0) is Acquired.OWNED
+    assert claiming.acquire(address, _THEIRS, lambda *_: False, 0.01) is Acquired.TIME_OVER
     claiming.release(address)
-    assert claiming.acquire(address, _THEIRS, lambda *_: False, 0) is True
+    assert claiming.acquire(address, _THEIRS, lambda *_: False, 0) is Acquired.OWNED
 
 
 def test_theDeadLoseIt(address: int) -> None:
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     asked: list[tuple[int, int]] = []
-    assert claiming.acquire(address, _MINE, lambda *owner: asked.append(owner) or True, 0) is False
+    assert (
+        claiming.acquire(address, _MINE, lambda *owner: asked.append(owner) or True, 0)
+        is Acquired.RECOVERED
+    )
     assert asked == [(_THEIRS.slot, _THEIRS.generation)]
     assert ownerlock.belongsTo(atomics.loadAcquire32(address), _MINE)
 
 
 def test_aReleaseWakesEveryWaiter(address: int) -> None:
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
-    got: list[bool | None] = []
+    got: list[Acquired] = []
 
     def take(slot: int) -> None:
         got.append(claiming.acquire(address, MemberKey(slot, 1), lambda *_: False, 60))
@@ -63,7 +67,7 @@ def test_aReleaseWakesEveryWaiter(address: int) -> None:
     claiming.release(address)
     for thread in threads:
         thread.join(60)
-    assert got == [True] * 6 and atomics.loadAcquire32(address) == 0
+    assert got == [Acquired.OWNED] * 6 and atomics.loadAcquire32(address) == 0
 
 
 def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,14 +76,14 @@ def test_aReleaseOrADeathEndsASleep(address: int, monkeypatch: pytest.MonkeyPatc
     claiming.acquire(address, _THEIRS, lambda *_: False, 0)
     waiting = Background(lambda: claiming.acquire(address, _MINE, lambda *_: False, 60)).asleep()
     claiming.release(address)
-    assert waiting.ended() is True
+    assert waiting.ended() is Acquired.OWNED
     died = threading.Event()
     waiting = Background(
         lambda: claiming.acquire(address, _THEIRS, lambda *_: died.is_set(), 60)
     ).asleep()
     died.set()
     ownerlock.markDead(address, _MINE)
-    assert waiting.ended() is False
+    assert waiting.ended() is Acquired.RECOVERED
 
 
 def test_aSuccessorWakesTheWaitersOfTheDead(address: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,9 +95,9 @@ def test_aSuccessorWakesTheWaitersOfTheDead(address: int, monkeypatch: pytest.Mo
     waiting = Background(
         lambda: claiming.acquire(address, MemberKey(9, 1), lambda *_: False, 60)
     ).asleep()
-    assert claiming.acquire(address, _MINE, lambda *_: True, 0) is False
+    assert claiming.acquire(address, _MINE, lambda *_: True, 0) is Acquired.RECOVERED
     claiming.release(address)
-    assert waiting.ended() is True
+    assert waiting.ended() is Acquired.OWNED
 
 
 def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
@@ -109,7 +113,7 @@ def test_ofTwoSuccessorsOneGetsIt(address: int) -> None:
         claiming.acquire(address, successor, lambda *_: True, 0)
         return True
 
-    assert claiming.acquire(address, _MINE, isDead, 0.05) is None
+    assert claiming.acquire(address, _MINE, isDead, 0.05) is Acquired.TIME_OVER
     assert ownerlock.belongsTo(atomics.loadAcquire32(address), successor)
 
 
@@ -118,4 +122,4 @@ def test_anAcquisitionThatWasInterruptedIsTakenUpAgain(address: int) -> None:
     itself.
     """
     claiming.acquire(address, _MINE, lambda *_: False, 0)
-    assert claiming.acquire(address, _MINE, lambda *_: False, 0.05) is False
+    assert claiming.acquire(address, _MINE, lambda *_: False, 0.05) is Acquired.RECOVERED

@@ -115,7 +115,7 @@ def test_theWaitersForADeadMemberAreWoken(
     reading.asleep()
     successor.asleep()
     reclaim(broker, dead.key)
-    assert successor.ended() is False
+    assert successor.ended() is claiming.Acquired.RECOVERED
     assert isinstance(reading.ended(), InterruptedError)
 
 
@@ -164,8 +164,8 @@ def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
     following = lab.member()
     assert (
         claiming.acquire(address, following.key, lambda slot, _: slot >= lab.members.count, 0)
-        is False
-    ), "recovered"
+        is claiming.Acquired.RECOVERED
+    )
     ownerlock.markDead(address, dead.key)
     assert ownerlock.belongsTo(atomics.loadAcquire32(address), following.key), (
         "a late broker does not take it from its next owner"
