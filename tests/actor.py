@@ -4,11 +4,16 @@ imports it.
 """
 
 import ast
+import faulthandler
 import json
 import os
+import signal
 import sys
 
 import lockorder
+
+# A test that fails asks where the threads are.
+faulthandler.register(signal.SIGRTMIN + 5)
 
 if lockorder.VARIABLE in os.environ:
     lockorder.install(os.environ[lockorder.VARIABLE])  # before `muninn` is imported

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import lockorder
 import pytest
@@ -24,6 +24,8 @@ from muninn.broker.broker import Broker  # noqa: E402
 from muninn.session import membership  # noqa: E402
 from support import Actor  # noqa: E402
 
+#: Whether a test has failed so far.
+HAS_FAILED = pytest.StashKey[bool]()
 #: A process loads one driver or none, so these run by themselves (`make test`, `make
 #: gpu`).
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
@@ -76,9 +78,21 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         removeDomain(name)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note in the test that it has failed, for the fixtures that end after it."""
+    report = yield
+    item.stash[HAS_FAILED] = item.stash.get(HAS_FAILED, False) or report.failed
+    return report
+
+
 @pytest.fixture
-def actor(domain: str) -> Iterator[Callable[..., Actor]]:
-    """Start actors; the fixture kills those that still run at the end."""
+def actor(domain: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Actor]]:
+    """Start actors; the fixture kills those that still run at the end. After a failure
+    they tell first where their threads are.
+    """
     started: list[Actor] = []
 
     def start(code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> Actor:
@@ -87,6 +101,8 @@ def actor(domain: str) -> Iterator[Callable[..., Actor]]:
 
     yield start
     for each in started:
+        if request.node.stash[HAS_FAILED]:
+            each.tellStacks()
         each.kill()
 
 

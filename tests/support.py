@@ -130,6 +130,12 @@ class Actor:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def tellStacks(self) -> None:
+        """Have the stacks of all its threads written to the test's stderr."""
+        if self._process.poll() is None:
+            os.kill(self.pid, signal.SIGRTMIN + 5)
+            time.sleep(0.1)
+
     def kill(self) -> None:
         """Send SIGKILL, and wait until the kernel has ended the process. Harmless when
         the process is dead already.
