@@ -14,22 +14,22 @@ _ROWS = "muninn/control/rows.py"
 _INDEX = "muninn/control/index.py"
 _LEASES = "muninn/control/leases.py"
 _GENERATIONS = "muninn/control/generations.py"
-_CLAIMS = "muninn/control/ownerlock.py"
+_OWNER_LOCK = "muninn/control/ownerlock.py"
 _TICKETS = "muninn/control/tickets.py"
 _SEGMENTS = "muninn/storage/segments.py"
 _WIRE = "muninn/wire/messages.py"
-_LAYOUT = "muninn/control/geometry.py"
+_GEOMETRY = "muninn/control/geometry.py"
 _DESCRIPTOR_SERVER = "muninn/wire/descriptorserver.py"
 _CLOCK = "muninn/system/clock.py"
 _DESCRIPTORS = "muninn/system/descriptors.py"
 _HEADER = "muninn/control/header.py"
 _FOLDERS = "muninn/storage/folders.py"
 _OWNERSHIP = "muninn/system/ownership.py"
-_SURROUNDINGS = "muninn/system/oserrors.py"
+_OS_ERRORS = "muninn/system/oserrors.py"
 
 # fmt: off
 MUTANTS = [
-    Mutant("muninn/control/members.py", "        except UnicodeError:  # of", "        except KeyError:  # of", "a program is called what can not be encoded", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
+    Mutant("muninn/control/members.py", "        except UnicodeError:  # of", "        except KeyError:  # of", "the name of a program may not be encodable", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     Mutant("muninn/system/processes.py", "isinstance(arguments, list | tuple) and arguments", "arguments is not None", "a program may have no arguments", "test_members.py::test_aProgramMayHaveAnythingForItsName"),
     # --- a limit to files -------------------------------------------------------------
     Mutant("muninn/storage/segments.py", "    requireFileBytes(path, sizeBytes)\n", "", "a segment beyond the limit does not end the process", "test_oserrors.py::test_aLimitOfTheProcessIsNamed"),
@@ -45,12 +45,12 @@ MUTANTS = [
     Mutant(_OWNERSHIP, "        os.chmod(path if fd is None else fd.number, _PRIVATE)\n", "", "a mode is put right", "test_ownership.py::test_aFileThatOthersCouldOnlyReadIsCorrected"),
     Mutant(_OWNERSHIP, "    if status.st_uid != uid:\n", "    if False:\n", "another user's file is named", "test_ownership.py::test_anotherUsersLockFileInTheDirectoryIsNamed"),
     Mutant(_HEADER, "            ownership.requireUnwritten(status, path)\n", "            pass\n", "a block that others could have written is not taken for none", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
-    Mutant(_HEADER, "            isMeant = path == paths.linkPath or isOurs(status, path, paths)\n", "            isMeant = True\n", "what is no block keeps its mode", "test_ownership.py::test_anOwnFileOfThePublicNameKeepsItsMode"),
+    Mutant(_HEADER, "            isMeant = path == paths.linkPath or isOurs(status, path, paths)\n", "            isMeant = True\n", "a file that is no block keeps its mode", "test_ownership.py::test_anOwnFileOfThePublicNameKeepsItsMode"),
     Mutant(_HEADER, "        if status.st_uid != paths.uid:  # nobody", "        if False:  # nobody", "another user's block in the directory is replaced", "test_ownership.py::test_anotherUsersBlockInTheDirectoryIsReplaced"),
     Mutant("muninn/broker/journal.py", "            requireUnwritten(os.fstat(file.fileno()), path)\n", "", "a journal that others could have written is not believed", "test_ownership.py::test_whatOthersCouldHaveWrittenIsRefusedAtOnce"),
-    Mutant(_OWNERSHIP, "    raise _changed(path, uid, f\"made as uid {status.st_uid}\")\n", "", "what is made for another uid is told", "test_ownership.py::test_aFileThatAnotherUidHasMadeIsRemovedAgain"),
-    Mutant(_OWNERSHIP, "        (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)\n", "        pass\n", "what is made for another uid goes again", "test_ownership.py::test_aFileThatAnotherUidHasMadeIsRemovedAgain"),
-    Mutant(_SURROUNDINGS, "    isRefused = error.errno in (errno.EPERM, errno.EACCES) and not", "    isRefused = False and not", "what the rights forbid has a type", "test_ownership.py::test_aRefusalOfTheSystemIsATypedError"),
+    Mutant(_OWNERSHIP, "    raise _changed(path, uid, f\"made as uid {status.st_uid}\")\n", "", "a file that was made as another uid is reported", "test_ownership.py::test_aFileThatAnotherUidHasMadeIsRemovedAgain"),
+    Mutant(_OWNERSHIP, "        (os.rmdir if stat.S_ISDIR(status.st_mode) else os.unlink)(path)\n", "        pass\n", "a file that was made as another uid is removed again", "test_ownership.py::test_aFileThatAnotherUidHasMadeIsRemovedAgain"),
+    Mutant(_OS_ERRORS, "    isRefused = error.errno in (errno.EPERM, errno.EACCES) and not", "    isRefused = False and not", "a refusal by the rights is a typed error", "test_ownership.py::test_aRefusalOfTheSystemIsATypedError"),
     Mutant("muninn/broker/journal.py", "        if isinstance(typed, DomainChanged) or (", "        if (", "a broker of another uid gives its term up", "test_ownership.py::test_aBrokerWhoseUidChangesInTheMiddleOfARequestGivesItsTermUp"),
     # --- folders ----------------------------------------------------------------------
     Mutant(_FOLDERS, "        for name in own:\n            if _isEstablished(name, uid):\n                return name\n", "", "a domain stays where it is", "test_folders.py::test_aNameThatAnotherUserTookIsAvoided"),
@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant(_FOLDERS, "    if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:\n", "    if False:\n", "a mode is set right", "test_folders.py::test_aDirectoryInWhichNoOtherCouldWriteIsSetRight"),
     Mutant(_FOLDERS, "        if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):\n            return False\n", "", "two processes that start at once agree on one directory", "test_folders.py::test_processesThatStartAtOnceAgreeOnOneDirectory"),
     Mutant(_DESCRIPTORS, "    if flags & os.O_CREAT:\n", "    if False:\n", "no umask counts", "test_block.py::test_aFirstProcessWithAHardUmaskLeavesADomainForAll"),
-    Mutant(_HEADER, "        if isOurs(os.lstat(paths.blockPath), paths.blockPath, paths):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "what is another user's is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
+    Mutant(_HEADER, "        if isOurs(os.lstat(paths.blockPath), paths.blockPath, paths):\n            posix_ipc.unlink", "        if True:\n            posix_ipc.unlink", "a file of another user is left alone, by root too", "test_folders.py::test_theBlocksNameIsAvoidedWhateverAnotherUserPutThere"),
     Mutant(_GENERATIONS, "                if canTakeScope:\n                    raise Starved\n                raise TimeoutError", "                raise TimeoutError", "a reader without a timeout is told that a writer is inside", "test_owners.py::test_aReadThatDoesNotWaitNamesTheWriter"),
     Mutant("muninn/devices/host/memory.py", ", alignment=alignment, owner=self._range))", ", alignment=alignment))", "a mapping has an owner in the step that makes it", "test_hostDevice.py::test_anAllocationThatIsInterruptedBehindItsMappingMapsNothing"),
     # --- finalizers on own threads ----------------------------------------------------
@@ -67,9 +67,9 @@ MUTANTS = [
     Mutant(_TICKETS, "                return False\n            aside.refuseOwn()\n", "                return False\n", "a finalizer on an own thread does not wait for room", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_TICKETS, "                return state\n            aside.refuseOwn()\n", "                return state\n", "a finalizer on an own thread does not wait for a ticket", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     # --- forks ------------------------------------------------------------------------
-    Mutant("muninn/system/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for what must be whole", "test_forks.py::test_aForkWaitsForStepsThatMustBeWhole"),
+    Mutant("muninn/system/forks.py", "        if isWhole:\n", "        if False:\n", "a fork waits for steps that must be whole", "test_forks.py::test_aForkWaitsForStepsThatMustBeWhole"),
     Mutant("muninn/system/forks.py", "        os.register_at_fork(after_in_child=partial(next, renewals))\n", "", "a child has the locks that its other threads held", "test_forks.py"),
-    Mutant("muninn/system/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back what it took", "test_forks.py"),
+    Mutant("muninn/system/forks.py", '{True: operator.methodcaller("release"),', "{True: bool,", "a fork gives back the locks that it took", "test_forks.py"),
     Mutant("muninn/session/client.py", "        self._connector.isForked = True\n", "", "a child does not ask in its parent's name", "test_forks.py::test_aHandlerThatForksLeavesTheAnswerToTheParent"),
     # --- block ------------------------------------------------------------------------
     Mutant(_HEADER, "    if header is None or header.version == 0:\n        return None\n", "    if header is None:\n        return None\n", "a block without a version is not joined", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
@@ -97,17 +97,17 @@ MUTANTS = [
     Mutant(_HEADER, " or self.layoutVersion not in (0, layout.VERSION))", ")", "a block that another version withdrew is not replaced", "test_block.py::test_aWithdrawnBlockOfAnotherVersionIsRefused"),
     Mutant(_CREATION, "            reinstate(paths, lockFile)\n", "", "a block in use, half withdrawn, is given its version back", "test_block.py::test_aBlockThatAMemberStillUsesIsNotReplaced"),
     Mutant(_HEADER, " and (self.identity != 0 or", " and (True or", "only a block that was whole is given its version back", "test_block.py::test_aBlockThatNeverHadAnIdentityIsReplaced"),
-    Mutant(_CREATION, "    if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):\n", "    if False:\n", "what another boot's block named goes with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
+    Mutant(_CREATION, "    if header is not None and header.magic == layout.MAGIC and not isOfThisBoot(header.boot):\n", "    if False:\n", "the files that another boot's block named go with it", "test_block.py::test_aBlockOfAnotherBootGoesWithAllThatItNamed"),
     Mutant(_BLOCK, "layout.VERSION_OFFSET)) != layout.VERSION\n", "layout.VERSION_OFFSET)) == 77\n", "a process that joins sees that the block was withdrawn", "test_membership.py::test_noProcessJoinsABlockThatIsBeingWithdrawn"),
-    Mutant(_LAYOUT, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
+    Mutant(_GEOMETRY, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
     # --- logs -------------------------------------------------------------------------
-    Mutant("muninn/system/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "what a program's logging raises ends no thread of ours", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
+    Mutant("muninn/system/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "an exception of the program's logging ends no thread of Muninn's", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
     # --- lockfile ---------------------------------------------------------------------
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndTheWaitForItIsBounded"),
     Mutant("muninn/system/threads.py", "        if (ends := green.identity()) != began:", "        if (ends := began) != began:", "a thread that was begun before threads were green ends well", "test_green.py::test_greenThreadsAreKnownWheneverTheLibraryMakesThem"),
     Mutant("muninn/system/threads.py", "    if green.areGreen():\n        return _started(target)\n", "", "a thread is a real one", "test_green.py::test_aThreadIsARealOneWhateverIsMadeOfThreads"),
-    Mutant(_SURROUNDINGS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_oserrors.py::test_aFullDirectoryIsToldFromFullMemory"),
-    Mutant(_SURROUNDINGS, "    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]", "    return False", "a change of /dev/shm is seen", "test_oserrors.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
+    Mutant(_OS_ERRORS, "    if not hasInodes():\n", "    if False:\n", "too many files are told from too many bytes", "test_oserrors.py::test_aFullDirectoryIsToldFromFullMemory"),
+    Mutant(_OS_ERRORS, "    return bool(_seen) and _identity(SHM_ROOT) != _seen[SHM_ROOT]", "    return False", "a change of /dev/shm is seen", "test_oserrors.py::test_anotherMemoryThanAtTheBeginningIsNoticed"),
     Mutant("muninn/arguments.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_variablesOfKubernetesAndDockerAreIgnored"),
@@ -134,7 +134,7 @@ MUTANTS = [
     Mutant(_READER, " or self._block.lockFile.slotIsLocked(key.slot):", ":", "a confirmation needs the byte lock", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_READER, "if pidfd is None else atomics.pidfdDead(pidfd) == 1:", "if pidfd is None else True:", "a confirmation needs the pidfd", "test_image.py::test_aByteThatWasLostIsNoProofOfAnythingElse"),
     Mutant(_READER, "return self.isMarked(key.slot) and (not pid", "return (not pid", "only an exec ends all threads but one", "test_image.py::test_aByteThatWasLostIsNoProofOfAnythingElse"),
-    Mutant(_READER, "or pid < 0 or image.isReplaced(pid, identity.nonce))", "or True)", "a program that runs is not dead, whatever it closed", "test_image.py::test_aByteThatWasLostIsNoProofWhileTheProgramRuns"),
+    Mutant(_READER, "or pid < 0 or image.isReplaced(pid, identity.nonce))", "or True)", "a program that runs is not dead, although it closed its descriptors", "test_image.py::test_aByteThatWasLostIsNoProofWhileTheProgramRuns"),
     Mutant(_READER, "or pid < 0 or image.isReplaced(pid, identity.nonce))", "or False)", "an exec is a death", "test_image.py::test_anExecGivesBackLeasesAndLocks"),
     Mutant(_READER, "        if pidfd is None and not isNear:\n            # Its pid", "        if False:\n            # Its pid", "a pid of another namespace means nothing", "test_members.py"),
     Mutant(_READER, " or pid == identity.pid", " or True", "a hello's pidfd is of the member itself", "test_members.py::test_knowsItsOwnPidfdFromOtherDescriptors"),
@@ -160,7 +160,7 @@ MUTANTS = [
     Mutant(_WATCH, "electionWord & 0xFFFFFFFF", "int(atomics.loadAcquire32(self._block.electionAddress))", "a term that ended before the sleep is seen", "test_watch.py"),
     # --- rows -------------------------------------------------------------------------
     Mutant(_ROWS, "        if old.epoch > epoch:\n            raise Deposed\n        requireRow", "        requireRow", "a deposed broker changes no row that it reads anew", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
-    Mutant(_ROWS, "old.word(), new.word()) != old.word():\n            raise Deposed", "self.word(row), new.word()) == -1:\n            raise Deposed", "a row is changed from exactly what was read", "test_rows.py test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
+    Mutant(_ROWS, "old.word(), new.word()) != old.word():\n            raise Deposed", "self.word(row), new.word()) == -1:\n            raise Deposed", "a row is changed from exactly the word that was read", "test_rows.py test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
     Mutant(_ROWS, "        atomics.raiseField64(self._first, layout.ROW_BYTES, self.count(), _EPOCH_MASK << _EPOCH_SHIFT, field)\n\n", "\n", "a successor stamps all rows", "test_invariants.py::test_i3AWordRememberedFromBeforeTheFenceIsStale"),
     Mutant(_ROWS, "for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):", "for address, words in ((self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS),):", "a successor stamps the row count", "test_invariants.py::test_i3WhatADeposedBrokerStillDoesFails"),
     Mutant(_ROWS, "for address, words in ((self._block.rowsReadyAddress, 1), (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS)):", "for address, words in ((self._block.rowsReadyAddress, 1),):", "a successor stamps the drain word", "test_invariants.py::test_i3ADeposedBrokerDoesNotDrain"),
@@ -190,7 +190,7 @@ MUTANTS = [
     Mutant(_INDEX, "if atomics.casSeqCst64(free[0], free[1], entry) == free[1]:", "if atomics.storeRelease64(free[0], entry) is None:", "an entry is put by CAS", "test_index.py"),
     Mutant(_INDEX, "                self._tidy(digest + step)\n", "                return\n", "tombstones do not pile up", "test_index.py"),
     Mutant(_INDEX, " or atomics.loadAcquire64(self._at(position + 1)) != 0:", ":", "a tombstone that a probe needs stays", "test_index.py", "the look behind one's own tombstone is another"),
-    Mutant(_INDEX, "if atomics.loadSeqCst64(self._at(position + 1)) != 0 or atomics", "if atomics", "what came behind a tombstone is not cut off", "test_index.py"),
+    Mutant(_INDEX, "if atomics.loadSeqCst64(self._at(position + 1)) != 0 or atomics", "if atomics", "an entry behind a tombstone is not cut off", "test_index.py"),
     Mutant(_INDEX, "layout.INDEX_TOMBSTONE_EPOCH.put(epoch) | ", "", "only one's own tombstone is emptied", "test_index.py"),
     Mutant(_INDEX, "_INDEXED if isIndexed else _NOT_INDEXED", "_INDEXED", "a waiter is told that the index does not know", "test_names.py"),
     Mutant(_INDEX, "        atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "", "a process that waits for a name is woken", "test_names.py test_directory.py"),
@@ -224,10 +224,10 @@ MUTANTS = [
     Mutant(_GENERATIONS, "value >= patientUntil or impatientAt", "impatientAt", "a reader that starves takes an access", "test_generations.py::test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly"),
     Mutant(_GENERATIONS, "value >= patientUntil or impatientAt <= clock.now()", "value >= patientUntil", "a reader does not wait for long accesses", "test_generations.py::test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly"),
     Mutant(_GENERATIONS, "            check()\n", "", "a wait ends when its writer dies", "test_generations.py::test_anErrorOfTheCheckEndsAWait"),
-    Mutant(_GENERATIONS, "                if last:\n                    streams.awaitWriters(max(0.0, deadline - clock.now()))\n", "", "what kernels still write is waited for", "test_generations.py test_access.py"),
+    Mutant(_GENERATIONS, "                if last:\n                    streams.awaitWriters(max(0.0, deadline - clock.now()))\n", "", "a copy waits for kernels that still write", "test_generations.py test_access.py"),
     Mutant(_GENERATIONS, "if result == value or (result >= 0 and streams.last() == last):", "if result >= 0:", "a newer generation's kernels are waited for too", "test_generations.py"),
     # --- owner locks ------------------------------------------------------------------
-    Mutant(_CLAIMS, "            break\n    atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "            break\n", "a waiter for a dead owner is woken", "test_ownerlock.py"),
+    Mutant(_OWNER_LOCK, "            break\n    atomics.futexWake32(address, atomics.FUTEX_ALL)\n", "            break\n", "a waiter for a dead owner is woken", "test_ownerlock.py"),
     # --- tickets ----------------------------------------------------------------------
     Mutant(_TICKETS, "            elif word & layout.TICKET_OPEN_BIT:\n                return None\n", "", "a pending ticket keeps its place", "test_tickets.py::test_aFullRingMakesTheNextOneWait"),
     Mutant(_TICKETS, "                atomics.casSeqCst64(self._next, ticket - 1, ticket)\n            elif", "                pass\n            elif", "a ticket whose member died between two steps blocks no process", "test_tickets.py"),
@@ -235,28 +235,28 @@ MUTANTS = [
     Mutant(_TICKETS, "            if word & _OPEN_MASK != _ofMember(key):\n                continue\n", "            if not word & layout.TICKET_OPEN_BIT:\n                continue\n", "only the tickets of the dead are poisoned", "test_tickets.py::test_aSlotThatIsAnothersByNowIsNotPoisoned"),
     Mutant(_TICKETS, "if _isIn(word, ticket) else layout.TICKET_DONE", "if True else layout.TICKET_DONE", "a ticket that was overtaken is done", "test_tickets.py"),
     Mutant(_TICKETS, "            self.raiseFence(self._whole(word))\n            self._wakeAll()", "            self._wakeAll()", "a GPU that waits for the dead goes on", "test_tickets.py::test_theDeathOfASignallerRaisesItsFenceWord"),
-    Mutant(_TICKETS, "            word = self._seen(address)\n            if word & _OPEN_MASK", "            word = int(atomics.loadAcquire64(address))\n            if word & _OPEN_MASK", "what the GPU had reached counts", "test_tickets.py::test_whatTheGpuHadReachedIsDone"),
+    Mutant(_TICKETS, "            word = self._seen(address)\n            if word & _OPEN_MASK", "            word = int(atomics.loadAcquire64(address))\n            if word & _OPEN_MASK", "a fence that the GPU had reached counts", "test_tickets.py::test_whatTheGpuHadReachedIsDone"),
     Mutant(_TICKETS, "        atomics.fetchAddAcqRel32(self._wake, 1)\n", "", "a completion between the look and the sleep is seen", "test_tickets.py"),
     Mutant(_TICKETS, "        atomics.futexWake32(self._wake, atomics.FUTEX_ALL)\n", "", "a completion wakes the waiters", "test_tickets.py"),
-    Mutant(_TICKETS, "            self._sayTorn(ticket, after)\n", "", "what a failed stream tore is said before the ticket is over", "test_tickets.py"),
-    Mutant(_TICKETS, "            self._sayTorn(self._whole(word), ends.poisoned)\n", "", "what a dead writer tore is said before the ticket is over", "test_tickets.py"),
+    Mutant(_TICKETS, "            self._sayTorn(ticket, after)\n", "", "a buffer that a failed stream tore is marked before the ticket is over", "test_tickets.py"),
+    Mutant(_TICKETS, "            self._sayTorn(self._whole(word), ends.poisoned)\n", "", "a buffer that a dead writer tore is marked before the ticket is over", "test_tickets.py"),
     Mutant(_TICKETS, "        return torn if torn and torn >= last else None", "        return torn or None", "the next writer repairs it", "test_tickets.py::test_whatIsTornStaysTornUntilTheNextWriter"),
     Mutant(_TICKETS, "                if status in (layout.TICKET_WRITING, layout.TICKET_WRITTEN):\n                    _raise(self._lastWriter, ticket)\n", "", "the last writer is known", "test_tickets.py::test_whatIsTornStaysTornUntilTheNextWriter"),
     Mutant(_TICKETS, "if ends is None or not word & layout.TICKET_SURE_BIT:", "if ends is None:", "the GPU's word is not enough where the host could still fail", "test_tickets.py::test_ofAWorkThatCouldStillFailTheGpusWordIsNotEnough"),
     Mutant(_TICKETS, "        if int(atomics.loadAcquire64(self.fenceAddress(ticket))) < ticket:\n            return word\n", "", "a ticket completed by the device is over when the GPU says so", "test_tickets.py"),
     Mutant(_TICKETS, "if _isIn(word, ticket) or _isBehind(ticket, word):\n                # Somebody", "if _isIn(word, ticket):\n                # Somebody", "an old ticket does not take a later one's slot", "test_tickets.py::test_aSignallerThatReadLastLongAgoTakesNoOthersSlot"),
-    Mutant(_TICKETS, "return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)", "return word >> _TICKET_SHIFT", "tickets go on beyond what a slot keeps", "test_tickets.py"),
+    Mutant(_TICKETS, "return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)", "return word >> _TICKET_SHIFT", "tickets go on beyond the half that a slot keeps", "test_tickets.py"),
     Mutant(_TICKETS, "        if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):\n", "        if True:\n", "only its member makes a ticket sure", "test_tickets.py::test_onlyItsMemberMakesATicketCompletedByTheDevice"),
     # --- segments ---------------------------------------------------------------------
     Mutant(_SEGMENTS, " or status.st_size < sizeBytes:", ":", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
     Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
-    Mutant(_SEGMENTS, "        with contextlib.suppress(FileNotFoundError):\n            os.unlink(path)\n        fd = descriptors", "        fd = descriptors", "what a dead creator left makes room", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
-    Mutant(_SEGMENTS, "    _requireAvailable(mapping.sizeBytes)\n", "", "what can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
-    Mutant("muninn/system/hostmemory.py", "_kept = until, available - sizeBytes", "_kept = until, available", "what was taken is not there any more", "test_hostDevice.py::test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere"),
-    Mutant("muninn/system/hostmemory.py", "min(available, _SMALL_BYTES)", "available", "what is large is asked for anew", "test_hostDevice.py::test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere"),
+    Mutant(_SEGMENTS, "        with contextlib.suppress(FileNotFoundError):\n            os.unlink(path)\n        fd = descriptors", "        fd = descriptors", "the memory that a dead creator left is freed first", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
+    Mutant(_SEGMENTS, "    _requireAvailable(mapping.sizeBytes)\n", "", "a size that can not fit is refused before a page is taken", "test_segments.py::test_whatCanNotFitIsRefusedBeforeAPageIsTaken"),
+    Mutant("muninn/system/hostmemory.py", "_kept = until, available - sizeBytes", "_kept = until, available", "memory that was taken is not available any more", "test_hostDevice.py::test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere"),
+    Mutant("muninn/system/hostmemory.py", "min(available, _SMALL_BYTES)", "available", "a large size reads the available memory anew", "test_hostDevice.py::test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere"),
     Mutant("muninn/system/hostmemory.py", "    if group is not None and group.leftBytes <= available:\n", "    if group is not None:\n", "a group that has room is not blamed", "test_hostDevice.py::test_theControlGroupThatIsFullIsNamed"),
     Mutant("muninn/system/cgroups.py", "    return min((limit for limit in limits if limit is not None), default=None)", "    return next((limit for limit in limits if limit is not None), None)", "the least limit counts", "test_cgroups.py"),
-    Mutant(_SURROUNDINGS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_oserrors.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
+    Mutant(_OS_ERRORS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_oserrors.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
     Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire -------------------------------------------------------------------------
     Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_messages.py::test_refusesAPacketThatIsTooLong"),

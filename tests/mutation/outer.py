@@ -20,7 +20,7 @@ MUTANTS = [
     Mutant("muninn/system/library.py", "        return Missing(error)\n", "        raise\n", "doctor says that the C part is missing", "test_cli.py::test_doctorSaysThatTheCPartIsMissing"),
     Mutant("muninn/cli/commands.py", '    if arguments.gpu is not None and arguments.mode == "bigMode":\n', "    if False:\n", "an option that would be ignored is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/commands.py", "    if arguments.off and arguments.reason:\n", "    if False:\n", "a reason to end a drain is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
-    Mutant("muninn/cli/commands.py", '    if not arguments.off and told != ', '    if False and told != ', "what is cut is said", "test_cli.py::test_aDrainOutlivesAllMembersAndTellsWhy"),
+    Mutant("muninn/cli/commands.py", '    if not arguments.off and told != ', '    if False and told != ', "the command says that the reason was cut", "test_cli.py::test_aDrainOutlivesAllMembersAndTellsWhy"),
     Mutant("muninn/cli/main.py", "            printJson(problem(str(error)))\n", "            pass\n", "wrong usage is an object too", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/main.py", '    logging.basicConfig(format="muninn: %(message)s")  #', "    #", "a warning of the environment begins as all do", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
     Mutant("muninn/config/settings.py", '    if found["logLevel"].value != "error":\n', "    if True:\n", "the log level holds for warnings of the environment", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),

@@ -19,7 +19,7 @@ MUTANTS = [
         _OWNERS,
         "leave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);",
         "leave(owner, 0);",
-        "what the dead left is told until a block has ended",
+        "`recovered` stays until a block has ended",
         "test_lock.py",
     ),
     Mutant(
@@ -96,14 +96,14 @@ MUTANTS = [
         _OWNERS,
         "owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self())",
         "owner->who == who",
-        "what a thread had stays its own when it becomes green ones",
+        "a lock of a thread stays its own when it becomes green threads",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
         "owner->who == who || (owner->isThreads && ",
         "owner->who == who || (",
-        "what a green thread has is no other's",
+        "a lock of a green thread is no other's",
         _SANITIZED,
     ),
     Mutant(
@@ -152,7 +152,7 @@ MUTANTS = [
         _OWNERS,
         "\tendWriting(scope, isWhole);\n\treturn gave",
         "\tendWriting(scope, true);\n\treturn gave",
-        "what was not written to its end is not published",
+        "an access that was not written to its end is not published",
         _SANITIZED,
     ),
     Mutant(
@@ -166,7 +166,7 @@ MUTANTS = [
         _OWNERS,
         "\t\tif (entered == NULL && !isVoid(owner)) {\n",
         "\t\tif (0) {\n",
-        "what fails on the way in is given back",
+        "a lock whose entry fails is given back",
         _SANITIZED,
     ),
     Mutant(
@@ -384,7 +384,7 @@ MUTANTS = [
         _DESCRIPTOR_SERVER,
         "\tif (fd >= 0)\n\t\tclose(fd);\n\tif (message.msg_flags",
         "\tif (message.msg_flags",
-        "what comes with garbage is closed",
+        "a descriptor that comes with garbage is closed",
         "test_primitives.py",
     ),
     Mutant(
