@@ -1,5 +1,5 @@
-/* Locks, accesses and their order, with a fake interpreter: whatever the callbacks do,
- * each lock that is taken is released; the functions report locks and accesses
+/* Locks, accesses and their order, with a fake interpreter: after any result of the
+ * callbacks each lock that is taken is released; the functions report locks and accesses
  * correctly; no waiter is passed over, and no waiter waits for a dead or stopped
  * successor. `make test` runs it under AddressSanitizer and
  * UndefinedBehaviorSanitizer. */
@@ -275,7 +275,7 @@ static void aChildHasNothing(void)
 		!mnnOwnerIsBusy(&owner, 0));
 	owner = before;
 	mnnOwnerBind(&owner, &all, row, &expiry, &none, OURS, 1);
-	CHECK(owner.depth == 1 && owner.openBuffer == &openBuffer); /* what is in use stays */
+	CHECK(owner.depth == 1 && owner.openBuffer == &openBuffer); /* the open buffer in use stays */
 	CHECK(mnnLockRelease(&scope) == &none);
 	isAtRest();
 	put(ownerLock(), OURS); /* of an earlier life of this process */
@@ -397,7 +397,7 @@ static void nothingBeginsWhileAnotherThreadLeaves(void)
 	attach = (struct function){.run = stays};
 	CHECK(takes(&scope) && attach.calls == 1);
 	all.leaver = ANOTHER;
-	CHECK(takes(&scope) && owner.depth == 2); /* what was begun goes on */
+	CHECK(takes(&scope) && owner.depth == 2); /* the begun access goes on */
 	CHECK(mnnLockRelease(&scope) == &none && mnnLockRelease(&scope) == &none);
 	CHECK(mnnReadingEnter(&reader) == &view && all.leaver == 0);
 	CHECK(mnnReadingExit(&reader, &none, &none, &none) == &false_);

@@ -1,5 +1,5 @@
-/* The passes over rows: what they count and find, and that they stay inside what
- * they are given. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make
+/* The passes over rows: they count and find the right rows, and stay inside the given
+ * memory. Run under AddressSanitizer and UndefinedBehaviorSanitizer by `make
  * test`. */
 #define _GNU_SOURCE
 #include "check.h"

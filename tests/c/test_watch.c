@@ -23,7 +23,7 @@
 enum { WATCHERS = 5, WAKES = 2000 };
 static const int64_t MS = 1000000, BOUND_NS = 20000000000;
 
-/* What the processes share. */
+/* The memory that the processes share. */
 struct words {
 	uint32_t robust;
 	uint32_t election;

@@ -1,6 +1,6 @@
-"""Kill, or stop, a process at each point where it changes what others see, and look at
-what the others make of it.
+"""Kill, or stop, a process at each point where it changes state that others see, and
+check that the others go on.
 
-`player` is a process that can be told what to do and where to die; `scenes` are the
-plays; `__main__` performs them all.
+A `player` is a process that gets calls and the point at which it dies; `plays` are the
+calls, `scenes` put players and deaths together, and `__main__` performs them all.
 """

@@ -29,7 +29,7 @@ from muninn.broker import journal, maintenance
 from muninn.control import layout
 
 _JOBS = 2
-#: Points that no role passes, or not each time, and why: what leads there.
+#: Points that no role passes, or not each time, with the situation that leads there.
 _UNPASSED = {
     **dict.fromkeys(
         (
@@ -39,13 +39,13 @@ _UNPASSED = {
         ),
         "locks and accesses are C, in one call (test_owners, ownerlocks.pml); these functions are for callers without an owner: tests that play another member",
     ),
-    "contention.awaitReaders:casSeqCst32": "somebody read by kernels before the last write (test_owners)",
+    "contention.awaitReaders:casSeqCst32": "a process read by kernels before the last write (test_owners)",
     "tickets.Tickets.abandon:casSeqCst64": "an interruption by a signal (test_owners)",
     "admission.Admission._accepted:accept#2": "no descriptor is left (test_candidacy)",
     "admission.Admission._refuse:send": "no descriptor is left (test_candidacy)",
     "withdrawal.Withdrawal.giveBack:pwrite": "repair (test_repair)",
     "header._openedName:SharedMemory": "the block has lost its own name (test_block)",
-    "entry.retire:exchangeSeqCst32#2": "somebody joins while the block is withdrawn (test_membership)",
+    "entry.retire:exchangeSeqCst32#2": "a process joins while the block is withdrawn (test_membership)",
     "member.Membership.forgetInChild:storeRelease32": "a member forks (test_freedmemory)",
     "withdrawal.reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
     "server.Server._serve:send#2": "a stranger's bytes (test_hostile)",
@@ -114,8 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare() -> None:
-    """What all players inherit: every module, warm caches, small tables, a journal that
-    is copied often, and a broker that looks for silent deaths often.
+    """Prepare the process from which all players are forked: every module, warm caches,
+    small tables, a journal that is copied often, and a broker that often looks for
+    deaths without a message.
     """
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
         if not module.name.endswith("__main__"):
@@ -128,7 +129,7 @@ def _prepare() -> None:
 
 
 def plan(passes: dict[str, dict[str, int]]) -> list[Task]:
-    """All scenes there are, given how often each role passes each point."""
+    """All scenes, given how often each role passes each point."""
     tasks = []
     for role, passed in passes.items():
         for point, total in sorted(passed.items()):
@@ -150,8 +151,8 @@ def describe(task: Task) -> str:
 
 
 def _perform(task: Task) -> tuple[bool, str]:
-    """Whether the scene's deeds were done, and what was wrong after them."""
-    signal.alarm(240)  # no scene takes so long unless something hangs in it
+    """Whether the scene's deeds were done, and the errors after them."""
+    signal.alarm(240)  # Only a scene that hangs takes so long.
     try:
         return (scenes.repeat if task.kind == "repeat" else scenes.perform)(task.scene), ""
     except Exception as error:

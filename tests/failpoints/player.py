@@ -1,9 +1,8 @@
-"""A player: a forked process that does what it is told, and dies or stops where it is
-told.
+"""A player: a forked process that performs calls, and dies or stops at a given point.
 
-It is forked from a process that has imported everything and joined nothing, so that one
-costs milliseconds. Its messages are pickles on a socket pair; what it writes to stderr
-goes to a file that is shown when a scene fails.
+It is forked from a process that has imported everything and joined no domain, so that a
+player costs milliseconds. Its messages are pickles on a socket pair; its stderr goes to
+a file that is shown when a scene fails.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any, NamedTuple
 from failpoints import points
 from muninn.session import membership
 
-#: Above anything that a sound scene needs on a busy machine.
+#: Longer than any sound scene takes on a busy machine.
 BOUND_SECONDS = 30.0
 _LENGTH = struct.Struct("<I")
 #: How many players of this scene have come to their point: shared by all of them.
@@ -34,8 +33,8 @@ _cue = mmap.mmap(-1, mmap.PAGESIZE)
 
 
 class Deed(NamedTuple):
-    """What happens to a player: at which point, at which pass of it, before or after
-    the change, and by which signal.
+    """The death or stop of a player: at which point, at which pass of it, before or
+    after the change, and by which signal.
 
     `cue` is how many other deeds of the scene must have been done first.
     """
@@ -83,8 +82,8 @@ class Player:
             self._socket.sendall(_LENGTH.pack(len(raw)) + raw)
 
     def result(self) -> Any:
-        """What the call returned; None when the player died or stopped in it, and
-        `fate` says so, or when there is none.
+        """The result of the call; None when the player died or stopped in it (`fate`
+        says so), or when there was no call.
         """
         if not self._isAsked:
             return None
@@ -107,7 +106,7 @@ class Player:
         return value
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`begin` and `result` of a player to whom nothing may happen."""
+        """`begin` and `result` of a player that must neither die nor stop."""
         self.begin(function, *arguments)
         value = self.result()
         if self.fate != "alive":
@@ -162,7 +161,7 @@ def giveCue() -> None:
 
 
 def meet(deed: Deed) -> None:
-    """In a player: from now on, be killed or stopped where the deed says."""
+    """In a player: from now on, be killed or stopped at the point of the deed."""
     passes = 0
 
     def reached(point: str, isBefore: bool) -> None:

@@ -27,8 +27,8 @@ _SHARED = ("kept", "precious", "vram")
 
 
 def prepare() -> None:
-    """Make what is there before anything happens, unless it is there. `precious` nobody
-    writes, `kept` everybody does.
+    """Make the buffers of the scene, unless they exist. No player writes `precious`,
+    and every player writes `kept`.
     """
     for name in ("precious", "kept"):
         if name not in {each["name"] for each in muninn.listBuffers() if each["state"] == "live"}:
@@ -37,8 +37,8 @@ def prepare() -> None:
 
 
 def _vram() -> muninn.MuninnBuffer:
-    """The memory of a GPU goes with the last who had it; its name is free once the
-    broker has seen that.
+    """The memory of a GPU goes with its last holder; its name is free once the broker
+    has seen that.
     """
     deadline = time.monotonic() + _BOUND_SECONDS
     while True:
@@ -53,14 +53,14 @@ def _vram() -> muninn.MuninnBuffer:
 
 
 def join() -> None:
-    """Be a member, and one of those by whom the memory of `vram`, and the lock that
-    others take, outlive their makers.
+    """Be a member, and hold the memory of `vram` and the lock that others take, so that
+    both outlive their creators.
     """
     _held[:] = [muninn.open("vram"), muninn.Lock("held")]
 
 
 def holdBack() -> None:
-    """Join, and let others be elected first. Twice is once."""
+    """Join, and let others be elected first. A second call changes nothing."""
     join()
     member = membership.current()
     if "_campaign" in vars(member):
@@ -79,7 +79,7 @@ def holdBack() -> None:
 
 
 def hold() -> None:
-    """Have a share in everything that a death must give back."""
+    """Hold something of each kind that a death must give back."""
     nameless = muninn.share(b"nameless")
     lock = muninn.Lock("held")
     lock.acquire()
@@ -91,18 +91,18 @@ def hold() -> None:
 
 
 def holdForAMoment() -> None:
-    """Make others wait for a lock, and wait for theirs."""
+    """Hold a lock for which others wait, then wait for a lock of theirs."""
     with muninn.Lock("held"):
         time.sleep(0.08)
     theirs = muninn.Lock("lock")
     for _ in range(20):
-        with contextlib.suppress(TimeoutError), theirs.held(0.2):  # its holder may be stopped
+        with contextlib.suppress(TimeoutError), theirs.held(0.2):  # the holder may be stopped
             time.sleep(0.001)
 
 
 def everything(tag: str, isExclusive: bool = True) -> None:
-    """A bit of everything, under names of the player's own; what others may block is
-    left out unless `isExclusive`.
+    """A call of each kind, under names of the player's own; calls that others may block
+    are left out unless `isExclusive`.
     """
     if isExclusive:
         _common()
@@ -178,8 +178,8 @@ def _sum(name: str) -> int:
 
 
 def inspect(alive: list[int]) -> None:
-    """All is well: what was there is there, and of the dead nothing is left. `alive`
-    are the pids of the members that there are.
+    """Check that all is well: the buffers of the scene are there, and nothing is left
+    of the dead. `alive` has the pids of the members.
     """
     member = membership.current()
     tidy()
@@ -199,16 +199,18 @@ def inspect(alive: list[int]) -> None:
 
 
 def tidy() -> None:
-    """What the dead had named lasts until somebody frees it, as named buffers do."""
+    """Free the named buffers of the dead, which last until a process frees them, like
+    all named buffers.
+    """
     for buffer in muninn.listBuffers():
         if buffer["name"] not in _SHARED:
             _endLeftover(buffer["name"])
 
 
 def _endLeftover(name: str) -> None:
-    """What a dead player had made is either whole or not there."""
+    """A buffer that a dead player made is either complete or not there."""
     try:
-        with openAny(name) as buffer:  # a bundle, perhaps
+        with openAny(name) as buffer:  # it may be a bundle
             buffer.read()
             buffer.free()
     except (BufferNotFound, BufferFreed):
@@ -220,8 +222,8 @@ def _endLeftover(name: str) -> None:
 def _census(
     member: Membership,
 ) -> tuple[list[int], list[str], int, list[str], list[str]]:
-    """Who is a member; which buffers there are; how many segments; which leases of the
-    absent; what the broker holds in vain.
+    """The members, the buffers, the number of segments, the leases without a member,
+    and the descriptors that the broker keeps in vain.
     """
     slots = member.members.occupied()
     pids = sorted(member.members.identity(slot).pid for slot in slots)
@@ -252,8 +254,8 @@ def _locks(names: list[str]) -> list[str]:
 
 
 def _inVain(member: Membership, members: int) -> list[str]:
-    """The broker's descriptors that stand for nobody: more pidfds or connections than
-    members, more memory than there is.
+    """The broker's descriptors without a member or a buffer: more pidfds or connections
+    than members, more memory than there is.
     """
     slot = member.election.term().slot
     assert slot is not None
@@ -270,7 +272,7 @@ def _inVain(member: Membership, members: int) -> list[str]:
 
 
 def names() -> list[str]:
-    """What is shared in host memory, if its bytes are right."""
+    """The names that are shared in host memory and whose bytes are right."""
     assert _sum("precious") == 7 * _WORDS
     return sorted(
         each["name"]
@@ -294,7 +296,7 @@ def nothingIsLeft(domain: str) -> bool:
 
 
 def wholeLife() -> None:
-    """Be the first and the last."""
+    """Be the first and the last member."""
     prepare()
     everything("first")
     _held.clear()
@@ -302,6 +304,6 @@ def wholeLife() -> None:
 
 
 def endAll() -> None:
-    """Free what was shared: after that nothing is to be left."""
+    """Free all buffers: after that nothing may be left."""
     for each in muninn.listBuffers():
         muninn.free(each["name"])

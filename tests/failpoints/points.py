@@ -1,9 +1,9 @@
-"""Fail points: every place where a process changes what others can see, by name.
+"""Fail points: every place where a process changes state that others can see, by name.
 
 A point is a call: of a primitive that stores to a shared word, or of a system call that
-makes, removes or announces something. Its name says where and what, as in
+makes, removes or announces something. Its name has the function and the call, as in
 `directory.Directory._reclaim:unlink`; a second such call in a function ends in `#2`.
-Nothing is written beside the calls, so no point can be forgotten and none costs
+The source has no marks beside the calls, so no point can be forgotten and none costs
 anything: `arm` puts recording stand-ins in the place of the modules through which the
 calls are made, in this process and for the rest of its life. The package itself knows
 nothing of it.
@@ -26,10 +26,10 @@ import muninn
 from muninn.control import block
 
 _ROOT = Path(muninn.__file__).resolve().parent
-#: It shows a domain, and what it changes is its own.
+#: This package shows a domain, and changes only state of its own.
 _INSPECTOR = "cli"
-#: What changes something that outlives the call or that others see, by the module that
-#: it is called through.
+#: The functions that change state which outlives the call or which others see, by the
+#: module through which they are called.
 _CHANGES: dict[str, frozenset[str]] = {
     "atomics": frozenset(
         {
@@ -56,7 +56,7 @@ Reached = Callable[[str, bool], None]
 
 
 class Point(NamedTuple):
-    """One call that changes something."""
+    """One call that changes such state."""
 
     name: str
     file: str
@@ -111,9 +111,7 @@ def _calls(node: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[str, ast.Call
 
 
 def _changeOf(call: ast.Call) -> str | None:
-    """What a call changes, by the name that it is made under; None when that is
-    nothing.
-    """
+    """The name of the change that a call makes; None when it makes none."""
     function = call.func
     if not isinstance(function, ast.Attribute):
         return None

@@ -1,11 +1,12 @@
-"""The scenes: who plays, to whom what happens, and that all is well afterwards.
+"""The scenes: the players, the death or stop of one of them or of two, and the check
+that all is well afterwards.
 
-In every scene a player comes to a bad end at a fail point: as the *first* and only one,
+In every scene a player dies or stops at a fail point: as the *first* and only process,
 as an ordinary member (*client*), as *broker*, as the broker's *successor*, as the
-*last* who leaves a domain in which something is shared, or as its *mender*. A *pair*
-lets a second one come to its own while the others still recover from the first. After
-it the survivors and a newcomer go on as if nothing had happened, or the scene has
-failed.
+*last* process that leaves a domain in which a buffer is shared, or as its *mender*. In
+a *pair* a second player dies or stops while the others still recover from the first.
+Afterwards the survivors and a newcomer go on as if nothing had happened; otherwise the
+scene has failed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ REPEATS = 33
 
 
 class Scene(NamedTuple):
-    """One performance: a role, and what happens to whom."""
+    """One performance: a role, and the deeds in it."""
 
     role: str
     deed: Deed
@@ -54,13 +55,13 @@ class Scene(NamedTuple):
         )
 
 
-#: Who the second deed of a pair happens to.
+#: The player of the second deed of a pair.
 _SECOND = {"client": "the broker", "broker": "its successor"}
 
 
 class Stage:
-    """A domain of its own and the players in it. What is left of them at the end is a
-    failure of the scene.
+    """A domain of its own and the players in it. The scene fails if anything is left of
+    them at the end.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ class Stage:
         return [player for player in self.players if player.fate == "alive"]
 
     def finish(self) -> None:
-        """A newcomer finds all well; everybody leaves; nothing is left."""
+        """A newcomer finds all well; then all players leave, and nothing is left."""
         newcomer = self.enter("newcomer")
         newcomer.call(plays.join)
         for player in self.alive():
@@ -108,7 +109,7 @@ def staged() -> Iterator[Stage]:
 
 
 def _happens(player: Player, deed: Deed | None) -> None:
-    """Something will happen to a player; without a deed its passes are counted."""
+    """Give a player its deed; without a deed it counts its passes."""
     if deed is None:
         player.call(count)
     else:
@@ -116,8 +117,8 @@ def _happens(player: Player, deed: Deed | None) -> None:
 
 
 def perform(scene: Scene) -> bool:
-    """Whether what was to happen has happened. Raises `PlayerError` when not all is
-    well after it.
+    """Perform a scene; returns whether its deeds were done. Raises `PlayerError` when
+    not all is well afterwards.
     """
     with staged() as stage:
         happened = _PERFORM[scene.role](stage, scene.deed, scene.second)
@@ -127,15 +128,15 @@ def perform(scene: Scene) -> bool:
 
 
 def rehearse(role: str) -> dict[str, int]:
-    """How often a player in that role passes each point, when nothing happens to it."""
+    """How often a player in that role passes each point without a deed."""
     with staged() as stage:
         passes: dict[str, int] = _PERFORM[role](stage, None, None)
         return passes
 
 
 def repeat(scene: Scene) -> bool:
-    """The same end for one client after the other in one domain, more of them than any
-    table has rows; whether it came each time.
+    """The same deed for one client after the other in one domain, more often than any
+    table has rows; returns whether it was done each time.
     """
     with staged() as stage:
         host = stage.enter("host")
@@ -154,8 +155,8 @@ def repeat(scene: Scene) -> bool:
 
 
 def _act(player: Player, function: Callable[..., Any], *arguments: Any) -> bool:
-    """Let a player do something, which it may not survive, and leave; whether something
-    happened to it.
+    """Let a player perform a call, which it may not survive, and leave; returns whether
+    its deed was done.
     """
     for step, given in ((function, arguments), (leave, ())):
         player.begin(step, *given)
@@ -184,7 +185,7 @@ def _client(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     if victim.fate == "stopped":
         other.call(plays.everything, "other", False)
         if host.fate == "alive":
-            host.kill()  # and a broker's death meanwhile
+            host.kill()  # the broker dies meanwhile
         other.call(plays.everything, "again", False)
         return _comesBack(victim)
     other.call(plays.everything, "other")
@@ -203,7 +204,7 @@ def _first(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
     if not happened:
         return False
     if victim.fate == "stopped":
-        victim.resume()  # nobody may have come so far that others could go on without it
+        victim.resume()  # the others may not be able to go on without it
         victim.result()
         victim.call(plays.prepare)
     else:
@@ -212,8 +213,8 @@ def _first(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
 
 
 def _comesBack(victim: Player) -> bool:
-    """A stopped player goes on, does what it was doing, and more; it may have been at
-    its good-bye.
+    """A stopped player goes on, ends its call, and makes further ones; it may have been
+    at its good-bye.
     """
     victim.resume()
     victim.result()
@@ -224,7 +225,7 @@ def _comesBack(victim: Player) -> bool:
 
 
 def _awaitFate(player: Player, meanwhile: Callable[[], Any]) -> None:
-    """Give something the occasion to happen to a player that works in the background."""
+    """Wait until the deed of a player that works in the background may be done."""
     for _ in range(3):
         if player._look() != "alive":
             return
@@ -240,7 +241,7 @@ def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     successor.call(plays.join)
     client = stage.enter("client")
     if second is not None:
-        # a third one has the memory of `vram`, which would go with the other two
+        # A third player has the memory of `vram`, which would go with the other two.
         client.call(plays.holdBack)
         successor.call(meet, second._replace(cue=1))
     _happens(victim, deed)
@@ -248,7 +249,7 @@ def _broker(stage: Stage, deed: Deed | None, second: Deed | None) -> Any:
     doomed = stage.enter("doomed")
     doomed.call(plays.hold)
     client.begin(plays.everything, "client")
-    time.sleep(0.03)  # it waits for the lock of the doomed
+    time.sleep(0.03)  # the client waits for the lock of the doomed player
     doomed.kill()
     client.result()
     if victim._look() == "alive" and deed is not None:
@@ -298,12 +299,12 @@ def _successor(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
 
 
 def _last(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
-    """The only process of a domain in which something is shared says good-bye."""
+    """The only process of a domain in which a buffer is shared says good-bye."""
     return _alone(stage, deed, leave, plays.names)
 
 
 def _mender(stage: Stage, deed: Deed | None, _: Deed | None) -> Any:
-    """Somebody repairs a domain that nobody is in."""
+    """A process repairs a domain without members."""
     return _alone(stage, deed, plays.mend)
 
 
@@ -327,7 +328,7 @@ def _alone(
     if victim.fate == "alive":
         return False
     if victim.fate == "stopped":
-        victim.resume()  # it may have been making a control block, which one process at a time does
+        victim.resume()  # it may hold CREATE, which others wait for
         victim.result()
     newcomer = stage.enter("next")
     if (names := newcomer.call(plays.names)) != ["kept", "precious"]:

@@ -1,8 +1,9 @@
 """`python -m fuzz --inputs 1000000 --seed N`, from `tests/`: every target, two at a
 time, each in a process of its own that is watched.
 
-A reader that raises what it may not, hangs, dies, takes memory or keeps descriptors is
-a failure: its input is printed as hex, kept in the corpus, and the exit status is 1.
+A reader fails if it raises an exception that it may not, hangs, dies, takes memory or
+keeps descriptors. Its input is then printed as hex and kept in the corpus, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from fuzz.target import CORPUS, Target
 TARGETS: dict[str, type[Target]] = {
     target.name: target for target in (*shared.TARGETS, *files.TARGETS, *parsers.TARGETS)
 }
-#: Without a new input for so long, a target hangs. Above what two processes that wait
-#: for each other may take.
+#: A target that starts no new input for so long hangs. It is longer than two processes
+#: may wait for each other.
 _HANG_SECONDS = 120.0
 
 
 @dataclass
 class Job:
-    """One target that runs, and when it was seen to try another input."""
+    """One running target, and the time at which it last began another input."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -119,8 +120,8 @@ def _start(name: str, inputs: int, seconds: float, seed: int, folder: Path) -> J
         "--seed",
         str(seed),
     ]
-    # Readers that fork threads and processes are measured; a pool of numerics beside
-    # them only disturbs.
+    # Descriptors and memory of the readers are measured, and the threads of a numerics
+    # library would only disturb that.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--worker", str(progress), str(result)],
@@ -131,8 +132,8 @@ def _start(name: str, inputs: int, seconds: float, seed: int, folder: Path) -> J
 
 
 def _ended(job: Job) -> Report | None:
-    """The report of a target that has ended, by itself or because it hung; None while
-    it goes on.
+    """The report of a target that has ended by itself or because it hung; None while it
+    runs.
     """
     status = job.process.poll()
     content = job.progress.read_bytes()

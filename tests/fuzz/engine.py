@@ -1,7 +1,7 @@
-"""Runs one target: its corpus, its seeds, all that it always tries, and then mutations,
-until there were enough.
+"""Run one target: its corpus, its seeds, the inputs that it always tries, and then
+mutations of them, until there were enough.
 
-What is being tried stands in a file that the driver reads, so that it knows the input
+The present input stands in a file that the driver reads, so that it knows the input
 also when this process hangs or is gone.
 """
 
@@ -24,7 +24,8 @@ from fuzz.target import MAX_INPUT_BYTES, Target
 
 PROGRESS = struct.Struct("<QQ")
 PROGRESS_BYTES = PROGRESS.size + MAX_INPUT_BYTES
-#: What a reader may take beyond what it had: a length that is believed takes more.
+#: The memory that a reader may take beyond what it had; a reader that believes a wrong
+#: length takes more.
 _MAX_GROWTH_BYTES = 512 << 20
 _MAX_RESIDENT_GROWTH_KIB = 256 << 10
 _BATCH = 500
@@ -32,7 +33,7 @@ _POOL = 2000
 
 
 class Failure(NamedTuple):
-    """An input and what it came to."""
+    """An input and its failure."""
 
     raw: bytes
     what: str
@@ -67,7 +68,7 @@ def run(target: Target, inputs: int, seconds: float, seed: int, progress: mmap.m
         place = _place(target, raw, failures)
         if place not in known and len(pool) < _POOL:
             known.add(place)
-            pool.append(raw)  # it came to an end where none before it did
+            pool.append(raw)  # It ended at a new place.
         done += 1
         batch.append(raw)
         if len(batch) >= _BATCH or done >= inputs:
@@ -93,8 +94,8 @@ def _inputs(target: Target, pool: list[bytes], random: Random) -> Iterator[bytes
 def _place(
     target: Target, raw: bytes, failures: dict[tuple[object, ...], Failure]
 ) -> tuple[object, ...]:
-    """Where reading ended: the type of its exception and the line that raised it. A
-    failure is kept once for each place.
+    """The place at which reading ended: the type of the exception and the line that
+    raised it. A failure is kept once for each place.
     """
     try:
         target.run(raw)
@@ -119,7 +120,7 @@ def _raisedAt(error: BaseException) -> tuple[object, ...]:
 
 
 def _used() -> tuple[int, int]:
-    """(descriptors, KiB resident at most so far)."""
+    """(open descriptors, most resident KiB so far)."""
     return len(os.listdir("/proc/self/fd")), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -135,8 +136,8 @@ def _grown(base: tuple[int, int]) -> str:
 
 
 def _culprit(target: Target, batch: list[bytes]) -> bytes:
-    """The first of a batch that leaves a descriptor, or takes memory, when it is tried
-    again.
+    """The first input of a batch that leaves a descriptor, or takes memory, when it is
+    tried again.
     """
     for raw in batch:
         before = _used()
@@ -153,7 +154,7 @@ def _virtualBytes() -> int:
 
 
 def save(folder: str, raw: bytes) -> str:
-    """Keep an input for ever after; returns where."""
+    """Keep an input in the corpus; returns its path."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, hashlib.sha256(raw).hexdigest()[:16])
     with open(path, "wb") as file:

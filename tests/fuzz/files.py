@@ -18,8 +18,8 @@ from muninn.config import loadSettings, settings
 from muninn.config.settings import DEFAULTS, FILE_VARIABLE
 from muninn.formats import openFile
 
-#: What a file says that it holds is only believed up to here: the target makes the
-#: arrays that a caller would.
+#: The target makes the arrays that a caller would make, but only of files that state no
+#: more bytes than this.
 _MAX_READ_BYTES = 1 << 20
 
 
@@ -48,7 +48,9 @@ class _FileTarget(Target):
 
 
 def _readDefaultsOnce() -> None:
-    """They are the same for every input, and take most of the time."""
+    """Read the defaults once: they are the same for every input, and take most of the
+    time.
+    """
     read = settings._ofFile
     defaults = read(DEFAULTS)
     settings._ofFile = lambda path: dict(defaults) if path == DEFAULTS else read(path)

@@ -65,7 +65,7 @@ class MessageTarget(Target):
 
 
 class AnswerTarget(MessageTarget):
-    """A packet, as a member takes it for the answer to a question."""
+    """A packet, as a member takes it for the answer to a request."""
 
     name, share = "answer", 60
 
@@ -117,8 +117,8 @@ class JournalTarget(Target):
 
 
 class RecordTarget(Target):
-    """A journal's bytes, with checksums that are right: what a program of another
-    version might have written.
+    """A journal's bytes, with checksums that are right, as a program of another version
+    might write them.
     """
 
     name, share = "record", 80
@@ -129,7 +129,7 @@ class RecordTarget(Target):
     def run(self, raw: bytes) -> None:
         for record in journal.replay(framed(raw)):
             if "description" in record:
-                # which `repair` takes for a record that says nothing
+                # `repair` ignores such a record.
                 with contextlib.suppress(MuninnError, TypeError):
                     RowDescription.unpacked(record["description"])
 

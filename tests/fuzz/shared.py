@@ -1,8 +1,8 @@
-"""Shared memory and sockets that somebody has scribbled on: a joiner and a broker of
-it, in this process and as processes of their own.
+"""Damaged shared memory and hostile packets: a joining process and a broker read them,
+in this process and in processes of their own.
 
-The block's inputs are patches {offset, bits to turn over}, so that each stays near to
-what a sound block has.
+The inputs for a block are patches {offset, bits to turn over}, so that each block stays
+near to a sound one.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ class HeaderTarget(Target):
 
 
 def _words() -> list[int]:
-    """Where the words are that somebody may find changed: all of them of the first
-    members, rows and leases.
+    """The offsets of the words that are damaged: all words of the first members, rows
+    and leases.
     """
     header = [
         layout.ELECTION_OFFSET,
@@ -162,8 +162,8 @@ def patches(raw: bytes, size: int) -> Iterable[tuple[int, int]]:
 
 
 class BlockTarget(_PatchTarget):
-    """A block with words that are wrong: what a joiner, an opener, an observer and a
-    broker read of it, and what a broker then does.
+    """A block with wrong words, as a process that joins, opens or lists and a broker
+    read it, and the steps of a broker on it.
     """
 
     name, share = "block", 2
@@ -216,7 +216,7 @@ class BlockTarget(_PatchTarget):
             owner = ownerOf(
                 atomics.loadAcquire32(seen.block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
             )
-            if owner is not None:  # a slot that no member has among them
+            if owner is not None:  # it may name a slot that no member has
                 Tables.isDead(seen, *owner)
 
     def _serve(self) -> None:
@@ -226,8 +226,8 @@ class BlockTarget(_PatchTarget):
         try:
             term = lab.election.replace(lab.election.term(), self._own.key.slot)
             if term is None:
-                # bits of the word that no term has: nobody can be elected, and `doctor`
-                # says so
+                # The word has bits that no term has: no member can be elected, and
+                # `doctor` reports it.
                 return
             broker = Broker(
                 lab.block, self._own.table, lab.election, term, self._own.key, LIMITS, wakeFd
@@ -298,7 +298,8 @@ class SocketTarget(MessageTarget):
                 self._steps()
                 if how & 1:
                     self._hello(connection)
-                # longer than a packet may be, or hung up on already
+                # The packet may be longer than allowed, or the broker may have closed
+                # the connection.
                 with contextlib.suppress(OSError):
                     socket.send_fds(connection, [packet or b"\0"], [2] * (how >> 1 & 7))
                 self._steps()
@@ -306,7 +307,7 @@ class SocketTarget(MessageTarget):
                     answer = messages.receive(connection, messages.MAX_DESCRIPTORS)
                     messages.closeAll(answer[1] if answer else [])
             self._steps()
-        except Deposed:  # it was asked to yield
+        except Deposed:  # a request asked the broker to yield
             self.close()
             self.open()
 
@@ -340,8 +341,8 @@ class SocketTarget(MessageTarget):
 
 
 class DescriptorServerTarget(Target):
-    """Packets to a descriptor server by a process that is no member, with descriptors or
-    without: it goes on, and serves a member that asks properly.
+    """Packets to a descriptor server by a process that is no member, with descriptors
+    or without: the server goes on, and serves a member with a valid request.
     """
 
     name, share = "descriptorServer", 5
@@ -377,7 +378,7 @@ class DescriptorServerTarget(Target):
             for _ in range(1 + (how >> 3 & 3)):
                 socket.send_fds(connection, [packet], [2] * (how & 7))
         got = None
-        while got is None:  # it answers late on a busy machine, and is asked again
+        while got is None:  # It answers late on a busy machine, and the client asks again.
             got = self._client.fetch(1, 1, 1)
         assert os.fstat(got).st_size == 77
         os.close(got)
@@ -390,8 +391,8 @@ class DescriptorServerTarget(Target):
 
 
 class DomainTarget(_PatchTarget):
-    """A block with words that are wrong, in a domain of real processes: each operation
-    ends, and by an error with a code if not well.
+    """A block with wrong words, in a domain of real processes: each operation ends,
+    either well or by an error with a code.
     """
 
     name, share = "domain", 0.05
@@ -403,7 +404,7 @@ class DomainTarget(_PatchTarget):
         self._zygote = Zygote()
 
     def seeds(self) -> list[bytes]:
-        return super().seeds()[:4]  # few are tried, and those are to differ from run to run
+        return super().seeds()[:4]  # few, so that most inputs differ from run to run
 
     def run(self, raw: bytes) -> None:
         domain = f"test-{secrets.token_hex(6)}"
@@ -414,7 +415,9 @@ class DomainTarget(_PatchTarget):
                 while (outcome := first.do("share", key, name, 600, "<i8", key, {})).error:
                     assert outcome.error == "BrokerUnavailable", (
                         outcome
-                    )  # on a busy machine the bound of the damaged domain is short for a sound one
+                        # On a busy machine the time limit for the damaged domain is short
+                        # for a sound one.
+                    )
             with open(f"/dev/shm/muninn-{os.getuid()}-{domain}", "r+b") as block:
                 size = os.fstat(block.fileno()).st_size
                 for offset, bits in patches(raw, size):

@@ -32,11 +32,11 @@ class Target:
     Attributes
     ----------
     name
-        Of the target, and of its folder in the corpus.
+        The name of the target, and of its folder in the corpus.
     share
-        How much of a run's inputs it gets, against the others.
+        Its share of a run's inputs, relative to the other targets.
     allowed
-        The exceptions that are an answer.
+        The exceptions that the reader may raise.
     """
 
     name: str
@@ -44,20 +44,18 @@ class Target:
     allowed: tuple[type[BaseException], ...] = (MuninnError,)
 
     def open(self) -> None:
-        """Once, in the process that runs the target."""
+        """Called once, in the process that runs the target."""
 
     def seeds(self) -> list[bytes]:
-        """Sound inputs, and some that are not."""
+        """Valid inputs, and some invalid ones."""
         raise NotImplementedError
 
     def all(self) -> Iterable[bytes]:
-        """Inputs that are always tried, besides the corpus: every truncation, every
-        bit.
-        """
+        """Inputs that are always tried besides the corpus: every truncation, every bit."""
         return ()
 
     def mutated(self, random: Random, raw: bytes, other: bytes) -> bytes:
-        """Another input, made of one and perhaps of a second."""
+        """Another input, made of one input and perhaps of a second."""
         return mutated(random, raw, other)
 
     def run(self, raw: bytes) -> None:
@@ -68,7 +66,7 @@ class Target:
         """Let go of everything that `open` made."""
 
     def corpus(self) -> list[bytes]:
-        """The inputs that failed once."""
+        """The inputs that have failed in earlier runs."""
         folder = CORPUS / self.name
         return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
 

@@ -1,5 +1,5 @@
-"""Each target reads its corpus, its seeds and some mutations of them, and answers as it
-may. `make fuzz` does much more of it.
+"""Each target reads its corpus, its seeds and some mutations of them, and raises no
+other exception than it may. `make fuzz` tries many more.
 """
 
 from __future__ import annotations

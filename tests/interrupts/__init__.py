@@ -1,7 +1,7 @@
-"""Interrupt a process at each bytecode of each public call, and look at what it, and
-the others, make of it.
+"""Interrupt a process at each bytecode of each public call, and check that it and the
+others go on.
 
-`tracing` finds the bytecodes and comes between two of them; `calls` are the calls, and
-what a signal handler or a finalizer may do meanwhile; `census` says what is wrong
-afterwards; `stage` has the processes, one role each; `__main__` performs it all.
+`tracing` finds the bytecodes and interrupts between two of them; `calls` has the calls,
+and those that a signal handler or a finalizer makes meanwhile; `census` lists the
+damage afterwards; `stage` has the processes, one role each; `__main__` performs it all.
 """

@@ -29,7 +29,7 @@ from muninn.storage import segments
 
 _JOBS = 2
 _CHUNK_BYTES = 16 << 10
-#: Of one set of trials, so many failures are shown in full.
+#: The number of failures of one set that are shown in full.
 _SHOWN = 3
 _LINES = 16
 
@@ -47,7 +47,7 @@ class Set(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of one kind of a set."""
+    """The results of one kind of interruption in a set."""
 
     role: str
     call: str
@@ -97,7 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
         for call in options.call or calls.CALLS
         if role != "newcomer" or calls.CALLS[call].prepare is None
     ]
-    random.Random(options.seed).shuffle(sets)  # those that take long are not all at the end
+    # shuffled, so that the long sets are not all at the end
+    random.Random(options.seed).shuffle(sets)
     results = list(_performAll(sets, options.jobs))
     failures = _report(results)
     print(
@@ -107,8 +108,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare() -> None:
-    """What all processes inherit: every module, small tables, and segments of several
-    chunks.
+    """Prepare the process from which all others are forked: every module, small tables,
+    and segments of several chunks.
     """
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
         if not module.name.endswith("__main__"):
@@ -192,8 +193,8 @@ def performSet(wanted: Set) -> list[Result]:
 
 
 def _chosen(wanted: Set, kind: str, passes: dict[Position, int]) -> list[Trial]:
-    """The trials of a set: each place at its first pass and at its last, or some of
-    them.
+    """The trials of a set: each place at its first pass and at its last, or a sample of
+    these.
     """
     isAnywhere = kind in ("reenter", "raise")
     paths = [

@@ -1,9 +1,8 @@
-"""The public calls, each as it is interrupted, and what a signal handler or a finalizer
-calls in the middle of them.
+"""The public calls that are interrupted, and the calls that a signal handler or a
+finalizer makes in the middle of them.
 
 A call has a *kit*, prepared before, and names of its own, which begin with ``mine-``.
-What everybody knows, and what stays, are `precious`, `written`, `pack` and the lock
-`common`.
+All processes use `precious`, `written`, `pack` and the lock `common`, which stay.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class Call(NamedTuple):
     prepare
         Makes the kit; a call without one may be a newcomer's first.
     ends
-        Whether it ends the life of what is in its kit, so that a second one may find it
-        freed.
+        Whether it ends the buffer or lock in its kit, so that a second call may find
+        that freed.
     isWhole
         Whether the program's own bytecodes in `act` are interrupted too: a ``with``
         statement holds on to what it entered.
@@ -160,7 +159,7 @@ def _acquire(kit: muninn.Lock) -> None:
         kit.acquire(BOUND_SECONDS)
         kit.release()
     finally:
-        # interrupted between the two: it is the caller's to give back
+        # If the interruption came between the two, the caller must release it.
         if atomics.ownerIsBusy(kit._owner, 0):
             atomics.lockRelease(kit)
 
@@ -255,7 +254,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-# --- what comes between two bytecodes -----------------------------------------------
+# --- calls between two bytecodes ----------------------------------------------------
 
 
 def _closeThat(kit: Any) -> None:
@@ -294,14 +293,14 @@ def _list(_: Any) -> None:
     assert muninn.domainInfo()["members"]
 
 
-#: In the order in which trials take accesses.
+#: The trials take them in this order.
 REENTRIES: tuple[Callable[[Any], None], ...] = (
     _freeAnother, _openAnother, _list, _lockAnother, _closeThat, _writeAnother, _collect,
 )  # fmt: skip
 
 
 def prepareStanding() -> None:
-    """What everybody knows."""
+    """Make the buffers that all processes use."""
     muninn.share(_values(), name="precious")
     muninn.shareBundle({"a": _values(), "b": _values()}, name="pack")
     with muninn.share(_values(), name="written").write() as view:
@@ -309,16 +308,16 @@ def prepareStanding() -> None:
 
 
 def tidy() -> None:
-    """Free the names of calls and of what came between."""
+    """Free the names that the calls and the interrupting calls have made."""
     for each in muninn.listBuffers():
         if each["name"].startswith(OWN):
-            with contextlib.suppress(BufferNotFound):  # it went with its last holder
+            with contextlib.suppress(BufferNotFound):  # the buffer went with its last holder
                 muninn.free(each["name"])
 
 
 def again(name: str, kit: Any, mayBeEnded: bool) -> None:
-    """The same call once more, of the same kit and then of a new one: as if nothing had
-    happened.
+    """Make the same call once more, with the same kit and then with a new one: both
+    work as if nothing had happened.
 
     `mayBeEnded` says that the kit may be closed or freed by now.
     """

@@ -17,7 +17,7 @@ _SETTLE_SECONDS = 3.0
 
 
 def settled(look: Callable[[], list[str]]) -> list[str]:
-    """What is still wrong once the background threads have had time to mend it."""
+    """The damage that is left once the background threads have had time to repair it."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while (wrong := look()) and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -25,7 +25,7 @@ def settled(look: Callable[[], list[str]]) -> list[str]:
 
 
 def descriptors() -> list[str]:
-    """What each descriptor of this process stands for, without the numbers that differ
+    """The target of each descriptor of this process, without the numbers that differ
     each time.
     """
     folder = "/proc/self/fd"
@@ -33,7 +33,7 @@ def descriptors() -> list[str]:
     for entry in os.listdir(folder):
         try:
             found.append(os.readlink(f"{folder}/{entry}").partition(":[")[0])
-        except FileNotFoundError:  # the folder's own
+        except FileNotFoundError:  # the descriptor by which the folder was listed
             continue
     return sorted(found)
 
@@ -48,12 +48,12 @@ def mappings() -> int:
 
 
 def inProcess(threads: int, files: list[str]) -> list[str]:
-    """What is wrong in this process, which has let go of everything.
+    """The damage in this process, which has closed everything.
 
     Parameters
     ----------
     threads, files
-        How many threads, and which descriptors, it had when all was well.
+        The number of threads, and the descriptors, that it had before the interruption.
     """
     return settled(lambda: _inProcess(threads, files))
 
@@ -82,7 +82,7 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
             f"{there - threads} threads too many: {[thread.name for thread in threading.enumerate()]}"
         )
     left = descriptors()
-    # a question in the middle of another one has a connection of its own
+    # A request in the middle of another one has a connection of its own.
     for each in [*files, *["socket"] * connections.KEPT]:
         if each in left:
             left.remove(each)
@@ -91,14 +91,14 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
         len(member.client._lines._idle) + (0 if broker is None else len(broker._server.sessions))
     ):
         if "socket" in left:
-            left.remove("socket")  # kept for the next question, or another member's
+            left.remove("socket")  # kept for the next request, or another member's
     if left:
-        wrong.append(f"descriptors that nobody uses: {left}")
+        wrong.append(f"descriptors without a user: {left}")
     return wrong
 
 
 def ofDomain(pids: list[int]) -> list[str]:
-    """What is wrong in the domain, seen from another member. `pids` are all members."""
+    """The damage in the domain, seen from another member. `pids` are all members."""
     return settled(lambda: _ofDomain(pids))
 
 
@@ -112,7 +112,7 @@ def _ofDomain(pids: list[int]) -> list[str]:
             continue
         names.append(member.rows.description(row).name)
     known = {*STANDING, "\x01common"}
-    wrong += [f"{name!r} is there for nobody" for name in names if name not in known]
+    wrong += [f"{name!r} is there without an owner" for name in names if name not in known]
     wrong += [f"{name!r} is gone" for name in known if name not in names]
     found = sorted(member.members.identity(slot).pid for slot in member.members.occupied())
     if found != sorted(pids):

@@ -1,5 +1,5 @@
 """The stage: a domain of its own, the process that is interrupted in one of three
-roles, and another that looks at what came of it.
+roles, and another process that checks the domain afterwards.
 
 - *broker*: the domain's broker is the interrupted process's own.
 - *member*: the broker is the other process's.
@@ -39,16 +39,16 @@ from muninn.errors import (
 from muninn.session import membership
 
 ROLES = ("broker", "member", "newcomer")
-#: "signal": a Ctrl-C, wherever the interpreter looks for one. "twice": and another one,
-#: some bytecodes later. "reenter": a call of another public function, before any
-#: bytecode. "raise": KeyboardInterrupt before any bytecode, which is harder than life:
-#: for those who wonder.
+#: "signal": a Ctrl-C, at the bytecodes at which the interpreter looks for one. "twice":
+#: a second one some bytecodes later. "reenter": a call of another public function,
+#: before any bytecode. "raise": KeyboardInterrupt before any bytecode, which real
+#: signals do not do; it is not tried unless it is asked for.
 KINDS = ("signal", "twice", "reenter", "raise")
 USUAL_KINDS = KINDS[:3]
-#: When a process that does not come back says where it is; its player is given up a
-#: little later.
+#: After so long a process that does not come back prints its stack; its player is given
+#: up a little later.
 WATCHDOG_SECONDS = 10.0
-#: A call that was made in the middle of another one, and took longer, has stood still.
+#: A call in the middle of another one that takes longer counts as a standstill.
 _STANDSTILL_SECONDS = 3.0
 _LATEST_SECOND = 30
 _ENVIRONMENT = {
@@ -87,14 +87,14 @@ class Stage:
             self._actor.call(_warm, name)
 
     def rehearse(self, name: str) -> dict[Position, int]:
-        """How often the call passes each place when nothing happens to it."""
+        """How often the call passes each place without an interruption."""
         actor = self._begin()
         found: dict[Position, int] = actor.call(_rehearse, name)
         self._end(actor)
         return found
 
     def perform(self, trial: Trial) -> tuple[bool, list[str]]:
-        """Whether the interruption took place, and what was wrong afterwards."""
+        """Whether the interruption took place, and the damage after it."""
         actor = self._begin()
         isDone, wrong = actor.call(perform, trial, self.role == "newcomer")
         wrong = [f"in this process: {each}" for each in wrong]
@@ -106,8 +106,8 @@ class Stage:
         return isDone, wrong
 
     def close(self, isSound: bool) -> list[str]:
-        """End all; what was wrong with the ends of the processes, if they were sound
-        until now.
+        """End all processes; returns the errors of their ends, if they were sound until
+        now.
         """
         wrong = []
         try:
@@ -160,9 +160,11 @@ _wanted: dict[str, Any] = {}
 
 
 def _join() -> None:
-    """Be a member, warm, and remember what this process has when all is well."""
+    """Be a member, warm, and remember the threads and descriptors of this process
+    before any interruption.
+    """
     faulthandler.enable()
-    sys.unraisablehook = lambda _: None  # an interrupted finalizer is what is meant
+    sys.unraisablehook = lambda _: None  # Finalizers are interrupted on purpose.
     muninn.domainInfo()
 
 
@@ -173,8 +175,8 @@ def _prepareOther() -> None:
 
 
 def _warm(name: str) -> None:
-    """Remember what there is when all is well, and what is done once in a process is
-    behind it.
+    """Make the call twice, so that everything that a process does once is done, and
+    remember its threads and descriptors.
     """
     for _ in range(2):
         _rehearse(name)
@@ -191,7 +193,7 @@ def _rehearse(name: str) -> dict[Position, int]:
 
 
 def _remember() -> None:
-    """What there is when all is well."""
+    """Remember the threads and descriptors of this process before any interruption."""
     time.sleep(0.01)
     _wanted["threads"], _wanted["files"] = threading.active_count(), census.descriptors()
 
@@ -235,7 +237,9 @@ def _raise() -> None:
 
 
 class _Reentry:
-    """What a signal handler, or a finalizer, calls in the middle of another call."""
+    """A call that a signal handler, or a finalizer, makes in the middle of another
+    call.
+    """
 
     def __init__(self, number: int, kit: Any, wrong: list[str]) -> None:
         self._function = calls.REENTRIES[number % len(calls.REENTRIES)]
@@ -248,7 +252,7 @@ class _Reentry:
         except (BrokerUnavailable, ControlBlockInvalid) as error:
             self._wrong.append(f"{self._function.__name__} in the middle of it: {error}")
         except (MuninnError, TimeoutError, RuntimeError):
-            pass  # it says what it can not do now, and says it at once
+            pass  # The call may refuse what it can not do now, and does so at once.
         except Exception as error:
             self._wrong.append(
                 f"{self._function.__name__} in the middle of it: {type(error).__name__}: {error}"
@@ -260,8 +264,8 @@ class _Reentry:
 
 
 def _judged(kind: str, outcome: tracing.Outcome) -> list[str]:
-    """What the interrupted call may say: that it was interrupted, or what it says when
-    nothing happens to it.
+    """Check the result of the interrupted call: it may raise the interruption, or end
+    as without one.
     """
     raised = outcome.raised
     if raised is None:
@@ -273,14 +277,12 @@ def _judged(kind: str, outcome: tracing.Outcome) -> list[str]:
             else [f"the call raised {type(raised).__name__}: {raised}"]
         )
     if isinstance(raised, BufferFreed | BufferNotFound | BufferExists):
-        return []  # what came between may have closed it
+        return []  # The interrupting call may have closed the buffer.
     return [f"the call raised {type(raised).__name__}: {raised}"]
 
 
 def lookElsewhere(name: str, pids: list[int]) -> list[str]:
-    """In another process: everything works, and nothing is left of what was
-    interrupted.
-    """
+    """In another process: everything works, and the interrupted call has left nothing."""
     faulthandler.dump_traceback_later(WATCHDOG_SECONDS)
     try:
         calls.elsewhere(name)
@@ -290,7 +292,7 @@ def lookElsewhere(name: str, pids: list[int]) -> list[str]:
 
 
 def sayGoodBye() -> None:
-    """What the end of a program does."""
+    """Do what the end of a program does."""
     _wanted.clear()
     gc.collect()
     threading._shutdown()  # type: ignore[attr-defined]

@@ -14,8 +14,8 @@ import pytest
 from support import program
 
 _TESTS = Path(__file__).parents[1]
-#: `MuninnBuffer.read` remembers that it is at work, and forgets that when it is
-#: interrupted.
+#: A planted fault: `MuninnBuffer.read` notes that it is at work, and does not undo the
+#: note when it is interrupted.
 _PLANTED = program("forgetfulRead")
 
 

@@ -1,15 +1,15 @@
-"""Come between two bytecodes of a call.
+"""Interrupt a call between two of its bytecodes.
 
-`rehearse` lists where an undisturbed call passes; `interrupt` does something at one of
-these places. Only frames of the package are looked at, and those of the program's own
+`rehearse` lists the places that an undisturbed call passes; `interrupt` interrupts it
+at one of them. Only frames of the package are looked at, and those of the program's own
 ``with`` statement where a call has one; and only on the calling thread.
 
 CPython runs finalizers after nearly any bytecode, but signal handlers after some only:
-calls, jumps back, beginnings of functions. Where it does, the interrupted instruction
-is that one, and not the next, which decides what ``with`` and ``try`` make of it. So
-for a Ctrl-C a real signal is sent, just before such an instruction, and the interpreter
-delivers it. An exception that a trace function raises can come between any two
-bytecodes, as nothing in life does.
+calls, jumps back, beginnings of functions. The interrupted instruction is then the one
+at which the handler runs, and not the next; that decides how ``with`` and ``try`` treat
+the exception. So for a Ctrl-C a real signal is sent, just before such an instruction,
+and the interpreter delivers it. An exception that a trace function raises can come
+between any two bytecodes, which no real signal does.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ class Position(NamedTuple):
 
 
 class _Bell:
-    """Letting go of it sends this process SIGINT, without a bytecode at which the
-    interpreter would look for it.
+    """The end of this object sends SIGINT to the process, without a bytecode at which
+    the interpreter would look for it.
     """
 
     __del__ = _thread.interrupt_main
 
 
 class _Passes:
-    """How often each place was passed: what a trace function fills."""
+    """Counts how often each place was passed; a trace function fills it."""
 
     def __init__(self, isLookedAt: Callable[[CodeType], bool]) -> None:
         self.count: dict[Position, int] = {}
@@ -110,13 +110,15 @@ def rehearse(act: Callable[[Any], object], kit: Any, body: CodeType | None) -> d
 
 
 class _Traced:
-    """A trace function in force. Without a generator, so that nothing else is traced."""
+    """Switches a trace function on and off, without a generator, so that no other code
+    is traced.
+    """
 
     def __init__(self, trace: Callable[..., Any]) -> None:
         self._trace = trace
 
     def __enter__(self) -> None:
-        # Python 3.12 looks for bytecodes only if some frame has asked before
+        # Python 3.12 traces bytecodes only if some frame has asked for that before.
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace)
 
@@ -125,7 +127,7 @@ class _Traced:
 
 
 class Outcome(NamedTuple):
-    """What came of an interrupted call."""
+    """The outcome of an interrupted call."""
 
     isDone: bool
     raised: BaseException | None
@@ -169,9 +171,7 @@ class _Visit:
 
 
 def _untrace() -> None:
-    """Let nothing be traced any more: a trace function would be the next thing to be
-    interrupted.
-    """
+    """End the tracing, because the trace function itself would be interrupted next."""
     sys.settrace(None)
     frame: FrameType | None = sys._getframe()
     while frame is not None:
@@ -181,7 +181,7 @@ def _untrace() -> None:
 
 class _Second:
     """A signal handler that raises KeyboardInterrupt, and sends a second signal some
-    bytecodes later, when the first is being dealt with.
+    bytecodes later, while the call handles the first.
     """
 
     def __init__(self, later: int, body: CodeType | None) -> None:
@@ -245,7 +245,7 @@ def interrupt(
         finally:
             sys.settrace(None)
     except BaseException as error:
-        # its frames would keep what the call had in its hands
+        # The frames would keep the objects of the call.
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return Outcome(visit.isDone, error, None)
     finally:

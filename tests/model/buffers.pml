@@ -86,7 +86,7 @@ byte buffered[N], bufferedValue[N];
 #define TO_DESCRIPTION 1
 #define TO_LEASE 2
 
-/* ---- what the checks need -------------------------------------------------------------------------------------------------- */
+/* ---- variables of the checks -------------------------------------------------------------------------------------------------- */
 byte mapped[N];           /* the incarnation that the member uses, after its open has succeeded */
 byte deaths, spurious, rejoins;
 #ifdef COUNTER

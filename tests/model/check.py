@@ -1,5 +1,5 @@
-"""Explore the models with SPIN, whole, and with each thing that the code does taken
-away: `make model`, or `make model QUICK=1`.
+"""Explore the models with SPIN, whole, and with each rule of the protocol taken away:
+`make model`, or `make model QUICK=1`.
 
 Exits with 0 when every model holds and every mutilated one fails. Needs `spin` and a C
 compiler; no Python package.

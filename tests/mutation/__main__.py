@@ -37,12 +37,12 @@ LEAST_SECONDS, TIMES_LONGER = 30.0, 6.0
 QUICK_SECONDS, QUICK_SEED = 36.0, 20
 #: As many are tried at once as there are processors.
 PARALLEL = len(os.sched_getaffinity(0))
-#: What pytest says by its exit status (pytest.ExitCode).
+#: Exit statuses of pytest (pytest.ExitCode).
 PASSED, FAILED = 0, 1
 
 
 class Result(NamedTuple):
-    """What came of one mutant: `"noticed"`, `"survived"`, `"error"`."""
+    """The outcome of one mutant: `"noticed"`, `"survived"`, `"error"`."""
 
     number: int
     mutant: Mutant
@@ -60,7 +60,7 @@ class Result(NamedTuple):
 
 
 def copied(name: str) -> Path:
-    """A fresh copy of what the tests need."""
+    """A fresh copy of the files that the tests need."""
     target = BUILD / name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -73,8 +73,8 @@ def copied(name: str) -> Path:
 
 
 def compilerFlags() -> list[str]:
-    """What the build compiles the primitives with; `hatch_build` itself needs
-    hatchling, which only a build has.
+    """The compiler flags of the build. They are read from the source, because
+    `hatch_build` itself imports hatchling, which only a build has.
     """
     for node in ast.parse(Path("hatch_build.py").read_text()).body:
         if (
@@ -88,8 +88,8 @@ def compilerFlags() -> list[str]:
 
 
 def environment(root: Path, domains: str) -> dict[str, str]:
-    """For a run in the copy: other processes that a test starts find the copy's package
-    too.
+    """The environment of a run in the copy, in which other processes that a test starts
+    find the copy's package too.
     """
     return {
         **os.environ,
@@ -117,7 +117,7 @@ def runTests(root: Path, tests: str, bound: float, *options: str) -> tuple[int |
         status, output = None, ""
     finally:
         with contextlib.suppress(ProcessLookupError):
-            # its session is its own: itself, and what it has started
+            # The session holds the process and all that it has started.
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         removeDomains(domains)
@@ -125,7 +125,7 @@ def runTests(root: Path, tests: str, bound: float, *options: str) -> tuple[int |
 
 
 def removeDomains(prefix: str) -> None:
-    """Remove what the killed left in `/dev/shm`."""
+    """Remove the files that killed processes left in `/dev/shm`."""
     for entry in os.listdir("/dev/shm"):
         if entry.startswith(f"muninn-{os.getuid()}-{prefix}-"):
             path = f"/dev/shm/{entry}"
@@ -133,8 +133,8 @@ def removeDomains(prefix: str) -> None:
 
 
 def baseline(mutants: list[Mutant]) -> dict[str, float]:
-    """Seconds of each test that is named, without any mutation. All must pass, or
-    nothing that follows means anything.
+    """Seconds of each named test without any mutation. All must pass, otherwise no
+    later result means anything.
     """
     root = copied("none")
     where = subprocess.run(
@@ -164,7 +164,7 @@ def secondsOf(mutant: Mutant, seconds: dict[str, float]) -> float:
 
 
 def applied(mutant: Mutant, source: str) -> str:
-    """The source of the mutant's file as the mutant has it."""
+    """The source of the mutant's file with the mutation in it."""
     (place,) = placesOf(mutant.old, source, mutant.file)
     return place.replaced(source, mutant.new, mutant.file)
 
@@ -213,8 +213,8 @@ def tryOut(number: int, mutant: Mutant, bound: float) -> Result:
 
 
 def misplaced(mutants: list[Mutant]) -> Iterator[str]:
-    """The mutants whose text is not, or not once, in their file; those that are no
-    source; those that name no test or are there twice.
+    """The mutants whose text is not, or not once, in their file; those whose result is
+    no valid source; those that name no test or are in the list twice.
     """
     seen = set()
     for number, mutant in enumerate(mutants):
@@ -239,11 +239,12 @@ def misplaced(mutants: list[Mutant]) -> Iterator[str]:
 def sampled(
     numbered: list[tuple[int, Mutant]], seconds: dict[str, float], seed: int, bound: float
 ) -> list[tuple[int, Mutant]]:
-    """As many, drawn by the seed, as should take no longer than `bound` seconds."""
+    """Mutants drawn by the seed, as many as should take no longer than `bound` seconds."""
     chance, left = random.Random(seed), bound * PARALLEL
     found = []
     for number, mutant in chance.sample(numbered, len(numbered)):
-        left -= secondsOf(mutant, seconds) + 3.0  # a copy, an interpreter, a collection
+        # for a copy, an interpreter and a collection of tests
+        left -= secondsOf(mutant, seconds) + 3.0
         if left < 0:
             break
         found.append((number, mutant))
@@ -275,8 +276,8 @@ def main() -> int:
     if not numbered:
         parser.error(f"no mutant has {asked.only!r}")
     if asked.quick:
-        # The sample first, by what a test takes on the average; only what it names is
-        # run without a mutation.
+        # The sample is drawn first, by the average time of a test; then only the tests
+        # that it names are run without a mutation.
         guess = dict.fromkeys((test for mutant in MUTANTS for test in mutant.tests.split()), 3.0)
         numbered = sampled(numbered, guess, asked.seed, asked.seconds)
     print(

@@ -13,16 +13,16 @@ class Mutant(NamedTuple):
     file
         Relative to the root of the repository.
     old, new
-        The text, which is there once however it is laid out (`quotes`), and what stands
-        in its place. Comments in it are not compared.
+        The text, which is in the source once in any layout (`quotes`), and its
+        replacement. Comments in it are not compared.
     breaks
-        What does not hold any more.
+        The rule that does not hold any more.
     tests
         Files below `tests/`, or tests in them (`test_x.py::test_y`), separated by
         spaces.
     equivalent
-        Why no test can notice, where none can. It is tried all the same: a mutant that
-        is noticed after all is not equivalent.
+        The reason why no test can notice it, if none can. The mutant is tried all the
+        same: one that a test notices is not equivalent.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""Where a source has what a mutant quotes, however either is laid out.
+"""Find the quote of a mutant in a source, in any layout of both.
 
 A quote is some text of a source. Whitespace outside of string literals, comments, a
 comma before a closing bracket and the parentheses that a formatter puts around a long
@@ -21,13 +21,13 @@ _C = re.compile(
     rf"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))|(?P<string>{_STRING})|(?P<space>(?:\s|\\\n)+)|(?P<word>\w+)|(?P<other>.)",
     re.S,
 )
-#: What may stand between the end of a statement and the end of its line.
+#: The text that may stand between the end of a statement and the end of its line.
 _REST = re.compile(r"[ \t]*(?:#[^\n]*|/\*[^\n]*\*/[ \t]*|//[^\n]*)?\n")
 _OPENING, _CLOSING = "([{", ")]}"
 #: In a reduced source: parentheses that open at the end of a line and call nothing, as
 #: a formatter adds them.
 _ADDED_OPENING, _ADDED_CLOSING = "\x01", "\x02"
-#: A "(" behind one of these words calls nothing.
+#: A "(" after one of these words calls nothing.
 _KEYWORD = re.compile(
     "return|yield|in|not|and|or|if|elif|while|assert|await|else|is|lambda|del|with|from|raise|for"
 )
@@ -55,8 +55,8 @@ def _isC(file: str) -> bool:
 
 
 def _tokensOf(text: str, file: str) -> list[_Token]:
-    """What counts of a text, a newline only where no bracket of the text itself is
-    around it.
+    """The parts of a text that are compared; a newline is one only where no bracket of
+    the text itself is around it.
     """
     lexer = _C if _isC(file) else _PYTHON
     found = [
@@ -93,8 +93,8 @@ def _isWord(character: str) -> bool:
 
 
 def _withAddedMarked(tokens: list[_Token], text: str) -> list[_Token]:
-    """The same, where parentheses that a formatter may have added have characters of
-    their own.
+    """The reduced text, in which parentheses that a formatter may have added have
+    characters of their own.
     """
     marked, opened = list(tokens), []
     for at, each in enumerate(tokens):
@@ -151,7 +151,7 @@ def _patternOf(quote: str, file: str, newline: str) -> re.Pattern[str]:
             ",",
             ",\n",
         ):
-            parts.append(",?")  # the source may have a bracket behind it
+            parts.append(",?")  # The source may have a bracket after it.
         else:
             parts.append(newline if each.kind == "newline" else re.escape(each.text))
     starts = r"(?<!\w)" if quote[:1].isspace() and _isWord(tokens[0].text[0]) else ""
@@ -188,9 +188,9 @@ class Passage(NamedTuple):
     start, end
         The part of the source, with the layout around it that the quote has too.
     before, behind
-        In their reduced form: what the quote has before a parenthesis that a formatter
-        opened in this part and closed behind it, and what it has behind one that was
-        opened before this part.
+        In their reduced form: the text of the quote before a parenthesis that a
+        formatter opened in this part and closed after it, and the text after a
+        parenthesis that it opened before this part.
     """
 
     start: int
@@ -222,7 +222,7 @@ class Passage(NamedTuple):
 
 
 def placesOf(quote: str, source: str, file: str) -> list[Passage]:
-    """Where the source of a file has what the quote says."""
+    """The places of the quote in the source of a file."""
     reduced = _reduced(source, file)
     # A quote from the middle of brackets does not show that its newlines end no
     # statement.

@@ -1,5 +1,5 @@
-"""Mutants of `cshim/`, compiled into the copy. What differs only in the order that
-x86-64 keeps anyway can not be noticed here.
+"""Mutants of `cshim/`, compiled into the copy. No test can notice a mutant that only
+changes an order which x86-64 keeps anyway.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ ENVIRONMENT = {
 KILL_SECONDS, STOP_SECONDS, BROKER_KILL_SECONDS, LINE_SECONDS = 1.0, 7.0, 4.0, 10.0
 TAKEOVER_SECONDS = 0.3
 MAX_SHM_BYTES = 256 << 20
-#: What the anchor may grow by without being suspected: allocators keep what they had
+#: The growth of the anchor that is no failure: allocators keep memory that they had
 #: once.
 MAX_GROWTH_KIB = 32 << 10
 BOUND_SECONDS = 90.0
@@ -142,7 +142,7 @@ class Soak:
             self._line(writer)
 
     def _fill(self) -> None:
-        """Start what is missing."""
+        """Start the missing workers."""
         missing = list(ROLES)
         for worker in self._crowd.workers.values():
             if worker.role in missing:
@@ -153,8 +153,8 @@ class Soak:
             raise RuntimeError("the anchor has ended")
 
     def _wakeWatchers(self, now: float, brokerAt: float) -> float:
-        """What this part of the soak is about, once a second; returns when the broker
-        is to be killed next.
+        """Perform the deed of this part of the soak, once a second; returns the time at
+        which the broker is to be killed next.
         """
         if self._part == "unrest":
             self._unsettleOne()
@@ -162,8 +162,8 @@ class Soak:
         return self._killOne(now, brokerAt)
 
     def _unsettleOne(self) -> None:
-        """Let somebody be interrupted, fork, exec, or end while a thread of it is at
-        work.
+        """Interrupt a worker, or let it fork, exec, or end while one of its threads is
+        at work.
         """
         deed = self._chance.choice(unrest.DEEDS)
         calm = [
@@ -171,8 +171,8 @@ class Soak:
             for worker in self._crowd.workers.values()
             if worker is not self._anchor and worker.isAtWork and not worker.isEnding
         ]
-        # What a lock protects is changed inside it: an interrupted body leaves that
-        # half changed, which is no fault of the lock.
+        # A body that is interrupted inside a lock leaves the protected data half
+        # changed, which is no fault of the lock.
         fit = [
             worker
             for worker in calm
@@ -190,10 +190,12 @@ class Soak:
             else:
                 worker.tell(deed)
         except BrokenPipeError:
-            return  # it has just ended, which is counted where it is heard
+            return  # The worker has just ended; `hear` counts that.
 
     def _killOne(self, now: float, brokerAt: float) -> float:
-        """SIGKILL somebody, the broker when it is time; returns when it is time again."""
+        """Kill a worker by SIGKILL, the broker when it is time; returns the time for
+        the next broker.
+        """
         mortal = [worker for worker in self._crowd.workers.values() if worker is not self._anchor]
         broker = self._broker()
         victim = self._chance.choice(mortal)
@@ -224,7 +226,7 @@ class Soak:
         return self._crowd.workers.get(self._sight.brokerPid() or 0)
 
     def _line(self, writer: Any) -> None:
-        """One line for who watches, one row for the file."""
+        """One line for the terminal, one row for the file."""
         orphans = self._sight.orphans()
         lasting = sum(size for key, size in orphans.items() if key in self._orphans)
         self._orphans = orphans
@@ -250,7 +252,7 @@ class Soak:
     # --- the end ---------------------------------------------------------------------
 
     def _conclude(self) -> int:
-        """Let everybody end politely, and count what is left."""
+        """Let all workers end politely, and count everything that is left."""
         self._crowd.end(
             [worker for worker in self._crowd.workers.values() if worker is not self._anchor],
             BOUND_SECONDS,
@@ -321,7 +323,7 @@ class Soak:
         return self._chance.randrange(1 << 32)
 
     def _order(self, worker: Worker, command: str) -> None:
-        """Tell the anchor, and wait until it has done so."""
+        """Send the anchor a command, and wait until it is done."""
         before = len(worker.done)
         worker.tell(command)
         self._until(lambda: command in worker.done[before:], f"the anchor has done {command!r}")
@@ -342,7 +344,7 @@ class Soak:
             self._crowd.listen(0.05)
 
     def _removeDomain(self) -> None:
-        """Remove what the domain has left; it was counted before."""
+        """Remove the domain's remaining files; they were counted before."""
         stem = f"muninn-{os.getuid()}-{self.domain}"
         for entry in os.listdir("/dev/shm"):
             if entry == stem or entry.startswith(f"{stem}."):

@@ -15,12 +15,12 @@ from collections import Counter
 from pathlib import Path
 from typing import IO
 
-#: A worker that says nothing for so long, and was not stopped, hangs.
+#: A worker that prints nothing for so long, and was not stopped, hangs.
 SILENCE_SECONDS = 75.0
 
 
 class Tally:
-    """What was counted, and what was shown, since the soak began."""
+    """The counts, and the messages that were shown, since the soak began."""
 
     def __init__(self, log: IO[str]) -> None:
         self._log = log
@@ -28,8 +28,8 @@ class Tally:
         self.errors: Counter[str] = Counter()
 
     def bad(self, kind: str, text: str) -> None:
-        """Count something that must not be, and show it: on the terminal the first
-        times, in the log always.
+        """Count a failure, and show it: on the terminal the first times, in the log
+        always.
         """
         self.counts[kind] += 1
         self._log.write(f"{time.strftime('%H:%M:%S')} {kind}: {text}\n")
@@ -58,7 +58,7 @@ class Worker:
         self.heardAt = time.monotonic()
         self.stoppedUntil = 0.0
         self.isEnding = False
-        self.isAtWork = False  # it has said something
+        self.isAtWork = False  # it has printed a line
         self.done: list[str] = []
         self.freed: list[str] | None = None
         self._pending = b""
@@ -87,7 +87,7 @@ class Worker:
         self.process.stdin.flush()
 
     def hear(self, tally: Tally) -> None:
-        """Take in what it has said so far."""
+        """Read the lines that it has printed so far."""
         assert self.process.stdout is not None
         while read := self.process.stdout.read(1 << 16):
             self._pending += read
@@ -138,15 +138,15 @@ class Crowd:
         return worker
 
     def listen(self, seconds: float) -> None:
-        """Take in what is said within `seconds`, and look after stops, silences and
-        what was logged.
+        """Read the workers' lines for `seconds`, and check for stops, silences and
+        logged errors.
         """
         until = time.monotonic() + seconds
         while (remaining := until - time.monotonic()) > 0:
             for key, _ in self._selector.select(remaining):
                 key.data.hear(self._tally)
                 if key.data.process.poll() is not None:
-                    # its end of file would be an event for ever
+                    # The end of its file would be an event again and again.
                     self._selector.unregister(key.fileobj)
             time.sleep(min(0.02, max(0.0, until - time.monotonic())))
         now = time.monotonic()
@@ -184,7 +184,7 @@ class Crowd:
                 self._tally.bad("logged", line)
 
     def remove(self, worker: Worker) -> None:
-        """Forget a worker that has ended, after hearing what it said last."""
+        """Forget a worker that has ended, after reading its last lines."""
         assert worker.process.stdout is not None
         worker.hear(self._tally)
         if worker.process.stdout in (key.fileobj for key in self._selector.get_map().values()):
@@ -221,7 +221,7 @@ class Crowd:
         self._readLog()
 
     def killAll(self) -> None:
-        """Whatever happened, leave no process behind."""
+        """Leave no process behind, also after an error."""
         for worker in list(self.workers.values()):
             worker.kill()
             worker.close()

@@ -1,8 +1,8 @@
-"""What a worker of the soak does, a role a class. Each checks what it sees: a
+"""The roles of the soak's workers, one class each. Each role checks its results: a
 `Violation` says that Muninn has broken a promise.
 
-Everything is made of int64, and filled with one number wherever it is whole: with the
-generation that published it, or with the number that its maker chose.
+Every content is made of int64, and a complete one has the same number everywhere: the
+generation that published it, or a number that its creator chose.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from muninn.errors import (  # fmt: skip
 CHANNEL_WORDS = (512, 4096, 16384, 65536)
 _LOCKS = 3
 _BOUND_SECONDS = 30.0
-#: What anybody may get who uses what others free and evict.
+#: The errors that a process may get when others free and evict the buffers that it
+#: uses.
 _GONE = (BufferFreed, BufferNotFound, LeaseRevoked)
 
 
@@ -48,7 +49,7 @@ def require(holds: Any, what: str) -> None:
 
 
 def uniform(content: np.ndarray[Any, Any], what: str) -> int:
-    """The number that `content` is filled with."""
+    """The number that `content` has everywhere."""
     first = int(content.flat[0])
     if not (content == first).all():
         values, counts = np.unique(content, return_counts=True)
@@ -72,7 +73,7 @@ class Role:
         return self.pauseSeconds * self.chance.uniform(0.2, 1.8)
 
     def step(self) -> int:
-        """Do something; returns how many operations that were."""
+        """Perform some operations; returns how many."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -81,8 +82,8 @@ class Role:
         self.held.clear()
 
     def channel(self, access: str, renew: str = "auto") -> Any:
-        """One of the buffers that are written and read all the time, from the last time
-        or opened anew.
+        """One of the buffers that are written and read all the time, kept from an
+        earlier step or opened anew.
         """
         index = self.chance.randrange(len(CHANNEL_WORDS))
         name = f"channel-{index}"
@@ -96,13 +97,13 @@ class Role:
         return buffer
 
     def forget(self, buffer: Any) -> None:
-        """After an error: open it anew the next time."""
+        """After an error: open the buffer anew at the next step."""
         for name in [name for name, held in self.held.items() if held is buffer]:
             self.held.pop(name).close()
 
 
 class Reader(Role):
-    """Snapshots are never torn, and are of a generation between those seen before and
+    """Snapshots are never torn, and their generation is between those read before and
     after.
     """
 
@@ -138,7 +139,9 @@ class Reader(Role):
 
 
 class Writer(Role):
-    """One writer at a time, over all processes; some die half way, some give up."""
+    """There is one writer at a time, over all processes; some die half way, some give
+    up.
+    """
 
     expected = (*_GONE, Interrupted)
 
@@ -269,8 +272,9 @@ class Churner(Role):
 
 
 class Locker(Role):
-    """No two holders at a time. The cells are a holder's number; who finds one that was
-    not recovered has company.
+    """A lock has no two holders at a time. A holder writes its number into the cells;
+    if it finds another number there, and the lock is not recovered, there are two
+    holders.
     """
 
     expected = ()
@@ -319,7 +323,7 @@ class Locker(Role):
 
 
 class Lessee(Role):
-    """Strict leases: used in time they hold, used too late they are refused."""
+    """Strict leases: in time their use is allowed, and too late it is refused."""
 
     expected = (*_GONE, WriterDied)
 
@@ -329,7 +333,7 @@ class Lessee(Role):
         try:
             buffer.read()
         except LeaseExpired:
-            self.forget(buffer)  # lay here since another step
+            self.forget(buffer)  # kept since another step
             return 1
         except self.expected:
             self.forget(buffer)
@@ -355,7 +359,7 @@ class Lessee(Role):
 
 
 class Loader(Role):
-    """shareOnce: one loader at a time, and everybody gets the whole of what it made."""
+    """shareOnce: one loader runs at a time, and every process gets its complete result."""
 
     expected = _GONE
 
@@ -383,13 +387,13 @@ class Loader(Role):
                 time.sleep(0.005)
                 require(cells[index] == os.getpid(), f"once-{index} is loaded twice")
             finally:
-                cells[index] = 0  # who is interrupted lives on, and loads no more
+                cells[index] = 0  # An interrupted process lives on, and does not load any more.
         return np.full(3000, stamp, np.int64)
 
 
 class Gamer(Role):
-    """fastMode: memory without a name, that lives as long as somebody holds it, through
-    changes of brokers. And its fences.
+    """fastMode: memory without a name lives as long as a process holds it, also when
+    the broker changes. And its fences.
     """
 
     expected = (*_GONE, BufferExists, OwnerDied, HolderSilent)

@@ -1,4 +1,4 @@
-"""What somebody who is no member sees of a domain: the control block, read word by
+"""A domain as a process that is no member sees it: the control block, read word by
 word, and the files in `/dev/shm`.
 """
 
@@ -21,7 +21,7 @@ from muninn.system import atomics, descriptors
 
 
 class Left(NamedTuple):
-    """What of a domain there is."""
+    """The remains of a domain."""
 
     rows: int
     leases: int
@@ -54,7 +54,7 @@ class Sight:
         return self._election.epoch()
 
     def brokerPid(self) -> int | None:
-        """Whom the election word names, ready or not."""
+        """The pid of the member that the election word names, ready or not."""
         slot = self._election.term().slot
         return None if slot is None else self._members.identity(slot).pid
 
@@ -67,7 +67,7 @@ class Sight:
         )
 
     def _leases(self) -> int:
-        """The leases in all areas, those of slots that nobody has among them."""
+        """The leases in all areas, those of slots without a member among them."""
         total = 0
         for slot in range(self._members.count):
             for index in range(self._members.leaseHigh(slot)):
@@ -80,7 +80,7 @@ class Sight:
         return total
 
     def shmBytes(self) -> int:
-        """Bytes of everything that the domain has in `/dev/shm`, a file with two names
+        """Bytes of all files of the domain in `/dev/shm`; a file with two names counts
         once.
         """
         sizes: dict[int, int] = {}
@@ -120,7 +120,7 @@ class Sight:
 
 
 class Footprint(NamedTuple):
-    """What a process takes."""
+    """The resources of a process."""
 
     rssKib: int
     descriptors: int
@@ -138,7 +138,7 @@ class Footprint(NamedTuple):
 
 
 def descriptorsOf(pid: int) -> list[str]:
-    """What a process has open, in words, for the case that it is too much."""
+    """The open descriptors of a process as text, for an error about too many."""
     found = []
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         try:

@@ -1,10 +1,9 @@
-"""What a worker of the soak does to itself when it is told: be interrupted, fork,
-replace itself, end while a thread of it is at work.
+"""The deeds of a worker of the soak on command: it is interrupted, forks, replaces
+itself, or ends while one of its threads is at work.
 
-None of it is a death that others are told of by a signal, and each leaves something
-half done: a step that an exception cuts off, a child that must not take itself for its
-parent, an access whose process runs another program, an access that goes on while its
-process ends.
+None of these is a kill, and each leaves some operation half done: a step that an
+exception interrupts, a child that must not take itself for its parent, an access whose
+process runs another program, an access that goes on while its process ends.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ _SLOW_SECONDS = 0.05
 
 
 class Interrupts:
-    """SIGINT, which raises only while a role is at its step: the rehearsal of a worker
-    is not what is tried.
+    """SIGINT, which raises only while a role performs a step, because the soak does not
+    test the worker's own code.
     """
 
     def __init__(self) -> None:
@@ -36,7 +35,7 @@ class Interrupts:
 
     def _interrupt(self, *_: object) -> None:
         if self._isInside:
-            self._isInside = False  # once a step
+            self._isInside = False  # at most once a step
             raise KeyboardInterrupt
 
     def __enter__(self) -> None:
@@ -47,8 +46,8 @@ class Interrupts:
 
 
 def countSwallowed(count: Callable[[BaseException], None]) -> None:
-    """Python has nobody to give an interrupt to that comes in a finalizer: it prints
-    it. That is counted; anything else is printed.
+    """Python prints an interrupt that comes in a finalizer, because no caller could
+    handle it. Count these interrupts; other errors are printed.
     """
     printed = sys.unraisablehook
 
@@ -62,13 +61,13 @@ def countSwallowed(count: Callable[[BaseException], None]) -> None:
 
 
 def fork(chance: random.Random) -> None:
-    """A child that uses what there is, and ends in one of the two ways. Nobody waits
-    for it.
+    """Fork a child that uses the buffers of the soak, and ends by `os._exit` or by
+    `sys.exit`. No process waits for it.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.fork():
         return
-    signal.alarm(60)  # whatever hangs in it does not stay
+    signal.alarm(60)  # a child that hangs ends too
     status = 0
     try:
         role = ROLES[chance.choice(("reader", "writer", "churner"))](chance)
@@ -89,15 +88,16 @@ def fork(chance: random.Random) -> None:
 
 
 def replace(role: str, chance: random.Random) -> None:
-    """Run another program in this process, half way in an access and with a lock held,
-    now and then.
+    """Run another program in this process, half of the times inside an access and with
+    a lock held.
     """
     if chance.random() < 0.5:
-        scope = _halfWritten(chance)  # kept: its end would be the access's
+        scope = _halfWritten(chance)  # kept, because the end of the object would end the access
         scope.__enter__()[:1] = 1
-        # last: who goes on, after an error, must not hold it
+        # The lock is taken last, because a process that goes on after an error must not
+        # hold it.
         muninn.Lock(f"lock-{chance.randrange(3)}").acquire(timeout=30)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # until the next program has its handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ignored until the next program has its handler
     os.execv(
         sys.executable,
         [sys.executable, "-m", "tests.soak.worker", role, str(chance.randrange(1 << 32))],
@@ -105,8 +105,8 @@ def replace(role: str, chance: random.Random) -> None:
 
 
 def endBusy(chance: random.Random) -> None:
-    """End while a daemon thread is inside an access, which nobody else may enter before
-    it is really over.
+    """End while a daemon thread is inside an access, which no other process may enter
+    before it is really over.
     """
     inside = threading.Event()
 

@@ -1,9 +1,9 @@
-"""One worker of the soak: does its role over and over, and tells the supervisor what
-came of it, one line of JSON at a time.
+"""One worker of the soak: it performs its role over and over, and reports the results
+to the supervisor, one line of JSON at a time.
 
 An ordinary worker ends politely when its standard input ends. The anchor, which lives
-as long as the soak, does all roles in turn and is told in words what to do: `warm`,
-`run`, `clean`.
+as long as the soak, performs all roles in turn, and gets commands: `warm`, `run`,
+`clean`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Report:
-    """What this worker has to tell."""
+    """The lines that this worker has to send."""
 
     def __init__(self) -> None:
         self._operations = 0
@@ -73,7 +73,7 @@ class Report:
 def step(
     role: Role, report: Report, interrupts: contextlib.AbstractContextManager[None] | None = None
 ) -> None:
-    """One step of a role; what is expected of it is counted, anything else is told."""
+    """One step of a role; expected errors are counted, and others are reported."""
     try:
         with interrupts or contextlib.nullcontext():
             operations = role.step()
@@ -87,7 +87,7 @@ def step(
 
 
 class Commands:
-    """Standard input, a line at a time, without waiting for it longer than asked."""
+    """Standard input, a line at a time, with a bounded wait."""
 
     def __init__(self) -> None:
         self._pending = b""
@@ -106,7 +106,7 @@ class Commands:
 
 
 def work(name: str, seed: int, report: Report) -> None:
-    """An ordinary worker's life, with what it is told to do to itself."""
+    """An ordinary worker's life, with the deeds that it gets as commands."""
     chance, interrupts, commands = random.Random(seed), unrest.Interrupts(), Commands()
     unrest.countSwallowed(report.expected)
     role = ROLES[name](chance)
@@ -124,9 +124,9 @@ def work(name: str, seed: int, report: Report) -> None:
             step(role, report, interrupts)
         except KeyboardInterrupt as error:
             report.expected(error)
-            role = ROLES[name](chance)  # what it knew of its step is not to be relied upon
+            role = ROLES[name](chance)  # The role's state may be wrong after an interrupted step.
         except muninn.MuninnError as error:
-            report.expected(error)  # of a deed: somebody has freed or evicted what it wanted
+            report.expected(error)  # in a deed: another process has freed or evicted its buffer
         report.flush()
     role.close()
 
@@ -140,7 +140,7 @@ def anchor(seed: int, report: Report) -> None:
         said = commands.next(0.05 if isRunning else 1.0)
         if said == "run":
             isRunning = True
-            # a lock that nobody has open forgets that its holder died
+            # A lock that no process has open forgets that its holder died.
             kept = [muninn.Lock(f"lock-{index}") for index in range(3)]
         elif said == "warm":
             for role in roles * 4:

@@ -1,5 +1,5 @@
-"""What the processes of test_standin.py say to the driver, in few words. Imported by
-actors only, never by pytest itself.
+"""Short names for the driver's calls, for the processes of test_standin.py. Only actors
+import it, never pytest itself.
 """
 
 from __future__ import annotations

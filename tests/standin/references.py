@@ -1,8 +1,8 @@
 """CPU references of kernels, for programs that run on the stand-in driver:
 `register("vectorAdd", function)`.
 
-Belongs to the process that registers; the driver calls the CPU reference on the worker
-thread of the stream that the kernel was launched on.
+A CPU reference belongs to the process that registers it; the driver calls it on the
+worker thread of the stream on which the kernel was launched.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 LAUNCH_FAILED = 719
-#: How Numba passes an array: meminfo, parent, item count, item size, data, then shape
-#: and strides.
+#: The parameters by which Numba passes an array: meminfo, parent, item count, item
+#: size, data, then shape and strides.
 NUMBA_DATA = 4
 
 
@@ -43,8 +43,8 @@ kept: list[Any] = []
 
 
 def driver() -> ctypes.CDLL:
-    """The driver that this process has loaded; fails with AttributeError later when it
-    is a real one.
+    """The driver that this process has loaded; with a real driver a later call fails
+    with AttributeError.
     """
     library = ctypes.CDLL("libcuda.so.1")
     library.standinHostPointer.restype = ctypes.c_void_p
@@ -53,7 +53,7 @@ def driver() -> ctypes.CDLL:
 
 
 def deviceView(address: int, count: int, dtype: Any, writable: bool = True) -> np.ndarray[Any, Any]:
-    """What lies at a device address, as only a CPU reference may see it."""
+    """The bytes at a device address; only a CPU reference may read them."""
     size = count * np.dtype(dtype).itemsize
     where = driver().standinHostPointer(address, size, int(writable))
     if not where:
@@ -68,7 +68,7 @@ def numbaArray(launch: Launch, first: int, dtype: Any) -> np.ndarray[Any, Any]:
 
 def register(part: str, function: Callable[[Launch], None]) -> None:
     """Run `function` for each kernel whose mangled name contains `part`. When it
-    raises, the context dies as of a failed launch.
+    raises, the context fails as after a failed launch.
     """
 
     def call(launch: Any, _: object) -> int:

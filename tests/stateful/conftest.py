@@ -1,4 +1,4 @@
-"""The variables that only tests know must be gone before anything joins a domain."""
+"""The variables that only tests know must be gone before any process joins a domain."""
 
 from stateful.profiles import chosen
 

@@ -1,5 +1,5 @@
-"""What a puppet can do: the public API, one method an operation. Runs in the forked
-processes; imported before they are forked.
+"""The operations of a puppet: the public API, one method an operation. It runs in the
+forked processes, and is imported before they are forked.
 
 Buffers are kept under numbers that the test gives, and contents are patterns that
 follow from one number, so that only numbers cross the socket.
@@ -21,7 +21,7 @@ ZEROS = -1
 
 
 def pattern(count: int, dtype: str, token: int) -> np.ndarray[Any, Any]:
-    """The content that `token` stands for."""
+    """The content of the number `token`."""
     if token == ZEROS:
         return np.zeros(count, dtype)
     return ((np.arange(count) * 3 + token) % 251).astype(dtype)
@@ -116,7 +116,7 @@ class Hands:
     # --- contents --------------------------------------------------------------------
 
     def differs(self, key: int, count: int, dtype: str, token: int, generation: int) -> str:
-        """What of the buffer is not as it should be; nothing if all is."""
+        """The difference between the buffer and its content; empty if there is none."""
         made = self.kept[key]
         if isinstance(made, np.ndarray):
             return (
@@ -141,8 +141,8 @@ class Hands:
         )
 
     def check(self, expectations: list[tuple[int, str, Any]]) -> list[str]:
-        """Each of (number, the error that reading must be or nothing, how it must read
-        otherwise).
+        """Check each (number, the error that reading must raise or nothing, the content
+        that it must return otherwise).
         """
         wrong = []
         for key, error, content in expectations:
@@ -177,7 +177,7 @@ class Hands:
         return self._buffer(key).generation
 
     def beginWriting(self, key: int, timeout: float) -> int:
-        """Half a write; the rest is `endWriting`, or a death."""
+        """Half a write; `endWriting`, or a death, ends it."""
         writing = self._buffer(key).write(timeout)
         view = writing.__enter__()
         self.writing[key] = writing, view
@@ -190,7 +190,7 @@ class Hands:
         writing.__exit__(None, None, None)
 
     def beginReading(self, key: int, timeout: float) -> None:
-        """Be inside a read access for kernels; `endReading` ends it, or a death."""
+        """Be inside a read access for kernels; `endReading`, or a death, ends it."""
         reading = self._buffer(key).read(timeout=timeout, stream=None)
         reading.__enter__()
         self.reading[key] = reading
@@ -199,7 +199,7 @@ class Hands:
         self.reading.pop(key).__exit__(None, None, None)
 
     def tryRead(self, key: int) -> str:
-        """What a reader is told while somebody writes."""
+        """The error of a reader while a writer is inside."""
         try:
             self._buffer(key).read(timeout=0.01)
         except TimeoutError:
@@ -229,7 +229,7 @@ class Hands:
     # --- locks -----------------------------------------------------------------------
 
     def acquire(self, name: str) -> bool:
-        """Take the lock without much of a wait; returns whether it was a dead holder's."""
+        """Take the lock with a short wait; returns whether its holder had died."""
         if name not in self.locks:
             self.locks[name] = muninn.Lock(name)
         self.locks[name].acquire(timeout=0.02)
@@ -244,13 +244,13 @@ class Hands:
     # --- looking ---------------------------------------------------------------------
 
     def probe(self) -> str:
-        """Something that needs a broker, from beginning to end."""
+        """A request that needs a broker, from beginning to end."""
         with muninn.share(b"probe") as buffer:
             assert bytes(buffer.array) == b"probe"
             return buffer.name
 
     def view(self) -> dict[str, Any]:
-        """What there is, without what differs from run to run."""
+        """The state of the domain, without the values that differ from run to run."""
         listed = [
             [
                 each["bufferId"], each["name"], each["kind"], each["state"], each["size"], each["dtype"], each["access"], each["lifetime"], each["generation"],
@@ -263,7 +263,9 @@ class Hands:
         return {"buffers": sorted(listed), "members": members, "broker": info["brokerPid"]}
 
     def openRead(self, name: str) -> str:
-        """Whatever is under the name; for domains that are damaged."""
+        """Open and read the buffer of that name, whatever its content; for damaged
+        domains.
+        """
         with muninn.open(name) as buffer:
             buffer.describe()
             return str(buffer.read(timeout=0.2).dtype)

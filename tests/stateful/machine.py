@@ -1,10 +1,10 @@
 """The state machine: steps that Hypothesis chooses, done by puppets and by the
 reference, and compared after each.
 
-A step that ends a process may leave it to the next one to meet a domain that nobody has
-tidied up yet. What is compared otherwise: every row with its holders, every member with
-its count of leases, every segment in `/dev/shm`, and the contents by every way that
-leads to them.
+After a step that ends a process, the next step may meet a domain that no broker has
+tidied up yet. All other steps are followed by a comparison of every row with its
+holders, every member with its count of leases, every segment in `/dev/shm`, and the
+contents by every way that leads to them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _lockNames = st.sampled_from(["l", "m"])
 
 
 class DomainMachine(RuleBasedStateMachine):
-    """A domain of its own, three processes, and what they do."""
+    """A domain of its own, three processes, and their steps."""
 
     zygote: Zygote
     #: Steps that were done, over all machines: for the report.
     steps = 0
-    #: What the machine of now did.
+    #: The steps of the present machine.
     trace: list[str] = []
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class DomainMachine(RuleBasedStateMachine):
             self._bear()
         self._compare()
 
-    # --- whom and what a step is about -----------------------------------------------
+    # --- the processes and numbers of a step -----------------------------------------
 
     @property
     def running(self) -> list[Puppet]:
@@ -111,8 +111,8 @@ class DomainMachine(RuleBasedStateMachine):
     # --- doing and expecting ---------------------------------------------------------
 
     def _do(self, puppet: Puppet, op: str, *arguments: Any, error: str = "") -> Any:
-        """Do it; it must come to `error`, one of several by commas, or to a value,
-        which is returned.
+        """Perform an operation; it must raise `error` (or one of several, by commas),
+        or return a value, which this returns.
         """
         return self._expect(f"{puppet}.{op}{arguments}", puppet.do(op, *arguments), error)
 
@@ -143,7 +143,7 @@ class DomainMachine(RuleBasedStateMachine):
         return buffer
 
     def _taken(self, name: str | None) -> str:
-        """What creating under this name must come to."""
+        """The errors that a creation under this name must raise."""
         there = None if name is None else self.reference.named(name)
         if there is None:
             return ""
@@ -379,8 +379,8 @@ class DomainMachine(RuleBasedStateMachine):
         puppet, key = self._puppet(pick), self._key()
         buffer, handle, mayWrite = self.handles[which % len(self.handles)]
         there = buffer if buffer in self.reference.buffers and not buffer.isFreed else None
-        # After the last member has left an empty domain, the next one's has another
-        # secret.
+        # After the last member has left an empty domain, the next member's domain has
+        # another secret.
         error = self._opening(
             there, access, buffer.kind == "bundle", "BufferNotFound,HandleInvalid", mayWrite
         )
@@ -419,7 +419,7 @@ class DomainMachine(RuleBasedStateMachine):
         if opened.buffer.isFreed:
             return "BufferFreed"
         if any(puppet is opened.puppet for puppet, _ in opened.buffer.readers):
-            return "RuntimeError"  # it would wait for itself
+            return "RuntimeError"  # the process would wait for itself
         return "TimeoutError" if opened.buffer.writer is not None or opened.buffer.readers else ""
 
     @precondition(lambda self: self._owned(0) is not None)
@@ -501,7 +501,7 @@ class DomainMachine(RuleBasedStateMachine):
         opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
         self._do(
             opened.puppet, "endWriting", key, buffer.count, buffer.dtype, token
-        )  # also of what was freed meanwhile: it goes with its holders
+        )  # also of a buffer that was freed meanwhile, which goes with its holders
         buffer.writer = None
         buffer.generation += 1
         buffer.token = token
@@ -510,7 +510,7 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._owned(0, lambda each: not each.buffer.isFreed) is not None)
     @rule(pick=_picks)
     def beginReading(self, pick: int) -> None:
-        """An access for kernels keeps writers out, and is kept out by one that lives."""
+        """An access for kernels keeps writers out, and a living writer keeps it out."""
         key = self._owned(
             pick,
             lambda each: (
@@ -554,7 +554,7 @@ class DomainMachine(RuleBasedStateMachine):
         if key is None or not self._isReading(key):
             return
         opened = self.reference.opened[key]
-        self._do(opened.puppet, "endReading", key)  # also of what was freed meanwhile
+        self._do(opened.puppet, "endReading", key)  # also of a buffer that was freed meanwhile
         opened.buffer.readers.remove((opened.puppet, key))
         self._compare()
 
@@ -574,7 +574,7 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._owned(0) is not None)
     @rule(pick=_picks, by=_picks, token=_tokens)
     def waitForAnother(self, pick: int, by: int, token: int) -> None:
-        """One waits for the next generation, another publishes it."""
+        """One process waits for the next generation, and another publishes it."""
 
         def quiet(each: Any) -> bool:
             buffer = each.buffer
@@ -702,8 +702,8 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(pick=_picks, name=_lockNames)
     def forgetLock(self, pick: int, name: str) -> None:
-        """Nobody keeps the object; a lock that is held is held all the same, so only
-        one that is not is let go of.
+        """A process drops its lock object. A held lock stays held without its object,
+        so only a free one is dropped.
         """
         lock = self.reference.locks.get(name)
         attached = [
@@ -742,10 +742,12 @@ class DomainMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.running) > 1)
     @rule(pick=_picks, name=_names, count=_counts, token=_tokens)
-    def killTheBrokerWhileSomebodyCreates(
+    def killTheBrokerWhileAnotherCreates(
         self, pick: int, name: str, count: int, token: int
     ) -> None:
-        """The request meets a dying broker; it must come to what it would have come to."""
+        """The request meets a dying broker; its result must be the same as with a
+        living one.
+        """
         broker = self._broker()
         others = [each for each in self.running if each is not broker]
         if broker is None or not others:
@@ -782,8 +784,8 @@ class DomainMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.running) > 1)
     @rule(pick=_picks, name=_names, count=_counts, token=_tokens)
-    def killWhoCreates(self, pick: int, name: str, count: int, token: int) -> None:
-        """It may have come to be or not; never to half of it."""
+    def killTheCreator(self, pick: int, name: str, count: int, token: int) -> None:
+        """The buffer may exist or not, but never half of it."""
         puppet, key = self._puppet(pick), self._key()
         if self.reference.named(name) is not None:
             return
@@ -813,7 +815,9 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) > 1)
     @rule(pick=_picks, name=_names, count=_counts, tokens=st.tuples(_tokens, _tokens))
     def raceForAName(self, pick: int, name: str, count: int, tokens: tuple[int, int]) -> None:
-        """Two create the same at once: one wins, and the other is told."""
+        """Two processes create the same name at once: one wins, and the other gets an
+        error.
+        """
         if self.reference.named(name) is not None:
             return
         pair = [self._puppet(pick), self._puppet(pick + 1)]
@@ -844,7 +848,9 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) > 1)
     @rule(pick=_picks, name=_names, count=_counts, tokens=st.tuples(_tokens, _tokens))
     def raceToShareOnce(self, pick: int, name: str, count: int, tokens: tuple[int, int]) -> None:
-        """Two ask for the same at once: one loads, and both have it."""
+        """Two processes call `shareOnce` with the same name at once: one loads, and
+        both have the buffer.
+        """
         if self.reference.named(name) is not None:
             return
         pair = [self._puppet(pick), self._puppet(pick + 1)]
@@ -874,7 +880,7 @@ class DomainMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) > 1)
     @rule()
     def stopTheBroker(self) -> None:
-        """The next request deposes it; it goes on later, as an ordinary member."""
+        """The next request deposes the broker; it goes on later, as an ordinary member."""
         broker = self._broker()
         if broker is not None and len(self.running) > 1:
             broker.stop()
@@ -900,14 +906,14 @@ class DomainMachine(RuleBasedStateMachine):
             for key, each in self.reference.opened.items()
             if each.puppet is puppet
         ):
-            return  # a program does not end in the middle of a with-statement without leaving it
+            return  # A program does not end inside a with statement without leaving it.
         puppet.leave()
         self.trace.append(f"{puppet} left")
         self._forget(puppet)
         self._compare()
 
     def _broker(self) -> Puppet | None:
-        """Who is broker, of those that run."""
+        """The broker, if it is one of the running puppets."""
         pid = self._do(self._puppet(0), "view")["broker"]
         return next((each for each in self.running if each.pid == pid), None)
 
@@ -925,8 +931,8 @@ class DomainMachine(RuleBasedStateMachine):
     def _settled(
         self, observer: Puppet, isSo: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any]:
-        """The view once it is so; a request each time, since a broker that is stopped
-        is deposed by who asks.
+        """Wait until the view is so. Each round sends a request, because only a request
+        deposes a stopped broker.
         """
         deadline = time.monotonic() + BOUND_SECONDS
         while True:
@@ -943,12 +949,12 @@ class DomainMachine(RuleBasedStateMachine):
             time.sleep(0.002)
 
     def _compare(self) -> None:
-        """Everything is as the reference says, soon: what a broker does on the side
-        takes its time.
+        """Everything is soon as the reference says; the maintenance of a broker takes
+        its time.
         """
         DomainMachine.steps += 1
         if not self.running:
-            return  # who comes next, at the latest in `teardown`, compares
+            return  # The next process compares, at the latest in `teardown`.
         self._scope += 1
         observer = self._puppet(self._scope)
         self._require(
@@ -990,7 +996,7 @@ class DomainMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            # then there is nothing more to learn, and much to wait for
+            # After a difference there is nothing more to learn, and much to wait for.
             if not isinstance(sys.exception(), Difference):
                 self._endAll()
         finally:
@@ -999,8 +1005,8 @@ class DomainMachine(RuleBasedStateMachine):
             removeDomain(self.domain)
 
     def _endAll(self) -> None:
-        """Everybody goes on, then everybody is killed; who comes then finds what is
-        named, frees it, and leaves nothing.
+        """Let all puppets go on, then kill all. A newcomer then finds the named
+        buffers, frees them, and leaves nothing.
         """
         for puppet in self.puppets:
             if puppet.isStopped:

@@ -1,9 +1,8 @@
 """How long the state machine runs, and from which seeds.
 
-`MUNINN_SEED` does one round again; `MUNINN_STATEFUL=long` is for
-`MUNINN_STATEFUL_SECONDS`, or half an hour, from a seed that nobody has seen. They are
-taken out of the environment here, since Muninn refuses variables of its name that it
-does not know.
+`MUNINN_SEED` repeats one round; `MUNINN_STATEFUL=long` runs for
+`MUNINN_STATEFUL_SECONDS`, or half an hour, from a fresh seed. They are taken out of the
+environment here, since Muninn refuses variables of its name that it does not know.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import secrets
 from typing import NamedTuple
 
-#: Of the CI slice: the same machines every time.
+#: The seed of the CI slice, which runs the same machines every time.
 FIRST_SEED = 20261123
 
 
@@ -31,7 +30,7 @@ class Profile(NamedTuple):
 
 
 def _taken(variable: str) -> str:
-    """The variable's value, kept for whoever asks again."""
+    """The variable's value, kept for later calls."""
     value = os.environ.pop(variable, "")
     return _found.setdefault(variable, value)
 

@@ -1,5 +1,5 @@
-"""Puppets: real processes that do one thing at a time, as the test says; forked of a
-zygote, since starting Python takes too long for thousands of steps.
+"""Puppets: real processes that perform one operation at a time for the test. They are
+forked from a zygote, since starting Python takes too long for thousands of steps.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MAX_BYTES = 1 << 20
 
 
 class Difference(BaseException):
-    """The domain is not as it should be. No `Exception`: Hypothesis would do it all
-    again, and processes do not fail twice in the same way.
+    """The domain is not as the reference says. It is no `Exception`, because Hypothesis
+    would repeat all steps, and processes do not fail twice in the same way.
     """
 
 
 class Outcome(NamedTuple):
-    """What an operation came to: a value, or the name of an error and its text."""
+    """The result of an operation: a value, or the name of an error and its text."""
 
     error: str
     value: Any
@@ -46,7 +46,7 @@ class Puppet:
         self._connection.send(json.dumps([op, arguments]).encode())
 
     def result(self) -> Outcome:
-        """What `begin` came to. An answer that does not come fails the test."""
+        """The result of `begin`. The test fails if no answer comes."""
         if not select.select([self._connection], [], [], BOUND_SECONDS)[0]:
             raise Difference(f"{self} gave no answer within {BOUND_SECONDS} s")
         raw = self._connection.recv(_MAX_BYTES)
@@ -94,12 +94,12 @@ class Puppet:
 
 
 class Zygote:
-    """Where puppets come from."""
+    """The process from which puppets are forked."""
 
     def __init__(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        # it forks, and only its own thread survives that
+        # The zygote forks, and only its own thread survives that.
         environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "stateful.zygote", str(theirs.fileno())],

@@ -1,5 +1,5 @@
-"""The reference: what a domain is, in plain Python. It knows names, contents, holders
-and rights, and nothing of how they come about.
+"""The reference: a model of a domain in plain Python. It has names, contents, holders
+and rights, and no protocol.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class Published:
     lifetime: str
     generation: int = 0
     isFreed: bool = False
-    #: A writer died half way, and nobody has written since.
+    #: A writer died half way, and no process has written since.
     isTorn: bool = False
-    #: Who is in the middle of a write, and by which of its numbers.
+    #: The puppet that is in the middle of a write, and the number by which it writes.
     writer: tuple[Puppet, int] | None = None
-    #: Who is inside a read access, and by which of its numbers.
+    #: The puppets that are inside a read access, and the number of each.
     readers: list[tuple[Puppet, int]] = field(default_factory=list)
-    #: Nobody holds it any more, and the broker may not know yet.
+    #: No process holds it any more, and the broker may not know yet.
     isLingering: bool = False
 
     @property
     def content(self) -> tuple[int, str, int, int]:
-        """What `Hands.differs` compares with."""
+        """The content with which `Hands.differs` compares."""
         return self.count, self.dtype, self.token, self.generation
 
     @property
@@ -57,12 +57,12 @@ class Opened:
 
 @dataclass(eq=False)
 class NamedLock:
-    """A lock that somebody has attached."""
+    """A lock that some puppet has open."""
 
     attached: set[Puppet] = field(default_factory=set)
     holder: Puppet | None = None
     depth: int = 0
-    #: Its holder died, and nobody has taken it since.
+    #: Its holder died, and no puppet has taken it since.
     isOrphaned: bool = False
 
 
@@ -122,11 +122,11 @@ class Reference:
         self.buffers = [each for each in self.buffers if not each.isLingering]
         self.locks = {name: lock for name, lock in self.locks.items() if lock.attached}
 
-    # --- how it must look ------------------------------------------------------------
+    # --- the expected view -----------------------------------------------------------
 
     def view(self, alive: list[Puppet]) -> tuple[list[list[Any]], dict[str, int]]:
-        """What `Hands.view` must show of buffers and of members, once the broker has
-        seen to everything.
+        """The buffers and members that `Hands.view` must show once the broker has
+        handled everything.
         """
         buffers = sorted(
             [
@@ -143,8 +143,8 @@ class Reference:
         return buffers, leases
 
     def reading(self, key: int) -> tuple[int, str, tuple[int, str, int, int]] | None:
-        """What reading by a number must give, for `Hands.check`; None when that is not
-        settled.
+        """The result of reading by a number, for `Hands.check`; None if it may be one
+        of several.
         """
         opened, buffer = self.opened[key], self.opened[key].buffer
         if opened.isArray:

@@ -1,4 +1,6 @@
-"""The public API does what a plain model of it does, at whatever step processes die."""
+"""The public API does the same as a plain model of it, at each step at which processes
+die.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,7 @@ from stateful.profiles import Profile, chosen, short
 from stateful.puppets import Difference, Zygote
 
 PROFILE = chosen()
-#: What the environment asks for; and when it asks for nothing, a short run and a long
-#: one.
+#: The run that the environment asks for; otherwise a short run and a long one.
 _PROFILES = (
     [short(), pytest.param(PROFILE, marks=pytest.mark.long)]
     if PROFILE.name == "slice"

@@ -1,10 +1,10 @@
-"""A process that has imported muninn and joined nothing: what forks from it is a
-process of its own in a few milliseconds.
+"""A process that has imported muninn and joined no domain, so that a process can be
+forked from it in a few milliseconds.
 
 Run by `puppets.Zygote`, with the number of a socket; never imported. Each request is
-the environment of a new puppet, with the socket on which that one is told what to do:
-one packet of JSON in, one out. A puppet leaves politely when its socket ends, and dies
-with the zygote.
+the environment of a new puppet, with the socket on which the puppet gets its
+operations: one packet of JSON in, one out. A puppet leaves politely when its socket
+ends, and dies with the zygote.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ def serve(connection: socket.socket) -> None:
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    # nobody waits for puppets: their pidfds say enough
+    # No process waits for puppets: their pidfds show their end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         raw, descriptors, _, _ = socket.recv_fds(control, _MAX_BYTES, 1)

@@ -1,13 +1,11 @@
-"""The guesses: ask the driver of this machine what it does, and print the answers. On the
-stand-in and on a GPU the same program.
+"""The guesses: ask the driver of this machine, and print its answers. The program is
+the same on the stand-in and on a GPU.
 
     LD_LIBRARY_PATH=build/standin python tests/standin/guesses     # the stand-in
     python tests/standin/guesses                                    # the driver of this machine
 
 Each line is `number  what was asked: what was seen`; the numbers are those of
-../README.md, letters are questions of the design. With `--beside RECORDING` it says
-what was answered otherwise, and the exit status is 1 if anything was; `--record FILE`
-makes a recording.
+../README.md, letters are questions of the design. With `--beside RECORDING` it prints the answers that differ from a recording, and the exit status is 1 if there are any; `--record FILE` makes a recording.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ def answersTo(question: Question) -> list[tuple[str, str, object]]:
 
 
 def asked(wanted: set[str]) -> list[tuple[str, str, object]]:
-    """Ask those that look at what the GPU has left one by one, then the others, some at
+    """Ask the questions about available GPU memory one by one, then the others, some at
     a time where there are processors for them.
     """
     chosen = [each for each in QUESTIONS if not wanted or wanted & {each.number, each.ask.__name__}]

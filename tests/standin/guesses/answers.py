@@ -1,7 +1,9 @@
-"""Answers: what a driver said, kept in a file, and held against what another one says.
+"""The answers of a driver, kept in a file, and compared with the answers of another
+driver.
 
 A recording is JSON: `device`, `driver`, `date`, and `answers`, each of which is
-[number, what was asked, what was seen]. Figures and what was not asked are not kept.
+[number, what was asked, what was seen]. Figures, and questions that were not asked, are
+not kept.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from asking import Figure, NotAsked
 
 Key = tuple[str, str]
 
-#: What the stand-in answers otherwise than an H100 and an H200, on purpose.
+#: The answers of the stand-in that differ from those of an H100 and an H200 on purpose.
 #: ../README.md says why, under "Where it stays different".
 STAYS_DIFFERENT: dict[Key, Any] = {
     ("15-16, B", "B after truncating its file: copy from it, synchronize"): "no answer: status -7",
@@ -30,7 +32,7 @@ STAYS_DIFFERENT: dict[Key, Any] = {
 
 
 def kept(answers: list[tuple[str, str, object]]) -> dict[Key, Any]:
-    """What can be compared, as JSON gives it back."""
+    """The answers that can be compared, as JSON returns them."""
     return {
         (number, what): json.loads(json.dumps(seen))
         for number, what, seen in answers
@@ -48,8 +50,8 @@ def write(path: Path, device: str, driver: str, answers: list[tuple[str, str, ob
 def compare(
     answers: list[tuple[str, str, object]], recording: dict[str, Any], different: dict[Key, Any]
 ) -> tuple[int, list[str]]:
-    """How many answers were the same as recorded, or otherwise as declared; and a line
-    for each that was neither.
+    """The number of answers that were the same as recorded, and of those that differ as
+    declared; and a line for each other answer.
 
     A question that only one of the two was asked counts for neither, since one of them
     may have a GPU less.

@@ -20,8 +20,8 @@ Ask = Callable[[], Iterator[tuple[str, object]]]
 
 
 class Question(NamedTuple):
-    """A function that asks, under the number of the guess; `isAlone` when nobody else
-    may use the GPU meanwhile.
+    """A function that asks, under the number of the guess; `isAlone` if no other
+    process may use the GPU meanwhile.
     """
 
     number: str
@@ -33,15 +33,15 @@ QUESTIONS: list[Question] = []
 
 
 class Figure(NamedTuple):
-    """What is measured, or a matter of the machine: two drivers that do the same may
-    differ in it.
+    """A measured value, or a property of the machine: two drivers of the same behaviour
+    may differ in it.
     """
 
     value: object
 
 
 class NotAsked(NamedTuple):
-    """Why a driver was not asked."""
+    """The reason why a driver was not asked."""
 
     reason: str
 
@@ -69,7 +69,7 @@ def actors(count: int, code: str = "enter()") -> Iterator[list[Actor]]:
 
 
 def tried(actor: Actor, what: str, code: str) -> tuple[str, object]:
-    """The value, or how the process ended instead."""
+    """The value, or the way in which the process ended instead."""
     try:
         return what, actor.do(code)
     except AssertionError as error:

@@ -242,8 +242,8 @@ def figures() -> Iterator[tuple[str, object]]:
                 "[ok(cu.cuDeviceGetAttribute(cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, 0)), ok(cu.cuCtxGetStreamPriorityRange())]"
             ),
         )
-        # A stream that stands in one context, asked in another: the same stream, if it
-        # does not go by the context.
+        # The id of a stream that waits in one context is asked in another context: it
+        # is the same if it does not depend on the context.
         one.do(
             "first = ok(cu.cuCtxGetCurrent()); closed(2, 1.0); early = code(cu.cuStreamQuery(2)); ok(cu.cuDevicePrimaryCtxRetain(0))"
         )
@@ -387,8 +387,8 @@ def destroyedContexts() -> Iterator[tuple[str, object]]:
 
 @question("33")
 def captures() -> Iterator[tuple[str, object]]:
-    """While a thread captures a stream, what another thread may do, and whether the
-    capture comes to its end.
+    """The calls that another thread may make while a thread captures a stream, and
+    whether the capture succeeds.
     """
     waiting = ("cuCtxSynchronize()", "cuEventSynchronize(e)", "cuMemAlloc(64)")
     more = ("cuMemFree(d)", "cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuEventQuery(e)", "cuStreamSynchronize(t)", "cuStreamQuery(t)",
@@ -439,9 +439,9 @@ ended = code(cu.cuStreamEndCapture(s)); timer.join()
 
 
 @question("34")
-def whoStandsInTheWay() -> Iterator[tuple[str, object]]:
-    """While a thread waits within a call for a stream that stands, what another thread
-    can do.
+def blockedCalls() -> Iterator[tuple[str, object]]:
+    """The calls that another thread can make while a thread waits, within a call, for a
+    stream that does not go on.
     """
     for waits in (
         "cuMemFreeHost(host)",
@@ -480,7 +480,7 @@ def whoStandsInTheWay() -> Iterator[tuple[str, object]]:
 
 @question("35")
 def copiesThatWait() -> Iterator[tuple[str, object]]:
-    """Copies without an end to wait for: does the caller wait for a stream that stands?"""
+    """Asynchronous copies: does the caller wait for a stream that does not go on?"""
     for what, (target, source) in {
         "to the GPU": ("d", "host"),
         "from the GPU": ("host", "d"),
