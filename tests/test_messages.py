@@ -120,8 +120,15 @@ def test_anErrorWithANumberThatNoErrorHasIsAProtocolViolation(number: object) ->
 
 @pytest.mark.parametrize(
     ("op", "answer"),
-    [("create", {}), ("create", {"row": "0", "incarnation": 1}), ("create", {"row": True, "incarnation": 1}), ("find", {"live": True}), ("fetch", {}), ("evict", {"revoked": 1})],
-)  # fmt: skip
+    [
+        ("create", {}),
+        ("create", {"row": "0", "incarnation": 1}),
+        ("create", {"row": True, "incarnation": 1}),
+        ("find", {"live": True}),
+        ("fetch", {}),
+        ("evict", {"revoked": 1}),
+    ],
+)
 def test_anAnswerThatLacksWhatWasAskedForIsAProtocolViolation(
     op: str, answer: dict[str, object]
 ) -> None:

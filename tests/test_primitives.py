@@ -27,9 +27,13 @@ def test_primitivesKeepTheirPromisesUnderSanitizers() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     for promise in (
-        "all primitives keep their promises", "the descriptor server keeps its promises", "a watcher is woken when it is wanted",
-        "reserve keeps its promises", "the passes over rows keep their promises", "owners keep their promises",
-    ):  # fmt: skip
+        "all primitives keep their promises",
+        "the descriptor server keeps its promises",
+        "a watcher is woken when it is wanted",
+        "reserve keeps its promises",
+        "the passes over rows keep their promises",
+        "owners keep their promises",
+    ):
         assert promise in run.stdout
 
 

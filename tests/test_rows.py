@@ -43,13 +43,26 @@ def test_aStateSurvivesItsWord(state: RowState) -> None:
 @given(
     st.builds(
         RowDescription,
-        sizeBytes=st.integers(0, 1 << 40), segmentBytes=st.integers(1 << 41, 1 << 61), createdMs=_u64, deadlineMs=_u64, metaOffset=st.integers(0, 1 << 40),
-        metaBytes=st.integers(0, (1 << 32) - 1), mode=st.sampled_from(MODES), access=st.sampled_from(ACCESSES), lifetime=st.sampled_from(LIFETIMES),
-        kind=st.integers(0, 255), gpu=st.integers(-1, (1 << 15) - 1), flags=st.integers(0, 255), transport=st.sampled_from(TRANSPORTS),
-        shape=st.lists(_u64, max_size=layout.MAX_NDIM).map(tuple), dtype=st.text("<>|fiu248", max_size=layout.MAX_DTYPE_BYTES),
-        tenant=_text(layout.MAX_TENANT_BYTES), name=_text(layout.MAX_NAME_BYTES), origin=_u64,
+        sizeBytes=st.integers(0, 1 << 40),
+        segmentBytes=st.integers(1 << 41, 1 << 61),
+        createdMs=_u64,
+        deadlineMs=_u64,
+        metaOffset=st.integers(0, 1 << 40),
+        metaBytes=st.integers(0, (1 << 32) - 1),
+        mode=st.sampled_from(MODES),
+        access=st.sampled_from(ACCESSES),
+        lifetime=st.sampled_from(LIFETIMES),
+        kind=st.integers(0, 255),
+        gpu=st.integers(-1, (1 << 15) - 1),
+        flags=st.integers(0, 255),
+        transport=st.sampled_from(TRANSPORTS),
+        shape=st.lists(_u64, max_size=layout.MAX_NDIM).map(tuple),
+        dtype=st.text("<>|fiu248", max_size=layout.MAX_DTYPE_BYTES),
+        tenant=_text(layout.MAX_TENANT_BYTES),
+        name=_text(layout.MAX_NAME_BYTES),
+        origin=_u64,
     )
-)  # fmt: skip
+)
 def test_aDescriptionSurvivesItsBytes(description: RowDescription) -> None:
     assert RowDescription.unpacked(description.packed()) == description
 

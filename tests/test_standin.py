@@ -308,9 +308,15 @@ def test_sharesMemoryByHandle(start: Start) -> None:
     assert other.do(f"p = openMemory({raw!r}); get(p, 3)") == [0, 1, 2]
     other.do("put(p, np.array([9], np.int32))")
     assert owner.do("get(a, 2)") == [9, 1]
-    assert other.do(f"openMemory({raw!r}) == p, code(cu.cuIpcCloseMemHandle(p)), get(p, 1), code(cu.cuIpcCloseMemHandle(p)), code(cu.cuIpcCloseMemHandle(p))") == [
-        True, "SUCCESS", [9], "SUCCESS", "INVALID_VALUE",
-    ]  # fmt: skip
+    assert other.do(
+        f"openMemory({raw!r}) == p, code(cu.cuIpcCloseMemHandle(p)), get(p, 1), code(cu.cuIpcCloseMemHandle(p)), code(cu.cuIpcCloseMemHandle(p))"
+    ) == [
+        True,
+        "SUCCESS",
+        [9],
+        "SUCCESS",
+        "INVALID_VALUE",
+    ]
     assert owner.do(f"code(tryOpen({raw!r}))") == "INVALID_CONTEXT"
 
 
@@ -443,9 +449,12 @@ def test_pinnedCopiesAreQueuedAndPageableOnesWait(start: Start) -> None:
         )
         == "SUCCESS"
     )
-    assert actor.do("ok(cu.cuMemcpyDtoDAsync(a, a + 2048, 1024, s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuStreamSynchronize(s)); q, code(cu.cuStreamQuery(s))") == [
-        "NOT_READY", "SUCCESS",
-    ]  # fmt: skip
+    assert actor.do(
+        "ok(cu.cuMemcpyDtoDAsync(a, a + 2048, 1024, s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuStreamSynchronize(s)); q, code(cu.cuStreamQuery(s))"
+    ) == [
+        "NOT_READY",
+        "SUCCESS",
+    ]
 
 
 def test_aWaitingStreamDoesNotHoldUpOthers(start: Start) -> None:

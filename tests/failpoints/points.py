@@ -33,21 +33,42 @@ _INSPECTOR = "cli"
 _CHANGES: dict[str, frozenset[str]] = {
     "atomics": frozenset(
         {
-            "storeRelease32", "storeRelease64", "exchangeSeqCst32", "exchangeSeqCst64", "casSeqCst32", "casSeqCst64", "fetchAddAcqRel32",
-            "fetchAddAcqRel64", "raiseField64", "futexWake32", "robustHold", "byteLock", "byteUnlock", "copy", "exchangeNames",
+            "storeRelease32",
+            "storeRelease64",
+            "exchangeSeqCst32",
+            "exchangeSeqCst64",
+            "casSeqCst32",
+            "casSeqCst64",
+            "fetchAddAcqRel32",
+            "fetchAddAcqRel64",
+            "raiseField64",
+            "futexWake32",
+            "robustHold",
+            "byteLock",
+            "byteUnlock",
+            "copy",
+            "exchangeNames",
         }
     ),
     "os": frozenset(
         {
-            "open", "unlink", "rename", "link", "chmod", "ftruncate", "posix_fallocate", "pwrite",
-            "mkdir", "fchmod",
+            "open",
+            "unlink",
+            "rename",
+            "link",
+            "chmod",
+            "ftruncate",
+            "posix_fallocate",
+            "pwrite",
+            "mkdir",
+            "fchmod",
         }
     ),
     "posix_ipc": frozenset({"SharedMemory", "unlink_shared_memory"}),
     "fcntl": frozenset({"fcntl"}),
     "descriptors": frozenset({"opened", "memfd"}),
     "messages": frozenset({"send", "receive"}),
-}  # fmt: skip
+}
 _SOCKET_CHANGES = frozenset({"bind", "listen", "connect", "accept", "shutdown"})
 _BLOCK_CHANGES = frozenset({"put", "allocate"})
 

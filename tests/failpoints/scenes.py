@@ -35,9 +35,13 @@ from failpoints.player import (
 )
 
 _ENVIRONMENT = {
-    "MUNINN_TAKEOVER_MS": "100", "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "32", "MUNINN_MAX_LEASES": "16", "MUNINN_HOST_GPUS": "1",
+    "MUNINN_TAKEOVER_MS": "100",
+    "MUNINN_MAX_MEMBERS": "8",
+    "MUNINN_MAX_BUFFERS": "32",
+    "MUNINN_MAX_LEASES": "16",
+    "MUNINN_HOST_GPUS": "1",
     "MUNINN_DEVICE": "host",
-}  # fmt: skip
+}
 #: More passes than the smallest table has rows.
 REPEATS = 33
 

@@ -63,10 +63,18 @@ class ConfigTarget(_FileTarget):
 
     def seeds(self) -> list[bytes]:
         texts = [
-            "[control]\ndomain = 'a'\ntakeoverMs = 300\n", "[memory]\nbigModeMaxBytes = '1G'\n", "control.maxMembers = 7\n", "[[control]]\n", "a = 1\n",
-            "[control]\nx = '''\n[memory]\n'''\n", "[devices]\nhostGpus = 0x10\nhostGpuBytes = 1e3\n", "[tenancy]\ndefaultTenant = \"\\u0000\"\n",
-            "[security]\nleaseTtlMs = 1979-05-27T07:32:00Z\n", "[control]\nmaxLeases = nan\n", "x = " + "[" * 300,
-        ]  # fmt: skip
+            "[control]\ndomain = 'a'\ntakeoverMs = 300\n",
+            "[memory]\nbigModeMaxBytes = '1G'\n",
+            "control.maxMembers = 7\n",
+            "[[control]]\n",
+            "a = 1\n",
+            "[control]\nx = '''\n[memory]\n'''\n",
+            "[devices]\nhostGpus = 0x10\nhostGpuBytes = 1e3\n",
+            '[tenancy]\ndefaultTenant = "\\u0000"\n',
+            "[security]\nleaseTtlMs = 1979-05-27T07:32:00Z\n",
+            "[control]\nmaxLeases = nan\n",
+            "x = " + "[" * 300,
+        ]
         return [*(text.encode() for text in texts), DEFAULTS.read_bytes()]
 
     def open(self) -> None:
@@ -138,9 +146,14 @@ class SafetensorsTarget(_FileTarget):
 
     def seeds(self) -> list[bytes]:
         headers = (
-            {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "b": {"dtype": "BF16", "shape": [3], "data_offsets": [16, 22]}, "__metadata__": {"x": "y"}},
-            {"a": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}}, {"a": {"dtype": "U8", "shape": [1 << 62, 4], "data_offsets": [0, 1 << 64]}},
-        )  # fmt: skip
+            {
+                "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+                "b": {"dtype": "BF16", "shape": [3], "data_offsets": [16, 22]},
+                "__metadata__": {"x": "y"},
+            },
+            {"a": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]}},
+            {"a": {"dtype": "U8", "shape": [1 << 62, 4], "data_offsets": [0, 1 << 64]}},
+        )
         texts = [json.dumps(header).encode() for header in headers]
         return [struct.pack("<Q", len(text)) + text + bytes(22) for text in texts] + [
             struct.pack("<Q", 1 << 63) + b"{}"

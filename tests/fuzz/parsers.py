@@ -29,9 +29,28 @@ from muninn.wire import handles, messages, requests
 
 _SAMPLE: dict[type, Any] = {int: 3, str: "name", list: [[1, 2], [3, 4]], bool: True}
 _ROWS = (
-    describe("a"), describe("ä" * 63, shape=(2, 3, 4), dtype="<f4", sizeBytes=96, segmentBytes=8192, metaOffset=4096, metaBytes=100),
-    describe("b", mode=Mode.FAST, gpu=0, lifetime=Lifetime.LAST_CLOSE, access=Access.READ_ONLY, kind=1, flags=1, transport="memfd", shape=()),
-)  # fmt: skip
+    describe("a"),
+    describe(
+        "ä" * 63,
+        shape=(2, 3, 4),
+        dtype="<f4",
+        sizeBytes=96,
+        segmentBytes=8192,
+        metaOffset=4096,
+        metaBytes=100,
+    ),
+    describe(
+        "b",
+        mode=Mode.FAST,
+        gpu=0,
+        lifetime=Lifetime.LAST_CLOSE,
+        access=Access.READ_ONLY,
+        kind=1,
+        flags=1,
+        transport="memfd",
+        shape=(),
+    ),
+)
 
 
 class MessageTarget(Target):
@@ -45,9 +64,16 @@ class MessageTarget(Target):
             for op, (fields, *_) in requests.OPERATIONS.items()
         ]
         answers: list[dict[str, Any]] = [
-            {}, {"epoch": 3}, {"row": 1, "incarnation": 2, "live": True}, {"found": True}, {"error": 11, "reason": "no", "fix": "do"},
-            {"error": 99, "reason": None, "fix": ""}, {"revoked": 1, "buffers": 2}, {"holds": 3}, {"yielded": True},
-        ]  # fmt: skip
+            {},
+            {"epoch": 3},
+            {"row": 1, "incarnation": 2, "live": True},
+            {"found": True},
+            {"error": 11, "reason": "no", "fix": "do"},
+            {"error": 99, "reason": None, "fix": ""},
+            {"revoked": 1, "buffers": 2},
+            {"holds": 3},
+            {"yielded": True},
+        ]
         return [
             *asked,
             *(msgpack.packb(answer) for answer in answers),
@@ -84,10 +110,21 @@ def sampleJournal() -> bytes:
     """A small journal with each kind of record."""
     records: list[dict[str, Any]] = [
         {"op": "begin", "epoch": 1},
-        {"op": "create", "row": 0, "incarnation": 1, "slot": 0, "name": "a", "tenant": "default", "mode": "bigMode", "gpu": -1, "sizeBytes": 4096},
-        {"op": "live", "row": 0, "incarnation": 1, "description": _ROWS[0].packed()}, {"op": "free", "row": 0, "incarnation": 1},
+        {
+            "op": "create",
+            "row": 0,
+            "incarnation": 1,
+            "slot": 0,
+            "name": "a",
+            "tenant": "default",
+            "mode": "bigMode",
+            "gpu": -1,
+            "sizeBytes": 4096,
+        },
+        {"op": "live", "row": 0, "incarnation": 1, "description": _ROWS[0].packed()},
+        {"op": "free", "row": 0, "incarnation": 1},
         {"op": "gone", "row": 0, "incarnation": 1},
-    ]  # fmt: skip
+    ]
     return b"".join(framed(msgpack.packb(record)) for record in records)
 
 
@@ -182,10 +219,17 @@ class ManifestTarget(Target):
         return [
             msgpack.packb(entries)
             for entries in (
-                [["a", 0, [3, 4], "<f8"], ["b", 256, [], "<i2"]], [["a", 0, [1e308, 1e308], "u1"]], [["a", 0, [1 << 63, 1 << 63], "u1"]], [], {},
-                [["a", 0.5, [1], "u1"]], [[["a"], 0, [1], "u1"]], [[1, 0, [True], "u1"]], [["a", 0, "12", "u1"]],
+                [["a", 0, [3, 4], "<f8"], ["b", 256, [], "<i2"]],
+                [["a", 0, [1e308, 1e308], "u1"]],
+                [["a", 0, [1 << 63, 1 << 63], "u1"]],
+                [],
+                {},
+                [["a", 0.5, [1], "u1"]],
+                [[["a"], 0, [1], "u1"]],
+                [[1, 0, [True], "u1"]],
+                [["a", 0, "12", "u1"]],
             )
-        ]  # fmt: skip
+        ]
 
     def run(self, raw: bytes) -> None:
         for offset, shape, dtype in bundle._unpacked(_openBuffer(raw, 4096)).values():
@@ -291,5 +335,14 @@ class GeometryTarget(Target):
 
 
 TARGETS = [
-    MessageTarget, AnswerTarget, JournalTarget, RecordTarget, DescriptionTarget, ManifestTarget, FieldsTarget, HandleTarget, SizeTarget, GeometryTarget,
-]  # fmt: skip
+    MessageTarget,
+    AnswerTarget,
+    JournalTarget,
+    RecordTarget,
+    DescriptionTarget,
+    ManifestTarget,
+    FieldsTarget,
+    HandleTarget,
+    SizeTarget,
+    GeometryTarget,
+]

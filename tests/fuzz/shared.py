@@ -183,10 +183,16 @@ class BlockTarget(_PatchTarget):
         settings = SimpleNamespace(security=SimpleNamespace(leaseTtlMs=1000))
         device = HostDevice(2, 1 << 20)
         self._seen = SimpleNamespace(
-            rows=lab.rows, members=lab.members, block=lab.block, paths=lab.paths, election=lab.election, settings=settings, key=self._own.key,
+            rows=lab.rows,
+            members=lab.members,
+            block=lab.block,
+            paths=lab.paths,
+            election=lab.election,
+            settings=settings,
+            key=self._own.key,
             gpus=SimpleNamespace(chosen=lambda: device),
             client=SimpleNamespace(once=lambda *_, **__: None, awaitAnswer=lambda *_: None),
-        )  # fmt: skip
+        )
         self._seen.tables = self._seen
         listing.current = lambda: self._seen  # type: ignore[assignment,return-value]
 
@@ -263,10 +269,16 @@ def _requests() -> list[dict[str, Any]]:
         "deadlineMs": 0,
     }
     return [
-        {"op": "find", "name": "a"}, {"op": "create", "name": "new", **create}, {"op": "create", "name": "half", **create}, {"op": "free", **row},
-        {"op": "tryReclaim", "row": 1, "incarnation": 1}, {"op": "fetch", "row": 2, "incarnation": 1}, {"op": "evict", "name": "", "tenant": "", "pid": 0, "reason": "quota"},
-        {"op": "drain", "on": False, "reason": ""}, {"op": "find", "name": "d"},
-    ]  # fmt: skip
+        {"op": "find", "name": "a"},
+        {"op": "create", "name": "new", **create},
+        {"op": "create", "name": "half", **create},
+        {"op": "free", **row},
+        {"op": "tryReclaim", "row": 1, "incarnation": 1},
+        {"op": "fetch", "row": 2, "incarnation": 1},
+        {"op": "evict", "name": "", "tenant": "", "pid": 0, "reason": "quota"},
+        {"op": "drain", "on": False, "reason": ""},
+        {"op": "find", "name": "d"},
+    ]
 
 
 class SocketTarget(MessageTarget):
@@ -397,8 +409,12 @@ class DomainTarget(_PatchTarget):
 
     name, share = "domain", 0.05
     _environment = {
-        "MUNINN_TAKEOVER_MS": "30", "MUNINN_REQUEST_TIMEOUT_MS": "500", "MUNINN_MAX_MEMBERS": "8", "MUNINN_MAX_BUFFERS": "256", "MUNINN_MAX_LEASES": "64",
-    }  # fmt: skip
+        "MUNINN_TAKEOVER_MS": "30",
+        "MUNINN_REQUEST_TIMEOUT_MS": "500",
+        "MUNINN_MAX_MEMBERS": "8",
+        "MUNINN_MAX_BUFFERS": "256",
+        "MUNINN_MAX_LEASES": "64",
+    }
 
     def open(self) -> None:
         self._zygote = Zygote()
@@ -441,6 +457,13 @@ class DomainTarget(_PatchTarget):
 
 
 _OPERATIONS: tuple[tuple[Any, ...], ...] = (
-    ("view",), ("open", 10, "a", "readWrite"), ("probe",), ("openRead", "b"), ("openRead", "c"), ("writeNamed", "d"), ("acquire", "l"), ("freeName", "a"),
-)  # fmt: skip
+    ("view",),
+    ("open", 10, "a", "readWrite"),
+    ("probe",),
+    ("openRead", "b"),
+    ("openRead", "c"),
+    ("writeNamed", "d"),
+    ("acquire", "l"),
+    ("freeName", "a"),
+)
 TARGETS = [HeaderTarget, BlockTarget, SocketTarget, DescriptorServerTarget, DomainTarget]

@@ -295,8 +295,14 @@ def _list(_: Any) -> None:
 
 #: The trials take them in this order.
 REENTRIES: tuple[Callable[[Any], None], ...] = (
-    _freeAnother, _openAnother, _list, _lockAnother, _closeThat, _writeAnother, _collect,
-)  # fmt: skip
+    _freeAnother,
+    _openAnother,
+    _list,
+    _lockAnother,
+    _closeThat,
+    _writeAnother,
+    _collect,
+)
 
 
 def prepareStanding() -> None:

@@ -69,11 +69,20 @@ SOUND = (
     ),
 )
 MUTILATED = (
-    *(Case("domain", "N=2", without) for without in ("NO_CREATE_LOCK", "NO_LOOK_AFTER_CLAIM", "LOOK_BEFORE_WITHDRAWAL")),
+    *(
+        Case("domain", "N=2", without)
+        for without in ("NO_CREATE_LOCK", "NO_LOOK_AFTER_CLAIM", "LOOK_BEFORE_WITHDRAWAL")
+    ),
     Case("domain", "N=2", "WITHDRAW_WHAT_IS_WANTED NO_REINSTATE NO_ADOPTION"),
     *(Case("domain", "N=2 LOSSES=1", without) for without in ("NO_ADOPTION", "BESIDE_THE_LIVING")),
-    *(Case("domain", "N=2 REPAIRS=1", without, isQuick=False) for without in ("REPAIR_IN_PLACE", "REPAIR_LOOKS_FIRST")),
-    *(Case("ownerlocks", "N=2", without) for without in ("TAKE_FROM_THE_SUSPECTED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")),
+    *(
+        Case("domain", "N=2 REPAIRS=1", without, isQuick=False)
+        for without in ("REPAIR_IN_PLACE", "REPAIR_LOOKS_FIRST")
+    ),
+    *(
+        Case("ownerlocks", "N=2", without)
+        for without in ("TAKE_FROM_THE_SUSPECTED", "NO_BOUND", "NO_ODD", "NO_SECOND_LOOK")
+    ),
     Case("ownerlocks", "N=2 OPS=2", "RELEASE_BEFORE_DATA"),
     Case("ownerlocks", "N=2 OPS=4 DEATHS=0", "NO_SUCCESSOR"),
     Case("ownerlocks", "N=3 WRITES_ONLY", "NO_PASSING"),
@@ -81,23 +90,51 @@ MUTILATED = (
     *(
         Case("access", "N=2 ROLE0=WRITES ROLE1=READS", without)
         for without in (
-            "PLAIN_READING", "LOOK_BEFORE_READING", "NO_STEP_BACK", "SCAN_BEFORE_OWNER_LOCK", "TICKET_AFTER_LEAVING", "TICKET_AFTER_RELEASE",
-            "CLEAR_THE_SUSPECTED", "NO_CLEARING",
+            "PLAIN_READING",
+            "LOOK_BEFORE_READING",
+            "NO_STEP_BACK",
+            "SCAN_BEFORE_OWNER_LOCK",
+            "TICKET_AFTER_LEAVING",
+            "TICKET_AFTER_RELEASE",
+            "CLEAR_THE_SUSPECTED",
+            "NO_CLEARING",
         )
     ),
-    *(Case("access", "N=2 ROLE0=WRITES ROLE1=COPIES", without) for without in ("WAIT_BEFORE_LOOKING", "TICKET_AFTER_RELEASE")),
+    *(
+        Case("access", "N=2 ROLE0=WRITES ROLE1=COPIES", without)
+        for without in ("WAIT_BEFORE_LOOKING", "TICKET_AFTER_RELEASE")
+    ),
     Case("access", "N=2 ROLE0=WRITES ROLE1=WRITES", "TAKE_FROM_THE_SUSPECTED"),
     *(
         Case("buffers", f"{_OPEN_FREE} DEATHS=0", without)
         for without in (
-            "PLAIN_LEASE", "VALIDATE_BEFORE_LEASE", "NO_SCAN_AFTER_STATE", "SCAN_BEFORE_STATE", "TTL_REAPS", "NO_TRY_RECLAIM_AFTER_FAILED_OPEN",
+            "PLAIN_LEASE",
+            "VALIDATE_BEFORE_LEASE",
+            "NO_SCAN_AFTER_STATE",
+            "SCAN_BEFORE_STATE",
+            "TTL_REAPS",
+            "NO_TRY_RECLAIM_AFTER_FAILED_OPEN",
         )
     ),
-    *(Case("buffers", f"{_OPEN_FREE} DEATHS=1", without) for without in ("NO_PROOF", "COUNTER", "NO_TRY_RECLAIM_AFTER_DEATH")),
-    Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0", "NO_INCARNATION"),
-    Case("buffers", "N=2 THERE_IS_ONE=2 DOES0=RESTS DOES1=OPENS DEATHS=1 SPURIOUS=0", "NO_TRY_RECLAIM_AFTER_CLOSE"),
-    *(Case("buffers", _TWO_BROKERS, without) for without in ("NO_EPOCH", "NO_FENCE", "PLAIN_ROW_STORE", "UNLINK_BEFORE_DEAD")),
-)  # fmt: skip
+    *(
+        Case("buffers", f"{_OPEN_FREE} DEATHS=1", without)
+        for without in ("NO_PROOF", "COUNTER", "NO_TRY_RECLAIM_AFTER_DEATH")
+    ),
+    Case(
+        "buffers",
+        "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0",
+        "NO_INCARNATION",
+    ),
+    Case(
+        "buffers",
+        "N=2 THERE_IS_ONE=2 DOES0=RESTS DOES1=OPENS DEATHS=1 SPURIOUS=0",
+        "NO_TRY_RECLAIM_AFTER_CLOSE",
+    ),
+    *(
+        Case("buffers", _TWO_BROKERS, without)
+        for without in ("NO_EPOCH", "NO_FENCE", "PLAIN_ROW_STORE", "UNLINK_BEFORE_DEAD")
+    ),
+)
 
 
 class Outcome(NamedTuple):

@@ -107,9 +107,15 @@ def runTests(root: Path, tests: str, bound: float, *options: str) -> tuple[int |
     paths = [f"tests/{test}" for test in tests.split()]
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, *paths],
-        cwd=root, env=environment(root, domains), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
-    )  # fmt: skip
+        cwd=root,
+        env=environment(root, domains),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     try:
         output, _ = process.communicate(timeout=bound)
         status: int | None = process.returncode
@@ -270,9 +276,12 @@ def main() -> int:
     if wrong:
         return 2
     numbered = [
-        (number, mutant) for number, mutant in enumerate(MUTANTS)
-        if not asked.only or str(number) in asked.only.split(",") or asked.only in f"{mutant.file} {mutant.old} {mutant.breaks}"
-    ]  # fmt: skip
+        (number, mutant)
+        for number, mutant in enumerate(MUTANTS)
+        if not asked.only
+        or str(number) in asked.only.split(",")
+        or asked.only in f"{mutant.file} {mutant.old} {mutant.breaks}"
+    ]
     if not numbered:
         parser.error(f"no mutant has {asked.only!r}")
     if asked.quick:

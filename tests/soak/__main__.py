@@ -37,9 +37,15 @@ ROLES = (
     "gamer",
 )
 ENVIRONMENT = {
-    "MUNINN_LEASE_TTL_MS": "1000", "MUNINN_MAX_MEMBERS": "64", "MUNINN_MAX_BUFFERS": "512", "MUNINN_MAX_LEASES": "128",
-    "MUNINN_HOST_GPU_BYTES": "16M", "MUNINN_PREFAULT_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-}  # fmt: skip
+    "MUNINN_LEASE_TTL_MS": "1000",
+    "MUNINN_MAX_MEMBERS": "64",
+    "MUNINN_MAX_BUFFERS": "512",
+    "MUNINN_MAX_LEASES": "128",
+    "MUNINN_HOST_GPU_BYTES": "16M",
+    "MUNINN_PREFAULT_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 KILL_SECONDS, STOP_SECONDS, BROKER_KILL_SECONDS, LINE_SECONDS = 1.0, 7.0, 4.0, 10.0
 TAKEOVER_SECONDS = 0.3
 MAX_SHM_BYTES = 256 << 20
@@ -48,9 +54,23 @@ MAX_SHM_BYTES = 256 << 20
 MAX_GROWTH_KIB = 32 << 10
 BOUND_SECONDS = 90.0
 COLUMNS = (
-    "seconds", "operations", "kills", "brokerKills", "stops", "takeovers", "failures", "orphanBytes", "shmBytes", "rows", "leases", "members",
-    "rssKib", "descriptors", "threads", "errors",
-)  # fmt: skip
+    "seconds",
+    "operations",
+    "kills",
+    "brokerKills",
+    "stops",
+    "takeovers",
+    "failures",
+    "orphanBytes",
+    "shmBytes",
+    "rows",
+    "leases",
+    "members",
+    "rssKib",
+    "descriptors",
+    "threads",
+    "errors",
+)
 
 
 class Soak:
@@ -241,10 +261,21 @@ class Soak:
             raise RuntimeError(f"the domain has {left.shmBytes} bytes in /dev/shm")
         errors = " ".join(f"{code}:{count}" for code, count in sorted(self._tally.errors.items()))
         values = (
-            round(time.monotonic() - self._began, 1), counts["operations"], counts["kills"], counts["brokerKills"], counts["stops"],
-            self._sight.epoch() - self._firstEpoch, self._tally.failures, lasting, left.shmBytes, left.rows, left.leases, left.members,
-            *footprint, errors,
-        )  # fmt: skip
+            round(time.monotonic() - self._began, 1),
+            counts["operations"],
+            counts["kills"],
+            counts["brokerKills"],
+            counts["stops"],
+            self._sight.epoch() - self._firstEpoch,
+            self._tally.failures,
+            lasting,
+            left.shmBytes,
+            left.rows,
+            left.leases,
+            left.members,
+            *footprint,
+            errors,
+        )
         row = dict(zip(COLUMNS, values, strict=True))
         writer.writerow(row)
         print(" ".join(f"{column}={value}" for column, value in row.items()), flush=True)
@@ -362,10 +393,12 @@ def main() -> int:
         help="of a run that is to be repeated; drawn and printed otherwise",
     )
     parser.add_argument(
-        "--part", choices=("storm", "calm", "unrest"), default="storm",
+        "--part",
+        choices=("storm", "calm", "unrest"),
+        default="storm",
         help="storm: the broker is killed and stopped too; calm: others are killed, and the broker lives; unrest: workers are interrupted, "
         "fork, exec, and end while a thread is at work",
-    )  # fmt: skip
+    )
     asked = parser.parse_args()
     return Soak(
         secrets.randbelow(1 << 32) if asked.seed is None else asked.seed, asked.hours, asked.part

@@ -51,9 +51,12 @@ class Worker:
     def __init__(self, role: str, seed: int, stderr: IO[str]) -> None:
         self.role = role
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.soak.worker", role, str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+            [sys.executable, "-m", "tests.soak.worker", role, str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self.pid = self.process.pid
         self.heardAt = time.monotonic()
         self.stoppedUntil = 0.0

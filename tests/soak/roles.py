@@ -16,7 +16,7 @@ import numpy as np
 
 import muninn
 from muninn.api.admin import evict
-from muninn.errors import (  # fmt: skip
+from muninn.errors import (
     BufferExists,
     BufferFreed,
     BufferNotFound,
@@ -439,5 +439,11 @@ def releaseAll() -> list[str]:
 
 
 ROLES: dict[str, type[Role]] = {
-    "reader": Reader, "writer": Writer, "churner": Churner, "locker": Locker, "lessee": Lessee, "loader": Loader, "gamer": Gamer,
-}  # fmt: skip
+    "reader": Reader,
+    "writer": Writer,
+    "churner": Churner,
+    "locker": Locker,
+    "lessee": Lessee,
+    "loader": Loader,
+    "gamer": Gamer,
+}

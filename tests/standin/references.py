@@ -23,10 +23,15 @@ class Launch(ctypes.Structure):
     """`Launch` of kernels.c."""
 
     _fields_ = [
-        ("name", ctypes.c_char_p), ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("sharedBytes", ctypes.c_uint),
-        ("parameterCount", ctypes.c_int), ("parameters", ctypes.POINTER(ctypes.c_void_p)),
-        ("parameterBytes", ctypes.POINTER(ctypes.c_uint)), ("stream", ctypes.c_void_p),
-    ]  # fmt: skip
+        ("name", ctypes.c_char_p),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("sharedBytes", ctypes.c_uint),
+        ("parameterCount", ctypes.c_int),
+        ("parameters", ctypes.POINTER(ctypes.c_void_p)),
+        ("parameterBytes", ctypes.POINTER(ctypes.c_uint)),
+        ("stream", ctypes.c_void_p),
+    ]
 
     def value(self, index: int) -> int:
         """The parameter as an unsigned integer of its own size."""

@@ -51,8 +51,12 @@ class Hands:
         buffer = made.buffer if isinstance(made, muninn.Bundle) else made
         described = buffer.describe()
         return {
-            "name": buffer.name, "identity": described["bufferId"], "generation": buffer.generation, "handle": buffer.handle.hex(), "writable": buffer.writable,
-        }  # fmt: skip
+            "name": buffer.name,
+            "identity": described["bufferId"],
+            "generation": buffer.generation,
+            "handle": buffer.handle.hex(),
+            "writable": buffer.writable,
+        }
 
     def share(
         self,
@@ -253,11 +257,19 @@ class Hands:
         """The state of the domain, without the values that differ from run to run."""
         listed = [
             [
-                each["bufferId"], each["name"], each["kind"], each["state"], each["size"], each["dtype"], each["access"], each["lifetime"], each["generation"],
+                each["bufferId"],
+                each["name"],
+                each["kind"],
+                each["state"],
+                each["size"],
+                each["dtype"],
+                each["access"],
+                each["lifetime"],
+                each["generation"],
                 sorted(holder["pid"] for holder in each["importers"]),
             ]
             for each in muninn.listBuffers()
-        ]  # fmt: skip
+        ]
         info = muninn.domainInfo()
         members = {str(member["pid"]): member["leases"] for member in info["members"]}
         return {"buffers": sorted(listed), "members": members, "broker": info["brokerPid"]}

@@ -130,11 +130,20 @@ class Reference:
         """
         buffers = sorted(
             [
-                each.identity, each.name, each.kind, "dying" if each.isFreed else "live", each.sizeBytes, _NAMES[each.dtype] if each.kind == "array" else None,
-                each.access, each.lifetime, each.generation, sorted(puppet.pid for puppet in self.holders(each)),
+                each.identity,
+                each.name,
+                each.kind,
+                "dying" if each.isFreed else "live",
+                each.sizeBytes,
+                _NAMES[each.dtype] if each.kind == "array" else None,
+                each.access,
+                each.lifetime,
+                each.generation,
+                sorted(puppet.pid for puppet in self.holders(each)),
             ]
-            for each in self.buffers if not each.isLingering
-        )  # fmt: skip
+            for each in self.buffers
+            if not each.isLingering
+        )
         leases = {
             str(puppet.pid): sum(puppet in self.holders(each) for each in self.buffers)
             + sum(puppet in lock.attached for lock in self.locks.values())

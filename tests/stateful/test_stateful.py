@@ -38,9 +38,15 @@ def runRound(number: int, profile: Profile) -> None:
         pass
 
     chosenSettings = settings(
-        max_examples=profile.machines, stateful_step_count=profile.steps, deadline=None, database=None, phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck), report_multiple_bugs=False, print_blob=False,
-    )  # fmt: skip
+        max_examples=profile.machines,
+        stateful_step_count=profile.steps,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
     try:
         run_state_machine_as_test(seed(number)(Machine), settings=chosenSettings)
     except Difference as error:

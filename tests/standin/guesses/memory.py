@@ -32,9 +32,18 @@ def driver() -> Iterator[tuple[str, object]]:
                 )
             ),
         )
-        for name in ("VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED", "HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED", "IPC_EVENT_SUPPORTED",
-                     "READ_ONLY_HOST_REGISTER_SUPPORTED", "CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM", "HOST_REGISTER_SUPPORTED", "UNIFIED_ADDRESSING",
-                     "CAN_USE_64_BIT_STREAM_MEM_OPS", "PAGEABLE_MEMORY_ACCESS", "GPU_DIRECT_RDMA_SUPPORTED"):  # fmt: skip
+        for name in (
+            "VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED",
+            "HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED",
+            "IPC_EVENT_SUPPORTED",
+            "READ_ONLY_HOST_REGISTER_SUPPORTED",
+            "CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM",
+            "HOST_REGISTER_SUPPORTED",
+            "UNIFIED_ADDRESSING",
+            "CAN_USE_64_BIT_STREAM_MEM_OPS",
+            "PAGEABLE_MEMORY_ACCESS",
+            "GPU_DIRECT_RDMA_SUPPORTED",
+        ):
             value = one.do(
                 f"str(cu.cuDeviceGetAttribute(cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_{name}, 0)[1])"
             )
@@ -346,9 +355,11 @@ def times() -> Iterator[tuple[str, object]]:
             owner.do(
                 f"h = ok(cu.cuMemCreate({size}, prop(), 0)); a = mapHandle(h, {size}); fd = exportFd(h); c = alloc({size}); raw = memoryHandle(c)"
             )
-            importer.do(f"fd = fetchFd({owner.pid}, {owner.do('fd')}); took = []\n"
-                        f"for _ in range(5):\n t = time.perf_counter(); h = importFd(fd); b = mapHandle(h, {size}); took.append(time.perf_counter() - t); "
-                        f"ok(cu.cuMemUnmap(b, {size})); ok(cu.cuMemAddressFree(b, {size})); ok(cu.cuMemRelease(h))")  # fmt: skip
+            importer.do(
+                f"fd = fetchFd({owner.pid}, {owner.do('fd')}); took = []\n"
+                f"for _ in range(5):\n t = time.perf_counter(); h = importFd(fd); b = mapHandle(h, {size}); took.append(time.perf_counter() - t); "
+                f"ok(cu.cuMemUnmap(b, {size})); ok(cu.cuMemAddressFree(b, {size})); ok(cu.cuMemRelease(h))"
+            )
             importer.do(
                 f"legacy = []\nfor _ in range(5):\n t = time.perf_counter(); b = openMemory('{owner.do('raw')}'); legacy.append(time.perf_counter() - t); ok(cu.cuIpcCloseMemHandle(b))"
             )

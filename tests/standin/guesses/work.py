@@ -31,10 +31,13 @@ _WORDS = program("gpuWords", PTX=repr(_PTX))
 @question("9, 14")
 def otherDevices() -> Iterator[tuple[str, object]]:
     with actors(2, _WORDS) as (one, two):
-        yield "14 access for a device that is not there", one.do(
-            "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = int(ok(cu.cuMemAddressReserve(2 << 20, 0, 0, 0))); "
-            "ok(cu.cuMemMap(a, 2 << 20, 0, h, 0)); code(cu.cuMemSetAccess(a, 2 << 20, [access(True, 99)], 1))"
-        )  # fmt: skip
+        yield (
+            "14 access for a device that is not there",
+            one.do(
+                "h = ok(cu.cuMemCreate(2 << 20, prop(), 0)); a = int(ok(cu.cuMemAddressReserve(2 << 20, 0, 0, 0))); "
+                "ok(cu.cuMemMap(a, 2 << 20, 0, h, 0)); code(cu.cuMemSetAccess(a, 2 << 20, [access(True, 99)], 1))"
+            ),
+        )
         if one.do("ok(cu.cuDeviceGetCount())") < 2:
             yield "9, 14 of a second device without peer access", NotAsked("there is one device")
             return
@@ -208,9 +211,18 @@ how = lost(s)
 
 @question("25")
 def callsWithinACallback() -> Iterator[tuple[str, object]]:
-    for call in ("cuDriverGetVersion()", "cuCtxGetCurrent()", "cuDeviceGetCount()", "cuMemGetInfo()", "cuStreamQuery(t)", "cuEventQuery(e)",
-                 "cuMemAlloc(64)", "cuEventCreate(0)", "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, d)",
-                 "cuStreamSynchronize(t)"):  # fmt: skip
+    for call in (
+        "cuDriverGetVersion()",
+        "cuCtxGetCurrent()",
+        "cuDeviceGetCount()",
+        "cuMemGetInfo()",
+        "cuStreamQuery(t)",
+        "cuEventQuery(e)",
+        "cuMemAlloc(64)",
+        "cuEventCreate(0)",
+        "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, d)",
+        "cuStreamSynchronize(t)",
+    ):
         with actors(1, _WORDS) as (one,):
             one.do(f"""
 s, t, e, d, seen = stream(), stream(), ok(cu.cuEventCreate(0)), alloc(64), []
@@ -267,12 +279,33 @@ def whoTellsAFailure() -> Iterator[tuple[str, object]]:
         )
         how, failure = one.do("[lost(s), code(cu.cuStreamSynchronize(s))]")
         yield "how, and what waiting for it answers", Figure([how, failure])
-        for call in ("cuCtxGetCurrent()", "cuCtxSetCurrent(c)", "cuCtxPushCurrent(c)", "cuCtxPopCurrent()", "cuCtxGetDevice()", "cuCtxSynchronize()",
-                     "cuStreamQuery(s)", "cuEventQuery(e)", "cuMemGetInfo()", "cuMemAlloc(64)", "cuMemHostAlloc(64, 0)", "cuMemCreate(2 << 20, prop(), 0)",
-                     "cuMemExportToShareableHandle(h, POSIX_FD, 0)", "cuMemImportFromShareableHandle(fd, POSIX_FD)", "cuMemsetD8Async(d, 1, 4, s)",
-                     "cuEventRecord(e, s)", "cuEventCreate(0)", "cuStreamCreate(1)", "cuMemFreeHost(host)", "cuMemFree(d)", "cuMemUnmap(v, 2 << 20)",
-                     "cuMemAddressFree(v, 2 << 20)", "cuMemRelease(h)", "cuStreamDestroy(s)",
-                     "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, v)"):  # fmt: skip
+        for call in (
+            "cuCtxGetCurrent()",
+            "cuCtxSetCurrent(c)",
+            "cuCtxPushCurrent(c)",
+            "cuCtxPopCurrent()",
+            "cuCtxGetDevice()",
+            "cuCtxSynchronize()",
+            "cuStreamQuery(s)",
+            "cuEventQuery(e)",
+            "cuMemGetInfo()",
+            "cuMemAlloc(64)",
+            "cuMemHostAlloc(64, 0)",
+            "cuMemCreate(2 << 20, prop(), 0)",
+            "cuMemExportToShareableHandle(h, POSIX_FD, 0)",
+            "cuMemImportFromShareableHandle(fd, POSIX_FD)",
+            "cuMemsetD8Async(d, 1, 4, s)",
+            "cuEventRecord(e, s)",
+            "cuEventCreate(0)",
+            "cuStreamCreate(1)",
+            "cuMemFreeHost(host)",
+            "cuMemFree(d)",
+            "cuMemUnmap(v, 2 << 20)",
+            "cuMemAddressFree(v, 2 << 20)",
+            "cuMemRelease(h)",
+            "cuStreamDestroy(s)",
+            "cuPointerGetAttribute(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE, v)",
+        ):
             what, said = tried(one, call.split("(", maxsplit=1)[0], f"code(cu.{call})")
             yield what, "the failure" if said == failure else said
 
@@ -391,9 +424,20 @@ def captures() -> Iterator[tuple[str, object]]:
     whether the capture succeeds.
     """
     waiting = ("cuCtxSynchronize()", "cuEventSynchronize(e)", "cuMemAlloc(64)")
-    more = ("cuMemFree(d)", "cuMemFreeHost(host)", "cuMemHostUnregister(at)", "cuEventQuery(e)", "cuStreamSynchronize(t)", "cuStreamQuery(t)",
-            "cuMemHostAlloc(4096, 0)", "cuMemCreate(2 << 20, prop(), 0)", "cuMemHostRegister(at, 4096, 3)", "cuEventCreate(0)", "cuStreamCreate(1)",
-            "cuStreamDestroy(u)")  # fmt: skip
+    more = (
+        "cuMemFree(d)",
+        "cuMemFreeHost(host)",
+        "cuMemHostUnregister(at)",
+        "cuEventQuery(e)",
+        "cuStreamSynchronize(t)",
+        "cuStreamQuery(t)",
+        "cuMemHostAlloc(4096, 0)",
+        "cuMemCreate(2 << 20, prop(), 0)",
+        "cuMemHostRegister(at, 4096, 3)",
+        "cuEventCreate(0)",
+        "cuStreamCreate(1)",
+        "cuStreamDestroy(u)",
+    )
     for mode, calls in {"GLOBAL": (*waiting, *more[-4:]), "RELAXED": waiting + more}.items():
         for call in calls:
             with actors(1, _WORDS) as (one,):
@@ -423,19 +467,28 @@ ended = code(cu.cuStreamEndCapture(s)); timer.join()
         one.do(
             "begin = lambda: ok(cu.cuStreamBeginCapture(s, cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))"
         )
-        yield "is it capturing: before, then, the default stream then", one.do(
-            "seen = [int(ok(cu.cuStreamIsCapturing(s)))]; begin(); seen += [int(ok(cu.cuStreamIsCapturing(s))), code(cu.cuStreamIsCapturing(0))]; "
-            "seen + [code(cu.cuStreamEndCapture(s))]"
-        )  # fmt: skip
-        yield "an event recorded in a captured stream: record, query, the capture's end", one.do(
-            "begin(); [code(cu.cuEventRecord(e, s)), code(cu.cuEventQuery(e)), code(cu.cuStreamEndCapture(s))]"
-        )  # fmt: skip
+        yield (
+            "is it capturing: before, then, the default stream then",
+            one.do(
+                "seen = [int(ok(cu.cuStreamIsCapturing(s)))]; begin(); seen += [int(ok(cu.cuStreamIsCapturing(s))), code(cu.cuStreamIsCapturing(0))]; "
+                "seen + [code(cu.cuStreamEndCapture(s))]"
+            ),
+        )
+        yield (
+            "an event recorded in a captured stream: record, query, the capture's end",
+            one.do(
+                "begin(); [code(cu.cuEventRecord(e, s)), code(cu.cuEventQuery(e)), code(cu.cuStreamEndCapture(s))]"
+            ),
+        )
         for name in ("cuStreamGetId", "cuStreamGetFlags", "cuStreamGetPriority", "cuStreamGetCtx"):
             asked = one.do(f"begin(); [code(cu.{name}(s)), code(cu.cuStreamEndCapture(s))]")
             yield f"{name} of a captured stream, the capture's end", asked
-        yield "a word written and waited for in a captured stream, the capture's end", one.do(
-            "begin(); [code(cu.cuStreamWriteValue64(s, d, 1, 0)), code(cu.cuStreamWaitValue64(s, d, 1, 0)), code(cu.cuStreamEndCapture(s))]"
-        )  # fmt: skip
+        yield (
+            "a word written and waited for in a captured stream, the capture's end",
+            one.do(
+                "begin(); [code(cu.cuStreamWriteValue64(s, d, 1, 0)), code(cu.cuStreamWaitValue64(s, d, 1, 0)), code(cu.cuStreamEndCapture(s))]"
+            ),
+        )
 
 
 @question("34")
