@@ -1,5 +1,7 @@
-"""Shared memory and liveness: what members see of each other. No policy, no CUDA.
+"""Shared memory and liveness: the words by which members see each other. No policy, no
+CUDA.
 
-Read in this order: `layout` (the drawing), `paths`, `block`, `members`, `election`,
-`rows`, `index`, `leases`, `claims`, `generations`, `tickets`, `segments`, `wire`.
+Read in this order: `layout` (the drawing), `geometry`, `header`, `block`, `creation`,
+`withdrawal`, `memberreader`, `members`, `election`, `rows`, `index`, `leases`,
+`ownerlock`, `generations`, `tickets`.
 """

@@ -1,17 +1,17 @@
 """The control block as a mapping: the shared words of a domain, by their addresses.
 
 The block is one file with two names. `Paths.linkPath` in the domain's own directory is
-the name that counts. The POSIX name in `/dev/shm` is for others to find; another user
-may have taken it, and a cleaner may remove it. A process that finds one name gone
-restores it from the other, under the lock file's CREATE byte. A process that finds both
-gone leaves the block (`BlockLost`) and joins anew; `creation.py` says how a new block
-comes to be.
+the name that counts. The POSIX name in `/dev/shm` is for other programs to find.
+Another user may have taken it, and a program that cleans up may remove it. A process
+that finds one name gone restores it from the other, under the lock file's CREATE byte.
+A process that finds both gone leaves the block (`BlockLost`) and joins anew;
+`creation.py` says how a new block comes to be.
 
 A block that has a name is whole. A block without a version has been withdrawn
 (`withdrawal.py`): by the last member, or for a repair.
 
-The pages of the block are allocated range by range (`allocate`), before anything
-touches them: a write to a hole of a full tmpfs would be a SIGBUS.
+A process allocates the pages of a range (`allocate`) before any process touches them: a
+write to a hole of a full tmpfs would be a SIGBUS.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class ControlBlock:
     Attributes
     ----------
     address
-        Where it is mapped, as an integer; words are reached through `atomics` only.
+        The address at which it is mapped, as an integer. Words are read and changed
+        through `atomics` only.
     bytes
-        A view, to read descriptions (which are published by a word) and not words.
+        A view of the bytes, to read descriptions (which a word publishes), and not
+        words.
     identity
-        Random, and no other block's.
-    places
-        The names that belong to this block.
+        A random number that no other block has.
+    paths The names of this block's files.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ControlBlock:
         self.rowsReadyAddress: Final = self.address + layout.ROWS_READY_OFFSET
         self.drainAddress: Final = self.address + layout.DRAIN_OFFSET
         self.forkedAddress: Final = self.address + layout.FORKED_OFFSET
-        # Kept, and not counted anew by each look at a row.
+        # Stored here, so that reading a row does not calculate it again.
         self.rowsOffset: Final = geometry.rowsOffset
         self.rowsAddress: Final = self.address + self.rowsOffset
         self._fencesAddress: Final = self.address + geometry.fencesOffset
@@ -106,8 +107,8 @@ class ControlBlock:
         return self._areasAddress + slot * self._areaBytes
 
     def allocate(self, offset: int, sizeBytes: int) -> None:
-        """Give a range of the sparse block its pages, or raise `HostMemoryFull`:
-        nothing may touch it before.
+        """Allocate the pages of a range of the sparse block, which no process may touch
+        before. Raises `HostMemoryFull`.
         """
         fd = self._reopened()
         try:
@@ -122,8 +123,8 @@ class ControlBlock:
             fd.close()
 
     def _reopened(self) -> Descriptor:
-        """A descriptor, for a moment: the program may close a descriptor that is kept,
-        and its number may then be another file's.
+        """Open a descriptor for a moment. If it were kept, the program might close it,
+        and its number might then lead to another file.
         """
         for path in (self.paths.linkPath, self.paths.blockPath, self.paths.temporaryPath):
             if not self._isAt(path):
@@ -140,8 +141,8 @@ class ControlBlock:
         )
 
     def put(self, offset: int, raw: bytes) -> None:
-        """Write a description. Plain stores: a word that is changed later publishes
-        them.
+        """Write a description. These are plain stores; a later change of a word
+        publishes them.
         """
         self.bytes[offset : offset + len(raw)] = raw
 
@@ -152,36 +153,36 @@ class ControlBlock:
         return int(atomics.loadSeqCst32(self.address + layout.VERSION_OFFSET)) != layout.VERSION
 
     def hasAdopted(self) -> bool:
-        """Whether all that older journals vouched for is in the rows here, so that no
-        process needs those journals any more.
+        """Whether all buffers that older journals vouched for are in the rows here, so
+        that no process needs those journals any more.
         """
         return int(atomics.loadAcquire32(self.address + layout.ADOPTED_OFFSET)) == 1
 
     def hasName(self) -> bool:
-        """Whether a name of the domain still leads to this block; only who holds CREATE
-        can rely on the answer for long.
+        """Whether a name of the domain still leads to this block. The answer lasts only
+        while the caller holds CREATE.
 
-        Without the lock file that its slot bytes are in nobody joins it, whatever leads
-        to it.
+        If the lock file with the bytes of its slots is gone, no process joins the
+        block, even by a name that leads to it.
         """
         return self._hasLockFile() and (
             self._isAt(self.paths.linkPath) or self._isAt(self.paths.blockPath)
         )
 
     def dropJournals(self, before: int) -> None:
-        """Remove its own journals of epochs before one, and other blocks', which are
-        older, once all that those vouch for was adopted.
+        """Remove this block's journals of the epochs before `before`. Remove the older
+        journals of other blocks too, once every buffer that they vouch for was adopted.
 
-        The caller holds CREATE, and this is the domain's block: one that lost its names
-        without knowing it would drop the next one's.
+        The caller holds CREATE, and has found that this is the domain's block. A block
+        that has lost its names would otherwise drop the journals of the next block.
         """
         for ofBlock, epoch in self.paths.journals():
             if epoch < before if ofBlock.identity == self.identity else self.hasAdopted():
                 unlinkFile(ofBlock.journalPath(epoch))
 
     def requireTemporary(self) -> None:
-        """Raise `DomainChanged` if what is to get the domain's name may be another's
-        draft: CREATE goes when the program reads its file.
+        """Raise `DomainChanged` if the temporary file may be another process's: this
+        process loses CREATE if the program reads the lock file.
         """
         self.lockFile.requireCreating()
         if not self._isAt(self.paths.temporaryPath):
@@ -191,8 +192,8 @@ class ControlBlock:
             )
 
     def dropTemporary(self) -> None:
-        """Remove what was made for it before it had a name: the draft and its own
-        journals, which take room. The caller holds CREATE.
+        """Remove the temporary file and this block's journals, which take room, if the
+        block has no name yet. The caller holds CREATE.
         """
         paths = self.paths
         if (
@@ -206,8 +207,8 @@ class ControlBlock:
         unlinkFile(paths.temporaryPath)
 
     def restoreNames(self) -> bool:
-        """Give the block a name back that was removed from outside; False when it has
-        lost both, and no process finds it any more.
+        """Restore a name of the block that was removed from outside. Returns False if
+        both are gone, so that no process finds the block any more.
         """
         if (
             self._hasLockFile()
@@ -241,8 +242,8 @@ class ControlBlock:
 
 
 def _found(path: str) -> os.stat_result | None:
-    """What is there. Raises a typed error when this process may not look: that says
-    nothing of a name's loss.
+    """The status of the file; None if there is none. Raises a typed error if this
+    process may not look, because that does not mean that the name is gone.
     """
     try:
         return os.lstat(path)

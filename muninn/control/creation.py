@@ -7,18 +7,18 @@ file's CREATE byte, so that one process at a time creates, and goes on in this o
 1. It gives the version back to a block whose withdrawal a death interrupted
    (`reinstate`), and looks for a block again: another process may have been faster.
 2. It looks for a process that still uses a block without a name: a locked slot byte
-   says so. While there is one, it lets CREATE go and waits, for a bounded time. What
-   such a process uses must not be adopted; it finds out by itself that its block is
-   gone, and leaves.
+   says so. While there is such a process, it releases CREATE and waits, for a bounded
+   time. The buffers that the process uses must not be adopted. The process finds out by
+   itself that its block is gone, and leaves.
 3. It removes what is at the names, and all that a block of another boot named.
 4. It fills a temporary file that no other process opens: the header without a version,
    and the rows that older journals vouch for (`broker/repair.py`).
 5. It stores the version, renames the file to the first name, and links the second.
 
 So a block that has a name is whole. A creator that dies before the rename leaves a
-temporary file, which the next one replaces, and everything else as it was. One that
-fails, for want of memory say, removes what it has made. A stale read of the version
-costs a process one more attempt to join.
+temporary file, which the next creator replaces, and everything else as it was. A
+creator that fails, for want of memory say, removes the files that it has made. A stale
+read of the version costs a process one more attempt to join.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ from muninn.system.oserrors import fileError
 _LEAVING_SECONDS = 10.0
 _LOOK_SECONDS = 0.02
 
-#: Called with a block that no other process can open yet; what it returns is called
-#: once the block can be found.
+#: Called with a block that no other process can open yet. The function that it returns
+#: is called once other processes can find the block.
 Adopt = Callable[[ControlBlock], Callable[[], object]]
 
 
@@ -68,8 +68,8 @@ def openOrCreate(
     Parameters
     ----------
     adopt
-        Takes over what older journals vouch for. Without it, what they name stays where
-        it is, and is in no row.
+        Takes over the buffers that older journals vouch for. Without it, their segments
+        stay where they are, and are in no row.
 
     Raises
     ------
@@ -90,8 +90,8 @@ def openOrCreate(
             block = openExisting(paths, lockFile)
             if block is not None:
                 return block
-            # What a process still uses in a block without a name must not be adopted.
-            # Such a process finds out, and leaves the block.
+            # A process may still use buffers of a block without a name, and those must
+            # not be adopted. The process finds out, and leaves the block.
             inhabitant = inhabitantOf(paths, lockFile)
             if not inhabitant:
                 _discard(paths)
@@ -126,8 +126,8 @@ def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
 
 
 def _discard(paths: Paths) -> None:
-    """Remove what is at the block's names and can not be joined; a block of another
-    boot goes with all that it named. The caller holds CREATE.
+    """Remove the files at the block's names, which no process can join. With a block of
+    another boot, its segments and journals are removed too. The caller holds CREATE.
     """
     named = openNamed(paths)
     if named is None:
@@ -143,10 +143,11 @@ def _discard(paths: Paths) -> None:
 
 
 def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | None) -> ControlBlock:
-    """Make a whole block, and put it in the place of what has the names. The caller
+    """Make a whole block, and let it replace the files that have the names. The caller
     holds CREATE.
     """
-    # A creator, and brokers, that died have left them: no process is in the domain.
+    # A creator and brokers that died have left these files: no process is in the
+    # domain.
     for left in (paths.temporaryPath, *paths.copies()):
         unlinkFile(left)
     try:

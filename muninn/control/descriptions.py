@@ -1,9 +1,9 @@
 """The description of a buffer in its row: what the buffer is, and what it takes of the
 domain's limits.
 
-The creator writes it while the row is CREATING, and no process changes it until the row
-is FREE again: the CAS to LIVE publishes it. What is read is a copy, which is checked
-before it is believed.
+The creator writes it while the row is CREATING, and the CAS to LIVE publishes it. No
+process changes it until the row is FREE again. A reader copies it, and checks the copy
+before it uses it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetim
 _DESCRIPTION = struct.Struct(
     f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQ"
 )
-#: Where in an unpacked description.
+#: Positions in an unpacked description.
 _MODE, _GPU, _TENANT_LENGTH, _TENANT = 6, 10, 14, 26
 DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
 assert DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_ORIGIN_OFFSET + 8
@@ -28,7 +28,7 @@ DESCRIPTION_BYTES = _DESCRIPTION.size
 
 
 class RowDescription(NamedTuple):
-    """What a buffer is. Sizes in bytes, times in monotonic milliseconds."""
+    """The description of a buffer. Sizes are in bytes, times in monotonic milliseconds."""
 
     sizeBytes: int
     segmentBytes: int
@@ -47,7 +47,8 @@ class RowDescription(NamedTuple):
     dtype: str
     tenant: str
     name: str
-    #: The identity in the segment's name, where another block made it; 0: this one did.
+    #: The identity in the segment's name if another block made the segment; 0: this
+    #: block did.
     origin: int = 0
 
     def packed(self) -> bytes:
@@ -69,8 +70,8 @@ class RowDescription(NamedTuple):
 
     @staticmethod
     def unpacked(raw: bytes) -> RowDescription:
-        """The description in `raw`, a private copy; `ControlBlockInvalid` when it is
-        out of range.
+        """The description in `raw`, a private copy. Raises `ControlBlockInvalid` if it
+        is out of range.
         """
         if len(raw) != _DESCRIPTION.size:
             raise ControlBlockInvalid(
@@ -132,7 +133,7 @@ class RowDescription(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What a row takes of the domain's limits."""
+    """The part of the domain's limits that a row takes."""
 
     mode: Mode
     tenant: str
@@ -142,8 +143,8 @@ class Taken(NamedTuple):
 
     @staticmethod
     def unpacked(raw: bytes) -> Taken:
-        """What the description in `raw` says, unchecked but for what `RowReader.sums`
-        checks.
+        """Take the values from the description in `raw`. Only the values that
+        `RowReader.sums` has checked are valid.
         """
         values = _DESCRIPTION.unpack(raw)
         tenant = bytes(values[_TENANT][: values[_TENANT_LENGTH]]).decode(errors="replace")

@@ -20,7 +20,7 @@ from muninn.system import atomics
 
 _EPOCH_SHIFT = layout.DRAIN_EPOCH.shift
 _TEXT_MASK, _TEXT_BYTES = layout.DRAIN_TEXT.mask, layout.DRAIN_TEXT.bits // 8
-#: The longest reason, in bytes of UTF-8; what is longer is cut.
+#: The longest reason, in bytes of UTF-8; a longer text is cut.
 MAX_REASON_BYTES = layout.DRAIN_REASON_WORDS * _TEXT_BYTES
 
 
@@ -37,8 +37,8 @@ class Drain:
         return bool(atomics.loadAcquire64(self._word) & layout.DRAIN_ON.mask)
 
     def reason(self) -> str | None:
-        """Why nothing new is created, an empty text where no reason was given; None
-        when the domain does not drain.
+        """The reason why the domain creates nothing new, an empty text if none was
+        given. None if the domain does not drain.
         """
         # SYNC drain: pairs with Drain.set. The word is read first, the reason
         # second.
@@ -49,7 +49,7 @@ class Drain:
         return raw.partition(b"\0")[0].decode(errors="replace")
 
     def set(self, epoch: int, isOn: bool, reason: str) -> None:
-        """Begin it or end it, for the broker of `epoch`. Raises `Deposed`."""
+        """Begin or end the drain, for the broker of `epoch`. Raises `Deposed`."""
         text = " ".join(reason.replace("\0", " ").split()).encode(errors="replace")[
             :MAX_REASON_BYTES
         ]

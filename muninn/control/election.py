@@ -59,7 +59,8 @@ class Election:
         """End `old` and begin the next term with `slot`; None when `old` had ended
         already.
 
-        The word is compared whole, so of several that noticed the same death one wins.
+        The CAS compares the whole word, so of several members that suspect the same
+        death one wins.
 
         Raises
         ------
@@ -77,8 +78,8 @@ class Election:
         # each request that it serves.
         if atomics.casSeqCst64(self._election, old.word(), new.word()) != old.word():
             return None
-        # Whoever waits for the old term's socket, or watches the old broker, must look
-        # again.
+        # A member that waits for the old term's socket, or watches the old broker, must
+        # look again.
         atomics.futexWake32(self._ready, atomics.FUTEX_ALL)
         if old.slot is not None:
             # SYNC watch: pairs with Watcher.sleep, which compares the election word as
@@ -89,8 +90,8 @@ class Election:
         return new
 
     def startAt(self, epoch: int) -> None:
-        """The first terms of a new block come after those that its rows carry. Nobody
-        else uses the block yet.
+        """Let the terms of a new block begin after the epochs in its rows. No other
+        process uses the block yet.
         """
         if self.term().epoch < epoch:
             # SYNC elect: pairs with Election.term. The block has no name yet, so no
@@ -98,8 +99,8 @@ class Election:
             atomics.casSeqCst64(self._election, self.term().word(), Term(epoch, None).word())
 
     def announce(self, epoch: int) -> None:
-        """Say that the socket of `epoch` listens. Never lowers the word: a deposed
-        broker that is late changes nothing.
+        """Say that the socket of `epoch` listens. The word never goes down, so a
+        deposed broker that comes late changes nothing.
         """
         while (seen := int(atomics.loadAcquire64(self._ready))) < epoch:
             # SYNC ready: pairs with Election.awaitReady; the socket exists before the
@@ -120,7 +121,7 @@ class Election:
         sleepOn(self._ready, seenReady & 0xFFFFFFFF, timeoutNs)
 
     def beat(self) -> None:
-        """One more thing done: observers see the broker move."""
+        """Advance the heartbeat, so that observers see the broker work."""
         # SYNC heartbeat: pairs with Election.heartbeat. Nothing else becomes visible;
         # an observer compares two numbers.
         atomics.fetchAddAcqRel64(self._heartbeat, 1)

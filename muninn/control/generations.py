@@ -26,42 +26,42 @@ from muninn.system.deadlines import deadlineOf, sleepNs
 from muninn.system.green import sleepOn
 
 _COPY_ATTEMPTS = 64
-#: How many publications a copy lets by, and how long it looks at writers, before it
-#: takes a read access, which makes the next writer wait for it. Some publish seldom,
-#: and are inside an access all the time.
+#: After so many publications, or so many seconds of a writer's access, a copy takes a
+#: read access, which makes the next writer wait for it. The time is for writers that
+#: publish seldom and are inside an access all the time.
 _PATIENCE, _PATIENCE_SECONDS = 3, 0.01
-#: How often a waiter asks whether a writer that is half way still lives; the reclaiming
-#: broker wakes it sooner.
+#: How often a waiter checks that a writer inside an access still lives. The broker that
+#: reclaims a dead writer wakes the waiter sooner.
 _CHECK_NS = 200_000_000
-#: How long a waiter looks at the word before it sleeps: about what a sleep and a
-#: wake-up cost, so a prompt answer costs no system call and a late one at most twice.
-#: Nothing on a single processor, where the writer could not run meanwhile.
+#: How long a waiter looks at the word before it sleeps: about as long as a sleep and a
+#: wake-up take. So a prompt answer costs no system call, and a late answer at most
+#: twice the time. 0 on a single processor, where the writer could not run meanwhile.
 _SPIN_NS = 60_000 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
 class Streams(NamedTuple):
-    """What kernels write of a buffer, as the reader of a generation has to know it.
+    """The functions by which a reader learns of streams that write the buffer.
 
     Attributes
     ----------
     last
-        The last fence that any stream was given; 0: there never was one.
+        Returns the last fence that any stream was given; 0: there was none yet.
     awaitWriters
-        Waits until no stream writes what was published so far, at most so many seconds:
-        `TimeoutError`.
+        Waits until no stream writes a generation that was published so far, at most so
+        many seconds: `TimeoutError`.
     """
 
     last: Callable[[], int]
     awaitWriters: Callable[[float], object]
 
 
-#: Of memory that only CPUs write.
+#: For memory that only CPUs write.
 NO_STREAMS = Streams(lambda: 0, lambda seconds: None)
 
 
 class Starved(Exception):
-    """Writers left no time for a whole copy. The caller takes a read access and copies
-    then, or is told there which member keeps the access.
+    """Writers left no time for a whole copy. The caller takes a read access, and copies
+    inside it. If it does not get the access, that error names the member that keeps it.
     """
 
 
@@ -77,8 +77,8 @@ class Generation:
         return int(atomics.loadAcquire64(self._word))
 
     def begin(self) -> int:
-        """Make the word odd; the caller holds the owner lock. It is odd already when
-        the last writer died.
+        """Make the word odd; the caller holds the owner lock. The word is odd already
+        if the last writer died.
         """
         value = int(atomics.loadAcquire64(self._word))
         if not value & 1:
@@ -101,23 +101,22 @@ class Generation:
 
     def isLeft(self, value: int, isUnclaimed: Callable[[], bool]) -> bool:
         """Whether a writer died or gave up in the access that made the word `value`,
-        which was read before this.
+        which the caller has read.
 
-        Odd is not enough for the second look: an access may end, the owner lock be free
-        for a moment, and the next access begin in between.
+        The second look compares the whole value. An odd value is not enough: in
+        between, one access may end, the owner lock may be free for a moment, and the
+        next access may begin.
         """
         return bool(value & 1) and isUnclaimed() and self.value() == value
 
     def wake(self) -> None:
-        """Make waiters look again: the writer has died, or one of them is to stop."""
+        """Let the waiters look again: the writer has died, or a waiter is to stop."""
         # SYNC again: pairs with Generation.wait, whose caller looks whether the writer
         # lives. The word has not changed.
         atomics.futexWake32(self._word, atomics.FUTEX_ALL)
 
     def copyNow(self, source: int, target: int, sizeBytes: int) -> int | None:
-        """`copy`, if no process writes now; None: the copy, if there is one, is not
-        whole.
-        """
+        """Copy once, if no process writes now. None: there is no whole copy."""
         copied = int(atomics.seqRead(self._word, source, target, sizeBytes, 1))
         return copied if copied >= 0 else None
 
@@ -134,9 +133,9 @@ class Generation:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns
         the generation.
 
-        None when a writer died half way, and `TimeoutError` when writers never leave
-        room for a whole copy within `timeout` seconds; for a caller that can take a
-        read access it is always `Starved` instead, and sooner.
+        None if a writer died half way. `TimeoutError` if writers leave no time for a
+        whole copy within `timeout` seconds. For a caller that can take a read access,
+        `Starved` comes instead, and sooner.
         """
 
         def attempt() -> int:
@@ -195,8 +194,8 @@ class Generation:
                 if canTakeScope and (value >= patientUntil or impatientAt <= clock.now()):
                     raise Starved
             else:
-                # A publication may come before the kernels that it announces are done.
-                # Their ticket was there before it.
+                # A writer may publish before the kernels that it started are done. It
+                # has issued their ticket before.
                 last = streams.last()
                 if last:
                     streams.awaitWriters(max(0.0, deadline - clock.now()))
@@ -223,15 +222,15 @@ class Generation:
                 sleepOn(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
     def wait(self, after: int, timeout: float | None, check: Callable[[], None]) -> int | None:
-        """Wait until an even generation above `after` is published, and return the last
-        one; None when the time runs out.
+        """Wait until an even generation above `after` is published. Returns the last
+        generation; None if the time is over.
 
         An odd word says that the generation before it was published, although a writer
         is inside the next access already: a writer that computes inside its accesses
         leaves the word even for microseconds only, which a waiter may never see.
 
-        `check` is called after every wake-up and raises what ends the wait: a dead
-        writer, a lease that went, a cancellation.
+        `check` is called after every wake-up. It raises to end the wait: the writer
+        died, the lease ended, or the wait was cancelled.
         """
         deadline: float | None = None
         spinNs = _SPIN_NS

@@ -45,7 +45,9 @@ class Geometry(NamedTuple):
         return Geometry(maxMembers, rows, maxLeases, 1 << (2 * rows - 1).bit_length()).checked()
 
     def checked(self) -> Geometry:
-        """Itself, or `ControlBlockInvalid`: these four numbers come from shared memory."""
+        """Return the geometry, or raise `ControlBlockInvalid`: the four numbers come
+        from shared memory.
+        """
         sane = (
             0 < self.maxMembers <= MAX_MEMBERS_LIMIT
             and 0 < self.maxBuffers <= MAX_BUFFERS_LIMIT

@@ -1,10 +1,17 @@
-"""The header of a control block: what a file that has a name of the domain says of
-itself, before anybody believes it.
+"""The header of a control block, and how a process checks a file before it uses it as
+the domain's block.
 
-A name may lead to anything: to a block of an earlier boot or of another version, to one
-that was withdrawn, or to what another user put there. Nothing is opened through a link,
-or waited for, and only a regular file of this uid that nobody else may write is looked
-into; what it says is copied, and then checked.
+A name may lead to anything: to a block of an earlier boot or of another version, to a
+block that was withdrawn, or to a file that another user put there. So a process that
+opens a name goes through these steps:
+
+1. It follows no link, and does not wait for the file.
+2. It uses only a regular file of its own uid that no other user may write.
+3. It copies the header, and then checks the copy: the magic, the version, the boot and
+   the sizes.
+
+A stale read of the header costs one more attempt to open: the version, which the
+creator stores last, and which a withdrawal clears, decides.
 """
 
 from __future__ import annotations
@@ -36,8 +43,8 @@ _UNKNOWN_BOOT = bytes(16)
 
 
 def bootId() -> bytes:
-    """16 bytes that change with every boot; zeros where a /proc shows processes only
-    (subset=pid), or there is none.
+    """16 bytes that change with every boot. Zeros if /proc shows only processes
+    (subset=pid), or if there is no /proc.
     """
     try:
         with openFile("/proc/sys/kernel/random/boot_id") as file:
@@ -47,13 +54,13 @@ def bootId() -> bytes:
 
 
 def isOfThisBoot(boot: bytes) -> bool:
-    """Whether that may be the boot of now: it is, or there is no telling."""
+    """Whether `boot` is the present boot, or may be: one of the two is unknown."""
     own = bootId()
     return boot == own or _UNKNOWN_BOOT in (boot, own)
 
 
 class Header(NamedTuple):
-    """What a control block says of itself, read by a copy."""
+    """A copy of a control block's header."""
 
     magic: bytes
     version: int
@@ -70,26 +77,26 @@ class Header(NamedTuple):
 
     @staticmethod
     def of(fd: int | Known) -> Header | None:
-        """None when the file is too short to have one."""
+        """Read the header of a file; None if the file is too short."""
         raw = os.pread(int(fd), layout.ELECTION_OFFSET, 0)
         if len(raw) < layout.ELECTION_OFFSET:
             return None
         return Header(*HEADER.unpack_from(raw), *IDENTITY.unpack_from(raw, layout.IDENTITY_OFFSET))
 
     def isWithdrawn(self) -> bool:
-        """Whether it was whole once, and a process took its version away: it has its
-        identity, or another version is known of it.
+        """Whether the block was whole once, and a process has cleared its version: then
+        it has an identity, or its second version word names another version.
         """
         isOfNow = (self.magic, self.version) == (layout.MAGIC, 0) and isOfThisBoot(self.boot)
         return isOfNow and (self.identity != 0 or self.layoutVersion not in (0, layout.VERSION))
 
 
 def readHeader(fd: int | Known, path: str) -> Geometry | None:
-    """The geometry that a control block states; None when it is withdrawn or of another
-    boot. Copied before it is checked.
+    """The geometry that a control block states; None if the block is withdrawn, or of
+    another boot. The header is copied before it is checked.
     """
-    # SYNC version: pairs with create. What the creator wrote is visible to this process
-    # once it reads the version; until then the block is none.
+    # SYNC version: pairs with create. The creator's stores are visible to this process
+    # once it reads the version. Without a version the file is no block.
     header = Header.of(fd)
     if header is None or header.version == 0:
         return None
@@ -119,14 +126,14 @@ def checkVersion(version: int, path: str) -> None:
 
 
 def openNamed(paths: Paths, lockFile: LockFile | None = None) -> tuple[Descriptor, str] | None:
-    """A descriptor of the domain's control block, and the name that led to it; None
-    when there is none that is ours.
+    """Open the domain's control block. Returns a descriptor and the name that led to
+    it; None if no name leads to a block of this user.
 
-    Only a regular file of this uid that nobody else may write is ours, and nobody else
-    may read it from now on; with a lock file given also only a block of that lock file,
-    since another one's slot bytes are not in it. Raises `ControlBlockInvalid` for a
-    block in the domain's own directory that others may write: that it is there says
-    that there may be members.
+    The block must be a regular file of this uid that no other user may write; from now
+    on, no other user may read it either. If `lockFile` is given, the block must belong
+    to it, because another lock file does not have the bytes of the block's slots. If
+    other users may write the block in the domain's own directory, the call raises
+    `ControlBlockInvalid`, because the domain may have members in it.
     """
     for path, opened in ((paths.linkPath, _openedLink), (paths.blockPath, _openedName)):
         fd = opened(paths)
@@ -140,7 +147,7 @@ def openNamed(paths: Paths, lockFile: LockFile | None = None) -> tuple[Descripto
             isMeant = False
         elif header.magic == layout.MAGIC:
             isMeant = lockFile is None or header.lockInode == lockFile.inode
-        else:  # some other file that has the public name keeps its mode, by which it is left alone
+        else:  # a file that is no block keeps its mode, which shows that it is not ours
             isMeant = path == paths.linkPath or isOurs(status, path, paths)
         if isMeant:
             ownership.putRight(path, paths.uid, fd)
@@ -154,7 +161,7 @@ def _openedLink(paths: Paths) -> Descriptor | None:
         with contextlib.suppress(PermissionError):
             return descriptors.opened(paths.linkPath, os.O_RDWR | os.O_NONBLOCK)
         status = os.lstat(paths.linkPath)
-        # nobody of this domain can be in it, and whoever makes one replaces it
+        # No process of this domain can use it, and the next creator replaces it.
         if status.st_uid != paths.uid:
             _warned(status, paths.linkPath, paths)
             return None
@@ -174,8 +181,8 @@ def _openedLink(paths: Paths) -> Descriptor | None:
 
 def _openedName(paths: Paths) -> Descriptor | None:
     try:
-        # Looked at first: to open what a stranger holds a lease on (F_SETLEASE) takes
-        # as long as he likes, up to 45 s.
+        # The status is checked before the file is opened: opening a file on which
+        # another user holds a lease (F_SETLEASE) may take up to 45 s.
         if not _mayBeOurs(os.lstat(paths.blockPath), paths.blockPath, paths):
             return None
         memory = posix_ipc.SharedMemory(paths.blockName)
@@ -195,14 +202,16 @@ def _openedName(paths: Paths) -> Descriptor | None:
 
 
 def isOurs(status: os.stat_result, path: str, paths: Paths) -> bool:
-    """Whether it is to be replaced or removed as a block of ours, by the look of it."""
+    """Whether the file may be replaced or removed as a block of this user, by its mode
+    and owner.
+    """
     return (not status.st_mode & 0o077 and _mayBeOurs(status, path, paths)) or _warned(
         status, path, paths
     )
 
 
 def _mayBeOurs(status: os.stat_result, path: str, paths: Paths) -> bool:
-    """Whether it is worth a look: as long as others could only read it, what it says is
+    """Whether the file may be read: if other users could only read it, its content is
     this user's.
     """
     return ownership.isOwnFile(status, paths.uid) or _warned(status, path, paths)
@@ -222,7 +231,7 @@ def giveNames(paths: Paths, path: str) -> None:
         try:
             status = os.lstat(other)
         except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):  # a stranger was faster
+            with contextlib.suppress(FileExistsError):  # another user was faster
                 os.link(path, other, follow_symlinks=False)
             continue
         if os.path.samestat(status, wanted):
@@ -231,11 +240,11 @@ def giveNames(paths: Paths, path: str) -> None:
             continue
         unlinkFile(paths.temporaryPath)
         os.link(path, paths.temporaryPath, follow_symlinks=False)
-        os.rename(paths.temporaryPath, other)  # in one step: there is a name at each moment
+        os.rename(paths.temporaryPath, other)  # one step: the name never leads to nothing
 
 
 def unlinkBlock(paths: Paths) -> None:
-    """Take both names away. What is not ours is left alone."""
+    """Remove both names. A file of another user is not removed."""
     with contextlib.suppress(OSError, posix_ipc.Error):  # gone already
         if isOurs(os.lstat(paths.blockPath), paths.blockPath, paths):
             posix_ipc.unlink_shared_memory(paths.blockName)

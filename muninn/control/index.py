@@ -24,9 +24,9 @@ from muninn.system import atomics
 _ROW_MASK = layout.INDEX_ROW.mask
 _INCARNATION_SHIFT, _INCARNATION_MASK = layout.INDEX_INCARNATION.shift, layout.INDEX_INCARNATION.top
 _HASH_SHIFT = layout.INDEX_HASH.shift
-#: What of a name's CRC an entry keeps.
+#: An entry keeps the upper bits of a name's CRC.
 _DIGEST_SHIFT = 32 - layout.INDEX_HASH.bits
-#: What a change of a name adds to its wake word.
+#: A change of a name adds one of these to the name's wake word.
 _INDEXED, _NOT_INDEXED = layout.NAME_WAKE_INDEXED.put(1), layout.NAME_WAKE_NOT_INDEXED.put(1)
 
 
@@ -41,7 +41,9 @@ class NameIndex:
         self._wakes = block.address + layout.NAME_WAKES_OFFSET
 
     def candidates(self, name: bytes) -> list[tuple[int, int]]:
-        """(row, incarnation) of the entries that may be `name`'s, at most a handful."""
+        """(row, incarnation) of the entries whose hash is that of `name`: a few at
+        most.
+        """
         digest = zlib.crc32(name)
         wanted, position, first, mask = digest >> _DIGEST_SHIFT, digest, self._first, self._mask
         found = []
@@ -58,14 +60,14 @@ class NameIndex:
         return found
 
     def wakeAddress(self, name: bytes) -> int:
-        """The word that changes when the name comes or goes, among others that share
-        it.
+        """The word that changes when the name comes or goes. Several names share a
+        word.
         """
         return self._wakes + (zlib.crc32(name) >> 8) % layout.NAME_WAKES * 4
 
     def tell(self, name: bytes, isIndexed: bool = True) -> None:
-        """Wake the openers that wait for the name, which has come or gone. Not indexed:
-        they have to ask the broker for it.
+        """Wake the openers that wait for the name, which has come or gone. If it is not
+        in the index, they ask the broker for it.
         """
         address = self.wakeAddress(name)
         # SYNC names: pairs with NameWait.look; the row or the entry was changed
@@ -74,16 +76,17 @@ class NameIndex:
         atomics.futexWake32(address, atomics.FUTEX_ALL)
 
     def insert(self, name: bytes, row: int, incarnation: int) -> bool:
-        """Add an entry where the probe finds room. False: there is none, so the name is
-        not indexed, and openers ask the broker.
+        """Add an entry at the first free place of the probe. Returns False if there is
+        none: then openers ask the broker for the name.
         """
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
         for _ in range(layout.MAX_INDEX_PROBES):
             free = None
             for step in range(layout.MAX_INDEX_PROBES):
-                # SYNC tombstone: pairs with NameIndex._tidy. An entry takes the place
-                # of the tombstone that it found, or of one that it reads anew.
+                # SYNC tombstone: pairs with NameIndex._tidy. The entry replaces the
+                # tombstone that was read here; if the tombstone has changed, the probe
+                # is repeated.
                 address = self._at(digest + step)
                 seen = int(atomics.loadAcquire64(address))
                 if seen == entry:
@@ -101,8 +104,8 @@ class NameIndex:
         return False
 
     def remove(self, name: bytes, row: int, incarnation: int) -> None:
-        """Turn the entry into a tombstone, so that probes go on past it; and the
-        tombstone into an empty slot, where no probe has to.
+        """Replace the entry by a tombstone, so that probes go on past it. Then empty
+        the tombstones behind which nothing lies.
         """
         digest = zlib.crc32(name)
         entry = self._entry(digest, row, incarnation)
@@ -118,10 +121,10 @@ class NameIndex:
     def _tidy(self, position: int) -> None:
         """Empty the run of tombstones that ends here, if nothing lies behind it.
 
-        A deposed broker may do the same at the same time. It cuts no entry off: a
-        broker makes the tombstone its own, looks behind it, and empties only its own.
-        An inserting broker that came since then found the tombstone, and took its
-        place.
+        A deposed broker may do the same at the same time, and no entry is cut off. A
+        broker first puts its own epoch into the tombstone, then looks behind it, and
+        empties only a tombstone with its own epoch. If another broker has inserted an
+        entry meanwhile, it has replaced the tombstone, and the CAS fails.
         """
         for _ in range(layout.MAX_INDEX_PROBES):
             address = self._at(position)

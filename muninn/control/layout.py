@@ -21,42 +21,39 @@ and survives all of them.
     │ member areas                 │ maxMembers x maxLeases x 16 B: lease slots {hold, expiry}
     └──────────────────────────────┘ Geometry.totalBytes
 
-The object is sparse. Header, slots and index are allocated when it is created; rows and
-areas with `posix_fallocate` just before their first use, so that a full `/dev/shm` is
-an error and never a SIGBUS. Nobody touches a row at or above `rowsReady`, nor the area
-of a slot that has never been LIVE: reading a hole would allocate it.
+The object is sparse. The creator allocates header, slots and index. Rows and areas are
+allocated with `posix_fallocate` just before their first use, so that a full `/dev/shm`
+is an error and never a SIGBUS. No process touches a row at or above `rowsReady`, nor
+the area of a slot that has never been LIVE: reading a hole would allocate it.
 
 All integers are little-endian and naturally aligned. Offsets named ``*_OFFSET`` are
 relative to the structure that they are in.
 
-Counters, and what happens at their end:
+The counters, and what happens when a counter reaches its end:
 
-=====================  ====
-============================================================================================
-counter                bits  at its end
-=====================  ====
-============================================================================================
-epoch                    24  from half of it on the first process of a domain begins it
-anew (`repair.renew`); at the end
-                             no further term begins (`TableFull`). The election word
-                             would have room for 48 bits, rows have 24
-incarnation of a row     24  the row is granted no more until the domain begins anew
-rows (`rowsReady`)       40  bounded by maxBuffers
-generation of a slot     32  begins at 1 again. Leases carry 12 bits of it, tickets 16,
-claims 19. What a dead member left is cleared
-                             or marked before its slot is given back, so only a broker
-                             that was deposed, and stopped in between a look and its CAS
-                             for exactly so many members of that slot, could take one
-                             for the other
-publications             64  never
-tickets                  64  never; the ring keeps 32 bits, of which half are enough to
-tell before from after
-heartbeat                64  never
-wake words            16-32  wrap: they are compared with what was read a moment before,
-and every sleep has a bound
-times                    63  never, in milliseconds
-=====================  ====
-============================================================================================
+====================  =====  ===========================================================
+counter               bits   at its end
+====================  =====  ===========================================================
+epoch                 24     from half of it on, the first process of a domain begins it
+                             anew (`repair.renew`). At the end no further term begins
+                             (`TableFull`). The election word would have room for 48
+                             bits, rows have 24
+incarnation of a row  24     the row is granted no more until the domain begins anew
+rows (`rowsReady`)    40     not reached: maxBuffers is the bound
+generation of a slot  32     begins at 1 again. Leases carry 12 bits of it, tickets 16,
+                             owner locks 19. The words of a dead member are cleared or
+                             marked before its slot is free again. So only one process
+                             could take one member for another: a deposed broker that
+                             was stopped between a look and its CAS for exactly so many
+                             members of that slot
+publications          64     not reached
+tickets               64     not reached. The ring keeps 32 bits, of which half are
+                             enough to tell before from after
+heartbeat             64     not reached
+wake words            16-32  wrap. They are compared with a value that was read a moment
+                             before, and every sleep has a bound
+times                 63     not reached, in milliseconds
+====================  =====  ===========================================================
 """
 
 from __future__ import annotations
@@ -74,7 +71,7 @@ CACHE_LINE_BYTES = 64
 # owner: the creator, under the lock file's CREATE byte; never written again once
 # VERSION is stored. A stale read costs nothing.
 MAGIC_OFFSET = 0
-# u32, release store, last of all: anything else is valid once this is
+# u32, release store, last of all: everything else is valid once this is
 VERSION_OFFSET = MAGIC_OFFSET + 8
 BOOT_ID_OFFSET = VERSION_OFFSET + 8  # 16 B, /proc/sys/kernel/random/boot_id
 TOTAL_BYTES_OFFSET = BOOT_ID_OFFSET + 16  # u64
@@ -84,20 +81,20 @@ MAX_LEASES_OFFSET = MAX_BUFFERS_OFFSET + 4  # u32, per member
 INDEX_SLOTS_OFFSET = MAX_LEASES_OFFSET + 4  # u32, a power of two
 SECRET_OFFSET = INDEX_SLOTS_OFFSET + 4  # 32 B, the key of the domain's capabilities
 SECRET_BYTES = 32
-# owner: the creator, as above. Random, never 0: two blocks of one name are told apart
-# by it, and so is everything that belongs to one of them: its segments, journals and
-# sockets are named by it, and the objects in a process remember it.
+# owner: the creator, as above. Random, never 0. It tells two blocks of one name apart.
+# The names of a block's segments, journals and sockets contain it, and the objects in a
+# process remember it.
 IDENTITY_OFFSET = SECRET_OFFSET + SECRET_BYTES  # u64
 LOCK_INODE_OFFSET = IDENTITY_OFFSET + 8  # u64, of the lock file whose bytes are those of the slots
-# u32, 1: what journals of other blocks vouched for is in the rows here
+# u32, 1: all buffers that journals of other blocks vouched for are in the rows here
 ADOPTED_OFFSET = LOCK_INODE_OFFSET + 8
-# owner: the creator, and a process that takes the version away, before it does; at this
-# offset in every version of this file. It says of which version the block is while
-# VERSION is 0: it is never 0 in a block that was whole.
+# owner: the creator; and a process that withdraws the block, before it clears VERSION.
+# It is at this offset in every version of this file. It is the version of the block
+# while VERSION is 0, and is never 0 in a block that was whole.
 LAYOUT_VERSION_OFFSET = ADOPTED_OFFSET + 4  # u32
 # owner: any member, CAS {epoch, slot+1} -> {epoch+1, slot+1}. A stale read costs a
 # failed CAS or a connection to a dead socket.
-ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: nobody
+ELECTION_OFFSET = 2 * CACHE_LINE_BYTES  # u64 {epoch:48 | slot+1:16}; slot+1 = 0: none
 ELECTION_SLOT, ELECTION_EPOCH = BitField(0, 16), BitField(16, 48)
 # owner: the broker, CAS upward to its own epoch. Clients futex-wait on the low half. A
 # stale read costs one more wait.
@@ -113,16 +110,17 @@ ROWS_READY_COUNT, ROWS_READY_EPOCH = BitField(0, 40), BitField(40, 24)
 # more buffer be created, or shows half a reason. u64 {epoch:24 | draining:1}: the
 # domain creates nothing new
 DRAIN_OFFSET = ROWS_READY_OFFSET + CACHE_LINE_BYTES
-DRAIN_REASON_WORDS = 31  # x u64 {epoch:24 | text:40} behind it: why, for people
+DRAIN_REASON_WORDS = 31  # x u64 {epoch:24 | text:40} behind it: the reason, for people
 DRAIN_ON, DRAIN_TEXT, DRAIN_EPOCH = BitField(0, 1), BitField(0, 40), BitField(40, 24)
 # owner: a forked child of any member, once and for all. A stale read hides freed memory
-# of a child from one list. u32, 1: processes that are no members may map what is here
+# of a child from one list. u32, 1: processes that are no members may map buffers
 FORKED_OFFSET = DRAIN_OFFSET + 8 * (1 + DRAIN_REASON_WORDS)
 HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone
 # (+1), or has come and is not in the index (+2^16). A stale read costs one more look.
-# The low half that runs over costs one more question; the same word after 2^16 changes
-# between a look and the sleep costs the half second until the next look.
+# If the low half runs over into the upper, an opener asks the broker once more. If 2^16
+# changes come between a look and the sleep, the word is the same, and the opener sleeps
+# for half a second until its next look.
 NAME_WAKES = 512  # a power of two
 # NAME_WAKES x u32 {changes outside of the index:16 | changes in it:16}
 NAME_WAKES_OFFSET = HEADER_BYTES - NAME_WAKES * 4
@@ -130,8 +128,8 @@ NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED = BitField(0, 16, 32), BitField(16, 16,
 
 # --- member slot ---------------------------------------------------------------------
 MEMBERS_OFFSET = HEADER_BYTES
-# owner: the member; after proof of its death the reclaiming member. CAS on the exact
-# word. A stale read costs a scan more or less of an area.
+# owner: the member; once its death is confirmed, the reclaiming member. CAS on the
+# exact word. A stale read costs a scan more or less of an area.
 MEMBER_STATE_OFFSET = 0  # u64 {generation:32 | unused:24 | state:8}
 MEMBER_STATE, MEMBER_GENERATION = BitField(0, 8), BitField(32, 32)
 # owner: the member's background thread (its tid); the kernel ORs FUTEX_OWNER_DIED when
@@ -142,8 +140,8 @@ ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS = (
     BitField(30, 1, 32),
     BitField(31, 1, 32),
 )
-# owner: the member, before LIVE (identity), at any time (flags, leaseHigh). A stale
-# leaseHigh is too low only for leases that re-check the row.
+# owner: the member, before LIVE (identity) or at any time (flags, leaseHigh). A stale
+# leaseHigh misses only leases whose holders still read the row.
 MEMBER_FLAGS_OFFSET = MEMBER_ROBUST_OFFSET + 4  # u32, MEMBER_FLAG_*
 MEMBER_PID_OFFSET = MEMBER_FLAGS_OFFSET + 4  # u32
 MEMBER_UID_OFFSET = MEMBER_PID_OFFSET + 4  # u32
@@ -155,14 +153,14 @@ MEMBER_JOINED_MS_OFFSET = MEMBER_NONCE_OFFSET + 8  # u64, monotonic ms of the ho
 # u32, lease slots ever used; raised before the slot is
 MEMBER_LEASE_HIGH_OFFSET = MEMBER_JOINED_MS_OFFSET + 8
 # owner: the member, before LIVE and whenever it measures anew. A stale read costs a
-# hand-over to a member that hands over again. u32, descriptors that it could spend as
+# handover to a member that hands over again. u32, descriptors that it could spend as
 # broker; 0: it can not serve now
 MEMBER_SPARE_OFFSET = MEMBER_LEASE_HIGH_OFFSET + 4
 MEMBER_PROGRAM_OFFSET = 72  # 64 B, UTF-8, zero padded
 MEMBER_PROGRAM_BYTES = 64
-# owner: the member, before LIVE. Whose clock it counts by; a stale read shows a wrong
-# expiry in a list, and decides nothing. u64, inode of /proc/self/ns/time; 0: its times
-# mean nothing
+# owner: the member, before LIVE. A stale read shows a wrong expiry in a list, and
+# decides nothing. u64, inode of /proc/self/ns/time, by whose clock the member counts;
+# 0: its times mean nothing
 MEMBER_TIME_NAMESPACE_OFFSET = MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES
 MEMBER_BYTES = 256
 
@@ -177,7 +175,7 @@ INDEX_ENTRY_BYTES = 8
 INDEX_ROW, INDEX_INCARNATION, INDEX_HASH = BitField(0, 20), BitField(20, 24), BitField(44, 20)
 INDEX_TOMBSTONE_EPOCH = BitField(20, 44)
 # row+1 of an entry that was removed; the other 44 bits are the epoch of the broker that
-# did
+# removed it
 INDEX_TOMBSTONE = INDEX_ROW.top
 MAX_INDEX_PROBES = 64
 
@@ -192,7 +190,8 @@ ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION = (
     BitField(16, 24),
     BitField(40, 24),
 )
-# owner: the creator while CREATING, nobody after. Published by the CAS to LIVE.
+# owner: the creator while CREATING, no process after that. Published by the CAS to
+# LIVE.
 ROW_SIZE_OFFSET = ROW_STATE_OFFSET + 8  # u64, bytes of data as the user sees them
 ROW_SEGMENT_BYTES_OFFSET = ROW_SIZE_OFFSET + 8  # u64, bytes of the segment or allocation
 ROW_CREATED_MS_OFFSET = ROW_SEGMENT_BYTES_OFFSET + 8  # u64, monotonic ms of the host
@@ -219,12 +218,13 @@ ROW_TENANT_OFFSET = ROW_DTYPE_OFFSET + MAX_DTYPE_BYTES  # 64 B, UTF-8
 MAX_TENANT_BYTES = 64
 ROW_NAME_OFFSET = ROW_TENANT_OFFSET + MAX_TENANT_BYTES  # 128 B, UTF-8
 MAX_NAME_BYTES = 128
-# u64, identity in the segment's name; 0: that of this block, otherwise it was adopted
+# u64, the identity in the segment's name. 0: that of this block; otherwise the buffer
+# was adopted
 ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES
 # owner: the member that holds the owner lock; odd while it writes. Readers futex-wait
 # on the low half. A stale read costs one more wait or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
-# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: nobody. See
+# owner: members, CAS. {contended:1 | slot generation:19 | slot+1:12}; 0: free. See
 # control/ownerlock.py.
 ROW_OWNER_LOCK_OFFSET = ROW_GENERATION_OFFSET + 8  # u32
 OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED = (
@@ -236,24 +236,25 @@ OWNER_DEAD = OWNER_SLOT.top  # slot+1 of an owner that died: a slot that no tabl
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_OWNER_LOCK_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
-# owner: readers, fetch-add, whenever a read access begins or ends; 0: there never was
-# one. Writers futex-wait on it. A stale read costs one more look at the leases.
+# owner: readers, fetch-add, whenever a read access begins or ends; 0: there was none
+# yet. Writers futex-wait on it. A stale read costs one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
-# owner: who waits for the owner lock, CAS to the lower number; who takes it, or waits
-# no longer for the successor, CAS to 0. A stale read costs a turn out of order. See
-# cshim/owners.h. u32, number of the waiter to whom a free claim is left; 0: to anybody
+# owner: a waiter for the owner lock, CAS to the lower number; the waiter that takes the
+# lock, or that has waited long enough for the successor, CAS to 0. A stale read costs
+# the order of two waiters. See cshim/owners.h. u32, number of the waiter for which a
+# free owner lock is kept; 0: for none
 ROW_SUCCESSOR_OFFSET = ROW_READERS_OFFSET + 4
-# owner: members, CAS that raises. A torn writer is the last one, or there is none: both
-# are compared. A stale read is that of a reader that came a moment earlier.
+# owner: members, CAS that raises. The buffer is torn if the last writer's ticket was
+# poisoned, so a reader compares both words. A stale read is that of a reader that came
+# a moment earlier.
 ROW_LAST_WRITER_OFFSET = ROW_READERS_OFFSET + 8  # u64, the last ticket of a write access
 ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was poisoned
-# owner: who waits for the owner lock, fetch-add. It wraps: numbers are compared by
-# their distance, and of two waiters more than 2^31 arrivals apart the later one is let
-# in first.
+# owner: a waiter for the owner lock, fetch-add. It wraps: numbers are compared by their
+# distance, and of two waiters more than 2^31 arrivals apart the later one goes first.
 ROW_ARRIVALS_OFFSET = ROW_TORN_OFFSET + 8  # u32, the number of the last waiter that came
-# owner: the signalling member, CAS; anyone completes a sure one that a GPU has reached;
-# the broker poisons those of the dead. {low half of the ticket:32 | slot generation:16
-# | slot:12 | status:4}
+# owner: the signalling member, CAS; any member completes a ticket that is completed by
+# the device, once the GPU has reached it; the broker poisons the tickets of a dead
+# member. {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
 ROW_TICKETS_OFFSET = 448  # TICKET_RING x u64
 TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER = (
     BitField(0, 4),
@@ -262,9 +263,9 @@ TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER = (
     BitField(32, 32),
 )
 TICKET_RING = 32
-# owner: the creator while CREATING, nobody after. What an importer of device memory
-# needs beside, or instead of, a descriptor. 128 B, as the device back-end made it, zero
-# padded
+# owner: the creator while CREATING, no process after that. A process that imports
+# device memory needs it beside a descriptor, or instead of one. 128 B, as the device
+# back-end made it, zero padded
 ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8
 MAX_HANDLE_BYTES = 128
 ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
@@ -272,12 +273,13 @@ ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
 ROW_FLAG_LAZY = 1
-#: A ticket promises that work is over. What somebody signals is PENDING, then DONE, or
-#: POISONED when its member died before. A writer's turn is WRITING, then WRITTEN, or
-#: TORN; a reader's is READING, then READ in any case: who reads leaves nothing half
-#: done. A ticket is sure when the GPU's word alone says that it is over: no part of the
-#: host could still make it a failure. Whose work is not over has bit 3; of those, bit 0
-#: says that it is sure, and bits 2 and 1 whose it is.
+#: A ticket promises that work will be over. The ticket of a signal is PENDING, and then
+#: DONE; it is POISONED if its member died before. The ticket of a write access is
+#: WRITING, and then WRITTEN or TORN. The ticket of a read access is READING, and then
+#: READ in any case, because a reader leaves nothing half done. A ticket is completed by
+#: the device (SURE) if the GPU's word alone says that it is over: nothing on the host
+#: can still make it a failure. A ticket whose work is not over has bit 3 set. In such a
+#: ticket bit 0 says SURE, and bits 2 and 1 are its kind: signal, reader or writer.
 TICKET_DONE, TICKET_POISONED, TICKET_READ, TICKET_WRITTEN, TICKET_TORN = 1, 2, 3, 4, 5
 TICKET_PENDING, TICKET_PENDING_SURE = 8, 9
 TICKET_READING = 11
@@ -286,17 +288,17 @@ TICKET_OPEN_BIT, TICKET_SURE_BIT, TICKET_KIND_MASK = 8, 1, 14
 
 # --- fence words ---------------------------------------------------------------------
 # owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker
-# raises those of the dead. They only grow, while the row's buffer lives. On pages of
-# their own, because GPUs map them: a kernel that writes at random meets no other word
-# here. A stale read costs a GPU that waits a little longer. TICKET_RING x u64, the last
-# ticket of that slot of the ring whose work is over
+# raises those of a dead member. They only grow while the row's buffer lives. They are
+# on pages of their own, because GPUs map them: a faulty kernel can overwrite no other
+# word there. After a stale read a GPU waits a little longer. TICKET_RING x u64, the
+# last ticket of that slot of the ring whose work is over
 FENCE_BYTES = TICKET_RING * 8
 
 # --- member area ---------------------------------------------------------------------
 # owner: the member, exchange; the broker CASes the revocation. {incarnation:24 | slot
 # generation:12 | reason:8 | row+1:20}; 0: not held. The generation keeps a deposed
-# broker, that still clears the slots of a dead member, off those of its slot's next
-# member.
+# broker, which may still clear the leases of a dead member, from clearing those of the
+# slot's next member.
 LEASE_HOLD_OFFSET = 0  # u64
 LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = (
     BitField(0, 20),
@@ -306,14 +308,14 @@ LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = (
 )
 # owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which
 # the lease expires, and whether the holder is inside a read access. A stale expiry
-# costs an early or late refusal by the holder itself. `reading` is set before the owner
-# lock is looked at, and read after the owner lock was taken.
+# costs an early or late refusal by the holder itself. A reader sets `reading` before it
+# reads the owner lock, and a writer reads `reading` after it has taken the owner lock.
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
 LEASE_EXPIRY, LEASE_READING = BitField(0, 63), BitField(63, 1)
 LEASE_BYTES = 16
 
-#: A slot and a row are stored as one more than they are, and the largest value of the
-#: field is no slot and no row.
+#: A slot or row number is stored plus one. The largest value of the field stands for no
+#: slot and no row.
 MAX_MEMBERS_LIMIT = OWNER_SLOT.top - 1
 MAX_BUFFERS_LIMIT = LEASE_ROW.top - 1
 MAX_LEASES_LIMIT = 1 << 16

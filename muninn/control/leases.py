@@ -12,8 +12,8 @@ operations; the memory stays until the holder lets go or dies. A stale read of a
 makes the broker keep a buffer until its next look.
 
 A bit beside the expiry says whether the holder is inside a read access. A writer waits
-until no holder is (`readersOf`). The bit of a reader that died goes when its lease is
-cleared.
+until the bit is set in no lease of the buffer (`readersOf`). When a reader dies, the
+broker clears its lease, and with it the bit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _READING, _EXPIRY_MASK = layout.LEASE_READING.mask, layout.LEASE_EXPIRY.mask
 #: `struct mnnLease`: slot, position, hold, expiry.
 _LEASE = struct.Struct("<IIQQ")
 
-#: Why a lease was revoked; the position is what the word stores.
+#: The reasons for a revocation; the word stores the position.
 REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
 
 
@@ -54,11 +54,11 @@ def reasonName(reason: int) -> str:
 
 
 def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None) -> list[Hold]:
-    """Every lease on `row`, or every one, whatever the state of its member: a member
-    that ended and is not reclaimed yet still counts.
+    """Every lease on `row`, or every lease at all. The leases of a member that has
+    ended count until they are reclaimed.
     """
-    # SYNC release: pairs with LeaseTable.release and clearDead. What a holder did with
-    # the memory comes before the word that says that it holds nothing.
+    # SYNC release: pairs with LeaseTable.release and clearDead. A holder has used the
+    # memory for the last time before the word says that it holds nothing.
     mask, value = (0, 0) if row is None else (_ROW_MASK, row + 1)
     room = _scan(block, mask, value)
     while True:
@@ -72,10 +72,10 @@ def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None)
 def countHolds(
     block: ControlBlock, members: MemberTable, row: int, incarnation: int | None = None
 ) -> int:
-    """How many leases there are on `row`; the refcount.
+    """Count the leases on `row`: the refcount.
 
-    With an incarnation, only the leases on it: a creator that gave up lets go of its
-    memory later than of its row.
+    With an incarnation, only the leases on that count: a creator that gave up releases
+    its memory later than its row.
     """
     return _scan(
         block, *((_ROW_MASK, row + 1) if incarnation is None else _holdsOn(row, incarnation))
@@ -96,8 +96,8 @@ def heldBy(block: ControlBlock, members: MemberTable, slot: int) -> int:
 
 
 def _scan(block: ControlBlock, mask: int, value: int, into: bytearray | None = None) -> int:
-    """Count the holds of all members whose words match, and describe as many as there
-    is room for.
+    """Count the leases of all members whose words match, and store as many as `into`
+    has room for.
     """
     geometry = block.geometry
     address, room = (atomics.addressOfBytes(into), len(into) // _LEASE.size) if into else (None, 0)
@@ -133,17 +133,16 @@ def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: 
     for slot in members.occupied():
         first = block.areaAddress(slot)
         high = members.leaseHigh(slot)
-        # One, nearly always; but each that is given back while a GPU is at work stands
-        # until the work is done.
+        # A member nearly always has one. But a lease that is released while a GPU is at
+        # work stays until the work is done.
         found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, None, 0) if high else 0
         if not found:
             continue
         indices = atomics.indexBuffer(high)
         found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)
         for index in indices[: min(found, high)]:
-            # SYNC reading: pairs with beginReading. The owner
-            # lock was taken before this look; a reader sets its bit before it looks at
-            # the lock.
+            # SYNC reading: pairs with beginReading. The writer took the owner lock
+            # before it reads this word. A reader sets its bit before it reads the lock.
             if (
                 atomics.loadSeqCst64(
                     first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
@@ -181,10 +180,10 @@ def holdsOf(block: ControlBlock, members: MemberTable, slot: int) -> list[Hold]:
 
 
 def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
-    """CAS a reason into a lease; False when the holder has let go meanwhile.
+    """CAS a reason into a lease. Returns False if the holder has released it meanwhile.
 
-    It forbids new operations and frees nothing, so one that a deposed broker gets in
-    late is harmless.
+    A revocation forbids new operations, and frees nothing. So a deposed broker that
+    revokes late does no harm.
     """
     address = block.areaAddress(hold.slot) + hold.position * layout.LEASE_BYTES
     word = atomics.loadSeqCst64(address)
@@ -192,7 +191,7 @@ def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
     if not same or word >> _REASON_SHIFT & _REASON_MASK:
         return False
     # SYNC revoke: pairs with LeaseTable.revocation. The holder refuses its next
-    # operation; one that is under way ends.
+    # operation; an operation that is under way goes on to its end.
     return bool(
         atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT)
         == word
@@ -203,15 +202,15 @@ def clearDead(block: ControlBlock, members: MemberTable, key: MemberKey) -> list
     """Clear all leases of a member that is confirmed dead and marked dead; returns the
     rows that it held.
 
-    The slot's generation is in each word, so nothing of the slot's next member can
+    Each word contains the slot's generation, so no lease of the slot's next member can
     match.
     """
     rows = []
     for index in range(members.leaseHigh(key.slot)):
         address = block.areaAddress(key.slot) + index * layout.LEASE_BYTES
         word = atomics.loadSeqCst64(address)
-        # SYNC release: pairs with scanHolds. The member is proven dead, so whatever it
-        # did comes before.
+        # SYNC release: pairs with scanHolds. The member is confirmed dead, so all its
+        # stores come before this.
         if (
             word
             and word >> _GENERATION_SHIFT & _GENERATION_MASK == key.generation & _GENERATION_MASK

@@ -30,7 +30,8 @@ from muninn.system.oserrors import fileError
 _CREATE_BYTE = 0
 _FIRST_SLOT_BYTE = 16
 _CREATE_BOUND_SECONDS = 10.0
-#: How often the byte of a slot is taken again, at the most: each request asks for it.
+#: The byte of a slot is taken again no sooner than after so long, although each request
+#: asks for it.
 _RETAKE_SECONDS = 1.0
 
 
@@ -38,28 +39,30 @@ class LockFile:
     """The byte locks of one domain, as this process sees them."""
 
     def __init__(self, paths: Paths) -> None:
-        #: Where everything of the domain is.
+        #: The names of the domain's files.
         self.paths = paths.makeDirectory()
         oserrors.joined()
         self._file = _opened(self.paths.lockPath, self.paths.uid)
-        #: Which file it is: a control block names the lock file that has its slots'
-        #: bytes.
+        #: The inode of the file: a control block names the lock file that has the bytes
+        #: of its slots.
         self.inode = self._file.inode
         self._slots: set[int] = set()
         self._retakeAt = 0.0
         self._reopening = _thread.RLock()
 
     def restore(self) -> None:
-        """See that the locks of this process are there: the kernel drops them when the
-        program closes the file, perhaps without knowing it.
+        """Take the locks of this process again if they may be gone: the kernel drops
+        them when the program closes the file, perhaps without knowing it.
 
-        It drops them with any descriptor of the file, and nothing reports that. So
-        they are taken again, which changes nothing where they are there.
+        It drops them when any descriptor of the file is closed, and reports nothing. So
+        they are taken again from time to time, which has no effect on a lock that is
+        there.
 
         Raises
         ------
         DomainChanged
-            Another process has the byte of our slot by now, or the file is another one.
+            Another process has the byte of our slot by now, or the name leads to
+            another file.
         """
         if not self._file.isOurs():
             self._fd()
@@ -68,13 +71,13 @@ class LockFile:
             self._retake()
 
     def _fd(self) -> int:
-        """The descriptor, to be used at once; opened again, with the locks that were on
-        it, if the program has closed it.
+        """The descriptor, to be used at once. If the program has closed it, the file is
+        opened again, and the locks are taken again.
         """
         if self._file.isOurs() or self._file.number < 0:
             return self._file.number
-        # One thread at a time: closing a second descriptor would drop the locks of the
-        # first.
+        # One thread at a time does this: closing a second descriptor would drop the
+        # locks of the first.
         with self._reopening:
             if not self._file.isOurs():
                 self._reopen()
@@ -91,8 +94,8 @@ class LockFile:
         self._retake()
 
     def _retake(self) -> None:
-        """Lock the byte of each slot of ours, which it may be already. Raises
-        `DomainChanged` when another process has one.
+        """Lock the byte of each slot of ours, whether or not it is locked. Raises
+        `DomainChanged` if another process has locked one of them.
         """
         lost = [
             slot
@@ -108,11 +111,11 @@ class LockFile:
 
     @contextmanager
     def creating(self, boundSeconds: float = _CREATE_BOUND_SECONDS) -> Iterator[None]:
-        """Hold the CREATE byte. Its holder may have been stopped, so the wait is
-        bounded: `BrokerUnavailable`.
+        """Hold the CREATE byte. The process that holds it may be stopped, so the wait
+        is bounded: `BrokerUnavailable`.
 
-        Raises `DomainChanged` when this process has closed the file: it is in the
-        domain no more.
+        Raises `DomainChanged` if this process has closed the file: it is not in the
+        domain any more.
         """
         deadline = clock.now() + boundSeconds
         while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:
@@ -139,8 +142,9 @@ class LockFile:
             atomics.byteUnlock(self._fd(), _CREATE_BYTE)
 
     def requireCreating(self) -> None:
-        """Before a step that can not be undone: raise `DomainChanged` if this process
-        has lost CREATE, as it may lose its slot's byte, and another process has it.
+        """Raise `DomainChanged` if this process has lost CREATE, as it may lose the
+        byte of its slot, and another process has it. Called before a step that can not
+        be undone.
         """
         if int(atomics.byteHolder(self._fd(), _CREATE_BYTE)) > 0:
             raise DomainChanged(
@@ -150,7 +154,7 @@ class LockFile:
             )
 
     def lockSlot(self, slot: int) -> bool:
-        """Take the byte of a slot for the rest of this process's life; False when
+        """Take the byte of a slot for the rest of this process's life. Returns False if
         another process has it.
         """
         failure = int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot))
@@ -173,7 +177,7 @@ class LockFile:
         return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0
 
     def anyLocked(self) -> int:
-        """The pid of another process that has the byte of some slot; 0: none has."""
+        """The pid of another process that has the byte of any slot; 0: none has."""
         return int(atomics.rangeHolder(self._fd(), _FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
 
     def close(self) -> None:
@@ -185,7 +189,8 @@ class LockFile:
 def _opened(path: str, uid: int) -> Named:
     try:
         with suppress(FileNotFoundError):
-            # Its maker may have died before it undid what the umask took away.
+            # The process that made it may have died before it set the bits that the
+            # umask had cleared.
             ownership.putRight(path, uid)
         return Named(path, os.O_RDWR | os.O_CREAT, uid)
     except FileNotFoundError:
@@ -195,11 +200,11 @@ def _opened(path: str, uid: int) -> Named:
 
 
 def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
-    """The pid of another process of this user that has a lock file of this name open
-    which is gone; 0: none that can be seen.
+    """The pid of another process of this user that has a removed lock file of this name
+    open; 0: there is none that can be seen.
 
-    Asked of one process for each file that has byte locks, unless `amongAll`: a look at
-    each process of the machine would be felt at each first join.
+    Unless `amongAll`, it looks only at one process for each file that has byte locks: a
+    look at every process of the machine would slow down each first join.
     """
     wanted, deadline = f"{path} (deleted)", clock.now() + boundSeconds
     others = set[str]()
@@ -208,7 +213,7 @@ def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
             continue
         if clock.now() > deadline:
             break
-        with suppress(OSError):  # it has ended, or is another user's
+        with suppress(OSError):  # the process has ended, or belongs to another user
             for number in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(FileNotFoundError):
                     if os.readlink(f"/proc/{pid}/fd/{number}") == wanted:
@@ -222,8 +227,8 @@ def _processes() -> list[tuple[int, str]]:
 
 
 def _lockers() -> list[tuple[int, str]]:
-    """The processes that have byte locks, each with the device and inode of a file; all
-    processes, where the kernel does not say.
+    """The processes that have byte locks, each with the device and inode of a file. All
+    processes, if the kernel does not list the locks.
     """
     try:
         with openFile("/proc/locks") as file:

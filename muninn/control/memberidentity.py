@@ -17,8 +17,8 @@ assert IDENTITY_OFFSET + IDENTITY_BYTES == layout.MEMBER_JOINED_MS_OFFSET + 8
 
 
 class MemberIdentity(NamedTuple):
-    """The process that claimed a slot: enough to tell it from any other process that
-    ever had its pid.
+    """The process that claimed a slot, with enough data to tell it from any other
+    process that ever had its pid.
     """
 
     flags: int
@@ -31,8 +31,8 @@ class MemberIdentity(NamedTuple):
 
     @property
     def process(self) -> tuple[int, int, int]:
-        """What tells the process from any other, whichever programs it runs, and
-        however many slots it has.
+        """Identifies the process, independent of the programs that it runs and of the
+        slots that it has.
         """
         return self.pid, self.startTime, self.pidNamespace
 

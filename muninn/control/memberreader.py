@@ -30,7 +30,7 @@ OWNER_LOCK_GENERATION_MASK = layout.OWNER_GENERATION.top
 
 
 class MemberKey(NamedTuple):
-    """One member for ever: a slot, and the generation of its claim."""
+    """Identifies one member for ever: a slot, and the generation of its claim."""
 
     slot: int
     generation: int
@@ -93,8 +93,8 @@ class MemberReader:
         return [key for key in self.live() if not self.isConfirmedDead(key)]
 
     def isThere(self, slot: int) -> bool:
-        """Whether a process that lives has the slot. What another process left in it is
-        still to be reclaimed.
+        """Whether a living process has the slot. Otherwise the slot may hold the words
+        of a dead member, which are still to be reclaimed.
         """
         return not self.isConfirmedDead(MemberKey(slot, self.state(slot)[1]))
 
@@ -110,8 +110,8 @@ class MemberReader:
         return raw.rstrip(b"\0").decode(errors="replace")
 
     def timeNamespace(self, slot: int) -> int:
-        """The inode of the time namespace that the member counts by; 0: its times mean
-        nothing to others.
+        """The inode of the time namespace by whose clock the member counts; 0: its
+        times mean nothing to others.
         """
         start = (
             layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + layout.MEMBER_TIME_NAMESPACE_OFFSET
@@ -120,8 +120,9 @@ class MemberReader:
 
     def leaseHigh(self, slot: int) -> int:
         """How many lease slots of the member's area were ever used."""
-        # SYNC leaseHigh: pairs with LeaseTable.take and MemberTable._prepare. A lease
-        # that is taken is below what this reads, in one total order with the row.
+        # SYNC leaseHigh: pairs with LeaseTable.take and MemberTable._prepare. Each
+        # lease that was taken before is below this value, in one total order with the
+        # row's state.
         word = atomics.loadSeqCst32(
             self._block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET
         )
@@ -158,14 +159,14 @@ class MemberReader:
         return key != own and (state == layout.MEMBER_FREE or self.isConfirmedDead(key))
 
     def isConfirmedDead(self, key: MemberKey, pidfd: int | None = None) -> bool:
-        """Whether nothing of the member runs or writes any more: its byte lock is free
+        """Whether no code of the member runs or writes any more: its byte lock is free
         *and* its process is gone, or runs another program.
 
         Parameters
         ----------
         pidfd
-            A descriptor that the member gave of itself; without it one is opened by
-            pid, which works within one PID namespace.
+            A pidfd that the member has sent. Without it a pidfd is opened by pid, which
+            works within one PID namespace.
         """
         # SYNC claiming: pairs with MemberTable.claim. The state is read first and the
         # byte second, so a slot that says CLAIMING and has a free byte is a dead claim.
@@ -176,13 +177,13 @@ class MemberReader:
         if identity.nonce == self._nonce or self._block.lockFile.slotIsLocked(key.slot):
             return False
         if state == layout.MEMBER_CLAIMING:
-            # the byte is locked before CLAIMING is stored, so a free byte is all there
-            # is to know of a claimer
+            # The byte is locked before CLAIMING is stored, so a free byte alone shows
+            # that the claiming process has died.
             return True
         isNear = identity.pidNamespace == ownPidNamespace()
         if pidfd is None and not isNear:
-            # Its pid means nothing here and it gave no pidfd to this process: its byte
-            # lock and its robust word must do.
+            # Its pid means nothing here, and it has sent no pidfd to this process. So
+            # its byte lock and its robust word decide.
             return self.isMarked(key.slot)
         if (
             processIsGone(identity.pid, identity.startTime)
@@ -210,25 +211,25 @@ class MemberReader:
         return [other for other in found if self.isConfirmedDead(other)]
 
     def anyEnded(self) -> bool:
-        """Whether some slot is taken, and its byte free: its member has ended, or is
-        about to.
+        """Whether the byte of some slot that is not FREE is free: its member has ended,
+        or is about to end.
         """
         return any(not self._block.lockFile.slotIsLocked(slot) for slot in self.occupied())
 
     def isPidOf(self, pid: int, key: MemberKey) -> bool:
-        """Whether a pid, as a pidfd tells it, is that of the process that the slot
-        names (as far as this PID namespace can tell).
+        """Whether `pid`, which a pidfd gave, is that of the process in the slot, as far
+        as this PID namespace can tell.
         """
         identity = self.identity(key.slot)
         return identity.pidNamespace != ownPidNamespace() or pid == identity.pid
 
     def othersAlive(self, own: MemberKey) -> list[MemberKey]:
-        """The members but for `own` that are not suspected dead."""
+        """The members that are not suspected dead, without `own`."""
         return [key for key in self.live() if key != own and not self.isSuspectedDead(key)]
 
     def inhabitant(self) -> int:
-        """The pid of a member that is not confirmed dead, its byte locked or not; 0:
-        there is none.
+        """The pid of a member that is not confirmed dead, whether or not its byte is
+        locked; 0: there is none.
         """
         return next(
             (self.identity(key.slot).pid for key in self.live() if not self.isConfirmedDead(key)), 0
@@ -245,7 +246,9 @@ class MemberReader:
         )
 
     def spareDescriptors(self, slot: int) -> int:
-        """How many descriptors the member could spend as broker, as it measured last."""
+        """How many descriptors the member could spend as broker, by its last
+        measurement.
+        """
         # SYNC spare: pairs with MemberTable.tellSpareDescriptors. An older number costs
         # a handover to a member that hands over again.
         return int(

@@ -1,19 +1,29 @@
-"""Member slots: a process takes one to join the domain, and it is given back at the
-end.
+"""Member slots: a process takes a slot to join the domain, and the slot is free again
+at its end.
 
-A process joins in this order. It takes the byte lock of a slot that is FREE, or that is
-CLAIMING with a free byte: the process that claimed it died. It CASes the slot to
-CLAIMING with the next generation. It gives the slot's lease area its pages, sets
-`leaseHigh` to 0, and writes its identity and the name of its program. Its background
-thread registers the robust word with the kernel. A CAS to LIVE shows the member to all
-others. Last, the process reads the block's version (`session/entry.py`), and leaves
-again if the block was withdrawn meanwhile.
+A process joins in this order:
 
-A member that leaves releases its leases, and asks the broker to mark the slot dead. Of
-a member that is confirmed dead the broker does the same: it CASes LIVE to DEAD, clears
-the member's leases, owner locks and tickets, and CASes the slot to FREE. A broker that
-dies in between leaves DEAD, and its successor goes on from there. Every CAS compares
-the generation, so a step that comes too late changes nothing of the slot's next member.
+1. It takes the byte lock of a slot that is FREE, or that is CLAIMING with a free byte:
+   the process that claimed that slot has died.
+2. It CASes the slot to CLAIMING, with the next generation.
+3. It allocates the slot's lease area, sets `leaseHigh` to 0, and writes its identity
+   and the name of its program.
+4. Its background thread registers the robust word with the kernel.
+5. A CAS to LIVE shows the member to all others.
+6. The process reads the block's version (`session/entry.py`), and leaves again if the
+   block was withdrawn meanwhile.
+
+A member that leaves releases its leases, and asks the broker to mark the slot dead. For
+a member that is confirmed dead, the broker does the same by itself:
+
+1. It CASes LIVE to DEAD.
+2. It clears the member's leases, owner locks and tickets.
+3. It CASes the slot to FREE.
+
+If the broker dies in between, the slot is still DEAD, and the successor goes on from
+there. Every CAS compares the generation, so a step that comes too late changes nothing
+of the slot's next member. A stale read of the state costs a failed CAS, or one more
+look.
 
 `memberreader.py` says how a death is found.
 """
@@ -38,7 +48,7 @@ _STATE_MASK, _GENERATION_SHIFT, _GENERATION_MASK = (
     layout.MEMBER_GENERATION.shift,
     layout.MEMBER_GENERATION.top,
 )
-#: How much of a full table an error has room for.
+#: How many programs, and how many pids of each, an error about a full table shows.
 _PROGRAMS_SHOWN, _PIDS_SHOWN = 4, 6
 
 
@@ -48,17 +58,17 @@ class MemberTable(MemberReader):
     # --- this process's slot ---------------------------------------------------------
 
     def claim(self, preferred: bool) -> MemberKey:
-        """Claim a free slot for this process; it is CLAIMING until `enter`. Raises
-        `TableFull`.
+        """Claim a free slot for this process. The slot is CLAIMING until `enter`.
+        Raises `TableFull`.
         """
         lockFile = self._block.lockFile
         for slot in range(self.count):
             address = self._block.memberAddress(slot)
-            # SYNC vacant: pairs with MemberTable.release. The slot that reads FREE
-            # holds nothing of its last member.
+            # SYNC vacant: pairs with MemberTable.release. A slot that reads FREE holds
+            # no word of its last member.
             word = atomics.loadAcquire64(address)
-            # A claimer that died half way has left CLAIMING and a free byte, and
-            # nothing else.
+            # A process that died while it claimed the slot has left CLAIMING and a free
+            # byte, and nothing else.
             if word & _STATE_MASK not in (
                 layout.MEMBER_FREE,
                 layout.MEMBER_CLAIMING,
@@ -91,8 +101,9 @@ class MemberTable(MemberReader):
         )
 
     def _census(self) -> str:
-        """Who is in the domain: no command can join to list them. Programs, the one
-        with most processes first, and some of their pids.
+        """The programs in the domain, the program with the most processes first, and
+        some of their pids. The error shows them because no command can join the full
+        domain to list them.
         """
         pids: dict[str, list[int]] = {}
         for slot in self.occupied():
@@ -109,10 +120,10 @@ class MemberTable(MemberReader):
         block.allocate(
             block.geometry.areasOffset + slot * block.geometry.areaBytes, block.geometry.areaBytes
         )
-        # Its leases are gone since the slot was released. Only the slot's owner lowers
-        # this word, so no late broker can hide a lease from a scan. SYNC leaseHigh:
-        # pairs with MemberReader.leaseHigh. The area of the slot is empty, and a scan
-        # of the broker sees no lease of the member before.
+        # The slot was released after its leases were cleared. Only the slot's owner
+        # lowers this word, so no late broker can hide a lease from a scan. SYNC
+        # leaseHigh: pairs with MemberReader.leaseHigh. The area of the slot is empty,
+        # and a scan of the broker sees no lease of the member before.
         atomics.exchangeSeqCst32(block.memberAddress(slot) + layout.MEMBER_LEASE_HIGH_OFFSET, 0)
         self._nonce = int.from_bytes(os.urandom(8), "little") or 1
         self._unmark = image.mark(self, self._nonce)
@@ -131,7 +142,7 @@ class MemberTable(MemberReader):
         block.put(start + IDENTITY_OFFSET, identity.packed())
         try:
             program = os.fsencode(programName())
-        except UnicodeError:  # of characters that no file's name has here
+        except UnicodeError:  # the name has characters that file names can not have here
             program = programName().encode(errors="replace")
         room = layout.MEMBER_PROGRAM_BYTES
         block.put(start + layout.MEMBER_PROGRAM_OFFSET, program[:room].ljust(room, b"\0"))
@@ -141,7 +152,8 @@ class MemberTable(MemberReader):
 
     def enter(self, key: MemberKey) -> None:
         """CLAIMING → LIVE: identity, robust word and byte lock are in place. Raises
-        `DomainChanged` when the byte was not, for a moment.
+        `DomainChanged` if another process has taken the claim over, because the byte
+        was free for a moment.
         """
         address = self._block.memberAddress(key.slot)
         claiming, live = (
@@ -157,36 +169,36 @@ class MemberTable(MemberReader):
             )
 
     def disown(self) -> None:
-        """Have it taken for another program's process, as after an exec: nothing of the
-        member runs or writes here any more.
+        """Let other processes see the process as another program, as after an exec: no
+        code of the member runs or writes here any more.
         """
         self._unmark()
 
     def tellSpareDescriptors(self, slot: int, count: int) -> None:
         """Say how many descriptors this member could spend as broker."""
-        # SYNC spare: pairs with MemberReader.spareDescriptors; nothing else goes with
-        # it.
+        # SYNC spare: pairs with MemberReader.spareDescriptors. The number publishes
+        # nothing else.
         atomics.storeRelease32(
             self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET, min(count, 0xFFFFFFFF)
         )
 
     def markDead(self, key: MemberKey) -> bool:
         """LIVE → DEAD, once the death is confirmed: the member takes no more leases.
-        False when the slot is another member's by now.
+        Returns False if the slot belongs to another member by now.
         """
         live, dead = (_wordOf(key, state) for state in (layout.MEMBER_LIVE, layout.MEMBER_DEAD))
-        # SYNC dead: pairs with MemberReader.isCurrent. What the member did comes
-        # before, since its death is confirmed; a process that reads DEAD takes nothing
-        # of it for held.
+        # SYNC dead: pairs with MemberReader.isCurrent. All stores of the member come
+        # before, because its death is confirmed. A process that reads DEAD ignores the
+        # member's leases and locks.
         return atomics.casSeqCst64(self._block.memberAddress(key.slot), live, dead) in (live, dead)
 
     def release(self, key: MemberKey, state: int) -> None:
-        """`state` → FREE, when nothing of the member is left in the control block."""
+        """`state` → FREE, once the control block holds no word of the member any more."""
         requireMember(state, layout.MEMBER_FREE)
-        # The CAS alone: a deposed broker that comes here late finds another generation.
-        # What the slot holds besides is its next member's to clear. SYNC vacant: pairs
-        # with MemberTable.claim. What was reclaimed is visible to the member that
-        # claims the slot next.
+        # Only the state word is changed: a deposed broker that comes late finds another
+        # generation, and the CAS fails. The slot's next member clears the other words.
+        # SYNC vacant: pairs with MemberTable.claim. The member that claims the slot
+        # next sees everything that was reclaimed before.
         atomics.casSeqCst64(
             self._block.memberAddress(key.slot),
             _wordOf(key, state),
@@ -195,5 +207,5 @@ class MemberTable(MemberReader):
 
 
 def _wordOf(key: MemberKey, state: int) -> int:
-    """The state word of a slot that is `key`'s."""
+    """The state word of a slot that belongs to `key`."""
     return key.generation << _GENERATION_SHIFT | state

@@ -39,14 +39,15 @@ def belongsTo(word: int, key: MemberKey) -> bool:
 
 
 def markDead(address: int, key: MemberKey) -> None:
-    """Let an owner lock of `key`, whose death is confirmed, say that its owner is dead,
-    and make the waiters look at it.
+    """Mark an owner lock of `key`, whose death is confirmed: it says from now on that
+    its owner is dead. Wake the waiters.
 
-    A lock for which no process waits would keep the dead owner for ever, and the bits
-    of its generation come again after 2^19 members of that slot.
+    Without the mark, a lock for which no process waits would name the dead owner for
+    ever, and the bits of the generation come again after 2^19 members of that slot.
     """
     while belongsTo(word := int(atomics.loadAcquire32(address)), key):
-        # SYNC claim: pairs with takeFrom. Bounded: it is marked contended once.
+        # SYNC claim: pairs with takeFrom. Bounded: the word changes once at most, when
+        # a waiter sets the contended bit.
         if atomics.casSeqCst32(address, word, word & _CONTENDED | layout.OWNER_DEAD) == word:
             break
     atomics.futexWake32(address, atomics.FUTEX_ALL)

@@ -34,7 +34,7 @@ class RowReader:
     # --- reading ---------------------------------------------------------------------
 
     def count(self) -> int:
-        """Rows that may be touched."""
+        """The number of rows that may be touched."""
         # SYNC rowsReady: pairs with RowTable.grow. The pages of each row below the
         # count exist and are stamped.
         return min(
@@ -49,8 +49,8 @@ class RowReader:
         return RowState.of(self.word(row))
 
     def mayBeFreed(self, row: int, incarnation: int) -> bool:
-        """Whether no process has freed it yet: it is LIVE, or the broker is just
-        looking whether anybody holds it.
+        """Whether no process has freed the buffer yet: the row is LIVE; or it is
+        PROBING, while the broker looks whether any process holds it.
         """
         state = self.state(row)
         return state.incarnation == incarnation and state.state in (
@@ -59,13 +59,15 @@ class RowReader:
         )
 
     def isLive(self, row: int, incarnation: int) -> bool:
-        # SYNC row: pairs with RowTable.change. What the creator described is visible
+        # SYNC row: pairs with RowTable.change. The creator's description is visible
         # once the word says LIVE.
         word = int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
         return (word & _STATE_MASK) == layout.ROW_LIVE and word >> _INCARNATION_SHIFT == incarnation
 
     def nameIs(self, row: int, name: bytes) -> bool:
-        """Whether the row's name reads so now; only a lease makes the answer last."""
+        """Whether the row has this name now. The answer lasts only while the caller has
+        a lease on the row.
+        """
         start = self._block.rowsOffset + row * layout.ROW_BYTES
         content = self._block.bytes
         nameStart = start + layout.ROW_NAME_OFFSET
@@ -75,7 +77,7 @@ class RowReader:
         )
 
     def isNamed(self, row: int, incarnation: int, name: bytes) -> bool:
-        """Whether the row can be opened, in that incarnation, by that name."""
+        """Whether that incarnation of the row can be opened by that name."""
         if row >= self.count():
             return False
         state = self.state(row)
@@ -98,15 +100,15 @@ class RowReader:
         )
 
     def taken(self, row: int) -> Taken:
-        """What the row takes, as its description says, unchecked but for what `sums`
-        checks.
+        """The part of the limits that the row takes, from its description. Only the
+        values that `sums` has checked are valid.
         """
         return Taken.unpacked(self.packed(row))
 
     def sums(self) -> tuple[dict[Taken, int], bytearray]:
-        """The bytes of the rows that take memory, by mode, tenant and GPU (the rest of
-        a key is 0); and for each row whether it was counted (1), and has a deadline
-        (2).
+        """The bytes of the rows that take memory, by mode, tenant and GPU (the other
+        fields of a key are 0); and a mark for each row: it was counted (1), it has a
+        deadline (2).
         """
         sums, marks = atomics.summedRows(self._first, self.count())
         return {
@@ -114,9 +116,7 @@ class RowReader:
         }, marks
 
     def findNamed(self, name: bytes, first: int) -> int | None:
-        """The row from `first` on that can be opened by that name, by looking at all of
-        them.
-        """
+        """Search all rows from `first` on for a row that can be opened by that name."""
         count = self.count() - first
         found = (
             int(atomics.findName(self._first + first * layout.ROW_BYTES, count, name, len(name)))
@@ -126,8 +126,8 @@ class RowReader:
         return None if found < 0 else first + found
 
     def deadlineMs(self, row: int) -> int:
-        """When the lifetime of a row ends that can be opened, in monotonic milliseconds
-        of the host; 0: never.
+        """The end of the lifetime of a row that can be opened, in monotonic
+        milliseconds of the host; 0: never.
         """
         return int(
             atomics.loadAcquire64(
@@ -144,8 +144,8 @@ class RowReader:
         )
 
     def description(self, row: int) -> RowDescription:
-        """The description; meaningful to a caller that holds a lease on the row, or
-        reads the same state word before and after.
+        """The description. It is valid if the caller holds a lease on the row, or reads
+        the same state word before and after.
         """
         return RowDescription.unpacked(self.packed(row))
 
@@ -168,8 +168,8 @@ class RowReader:
         )
 
     def ownedBy(self, slot: int) -> list[int]:
-        """The rows that can be opened and whose memory is their creator's, and goes
-        with it: transport `cudaIpc`.
+        """The rows that can be opened, and whose memory belongs to their creator and
+        ends with it: transport `cudaIpc`.
         """
         creator = slot << _CREATOR_SHIFT
         live = (
@@ -180,14 +180,14 @@ class RowReader:
         return [row for row in live if not self.needsDescriptor(row)]
 
     def isFastMode(self, row: int) -> bool:
-        """What the row's description says, in whatever state it is."""
+        """Whether the row's description says fastMode, in any state of the row."""
         return self._block.bytes[
             self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET
         ] == MODES.index(Mode.FAST)
 
     def needsDescriptor(self, row: int) -> bool:
-        """Whether this fastMode row is opened by a descriptor; otherwise its memory is
-        its creator's, and opened by the row's handle.
+        """Whether this fastMode row is opened by a descriptor. Otherwise its memory
+        belongs to its creator, and is opened by the row's handle.
         """
         return self._transport(row) != "cudaIpc"
 
@@ -215,7 +215,7 @@ class RowReader:
         )
 
     def fastMode(self) -> list[int]:
-        """The rows whose description says fastMode, in whatever state."""
+        """The rows whose description says fastMode, in any state."""
         count = self.count()
         indices = atomics.indexBuffer(count)
         found = atomics.scan32(
@@ -230,8 +230,8 @@ class RowReader:
         return list(indices[: min(found, count)])
 
     def ending(self, first: int, end: int) -> list[int]:
-        """The rows from `first` to `end` whose end is decided, and waits for their
-        holders.
+        """The rows from `first` to `end` that will be freed once their last holder has
+        released them.
         """
         if first >= end:
             return []

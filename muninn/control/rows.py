@@ -40,7 +40,7 @@ from muninn.system import atomics
 _STATE_MASK = layout.ROW_STATE.mask
 _EPOCH_SHIFT, _EPOCH_MASK = layout.ROW_EPOCH.shift, layout.ROW_EPOCH.top
 _COUNT_MASK = layout.ROWS_READY_COUNT.mask
-#: Of the row count's word, and of the drain's.
+#: The epoch field of the row count's word, and of the drain's words.
 _COUNT_EPOCH_SHIFT, _COUNT_EPOCH_MASK = layout.ROWS_READY_EPOCH.shift, layout.ROWS_READY_EPOCH.mask
 _FREE_SCAN_ROWS = 1024
 
@@ -61,8 +61,8 @@ class RowTable(RowReader):
     # --- what the creator writes -----------------------------------------------------
 
     def describe(self, row: int, description: RowDescription, handle: bytes = b"") -> None:
-        """Write the description, and clear what the row's last buffer left. The row is
-        CREATING and the caller's.
+        """Write the description, and clear the words that the row's last buffer left.
+        The row is CREATING, and the caller is its creator.
         """
         offset = self._block.rowsOffset + row * layout.ROW_BYTES
         self._block.put(
@@ -80,8 +80,8 @@ class RowTable(RowReader):
     # --- what the broker writes ------------------------------------------------------
 
     def change(self, row: int, old: RowState, epoch: int, state: int, **changes: int) -> RowState:
-        """CAS the row from exactly `old` to `state`, stamped with `epoch`. Raises
-        `Deposed` when that is not possible any more.
+        """CAS the row from exactly `old` to `state`, with `epoch` in the word. Raises
+        `Deposed` if the word has changed, or belongs to a later epoch.
         """
         if old.epoch > epoch:
             raise Deposed
@@ -103,7 +103,7 @@ class RowTable(RowReader):
         """Raise the epoch of every row, of the row count and of the drain's words to
         `epoch`.
 
-        The count comes first: from there on no other broker adds rows.
+        The count comes first: after that no other broker adds rows.
         """
         for address, words in (
             (self._block.rowsReadyAddress, 1),
@@ -120,8 +120,8 @@ class RowTable(RowReader):
         )
 
     def free(self, epoch: int) -> tuple[int, RowState]:
-        """A FREE row, and the word that says so; the table grows by a chunk when there
-        is none. Raises `TableFull` or `HostMemoryFull`.
+        """Find a FREE row. Returns it with its word. If there is none, the table grows
+        by a chunk. Raises `TableFull` or `HostMemoryFull`.
 
         A row whose incarnations are used up stays FREE: a handle or a late broker could
         take its next buffer for an earlier one. It is used again when the domain has
@@ -139,7 +139,7 @@ class RowTable(RowReader):
 
     def _firstFree(self, first: int) -> tuple[int, RowState] | None:
         """The first FREE row from `first` on that has an incarnation left, and its
-        word. A scan goes to the end of its range, so the ranges are short.
+        word. A scan does not stop before the end of its range, so the ranges are short.
         """
         count = self.count()
         for start in range(first, count, _FREE_SCAN_ROWS):

@@ -40,7 +40,8 @@ _GENERATION_SHIFT, _GENERATION_MASK = layout.TICKET_GENERATION.shift, layout.TIC
 _TICKET_SHIFT, _TICKET_MASK = layout.TICKET_NUMBER.shift, layout.TICKET_NUMBER.top
 _HALF = 1 << layout.TICKET_NUMBER.bits - 1
 _WHOLE_MASK = (1 << 64) - 1
-#: Of the low half of a slot: its member, and that its work is not over.
+#: The bits in the low half of a slot that name its member and say that its work is not
+#: over.
 _OPEN_MASK = layout.TICKET_GENERATION.mask | layout.TICKET_SLOT.mask | layout.TICKET_OPEN_BIT
 
 
@@ -90,10 +91,10 @@ class Tickets:
     # --- signal ----------------------------------------------------------------------
 
     def issue(self, key: MemberKey, status: int = layout.TICKET_PENDING) -> int | None:
-        """Reserve the next ticket, PENDING, READING or WRITING; None when the ring's
-        oldest is still pending (`awaitFreeTicket`).
+        """Reserve the next ticket, PENDING, READING or WRITING. None if the ring's
+        oldest ticket is still pending (`awaitFreeTicket`).
 
-        One that is done from the start, DONE, READ or WRITTEN, is never seen open.
+        A ticket that is issued as DONE, READ or WRITTEN is never seen open.
         """
         # SYNC next: pairs with Tickets.last.
         while True:
@@ -101,8 +102,8 @@ class Tickets:
             address = self._slot(ticket)
             word = self._seen(address)
             if _isIn(word, ticket) or _isBehind(ticket, word):
-                # Somebody reserved this ticket, or later ones, and has not moved `next`
-                # on: do it for it, and try the next one.
+                # Another member has reserved this ticket, or later ones, and has not
+                # moved `next` on. Move it, and try the next ticket.
                 atomics.casSeqCst64(self._next, ticket - 1, ticket)
             elif word & layout.TICKET_OPEN_BIT:
                 return None
@@ -115,8 +116,8 @@ class Tickets:
                 return ticket
 
     def awaitFreeTicket(self, seconds: float) -> bool:
-        """Wait until the ring has room for another ticket; False when it has none after
-        so long.
+        """Wait until the ring has room for another ticket. Returns False if it has none
+        after so long.
         """
         deadline = clock.now() + seconds
         while True:
@@ -132,7 +133,9 @@ class Tickets:
             sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def markCompletedByDevice(self, ticket: int, key: MemberKey) -> None:
-        """From now on the GPU's word alone says that the ticket is done."""
+        """Mark the ticket as completed by the device: from now on the GPU's word alone
+        says that it is done.
+        """
         address = self._slot(ticket)
         word = int(atomics.loadAcquire64(address))
         if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):
@@ -141,8 +144,8 @@ class Tickets:
             atomics.casSeqCst64(address, word, word | layout.TICKET_SURE_BIT)
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
-        """Pending → done, or poisoned if `status` says so, each as the ticket's kind
-        has it; and wake the waiters, GPUs too.
+        """Pending → done, or poisoned if `status` says so, in the states of the
+        ticket's kind. Wakes the waiters, GPUs too.
         """
         address = self._slot(ticket)
         if status == layout.TICKET_DONE:
@@ -153,17 +156,19 @@ class Tickets:
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             after = ends.done if status == layout.TICKET_DONE else ends.poisoned
             self._sayTorn(ticket, after)
-            # SYNC ticket: pairs with Tickets.state; what the stream wrote is visible
-            # before DONE. Bounded: it is made sure once.
+            # SYNC ticket: pairs with Tickets.state. The stream's writes are visible
+            # before DONE. Bounded: the word changes once at most, when the ticket is
+            # marked as completed by the device.
             if atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | after) == word:
                 break
-        # a GPU that goes on because of a poisoned ticket can be told why already
+        # The state comes first: the process of a GPU that goes on because of a poisoned
+        # ticket can read it.
         self.raiseFence(ticket)
         self._wakeAll()
 
     def abandon(self, key: MemberKey, meant: Set[int]) -> None:
-        """Poison the open tickets of `key` that will not be completed: those that are
-        not `meant`. No ticket is issued in its name meanwhile.
+        """Poison the open tickets of `key` that are not in `meant`, because they will
+        not be completed. The member issues no ticket meanwhile.
         """
         for address in self._matching(*self.openOf(key)):
             word = int(atomics.loadAcquire64(address))
@@ -179,17 +184,17 @@ class Tickets:
     # --- wait ------------------------------------------------------------------------
 
     def state(self, ticket: int) -> int:
-        """PENDING, DONE or POISONED, whatever its kind. A slot that a later ticket has
-        taken says that this one is DONE.
+        """PENDING, DONE or POISONED, for a ticket of any kind. If a later ticket has
+        taken the slot, this ticket is DONE.
         """
-        # SYNC ticket: pairs with Tickets.issue and Tickets.complete. What the stream of
-        # the ticket wrote is visible once its slot says DONE.
+        # SYNC ticket: pairs with Tickets.issue and Tickets.complete. The writes of the
+        # ticket's stream are visible once its slot says DONE.
         word = self._seen(self._slot(ticket))
         status = word & _STATUS_MASK if _isIn(word, ticket) else layout.TICKET_DONE
         return _SIMPLY.get(status, status)
 
     def await_(self, ticket: int, seconds: float) -> int:
-        """Wait at most `seconds` for the ticket to leave PENDING; returns its state
+        """Wait at most `seconds` until the ticket is not PENDING. Returns its state
         then.
         """
         deadline = clock.now() + seconds
@@ -205,8 +210,8 @@ class Tickets:
             sleepOn(self._wake, wake, min(_CHECK_NS, int(remaining * 1e9)))
 
     def scopes(self, *, reading: bool) -> list[int]:
-        """The tickets of accesses whose work is not over, oldest first: of those who
-        write, and if `reading` of those who read.
+        """The tickets of accesses whose work is not over, oldest first: those of write
+        accesses, and if `reading` those of read accesses too.
         """
         found = self._matching(layout.TICKET_KIND_MASK, layout.TICKET_WRITING)
         if reading:
@@ -221,8 +226,8 @@ class Tickets:
         return int(atomics.loadAcquire64(self._lastWriter))
 
     def torn(self) -> int | None:
-        """The last writer's ticket, if it died before its work was done: the bytes are
-        half written, until a process writes them anew.
+        """The last writer's ticket, if the writer died before its work was done: the
+        bytes are half written until a process writes them anew.
         """
         # SYNC raise: pairs with _raise. An older number is that of a reader that came a
         # moment earlier.
@@ -231,14 +236,14 @@ class Tickets:
         return torn if torn and torn >= last else None
 
     def fenceAddress(self, ticket: int) -> int:
-        """Where the ticket's fence word is: once it has reached the ticket, a GPU may
-        go on.
+        """The address of the ticket's fence word. A GPU that waits for the ticket may
+        go on once the word has reached it.
         """
         return self._fences + (ticket % layout.TICKET_RING) * 8
 
     def raiseFence(self, ticket: int) -> None:
-        """Fence word → `ticket`, unless a later one is over already. The ticket is
-        over.
+        """Raise the fence word to `ticket`, unless it says that a later ticket is over.
+        The ticket is over.
         """
         # SYNC fence: pairs with CudaStream.delay: a GPU waits for `ticket` or more.
         _raise(self.fenceAddress(ticket), ticket)
@@ -253,26 +258,26 @@ class Tickets:
         return _OPEN_MASK, _ofMember(key)
 
     def poison(self, key: MemberKey) -> int:
-        """Poison every pending ticket of a member that is confirmed dead; returns how
-        many.
+        """Poison every pending ticket of a member that is confirmed dead. Returns their
+        number.
         """
         poisoned = 0
         for address in self._matching(*self.openOf(key)):
-            # Its GPU may have come to a fence that is sure, and its CPU never to saying
-            # so: that one is done.
+            # The GPU may have reached the fence of a ticket that is completed by the
+            # device, before the CPU could say so. Such a ticket is done.
             word = self._seen(address)
             if word & _OPEN_MASK != _ofMember(key):
                 continue
             ends = _ENDS.get(word & _STATUS_MASK, _ENDS[layout.TICKET_PENDING])
             self._sayTorn(self._whole(word), ends.poisoned)
-            # SYNC ticket: pairs with Tickets.state. Its member is proven dead; what its
-            # GPU had reached was completed before.
+            # SYNC ticket: pairs with Tickets.state. The member is confirmed dead, and
+            # the tickets that its GPU had reached were completed before.
             changed = (
                 atomics.casSeqCst64(address, word, word & ~_STATUS_MASK | ends.poisoned) == word
             )
             poisoned += changed and ends.poisoned != ends.done
-            # A GPU's wait has no other end; its process asks for the ticket's
-            # state behind it.
+            # Nothing else ends the wait of a GPU. The process of that GPU asks for the
+            # ticket's state after the wait.
             self.raiseFence(self._whole(word))
             self._wakeAll()
         return poisoned
@@ -283,7 +288,7 @@ class Tickets:
         return self._ring + (ticket % layout.TICKET_RING) * 8
 
     def _matching(self, mask: int, value: int) -> list[int]:
-        """The addresses of the slots that read so."""
+        """The addresses of the ring slots with (word & mask) == value."""
         indices = atomics.indexBuffer(layout.TICKET_RING)
         found = atomics.scan64(
             self._ring, 8, layout.TICKET_RING, mask, value, indices, layout.TICKET_RING
@@ -291,16 +296,16 @@ class Tickets:
         return [self._ring + 8 * index for index in indices[: min(found, layout.TICKET_RING)]]
 
     def _whole(self, word: int) -> int:
-        """The ticket in a slot's word. It is at most one ahead of `last`, and not half
-        of all tickets behind.
+        """The whole number of the ticket in a slot's word. It is at most one ahead of
+        `last`, and less than half of all tickets behind it.
         """
         last = self.last()
         ahead = (word >> _TICKET_SHIFT) - last & _TICKET_MASK
         return last + (ahead if ahead < _HALF else ahead - _TICKET_MASK - 1)
 
     def _seen(self, address: int) -> int:
-        """A slot's word; a ticket completed by the device that its GPU has come to is
-        completed for it first.
+        """A slot's word. If its ticket is completed by the device, and the GPU has
+        reached it, the word is completed first.
         """
         # SYNC byDevice: pairs with Tickets.markCompletedByDevice.
         word = int(atomics.loadAcquire64(address))
@@ -308,8 +313,8 @@ class Tickets:
         if ends is None or not word & layout.TICKET_SURE_BIT:
             return word
         ticket = self._whole(word)
-        # SYNC fence: pairs with CudaStream.recordFence, by which a GPU writes the word;
-        # what its stream wrote is visible.
+        # SYNC fence: pairs with CudaStream.recordFence, by which a GPU writes the word.
+        # The writes of its stream are visible.
         if int(atomics.loadAcquire64(self.fenceAddress(ticket))) < ticket:
             return word
         over = word & ~_STATUS_MASK | ends.done
@@ -319,8 +324,8 @@ class Tickets:
         return over if before == word else before
 
     def _sayTorn(self, ticket: int, status: int) -> None:
-        """Before a ticket is seen to be torn: the ring forgets it sooner than the bytes
-        are whole again.
+        """Store a torn ticket beside the ring, before the ring shows it: the ring may
+        reuse its slot before the bytes are whole again.
         """
         if status == layout.TICKET_TORN:
             _raise(self._torn, ticket)
@@ -333,7 +338,7 @@ class Tickets:
 
 
 def _raise(address: int, value: int) -> None:
-    """Word → `value`, unless it is there or beyond."""
+    """Raise the word to `value`, unless it is at `value` or above."""
     # SYNC raise: pairs with Tickets.torn and Tickets.lastWriter. The word is raised
     # before the ticket is seen to be over.
     atomics.raiseField64(address, 8, 1, _WHOLE_MASK, value)
@@ -352,7 +357,7 @@ def _isBehind(ticket: int, word: int) -> bool:
 
 
 def _ofMember(key: MemberKey) -> int:
-    """What `_OPEN_MASK` leaves of a word of that member whose work is not over."""
+    """The bits in `_OPEN_MASK` of a word of that member whose work is not over."""
     return _ticketWord(0, key, layout.TICKET_OPEN_BIT)
 
 

@@ -96,8 +96,8 @@ _MEMBER_PAIRS = frozenset((each.before, each.after) for each in MEMBER_TRANSITIO
 
 
 class IllegalTransition(RuntimeError):
-    """A mistake of the program's: it asked for a transition that is not in the table.
-    Nothing was changed.
+    """A mistake in the calling code: it asked for a transition that is not in the
+    table. Nothing was changed.
     """
 
 

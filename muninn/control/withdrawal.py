@@ -22,7 +22,7 @@ from muninn.control.header import Header, checkVersion, openNamed
 from muninn.control.lockfile import LockFile, removedFileHolder
 from muninn.storage.paths import Paths
 
-#: How long the descriptors of this user's processes may be looked through.
+#: How long the search through the descriptors of this user's processes may take.
 _SCAN_SECONDS = 1.0
 
 
@@ -41,8 +41,8 @@ def inhabitantOf(paths: Paths, lockFile: LockFile) -> int:
 
 
 class Withdrawal:
-    """The version of the block that there is, taken away for as long as this is open.
-    The caller holds CREATE.
+    """Withdraws the domain's block, if there is one: the block has no version until
+    `giveBack`. The caller holds CREATE.
 
     A process that joins meanwhile takes its slot first and reads the version second: so
     `holder` sees it, or it sees that it has to wait.
@@ -54,8 +54,9 @@ class Withdrawal:
         self._fd = None if named is None else named[0]
         if self._fd is not None:
             self._before = os.pread(self._fd.number, 4, layout.VERSION_OFFSET)
-            # A block of any version says which: after a death from here on it must not
-            # pass for a block of this version.
+            # The block keeps its version in a second word. If this process dies after
+            # the next write, a block of another version must not be taken for one of
+            # this version.
             if self._before.strip(b"\0"):
                 os.pwrite(self._fd.number, self._before, layout.LAYOUT_VERSION_OFFSET)
             os.pwrite(self._fd.number, bytes(4), layout.VERSION_OFFSET)
@@ -65,7 +66,7 @@ class Withdrawal:
         return inhabitantOf(self._paths, self._lockFile)
 
     def giveBack(self) -> None:
-        """Let the block be what it was."""
+        """Give the block its version back."""
         if self._fd is not None:
             os.pwrite(self._fd.number, self._before, layout.VERSION_OFFSET)
 
@@ -80,8 +81,8 @@ def reinstate(paths: Paths, lockFile: LockFile) -> None:
     CREATE, as a withdrawing process does.
 
     A withdrawing process removes the names first and everything else later, so a block
-    that has a name is whole. One of another version is left alone:
-    `ControlBlockInvalid`.
+    that has a name is whole. A block of another version is not changed, and the call
+    raises `ControlBlockInvalid`.
     """
     named = openNamed(paths, lockFile)
     if named is None:
