@@ -384,7 +384,7 @@ def test_aDrainOutlivesAllMembersAndTellsWhy(domain: str) -> None:
     """
     drained = run("drain", "--reason", "disk  change\n" + "é" * 200)
     assert drained.returncode == 0
-    assert f"told as far as there is room for it: disk change {'é' * 71}\n" in drained.stderr, (
+    assert f"cut to the room that there is for it: disk change {'é' * 71}\n" in drained.stderr, (
         "the text was cut without a mark"
     )
     assert (
@@ -784,7 +784,7 @@ def test_doctorAsksTheCudaDriver(
 
 def test_doctorSaysWhatIsLeftOfADomain(domain: str) -> None:
     paths = Paths(os.getuid(), domain)
-    assert "nobody is in it" in answer("doctor")["domain"]["found"]
+    assert "no process is in it" in answer("doctor")["domain"]["found"]
     paths.makeDirectory()
     Path(f"/dev/shm{paths.segmentName(3, 1)}").write_bytes(b"x")
     assert "1 segment is left over" in answer("doctor")["domain"]["found"]

@@ -26,8 +26,8 @@ from muninn.system.logs import Log
 from muninn.system.oserrors import fileError, missingShm
 
 _log = Log("muninn.broker")
-#: What a broker opens for itself: journal and copy, sockets, an epoll and its
-#: descriptor server's; and what it needs in passing.
+#: The descriptors that a broker opens for itself: journal and copy, sockets, its epoll
+#: and that of its descriptor server; and those that it needs for a moment.
 OWN_DESCRIPTORS = 16
 _LEAST_FILE_BYTES = 1 << 20  # a journal of few buffers
 _ROW_FILE_BYTES = 2048  # twice a record, twice over
@@ -41,7 +41,9 @@ _LONGEST_SLEEP_SECONDS = 0.25
 
 
 class Candidacy:
-    """What this member can do as broker, and what the others say that they can."""
+    """Whether this member could serve as broker, and whether the others say that they
+    could.
+    """
 
     def __init__(self, block: ControlBlock, members: MemberTable, key: MemberKey) -> None:
         self._block = block

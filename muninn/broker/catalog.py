@@ -32,7 +32,7 @@ class Catalog:
         self.quotas = Quotas(limits)
         self._index = NameIndex(rows.block)
         self._usages: dict[int, Usage] = {}  # of this term
-        # of this term, and those that the index has no room for
+        # The names of this term, and the names for which the index has no room.
         self._rowOfName: dict[str, int] = {}
         self._unindexed: dict[int, str] = {}  # the latter, by row
         self._indexNext, self._indexEnd = 0, rows.count()

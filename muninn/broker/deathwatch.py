@@ -40,7 +40,7 @@ RETRIES = 6000
 
 
 class Death(Enum):
-    """What is known about the death of the member of a pidfd."""
+    """The state of the death of a pidfd's member."""
 
     UNWATCHED = "unwatched"  #: the pidfd belongs to no member any more
     SUSPECTED = "suspected"
@@ -148,8 +148,8 @@ class DeathWatch:
         return dead
 
     def _followByPid(self, key: MemberKey) -> None:
-        """Follow a member that has not sent a pidfd, where its pid means something.
-        None to be had is no proof of death.
+        """Follow a member that has not sent a pidfd, where its pid means something. If
+        it can not be opened, that confirms no death.
         """
         identity = self._members.identity(key.slot)
         if not self._canBeLookedUp(key):

@@ -129,8 +129,8 @@ class Inbox:
         return not self._waiting
 
     def shut(self) -> None:
-        """The term has ended: requests that wait, and those that come from now on, fail
-        with `Deposed`, so that their threads look which member is broker now.
+        """The term has ended: requests that wait, and requests that come from now on,
+        fail with `Deposed`, so that their threads look which member is broker now.
         """
         self._isShut = True
         self.refuse()

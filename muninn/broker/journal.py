@@ -1,9 +1,10 @@
-"""The journal: what the broker of one epoch intended and did, one file per epoch.
+"""The journal: the intentions and the changes of the broker of one epoch, one file per
+epoch.
 
 Only the broker of the epoch writes its file. The journal survives a crash of every
-process, and a control block that is lost or damaged is rebuilt from it (`repair.py`).
-A successor does not need it to finish what is half done: the state words of the rows
-say that.
+process, and a control block that is lost or damaged is rebuilt from it (`repair.py`). A
+successor does not need it to finish half-done changes: the state words of the rows say
+that.
 
 Append. A record is {length, CRC-32, msgpack map}. The broker appends a record before
 and after each change that takes several steps. If a write is cut short, the broker

@@ -12,9 +12,9 @@ slices, between which the others go on. The broker
 
 Later it ends lifetimes, copies the journal again when most of it is about rows that are
 gone, and every few seconds looks for deaths that no message has reported. Each piece is
-idempotent, so a successor repeats what a broker that died has begun. Nothing of it
-survives in private memory: the rows, the slots and the directory of the domain say what
-is still to be done.
+idempotent, so a successor repeats the work that a broker which died has begun. Nothing
+of it survives in private memory: the rows, the slots and the directory of the domain
+say what is still to be done.
 """
 
 from __future__ import annotations

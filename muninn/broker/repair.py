@@ -62,7 +62,7 @@ RENEWAL_EPOCH = MAX_EPOCH // 2
 
 
 class Adoption:
-    """What becomes of the segments of older blocks, and of the drain of the last one.
+    """The plan for the segments of older blocks, and for the drain of the last block.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ _BACKLOG = 256
 
 
 class ServedTerm(Protocol):
-    """What a server asks of the term that it serves."""
+    """The methods of a term that its server calls."""
 
     def admit(self, listener: Socket) -> Socket | None:
         """Accept a new connection; returns it if it may stay."""

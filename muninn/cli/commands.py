@@ -161,7 +161,8 @@ def runClose(arguments: argparse.Namespace) -> int:
     ]
     if not held:
         raise BufferNotFound(
-            f"{who} holds no lease on {arguments.name!r}", "Look at `python -m muninn` for who does"
+            f"{who} holds no lease on {arguments.name!r}",
+            "`python -m muninn` lists the processes that do",
         )
     if len({each.process for each in held}) > 1:
         slots = ", ".join(f"{each.hold.slot} ({each.program})" for each in held)
@@ -173,7 +174,7 @@ def runClose(arguments: argparse.Namespace) -> int:
     if all(each.hold.reason for each in held):
         raise LeaseRevoked(
             f"the lease of {who} on {arguments.name!r} was revoked before ({held[0].hold.reason})",
-            "Wait until it lets go",
+            "Wait until it closes the buffer",
         )
     revoked = admin.revoke(held)
     return _say(
@@ -213,7 +214,7 @@ def runDrain(arguments: argparse.Namespace) -> int:
     told = muninn.domainInfo()["drainReason"] or ""
     if not arguments.off and told != " ".join(arguments.reason.split()):
         print(
-            f"muninn: the reason is told as far as there is room for it: {printable(told)}",
+            f"muninn: the reason was cut to the room that there is for it: {printable(told)}",
             file=sys.stderr,
         )
     text = (

@@ -1,9 +1,8 @@
-"""`doctor`: the checks of what this machine can do for Muninn, a line for each.
+"""`doctor`: checks whether this machine can do all that Muninn needs, a line for each.
 
-A check tries the thing itself, and returns a verdict (ok, warn, fail), what it found,
-and what to do about it. Only `fail` means that Muninn does not work here. The last
-check joins the domain, if there is one, as every command does; all others leave no
-trace.
+A check tries the thing itself. It returns a verdict (ok, warn, fail), its finding, and
+an advice. Only `fail` means that Muninn does not work here. The last check joins the
+domain, if there is one, as every command does; all other checks leave no trace.
 
 The checks read `/proc/thread-self`, as Muninn does: `/proc/self` is empty in a process
 whose first thread has ended.

@@ -30,8 +30,8 @@ def domain() -> Finding:
     if named is None:
         return Finding(
             "ok",
-            f"{paths.domain!r}: nobody is in it{left}",
-            "The next process that joins adopts what journals know" if orphans else "",
+            f"{paths.domain!r}: no process is in it{left}",
+            "The next process that joins adopts the buffers that journals name" if orphans else "",
         )
     fd, path = named
     try:
@@ -78,7 +78,7 @@ def names() -> Finding:
         f"not this user's own: {', '.join(sorted(strangers)[:5])}; the domain is in "
         f"{paths.directory}"
     )
-    return Finding("warn", found, "Let their owner or root remove them: Muninn leaves them alone")
+    return Finding("warn", found, "Let their owner or root remove them: Muninn does not use them")
 
 
 def modes() -> Finding:
@@ -110,11 +110,11 @@ def modes() -> Finding:
         return Finding(
             "fail",
             f"others may have written to: {', '.join(shared[:5])}",
-            f"`chmod -R go= {folder}` if nobody has; otherwise remove them",
+            f"`chmod -R go= {folder}` if they have not; otherwise remove them",
         )
     return Finding(
         "ok",
-        f"what is in {folder} is this user's alone"
+        f"only this user has access to the files in {folder}"
         if found
         else "there is no directory of the domain",
     )

@@ -47,11 +47,13 @@ def tried(check: Callable[[], Finding]) -> Finding:
         return Finding(
             "fail",
             "there is no memory for the check",
-            "Raise what `limits` and `control group` name",
+            "Raise the limits that `limits` and `control group` name",
         )
     except Exception as error:
         return Finding(
-            "fail", f"{type(error).__name__}: {error}", "Report it, with what the other checks say"
+            "fail",
+            f"{type(error).__name__}: {error}",
+            "Report it, with the output of the other checks",
         )
 
 

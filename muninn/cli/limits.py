@@ -10,8 +10,8 @@ from muninn.cli.finding import Finding
 from muninn.config.sizes import asText
 
 _ENOUGH_DESCRIPTORS, _ADVISED_DESCRIPTORS = 1024, 65536
-#: Each process has Muninn's thread, the program's own, and those that numerical
-#: libraries start.
+#: Each process has Muninn's thread, the program's own threads, and the threads that
+#: numerical libraries start.
 _FEWEST_TASKS, _ENOUGH_TASKS = 4, 1024
 _LEAST_GROUP_BYTES = 1 << 30
 

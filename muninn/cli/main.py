@@ -122,7 +122,7 @@ def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
 
 def _configure(arguments: argparse.Namespace) -> None:
     """Choose the domain and the verbosity. A wrong configuration ends every command
-    except `doctor`, which says what is wrong with it.
+    except `doctor`, which reports the mistake.
     """
     import logging
 
@@ -211,11 +211,12 @@ def _common(**defaults: object) -> _Parser:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m muninn", parents=[_common(json=False, domain=None)],
+        prog="python -m muninn",
+        parents=[_common(json=False, domain=None)],
         description="Look at, and change, the buffers that the processes of this host share.",
-        epilog="Without a command: the buffers, and who holds each. Example: python -m muninn "
-               "load model.safetensors --name model",
-    )  # fmt: skip
+        epilog="Without a command: the buffers and their holders. Example: python -m muninn "
+        "load model.safetensors --name model",
+    )
     parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)
     commands = parser.add_subparsers(metavar="COMMAND")
 
@@ -234,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-#: (name, function that runs it, what it does, an example) → its parser.
+#: (name, function that runs it, help text, an example) → its parser.
 _Add = Callable[[str, str, str, str], argparse.ArgumentParser]
 
 
@@ -243,7 +244,9 @@ def _addLooking(add: _Add) -> None:
     command = add("list", "listing:runList", "list the buffers", "list --mode bigMode")
     command.add_argument("--mode", help="only bigMode, or only fastMode")
     command.add_argument("--tenant", help="only this tenant's")
-    command.add_argument("--holders", action="store_true", default=False, help="and who holds each")
+    command.add_argument(
+        "--holders", action="store_true", default=False, help="show the holders too"
+    )
     command = add(
         "describe",
         "listing:runDescribe",
@@ -264,8 +267,8 @@ def _addHolding(add: _Add) -> None:
     command.add_argument("--size", required=True, help='bytes, or text such as "128G"')
     command.add_argument("--name", required=True)
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
-    command.add_argument("--tenant", help="whose quota it counts against")
-    command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: whose VRAM")
+    command.add_argument("--tenant", help="the tenant for its quota")
+    command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: the GPU")
     command.add_argument(
         "--access", default="readWrite", help="readOnly, readMostly or readWrite (default)"
     )
@@ -294,7 +297,7 @@ def _addHolding(add: _Add) -> None:
     command = add(
         "close",
         "commands:runClose",
-        "make another process let go: revoke its lease on a buffer",
+        "make another process release a buffer: revoke its lease",
         "close weights --pid 4711",
     )
     _named(command)
@@ -336,7 +339,7 @@ def _addChanging(add: _Add) -> None:
         "drain --reason maintenance",
     )
     command.add_argument(
-        "--reason", default="", help="what those are told who create, list and look"
+        "--reason", default="", help="shown to processes that create buffers or list them"
     )
     command.add_argument("--off", action="store_true", help="let it create buffers again")
     add("keep", "commands:runKeep", "stay in the domain, and be its broker, until Ctrl-C", "keep")

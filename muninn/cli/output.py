@@ -54,8 +54,8 @@ def printJson(value: Any) -> None:
 
 
 def printError(error: MuninnError, asJson: bool) -> None:
-    """`MNN-xxxx name: what happened. Fix: …` on stderr; with JSON the same as an object
-    on stdout.
+    """Print `MNN-xxxx name: reason. Fix: …` on stderr; with JSON also an object on
+    stdout.
     """
     print(printable(str(error)), file=sys.stderr)
     if asJson:

@@ -53,7 +53,7 @@ def robust() -> Finding:
     return Finding(
         "fail",
         "the kernel does not mark the word of a thread that has ended",
-        "A broker's death would be noticed late",
+        "Other members would see a broker's death late",
     )
 
 

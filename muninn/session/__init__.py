@@ -1,3 +1,3 @@
-"""This process in a domain: its membership, its leases and mappings, and what it has
-open.
+"""This process in a domain: its membership, its leases and mappings, and the buffers
+that it has open.
 """

@@ -44,7 +44,7 @@ from muninn.wire.messages import Message
 _log = Log("muninn.member")
 #: How long the background thread waits before it connects again, when the broker or
 #: this process has no descriptor left for the connection.
-_TURNED_AWAY_SECONDS = 2.0
+_REFUSED_SECONDS = 2.0
 
 
 class Client:
@@ -57,7 +57,7 @@ class Client:
         self._connector = Connector(context, self._lines)
         self._later: deque[Message] = deque()
         # The epoch whose broker had no descriptor left for this member.
-        self._turnedAwayBy, self._connectAgainAt = -1, 0.0
+        self._refusedBy, self._connectAgainAt = -1, 0.0
 
     def request(
         self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object
@@ -184,7 +184,7 @@ class Client:
             try:
                 reply = self.once(**message)
             except MuninnError:
-                reply = {}  # what was to be done is done already, or can not be done any more
+                reply = {}  # it is done already, or can not be done any more
             if reply is None:
                 return False
             if message["op"] == "create" and reply.get("row", requests.LATER) != requests.LATER:
@@ -207,8 +207,8 @@ class Client:
         while self._later:
             if clock.now() > deadline:
                 raise BrokerUnavailable(
-                    f"no broker took back within {self._context.requestTimeoutMs} ms what was "
-                    "not brought to its end"
+                    f"within {self._context.requestTimeoutMs} ms no broker undid the requests that "
+                    "were not brought to their end"
                 )
             self._context.requireSlot()
             self._context.wake()
@@ -227,12 +227,12 @@ class Client:
         """
         epoch = self._context.election.epoch()
         self._lines.thin()
-        isTurnedAway = epoch == self._turnedAwayBy and clock.now() < self._connectAgainAt
-        if isTurnedAway or self._lines.isAny(epoch):
+        isRefused = epoch == self._refusedBy and clock.now() < self._connectAgainAt
+        if isRefused or self._lines.isAny(epoch):
             return True
         try:
             line = self._connector.open(StallDetector(self._context), self._deadline())
-            self._turnedAwayBy = -1
+            self._refusedBy = -1
             if self._lines.isAny(epoch, butFor=line):
                 # Another thread has connected meanwhile. A member should cost its
                 # broker only one descriptor.
@@ -242,9 +242,9 @@ class Client:
         except BrokerLost:
             return False
         except DescriptorsExhausted as error:
-            if epoch != self._turnedAwayBy:
+            if epoch != self._refusedBy:
                 _log.warning("not connected to the broker of epoch %d: %s", epoch, error.reason)
-            self._turnedAwayBy, self._connectAgainAt = epoch, clock.now() + _TURNED_AWAY_SECONDS
+            self._refusedBy, self._connectAgainAt = epoch, clock.now() + _REFUSED_SECONDS
         return True
 
     def isConnected(self, epoch: int) -> bool:

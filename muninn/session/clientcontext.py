@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ClientContext(NamedTuple):
-    """What the client needs of its membership."""
+    """The parts of a membership that its client needs."""
 
     paths: Paths
     members: MemberTable

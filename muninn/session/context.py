@@ -1,5 +1,5 @@
-"""The context of open buffers: what a buffer, an access or a lock needs of its
-membership.
+"""The context of open buffers: the parts that a buffer, an access or a lock needs of
+its membership.
 
 The membership makes it once, when the process joins, and each open buffer keeps it. So
 everything that is needed to end a mapping lives as long as the memory.

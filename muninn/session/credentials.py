@@ -7,9 +7,9 @@ uid: the process gives up its old membership, and joins the domain of the new ui
 The process can no longer remove files, create files or connect in the old domain's
 directory. So the end of the old membership looks like a death: the process gives the
 election word to another member, its background thread ends, and it releases the byte of
-its slot. A broker sees both and reclaims what the member had. Until then the process
-can read and write what it has mapped. If the uid changes back before the next call,
-only the broker has changed.
+its slot. A broker sees both and reclaims the member's leases and locks. Until then the
+process can read and write the memory that it has mapped. If the uid changes back before
+the next call, only the broker has changed.
 
 After a chroot the process stays a member, since none of its calls is meant for another
 domain. While it does not see `/dev/shm`, it does not serve as broker and sends no
@@ -35,7 +35,7 @@ _TID_MASK = 0x3FFFFFFF
 
 
 def isDisplaced(uid: int) -> bool:
-    """Whether the calling thread has another uid than the one that joined."""
+    """Whether the calling thread has another uid than the thread that joined."""
     return os.geteuid() != uid
 
 

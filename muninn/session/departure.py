@@ -32,7 +32,7 @@ _LOOK_SECONDS = 0.001
 _PAST_SECONDS = 1.0
 #: How often a thread that has nothing else to do looks whether the others are outside.
 _STAY_SECONDS = 0.05
-#: How long a thread waits for the end of a departure: above what a good-bye may take.
+#: How long a thread waits for the end of a departure: longer than a departure may take.
 _OVER_SECONDS = 60.0
 
 
@@ -51,8 +51,8 @@ class Departure:
         """Called after an access, a lock or a name was taken. Raises `Departing` when
         the caller must give it back, and take it under the next membership.
         """
-        # SYNC depart: pairs with begin. What is taken is visible before this is read;
-        # the interpreter's lock orders both.
+        # SYNC depart: pairs with begin. This thread's lease or lock is visible before
+        # this is read; the interpreter's lock orders both.
         if self.isOn and green.identity() != self._leaver:
             raise Departing
 
@@ -107,13 +107,13 @@ def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
 
 
 def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bool:
-    """Wait until streams complete what others wait for; False when that takes longer
-    than `seconds`.
+    """Wait until streams complete the work that others wait for; False when that takes
+    longer than `seconds`.
 
     Parameters
     ----------
     isAtWork
-        Whether GPUs may be at work on what others will use.
+        Whether GPUs may be at work on memory that others will use.
     """
     deadline = clock.now() + seconds
     while gpus.promised and clock.now() < deadline:

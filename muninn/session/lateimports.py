@@ -47,7 +47,7 @@ def load() -> Loaded:
 
 
 def patiently(call: Callable[[], Value]) -> Value:
-    """What `call` returns, which may import something.
+    """Call `call`, which may import modules, and return its result.
 
     A uid that may not look into the libraries, for a moment only, finds nothing there,
     and the interpreter would remember that.

@@ -2,9 +2,9 @@
 Python object keeps each.
 
 The words are in shared memory (`control/leases.py`), and this process alone fills them.
-This module's own state is private: the owner of each slot, and what must be undone once
-no object keeps a lease. A crash loses it; the words are enough for the broker to
-reclaim the leases.
+This module's own state is private: the owner of each slot, and the memory that is to be
+unmapped once no object keeps a lease. A crash loses it; the words are enough for the
+broker to reclaim the leases.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Lease:
 
 
 class Tenure(weakref.ref[Lease]):
-    """One use of a slot, from its taking to its end: what must be undone once no object
-    keeps its `Lease`.
+    """One use of a slot, from its taking to its end, with the memory that is to be
+    unmapped once no object keeps its `Lease`.
 
     It exists, and the table knows it as the owner of the slot, before the slot is
     taken. So if a signal handler raises between two steps of taking a slot, the lease
@@ -109,7 +109,7 @@ class LeaseTable:
         #: Tenures whose leases are gone. The interpreter puts them here in one step when
         #: the last reference to a lease is dropped.
         self.gone: deque[Tenure] = deque()
-        #: Called afterwards.
+        #: Called after a tenure was put there.
         self.onGone: Callable[[object], object] | None = None
 
     def take(self, row: int, incarnation: int, ttlMs: int) -> LeaseIndex:
@@ -181,13 +181,13 @@ class LeaseTable:
         """End the lease in the slot, which still belongs to its owner. A repeated call
         does nothing.
 
-        A slot that belongs to another member by now is left alone. This process has
-        left, or lost its slot.
+        If the slot belongs to another member by now, it is not changed: this process
+        has left, or has lost its slot.
         """
         address = self._first + index * layout.LEASE_BYTES
         word = atomics.loadAcquire64(address)
-        # SYNC release: pairs with scanHolds; what the holder did with the memory comes
-        # before. The broker may revoke it meanwhile, once.
+        # SYNC release: pairs with scanHolds. The holder has used the memory for the
+        # last time before this store. The broker may revoke it meanwhile, once.
         while word & _GENERATION_MASK << _GENERATION_SHIFT == self._generationField:
             found = atomics.casSeqCst64(address, word, 0)
             if found == word:
@@ -208,8 +208,7 @@ class LeaseTable:
     def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
         address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
         # Bounded: only threads of this process change it. SYNC expiry: pairs with
-        # LeaseTable.expiryMs, and the caller says of the reading bit with what it
-        # pairs.
+        # LeaseTable.expiryMs. For the reading bit, the caller names the peer.
         while (
             atomics.casSeqCst64(
                 address, word := int(atomics.loadAcquire64(address)), word & kept | changed

@@ -40,7 +40,7 @@ class Bytes(Protocol):
 
 
 class NoBytes:
-    """The memory of what has none: a lock."""
+    """Stands for the memory of a lock, which has none."""
 
     address = sizeBytes = 0
     writable = True
@@ -89,7 +89,7 @@ class Memory:
         self.source = source
         self.mayBeWritten = mayBeWritten
         self.leaseIndex = int(leaseIndex)
-        self._lease = lease = leaseIndex.lease  # which is nobody else's for long: it goes with this
+        self._lease = lease = leaseIndex.lease  # the lease ends with this object
         self.device = device
         self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
         self._mapping = _thread.RLock()
@@ -99,7 +99,9 @@ class Memory:
 
     @staticmethod
     def end(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
-        """End what a memory had, once it is gone, and say so."""
+        """End the registration and the mapping of a memory that is gone, and then call
+        `closed`.
+        """
         _gone(source, mapped, closed)
 
     @property
@@ -109,17 +111,21 @@ class Memory:
 
     @property
     def gpu(self) -> int | None:
-        """The GPU whose VRAM it is, as this process numbers GPUs."""
+        """The GPU in whose VRAM it is, as this process numbers GPUs; None for host
+        memory.
+        """
         return self.source.gpu if isinstance(self.source, Allocation) else None
 
     # --- the CPU ---------------------------------------------------------------------
 
     def copyOut(self, target: int, sizeBytes: int, offset: int = 0) -> None:
-        """Copy bytes to a host address, wherever they are, and wait for it."""
+        """Copy bytes to a host address, and wait for the copy. The bytes may be in
+        VRAM.
+        """
         self._copy(target, self.source.address + offset, sizeBytes)
 
     def copyIn(self, source: int, sizeBytes: int, offset: int = 0) -> None:
-        """Copy bytes from a host address, wherever they go, and wait for it."""
+        """Copy bytes from a host address, and wait for the copy. They may go to VRAM."""
         self._copy(self.source.address + offset, source, sizeBytes)
 
     def copyBytes(self, sizeBytes: int, offset: int) -> bytes:
@@ -142,12 +148,12 @@ class Memory:
     # --- kernels ---------------------------------------------------------------------
 
     def devicePointer(self, device: Device, progress: Callable[[int], None] | None = None) -> int:
-        """Where kernels of all GPUs find it; host memory is registered for that at the
-        first call. It never changes.
+        """The address at which kernels of all GPUs find it. Host memory is registered
+        for that at the first call. The address never changes.
 
-        It is registered for writing wherever the buffer allows that, whatever this
-        process may: a registration for reading would have to be taken from under the
-        kernels that use it, when somebody here opens the buffer for writing.
+        It is registered for writing if the buffer allows that, even if this process may
+        only read. Otherwise the registration would have to be replaced while kernels
+        use it, when this process opens the buffer for writing.
 
         Raises
         ------
@@ -170,7 +176,7 @@ class Memory:
             return self._mapped[0].devicePointer
 
     def isBorrowed(self) -> bool:
-        """Whether it is memory of another process, which that process takes back."""
+        """Whether the memory belongs to another process, which may take it back."""
         return (
             isinstance(self.source, Allocation)
             and self.source.transport == "cudaIpc"

@@ -133,15 +133,16 @@ class Membership:
         )
 
     def _allocations(self) -> list[Allocation]:
-        """What this member brings to a new broker: descriptors of the memory without a
-        name that it has open, and those that it kept when it was broker itself.
+        """The descriptors that this member brings to a new broker: of the memory
+        without a name that it has open, and those that it kept when it was broker
+        itself.
         """
         return [*self.openBuffers.allocations(), *self.role.handover.duplicates()]
 
     def _begin(self) -> None:
         self.worker.begin()
 
-    # --- what it has -----------------------------------------------------------------
+    # --- its parts -------------------------------------------------------------------
 
     @property
     def settings(self) -> Settings:
@@ -179,7 +180,7 @@ class Membership:
     def leaseLock(self) -> _thread.RLock:
         return self.tables.leaseLock
 
-    # --- what is asked of it ---------------------------------------------------------
+    # --- its state and its end -------------------------------------------------------
 
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended. Then the process
@@ -210,7 +211,8 @@ class Membership:
         """In a forked child: close the child's copies of the parent's descriptors. The
         only shared word that the child writes is the one that says that it exists.
         """
-        # SYNC forked: pairs with lingering. What this child maps was mapped before.
+        # SYNC forked: pairs with lingering. The child's mappings were made before this
+        # store.
         atomics.storeRelease32(self.block.forkedAddress, 1)
         broker, self.role.broker = self.role.broker, None  # the parent is the broker
         self.client.closeInChild()

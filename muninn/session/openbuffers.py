@@ -96,8 +96,8 @@ class OpenBuffers:
         return None
 
     def asked(self, name: str) -> tuple[OpenBuffer | None, bool]:
-        """What the broker knows of a name: the open buffer if the name is live, and
-        otherwise whether a process is creating it.
+        """Ask the broker for a name: the open buffer if the name is live, and otherwise
+        whether a process is creating it.
         """
         found, _ = self.context.client.request("find", name=name)
         if not found.get("live"):
@@ -144,7 +144,7 @@ class OpenBuffers:
         index = tables.leases.take(row, incarnation, tables.ttlMs)
         try:
             # SYNC lease: pairs with Directory.tryReclaim. The lease is visible; if the
-            # row is live now, no broker reclaims it before this process lets go.
+            # row is live now, no broker reclaims it before this lease ends.
             description = (
                 tables.rows.description(row) if tables.rows.isLive(row, incarnation) else None
             )

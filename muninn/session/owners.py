@@ -16,8 +16,8 @@ from muninn.system.green import identity
 _OWNER_BYTES = 128
 _LEAVER_OFFSET = 8
 
-#: What an access is, and why one is refused, as `cshim/owners.h` numbers both; it has
-#: more of each, which only the C part tells apart.
+#: The kinds of an access, and the reasons to refuse an access, with the numbers of
+#: `cshim/owners.h`. The C part has more of each, which Python need not tell apart.
 KIND_HOST, KIND_STREAM = 1, 2
 REFUSED_WRITING, REFUSED_OTHER_THREAD, REFUSED_VOID = 1, 4, 5
 
@@ -63,14 +63,14 @@ class Owners:
         return address
 
     def depart(self, isOn: bool) -> None:
-        """Nobody but this thread begins anything, until it is said that the departure
-        is over.
+        """Say that this thread is leaving the domain, or that the departure is over.
+        Meanwhile no other thread begins an access or takes a lock.
         """
         # SYNC leaver: pairs with isDeparting, under the lock of the interpreter.
         atomics.storeRelease64(self._first + _LEAVER_OFFSET, identity() if isOn else 0)
 
     def end(self) -> None:
-        """The process has left: nothing is ours any more."""
-        # SYNC ended: pairs with isVoid. From here on no access and no lock of this
-        # process is its own.
+        """Say that the process has left: it has no access and no lock any more."""
+        # SYNC ended: pairs with isVoid. From here on the C part ignores every access
+        # and lock of this process.
         atomics.storeRelease32(self._first, 1)

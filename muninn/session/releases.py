@@ -45,11 +45,11 @@ class Releases:
         #: broker is to be told.
         self._released: deque[tuple[int, int]] = deque()
         self._ofDevices: deque[Tenure] = deque()
-        #: Held while a thread undoes what is gone. A call that interrupts that thread
-        #: leaves the work to it.
+        #: Held while a thread undoes leases that are gone. A call that interrupts that
+        #: thread leaves the work to it.
         self._reclaiming = _thread.RLock()
-        #: The thread that is about to undo what it releases, so that no other thread
-        #: need be woken for it.
+        #: The thread that is about to undo the objects that it releases, so that no
+        #: other thread need be woken for it.
         self.closing = 0
         tables.leases.onGone = self._onGone
 
@@ -88,7 +88,7 @@ class Releases:
                 tenure.source.closeThen(lambda: None)
 
     def letGo(self, last: list[Any]) -> None:
-        """Drop the objects in the list, and undo at once what ends with them."""
+        """Drop the objects in the list, and undo at once the leases that end with them."""
         self.closing = green.identity()
         try:
             last.clear()
@@ -101,7 +101,7 @@ class Releases:
             self.closing = 0
 
     def reclaimGone(self) -> None:
-        """Unmap what is not used any more, and give the leases back."""
+        """Unmap memory that is not used any more, and release its leases."""
         gone = self._tables.leases.gone
         while (gone or self._ofDevices) and not self._reclaiming._is_owned():  # type: ignore[attr-defined]
             if not aside.isOwn():

@@ -98,7 +98,7 @@ class Creating:
             raise BrokerUnavailable(
                 f"{_midst(name)}: a call from there can not wait for the end of it",
                 "Use it before or after the call that creates it; a handler of a signal can "
-                "note what is to be done",
+                "note the request",
             )
 
     def isAny(self) -> bool:
@@ -107,7 +107,7 @@ class Creating:
 
 
 class Reservation:
-    """What one creation has asked the broker for, until it has ended.
+    """The request of one creation to the broker, until it has ended.
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ class Reservation:
         self._isOver = True
 
     def giveUp(self) -> None:
-        """Take back what was granted. The error that led here is the one that the caller
+        """Abandon the granted row. The error that led here is the one that the caller
         sees, so no other is raised; if no broker answers, the background thread asks
         later.
         """
@@ -229,7 +229,7 @@ class Reservation:
         self._isOver = True
 
     def undo(self) -> bool:
-        """Let the background thread take back what may have been granted, since the
+        """Let the background thread abandon a row that may have been granted, since the
         creating thread was interrupted, or no broker answers it.
         """
         if not self._isOver and self._question is not None:

@@ -125,8 +125,8 @@ class BrokerRole:
             if not isAstray(tables.paths.uid):
                 self._abandonBlock()
         except Exception as error:
-            # Whatever the error is, another member may not have it; a process that can
-            # not serve must not stay broker.
+            # Another member may not have the same error; a process that can not serve
+            # must not stay broker.
             if not isDisplaced(tables.paths.uid) and tables.election.term() == term:
                 # A process whose uid has changed, or that was deposed, has not failed
                 # as broker.
@@ -159,7 +159,7 @@ class BrokerRole:
 
     def loseBlock(self) -> None:
         """Let the background thread end, and this process join again at its next call.
-        What is mapped stays mapped.
+        Mapped memory stays mapped.
         """
         self._standing.isLost = self._standing.isStopping = True
 

@@ -38,7 +38,7 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
     holders = [] if row is None else _others(tables, row)
     if not holders:  # a former broker may have the memory, without a lease
         return HolderSilent(
-            f"nobody has brought the memory of {name!r} to the new broker, and a process that "
+            f"no process has brought the memory of {name!r} to the new broker, and a process that "
             "may have it stands still"
         )
     names = [

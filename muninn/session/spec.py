@@ -1,4 +1,4 @@
-"""The specification of a buffer: what a process wants to create, as plain values.
+"""The specification of a buffer that a process wants to create, as plain values.
 
 `api` checks the options of a user and builds a `BufferSpec`; `session/creation.py`
 creates what it says. Only the creating process has it: the row of the new buffer states

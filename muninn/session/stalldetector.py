@@ -13,7 +13,7 @@ from __future__ import annotations
 from muninn.session.clientcontext import ClientContext
 from muninn.system import clock
 
-#: The least pause before whoever is broker is looked at again.
+#: The least pause between two looks at the broker.
 RETRY_SECONDS = 0.001
 
 

@@ -82,7 +82,7 @@ class Tables:
         )
 
     def requireSame(self, other: Tables, name: str) -> None:
-        """Raises `DomainChanged` for what belongs to another control block: a row means
+        """Raise `DomainChanged` for a buffer of another control block: a row means
         something in its own only.
         """
         self.requireSameDomain(other, name)
@@ -92,8 +92,8 @@ class Tables:
             )
 
     def requireSameDomain(self, other: Tables, name: str) -> None:
-        """The same for what has a name and no bytes: in a later control block it is
-        made anew.
+        """The same for a lock, which has a name and no bytes: in a later control block
+        it is made anew.
         """
         if other.paths.stem != self.paths.stem:
             raise DomainChanged(

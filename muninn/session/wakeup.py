@@ -1,5 +1,5 @@
-"""Wakeup: what the background thread sleeps on, and how the other threads of its
-process end that sleep.
+"""Wakeup: the words on which the background thread sleeps, and how the other threads of
+its process end that sleep.
 
 While it serves as broker it sleeps on an eventfd among its sockets, otherwise on the
 broker's robust word. Private to the process.

@@ -21,7 +21,7 @@ _LOOK_NS = 1_000_000_000
 
 
 class Watcher:
-    """The sleep of one member's background thread, and what ends it."""
+    """The sleep of one member's background thread."""
 
     def __init__(self, block: ControlBlock, slot: int) -> None:
         self._block = block
@@ -34,8 +34,8 @@ class Watcher:
         self._robust: int | None = None
 
     def look(self) -> None:
-        """What is asked from here on ends the next sleep. Called before the thread
-        looks for work.
+        """A request that comes from here on ends the next sleep. Called before the
+        thread looks for work.
         """
         # SYNC wake: pairs with Watcher.wake. The word is read before the look for work,
         # so work that comes afterwards ends the next sleep.
@@ -65,6 +65,6 @@ class Watcher:
         """Wake the thread, and no other. Takes no lock, since finalizers and signal
         handlers call it.
         """
-        # SYNC wake: pairs with Watcher.look; what the thread is to see was stored
-        # before.
+        # SYNC wake: pairs with Watcher.look; the request that the thread is to see was
+        # stored before.
         atomics.wakeWatcher(self._wakeOwner, self._robust, self._slot)

@@ -219,7 +219,9 @@ class Worker:
         return Told.ALL if isAll else Told.NOT_ALL
 
     def _undo(self) -> bool:
-        """Undo what was interrupted; False when some of it can not be undone yet."""
+        """Undo the work that was interrupted; False when some of it can not be undone
+        yet.
+        """
         return self._openBuffers.creating.cleanups.run() and self._openBuffers.gpus.signalling.run()
 
     def _untilRenewal(self) -> float:

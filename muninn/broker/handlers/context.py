@@ -1,5 +1,5 @@
-"""The context of a term: what the handlers of requests may use of the broker, and the
-type of their answers.
+"""The context of a term: the parts of the broker that the handlers of requests may use,
+and the type of their answers.
 
 The broker makes one context when its term begins, and passes it to all handlers. It
 belongs to the thread that serves.

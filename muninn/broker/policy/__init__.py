@@ -1,3 +1,3 @@
-"""Policy: what a domain may use, as the configuration of its broker says (limits, and
-what is counted against them), and which members the broker accepts.
+"""Policy: how much a domain may use, by the configuration of its broker (the limits, and
+the usage that counts against them), and which members the broker accepts.
 """

@@ -1,4 +1,4 @@
-"""Quotas: what each mode, tenant and GPU uses, and whether more may be added.
+"""Quotas: how much each mode, tenant and GPU uses, and whether more may be added.
 
 The sums are private memory of the broker. A new broker computes them from the rows
 (`catalog.py`), so that none of them survives a broker or drifts. Only the limits of the
@@ -37,7 +37,7 @@ class Quotas:
         """Whether these bytes may be added; `QuotaExceeded` names the limit that
         forbids it.
 
-        A GPU of capacity 0 is one whose driver keeps the books.
+        For a GPU of capacity 0 the driver counts.
         """
         limits = self._limits
         big = mode is Mode.BIG

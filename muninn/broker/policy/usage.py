@@ -1,4 +1,4 @@
-"""Usage: what one buffer takes, as quotas count it."""
+"""Usage: how much of the domain's limits one buffer takes, as quotas count it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from muninn.terms import Mode
 
 
 class Usage(NamedTuple):
-    """What one row takes."""
+    """The usage of one row."""
 
     name: str
     tenant: str
@@ -20,7 +20,7 @@ class Usage(NamedTuple):
 
 
 def usageOf(description: RowDescription) -> Usage:
-    """What a described row takes."""
+    """The usage of a row that has a description."""
     return Usage(
         description.name,
         description.tenant,
