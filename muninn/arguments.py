@@ -1,9 +1,9 @@
 """The checks of arguments that every package shares: keywords, functions, integers,
 timeouts.
 
-A call that does not fit raises a `TypeError` that names the function which the user
-called, and the nearest keyword that it has. Python itself names the function where a
-function lists all its keywords, and the nearest keyword from 3.13 on.
+A call with a wrong keyword raises a `TypeError` that names the function which the user
+called, and the nearest keyword of that function. Python itself names the function where
+a function lists all its keywords, and the nearest keyword from 3.13 on.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _NUMBERS = (float, int)
 
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Wrap `function` so that the error of a keyword which it does not have names the
-    nearest one that it has.
+    """Wrap `function` so that the error for a keyword which it does not have names its
+    nearest keyword.
     """
 
     @functools.wraps(function)

@@ -18,9 +18,9 @@ class MuninnError(Exception):
     Parameters
     ----------
     reason
-        What happened, with the names and numbers of this case.
+        The reason, with the names and numbers of this case.
     fix
-        What to do about it; the table's usual fix by default.
+        The advice; by default the table's usual fix.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """The words that users pass as strings, and the checks of the names that they choose.
 
-The position of a word in its tuple is what the control block stores: words are only
-ever appended.
+The control block stores the position of a word in its tuple, so new words are only ever
+appended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Mode(enum.StrEnum):
 
 
 class Access(enum.StrEnum):
-    """What processes may do with a buffer, and what a promotion writes back."""
+    """The rights of processes on a buffer. They also decide whether a promotion writes
+    back.
+    """
 
     READ_ONLY = "readOnly"
     READ_MOSTLY = "readMostly"
@@ -42,8 +44,8 @@ class Lifetime(enum.StrEnum):
 
 
 class Renew(enum.StrEnum):
-    """What renews a lease: the member's background thread for as long as the buffer is
-    open, or only each use of the buffer.
+    """How a lease is renewed: by the member's background thread while the buffer is
+    open, or only by each use of the buffer.
     """
 
     AUTO = "auto"
@@ -78,7 +80,9 @@ _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The known name that is most like `name`, whatever the capitals; "" when none is."""
+    """The known name that is most like `name`, without regard to capitals; "" if none
+    is similar.
+    """
     from difflib import get_close_matches
 
     meant = {each.lower(): each for each in known}
@@ -103,8 +107,8 @@ def _choice(
 
 
 def _byText(kind: type[_Word]) -> Mapping[str, _Word]:
-    """The words of an enumeration by what users write. To ask the enumeration itself
-    takes twice as long, and each open asks for two words.
+    """The words of an enumeration by their texts. Looking a text up in the enumeration
+    itself takes twice as long, and each open looks two words up.
     """
     return {word.value: word for word in kind}
 

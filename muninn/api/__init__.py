@@ -1,4 +1,4 @@
-"""What users call, and nothing that two processes share.
+"""The functions and classes that users call. Nothing here is shared between processes.
 
 `options` declares the options of a buffer once; `specs` checks them and builds the spec
 from which `session` creates the buffer. `sharing`, `bundle` and `lending` make buffers;

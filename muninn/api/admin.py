@@ -5,7 +5,7 @@ process with such a lease is `LeaseRevoked`; the memory is freed when the proces
 the buffer or dies.
 
 *Drain.* The broker writes the reason into the control block. From then on it refuses to
-create buffers, and what there is can still be opened and used.
+create buffers, and existing buffers can still be opened and used.
 
 *Keep.* This process joins as a preferred broker, and stays until it is told to leave.
 

@@ -124,12 +124,14 @@ class Attachment:
 
     @property
     def gpu(self) -> int | None:
-        """The GPU whose VRAM it is, by its index in this process, or None."""
+        """The GPU in whose VRAM it is, by its index in this process, or None."""
         return self._held().memory.gpu
 
     @property
     def access(self) -> str:
-        """The access that the buffer allows; `writable` says what this object may do."""
+        """The access that the buffer allows; `writable` says whether this object may
+        write.
+        """
         return str(self._description.access.value)
 
     @property

@@ -5,7 +5,7 @@ The control block does not know of it: the row and the name are gone, and the ke
 gives the memory back with the last mapping. `/proc/<pid>/maps` shows it: a segment
 whose name is gone is `(deleted)` there. `lingering` reads that file for the processes
 of this user, first for those that are no members, within a bound of time; it does not
-show what it has not reached then.
+show memory that it has not reached then.
 
 That takes longer than all the rest of a list. So it is done only where there may be
 such memory: when a member has forked, or until this process has looked once and found

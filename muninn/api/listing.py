@@ -149,8 +149,8 @@ def describeRow(
 
 
 class _Moment:
-    """What the descriptions of one list have in common. It is read once, and not again
-    for each row or holder.
+    """The values that the descriptions of one list have in common. They are read once,
+    and not again for each row or holder.
     """
 
     def __init__(self, tables: Tables, gpus: Gpus, holds: list[leases.Hold]) -> None:

@@ -43,7 +43,7 @@ class BufferOptions:
     preferredGpu
         The GPU in whose VRAM it is, for fastMode.
     access
-        What other processes may do: ``"readOnly"`` (no process writes once it is
+        The rights of other processes: ``"readOnly"`` (no process writes once it is
         shared), ``"readMostly"`` or ``"readWrite"``; ``"readMostly"`` unless configured
         otherwise.
     tenant

@@ -218,7 +218,7 @@ def array(
     name, shape, dtype
         The name of the array, and the shape and dtype that it must have.
     access
-        What this object may do. Other processes may write an array that was created
+        The rights of this object. Other processes may write an array that was created
         here in any case, or it would be zeros for ever.
     timeout
         Seconds to wait while another process is creating it.

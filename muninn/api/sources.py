@@ -12,7 +12,9 @@ from muninn.interop.arrays import isOnDevice
 
 
 def asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """`value` as a numpy array, without guessing what a list or a number might mean."""
+    """`value` as a numpy array. A list or a number is refused, because its dtype would
+    be a guess.
+    """
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):
             raise TypeError(

@@ -256,8 +256,8 @@ class Broker:
             holder.closeInChild()
 
     def handOver(self) -> list[tuple[tuple[int, int], Descriptor]]:
-        """The descriptors in the descriptor store. The caller owns them from now on, and
-        brings them to the successor.
+        """The descriptors in the descriptor store. The caller owns them from now on,
+        and brings them to the successor.
         """
         with self._lock:
             return self._directory.descriptorStore.takeAll()

@@ -341,8 +341,8 @@ class Directory:
         return self._reclaim(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
-        """The memory of a LIVE row belonged to its creator, and went with it. Revoke the
-        leases, so that each holder is told at its next use, and free the row.
+        """The memory of a LIVE row belonged to its creator, and went with it. Revoke
+        the leases, so that each holder is told at its next use, and free the row.
         """
         state = self.rows.state(row)
         if state.state in _HELD_BY_NAME:

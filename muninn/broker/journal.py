@@ -107,7 +107,8 @@ class Journal:
         frame = _framed(op, fields)
         self._length = self._written(self._file, frame, self._length)
         self._weigh(op, fields, len(frame))
-        # If the program has closed the descriptor, the next record opens the file again.
+        # If the program has closed the descriptor, the next record opens the file
+        # again.
         with contextlib.suppress(OSError):
             self.isNameless |= os.fstat(self._file.number).st_nlink == 0
         if self._copy is not None:

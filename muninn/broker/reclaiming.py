@@ -125,8 +125,8 @@ class Reclaimer:
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
     def leave(self, key: MemberKey, isBroker: bool = False) -> None:
-        """A member said good-bye: the same, without a wait for its death. The member has
-        released everything that it could.
+        """A member said good-bye: the same, without a wait for its death. The member
+        has released everything that it could.
         """
         self.begin(key)
         if isBroker:

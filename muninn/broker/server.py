@@ -8,7 +8,8 @@ successor removes it.
 
 The server decides nothing about buffers and members. It asks its term (`ServedTerm`)
 whether a new connection may stay, and what the answer to a request is; it tells the
-term when a connection has ended. Requests are served one at a time, on the thread that waits.
+term when a connection has ended. Requests are served one at a time, on the thread that
+waits.
 """
 
 from __future__ import annotations

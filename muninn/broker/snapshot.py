@@ -34,9 +34,9 @@ _PIECE_ROWS = 64
 _RETRY_SECONDS = 1.0
 #: The most that a row takes, with the frame and the names of the fields.
 _RECORD_BYTES = 512
-#: How many bytes of a journal must be about rows that are gone, in addition to an eighth
-#: of the vouching bytes, before the broker looks whether it must make a copy early; and
-#: by how many bytes the journal grows between two looks.
+#: How many bytes of a journal must be about rows that are gone, in addition to an
+#: eighth of the vouching bytes, before the broker looks whether it must make a copy
+#: early; and by how many bytes the journal grows between two looks.
 _LEAST_WASTE_BYTES, _LOOK_BYTES = 16 << 10, 4 << 10
 
 

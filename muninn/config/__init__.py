@@ -1,5 +1,5 @@
-"""Configuration: `loadSettings` and what it returns. `defaults.toml` is the list of all
-keys.
+"""Configuration: `loadSettings` and the settings that it returns. `defaults.toml` is
+the list of all keys.
 """
 
 from muninn.config.settings import (

@@ -76,7 +76,7 @@ def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) ->
 
 
 def _realGpus() -> tuple[int, str]:
-    """How many GPUs a driver shows, and what is missing when there are none. The
+    """How many GPUs a driver shows, and the missing part if there are none. The
     cheapest check comes first.
     """
     try:

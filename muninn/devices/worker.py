@@ -2,12 +2,12 @@
 the other.
 
 Both back-ends use it. A stream of an emulated GPU consists of its worker; a stream of a
-real GPU gives its worker what the host has to do between two pieces of the GPU's work.
-The thread starts with the first piece. An idle worker holds no reference to the stream,
-so a stream that the program drops is collected; the worker then does what was
-submitted, and its thread ends. The threads are daemons: a process never waits for a
-stream at its exit. Only this process reads and writes a worker, and nothing of it
-survives the process.
+real GPU gives its worker the host's work between two pieces of the GPU's work. The
+thread starts with the first piece. An idle worker holds no reference to the stream, so
+a stream that the program drops is collected; the worker then does the submitted work,
+and its thread ends. The threads are daemons: a process never waits for a stream at its
+exit. Only this process reads and writes a worker, and nothing of it survives the
+process.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ _HEADER_DAMAGE = (
     MemoryError,
     RecursionError,
 )
-#: What `zipfile` raises on damage. The first two errors are its own; the others come
-#: from the functions that it calls.
+#: The errors that `zipfile` raises on damage. The first two errors are its own; the
+#: others come from the functions that it calls.
 _ARCHIVE_DAMAGE = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,

@@ -17,8 +17,8 @@ from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 from muninn.system.threads import endingError
 
-#: What numpy raises for descriptions that it did not write: it evaluates repeats as
-#: Python does.
+#: The errors that numpy raises for descriptions that it did not write: it evaluates
+#: repeats as Python does.
 DAMAGE = (
     ValueError,
     TypeError,
@@ -134,7 +134,7 @@ class Bytes(Protocol):
 
 
 class Description(Protocol):
-    """What a row says of the elements of its buffer."""
+    """The elements of a buffer, by its row."""
 
     @property
     def kind(self) -> int: ...

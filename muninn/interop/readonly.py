@@ -26,8 +26,8 @@ from muninn.interop import capsules
 if TYPE_CHECKING:
     import dis
 
-#: PyTorch's functions that take memory by DLPack: those that copy all of it, and those
-#: that do not.
+#: PyTorch's functions that take memory by DLPack: functions that copy all of it, and
+#: functions that do not.
 _COPYING = {"tensor", "new_tensor"}
 _SHARING = {"from_dlpack", "as_tensor", "asarray"}
 

@@ -3,10 +3,11 @@ with it.
 
 A connection is made for one epoch, and begins with a hello that carries the member's
 pidfd. The member's first hello to a broker also brings the descriptors of the memory
-without a name that the member has open; a long list follows in further messages. Before a
-member connects it looks at the election: it waits until the broker has announced its
-epoch, and stands for election when the broker is suspected dead or stalled. A stale read of
-the election word costs one attempt: the socket of an earlier epoch answers no more.
+without a name that the member has open; a long list follows in further messages. Before
+a member connects it looks at the election: it waits until the broker has announced its
+epoch, and stands for election when the broker is suspected dead or stalled. A stale
+read of the election word costs one attempt: the socket of an earlier epoch answers no
+more.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def isDisplaced(uid: int) -> bool:
 
 
 def isAstray(uid: int) -> bool:
-    """Whether the calling thread has another uid, or this process has another `/dev/shm`
-    than the one of the domain, so that it finds no member's files there.
+    """Whether the calling thread has another uid, or this process has another
+    `/dev/shm` than the one of the domain, so that it finds no member's files there.
     """
     return isDisplaced(uid) or missingShm() is not None
 

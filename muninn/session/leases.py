@@ -106,8 +106,8 @@ class LeaseTable:
         self._owners: dict[int, Tenure] = {}
         self._fresh = itertools.count()
         self._free: list[int] = []
-        #: Tenures whose leases are gone. The interpreter puts them here in one step when
-        #: the last reference to a lease is dropped.
+        #: Tenures whose leases are gone. The interpreter puts them here in one step
+        #: when the last reference to a lease is dropped.
         self.gone: deque[Tenure] = deque()
         #: Called after a tenure was put there.
         self.onGone: Callable[[object], object] | None = None

@@ -91,8 +91,8 @@ class Creating:
         )
 
     def refuseOwn(self, name: str) -> None:
-        """Called before a wait for the name: raises `BrokerUnavailable` when the calling
-        thread would wait for itself.
+        """Called before a wait for the name: raises `BrokerUnavailable` when the
+        calling thread would wait for itself.
         """
         if self.isOwn(name):
             raise BrokerUnavailable(
@@ -158,8 +158,8 @@ class Reservation:
         self._creating.cleanups.end(self)
 
     def grant(self, **fields: Any) -> tuple[int, int]:
-        """Ask for a row that this process is to fill; returns (row, incarnation). Raises
-        the broker's reason if it refuses.
+        """Ask for a row that this process is to fill; returns (row, incarnation).
+        Raises the broker's reason if it refuses.
         """
         aside.refuseOwn()
         if not self._creating.cleanups.awaitDone(_UNDONE_SECONDS):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSilent:
-    """The error that names the processes with a lease on the buffer, except this process
-    and the broker, which do not have its memory.
+    """The error that names the processes with a lease on the buffer, except this
+    process and the broker, which do not have its memory.
 
     Parameters
     ----------

@@ -2,9 +2,9 @@
 uses, and the slot of the member.
 
 This is one frozen object, which is made when a process has claimed its slot. It has no
-thread and asks no broker, so every part of a session may use it. The words themselves are in the
-control block: `control/` says for each table which processes write it, and what
-survives a crash.
+thread and asks no broker, so every part of a session may use it. The words themselves
+are in the control block: `control/` says for each table which processes write it, and
+what survives a crash.
 """
 
 from __future__ import annotations

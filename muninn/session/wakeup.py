@@ -20,8 +20,8 @@ class Wakeup:
         self.watcher = Watcher(block, slot)
 
     def wake(self) -> None:
-        """Wake the background thread of this process, and no other. Takes no lock, since
-        finalizers call it.
+        """Wake the background thread of this process, and no other. Takes no lock,
+        since finalizers call it.
         """
         self.event.set()
         self.watcher.wake()

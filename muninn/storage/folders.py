@@ -150,7 +150,7 @@ def _isPrivate(name: str, uid: int) -> bool:
         raise ControlBlockInvalid(
             f"{SHM_ROOT}/{name} is uid {uid}'s and has mode "
             f"{stat.S_IMODE(status.st_mode):04o}: others may have put something there",
-            f"`chmod 700 {SHM_ROOT}/{name}` if nobody has; otherwise remove it",
+            f"`chmod 700 {SHM_ROOT}/{name}` if they have not; otherwise remove it",
         )
     if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
         with contextlib.suppress(FileNotFoundError):  # another directory was chosen

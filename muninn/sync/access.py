@@ -26,9 +26,9 @@ other. A process that dies inside an access keeps the others waiting until its d
 confirmed; then the next writer takes the owner lock over.
 
 Entering and leaving are C calls (`cshim/owners.h`), so no signal handler can interrupt
-them between two steps that belong together. C calls the methods of this module where
-nothing is held, or where it gives back what is held when they raise. When the object of
-an access is collected, its access ends: no other code could end it.
+them between two steps that belong together. C calls the methods of this module where no
+lock is held, or where it releases the lock when they raise. When the object of an
+access is collected, its access ends: no other code could end it.
 """
 
 from __future__ import annotations
@@ -64,10 +64,12 @@ _Until = tuple[float, float] | None
 
 
 class Opened(Protocol):
-    """What an access needs of a buffer object."""
+    """The attributes and methods of a buffer object that an access uses."""
 
     def _checked(self) -> OpenBuffer:
-        """The open buffer, for one more operation. Raises what forbids the operation."""
+        """The open buffer, for one more operation. Raises the error that forbids the
+        operation.
+        """
 
     def _view(self, openBuffer: OpenBuffer) -> Any:
         """The array for the host."""

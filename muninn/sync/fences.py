@@ -60,8 +60,8 @@ def signal(
 
 
 def mend(openBuffer: OpenBuffer) -> None:
-    """Record that this CPU has written anew what a dead writer left half written. The
-    caller has not published it yet.
+    """Record that this CPU has written the bytes anew that a dead writer left half
+    written. The caller has not published it yet.
     """
     if openBuffer.tickets.torn() is not None:
         _issued(openBuffer, None, None, layout.TICKET_WRITING, None)
@@ -233,9 +233,10 @@ def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: flo
     deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
     for ticket in tickets.scopes(reading=writing):
-        # The last writer writes anew what earlier ones left half written. A caller
-        # checks for a dead writer below, after it has waited for all of them, because a
-        # later writer may have repaired the buffer meanwhile. A stream can not check.
+        # The last writer writes the bytes anew that earlier writers left half written.
+        # A caller checks for a dead writer below, after it has waited for all of them,
+        # because a later writer may have repaired the buffer meanwhile. A stream can
+        # not check.
         _held(
             openBuffer,
             stream,
@@ -287,8 +288,8 @@ def defaultStream(openBuffer: OpenBuffer) -> Any:
 
 
 def _gpuOf(openBuffer: OpenBuffer) -> int | None:
-    """The GPU whose default streams are meant: the buffer's, or for host memory the
-    current GPU, if there is one.
+    """The GPU whose default streams count: the buffer's, or for host memory the current
+    GPU, if there is one.
     """
     gpu = openBuffer.memory.gpu
     return deviceOf(openBuffer.context).workingGpu() if gpu is None else gpu

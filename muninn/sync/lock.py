@@ -8,9 +8,9 @@ the row by a CAS, if the word is free. If not, it takes a number in the order of
 and sleeps on the word; a free lock is reserved for the waiter that came first, for a
 few milliseconds (`cshim/owners.h`). It wakes at intervals and asks whether the member
 in the word is confirmed dead. Then it takes the lock over by a CAS on the exact word,
-and `recovered` is set: the dead holder may have left half changed what the lock
-protects. If an exception leaves the block of a process that has recovered the lock, the
-next holder gets `recovered` too.
+and `recovered` is set: the data that the lock protects may be half changed, because its
+holder has died. If an exception leaves the block of a process that has recovered the
+lock, the next holder gets `recovered` too.
 
 *Again.* The owner lock names a process. Which thread has it, and how often it took it,
 stands in the private memory of the process (`session/owners.py`). The same thread may
@@ -97,9 +97,9 @@ class Lock(_Taking):
     Attributes
     ----------
     recovered
-        Whether the last acquisition took the lock over from a holder that had died:
-        what it protects may be half changed. If an exception leaves the ``with`` block
-        then, the next acquisition sets it as well.
+        Whether the last acquisition took the lock over from a holder that had died: the
+        data that it protects may be half changed. If an exception leaves the ``with``
+        block then, the next acquisition sets it as well.
     """
 
     @named

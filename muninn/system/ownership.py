@@ -45,7 +45,7 @@ def requireUnwritten(status: os.stat_result, path: str) -> None:
     if isWritableByOthers(status):
         raise ControlBlockInvalid(
             f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others may have written to it",
-            f"`chmod -R go= {os.path.dirname(path)}` if nobody has; otherwise remove it",
+            f"`chmod -R go= {os.path.dirname(path)}` if they have not; otherwise remove it",
         )
 
 
@@ -62,7 +62,7 @@ def putRight(path: str, uid: int, fd: Known | None = None) -> None:
     if status.st_uid != uid:
         raise ControlBlockInvalid(
             f"{path} is uid {status.st_uid}'s, among the files of uid {uid}",
-            "Remove it: nobody of its domain can use it",
+            "Remove it: no process of its domain can use it",
         )
     requireUnwritten(status, path)
     if (mode := stat.S_IMODE(status.st_mode)) != _PRIVATE and stat.S_ISREG(status.st_mode):

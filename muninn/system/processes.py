@@ -53,7 +53,7 @@ def pidOf(pidfd: int) -> int | None:
             )
     except FileNotFoundError as error:
         if not hasProc():
-            raise fileError(error, "who says hello") from error
+            raise fileError(error, "the hello of a member") from error
         return None
     except OSError:
         return None

@@ -1,3 +1,3 @@
-"""What crosses the socket between a member and its broker: messages, requests, handles,
-and the server of descriptors.
+"""The formats on the socket between a member and its broker: messages, requests,
+handles, and the server of descriptors.
 """

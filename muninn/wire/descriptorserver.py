@@ -20,7 +20,7 @@ from muninn.system.atomics import SPIN_NS
 from muninn.system.descriptors import Descriptor, Known
 
 _TIMEOUT_NS = 20_000_000
-#: How long a descriptor server that did not answer is left alone.
+#: How long a descriptor server that did not answer is not asked again.
 _SHUNNED_SECONDS = 1.0
 
 
@@ -68,8 +68,8 @@ class DescriptorClient:
         self._shunnedUntil = 0.0
 
     def fetch(self, epoch: int, row: int, incarnation: int) -> Descriptor | None:
-        """A descriptor, which the caller owns; None if the broker must be asked. Takes at
-        most 20 ms.
+        """A descriptor, which the caller owns; None if the broker must be asked. Takes
+        at most 20 ms.
 
         Raises
         ------
@@ -87,8 +87,8 @@ class DescriptorClient:
                 )
                 self._connection = connected if connected.number >= 0 else None
                 self._shunnedUntil = clock.now() + _SHUNNED_SECONDS
-            # The connection is taken, and put back when no answer is due on it. A signal
-            # handler that comes here meanwhile finds none, and asks the broker.
+            # The connection is taken, and put back when no answer is due on it. A
+            # signal handler that comes here meanwhile finds none, and asks the broker.
             connection, self._connection = self._connection, None
             if connection is None:
                 return None

@@ -2,8 +2,8 @@
 
 A handle names one incarnation of one row, states the rights and the tenant, and carries
 a MAC under the domain's secret. Within one uid this keeps accidents apart, not
-attackers: a process that may read the control block may read the secret. Handles are checked,
-in this order: length, magic, version, MAC, and then the row.
+attackers: a process that may read the control block may read the secret. Handles are
+checked, in this order: length, magic, version, MAC, and then the row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAC_BYTES = HANDLE_BYTES - _BODY.size
 
 
 class Capability(NamedTuple):
-    """What a valid handle says."""
+    """The content of a valid handle."""
 
     row: int
     incarnation: int
@@ -53,7 +53,7 @@ def issue(
 
 
 def check(secret: bytes, handle: bytes) -> Capability:
-    """What the handle says, or `HandleInvalid`."""
+    """Check the handle and return its content. Raises `HandleInvalid`."""
     if len(handle) != HANDLE_BYTES:
         raise HandleInvalid(f"a handle has {HANDLE_BYTES} bytes, not {len(handle)}")
     body, mac = handle[: _BODY.size], handle[_BODY.size :]

@@ -2,9 +2,9 @@
 `SOCK_SEQPACKET` packet, with descriptors beside it.
 
 The kernel keeps packets whole, says who sent them (`SO_PEERCRED`) and when the other
-end has died. Bytes from a peer are not trusted until they are checked: a packet that is too
-long, is not a map with text keys, or lost its descriptors (`MSG_CTRUNC`: the receiver
-has none left) is refused, and the descriptors that came with it are closed.
+end has died. Bytes from a peer are not trusted until they are checked: a packet that is
+too long, is not a map with text keys, or lost its descriptors (`MSG_CTRUNC`: the
+receiver has none left) is refused, and the descriptors that came with it are closed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from muninn.system import atomics, green
 from muninn.system.descriptors import Descriptor, own
 
 MAX_MESSAGE_BYTES = 64 << 10
-#: What the kernel allows in one packet (SCM_MAX_FD).
+#: The most descriptors that the kernel allows in one packet (SCM_MAX_FD).
 MAX_DESCRIPTORS = 253
 
 Message = dict[str, Any]
@@ -119,7 +119,7 @@ def receive(
         raise DescriptorsExhausted(
             f"a descriptor sent to this process can not be kept: {error.strerror}"
         ) from error
-    _trays.append(tray)  # an error, or an interruption, drops it, and with it what nobody took
+    _trays.append(tray)  # after an error or an interruption it is dropped with its descriptors
     return message, taken
 
 

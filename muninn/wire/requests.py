@@ -1,4 +1,4 @@
-"""What a member may ask its broker: the fields of each request and of its answer.
+"""The requests of a member to its broker: the fields of each request and of its answer.
 
 The table `OPERATIONS` is the only description, and both ends use it: the broker checks
 each request before anything acts on it, and the member checks each answer. Nothing here
@@ -17,8 +17,8 @@ from muninn.wire.messages import MAX_DESCRIPTORS, Message
 
 #: How many descriptors a `hello` or a `bring` brings when another `bring` follows.
 FULL_BATCH = MAX_DESCRIPTORS - 1
-#: The row in the answer to a `create` that must be repeated: it is not known yet whether
-#: a process has the memory of that name.
+#: The row in the answer to a `create` that must be repeated: it is not known yet
+#: whether a process has the memory of that name.
 LATER = -1
 _ROW = {"row": int, "incarnation": int}
 

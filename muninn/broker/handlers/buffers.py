@@ -1,5 +1,5 @@
-"""Requests about one buffer, from its creation to its end. `broker/directory.py` has the
-protocol; a handler checks the request and the member that sent it.
+"""Requests about one buffer, from its creation to its end. `broker/directory.py` has
+the protocol; a handler checks the request and the member that sent it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def fetch(context: TermContext, session: Session, message: Message, _: list[Desc
         return {"found": True}, (descriptor,)
     if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():
         return {"found": False}, ()
-    # The name is free at once, so that a member that gets this error can create it again.
+    # The name is free at once, so that a member that gets this error can create it
+    # again.
     context.maintenance.collectLost()
     raise OwnerDied(f"no process has the memory of row {row}.{incarnation} any more")
 

@@ -61,8 +61,8 @@ class Contexts:
         return self.someGpu().entered()
 
     def someGpu(self) -> Gpu:
-        """The GPU whose context serves for calls that need any: one that has a context
-        already, since a context takes memory.
+        """The GPU whose context serves for calls that need any context: a GPU that has
+        a context already, since a context takes memory.
         """
         return next((gpu for gpu in self._gpus if gpu.isActive()), self._gpus[0])
 

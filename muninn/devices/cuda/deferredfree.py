@@ -3,7 +3,7 @@
 To unmap memory that a kernel uses ends the whole context with ILLEGAL_ADDRESS, and the
 driver does not wait by itself. The thread that closes memory can not wait either: it
 may hold locks, it may run the garbage collector, and the kernel may wait for it. So a
-thread of its own takes what was closed, waits for every context of this process that
+thread of its own takes the closed memory, waits for every context of this process that
 Muninn knows, since all GPUs use host memory and peers' memory, and then disposes of it.
 At the end of the process the kernel gives back the rest.
 

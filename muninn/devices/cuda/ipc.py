@@ -1,11 +1,11 @@
 """Transport `cudaIpc`: the driver's 64-byte handles, for memory that other libraries
 allocated and for GPUs that export no descriptors.
 
-The memory belongs to its exporter. CUDA does not promise what importers see after the
-exporter's death (an H100 keeps the memory for them), so the layer above revokes their
-leases. A handle of the driver names a whole allocation, so ours also says where in it
-the memory begins. The driver refuses to open a handle that its own process exported;
-such an import is an alias of the memory, found by the handle.
+The memory belongs to its exporter. CUDA does not promise that importers can use the
+memory after the exporter's death (an H100 keeps it for them), so the layer above
+revokes their leases. A handle of the driver names a whole allocation, so ours also says
+where in it the memory begins. The driver refuses to open a handle that its own process
+exported; such an import is an alias of the memory, found by the handle.
 """
 
 from __future__ import annotations
@@ -182,7 +182,9 @@ class IpcMemory:
         return IpcAllocation(gpu, lent, sizeBytes, handle)
 
     def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> IpcAllocation:
-        """Map what `handle` names. The caller has entered the context of `gpu`."""
+        """Map the memory that `handle` names. The caller has entered the context of
+        `gpu`.
+        """
         if sizeBytes > handle.sizeBytes:
             raise IpcHandleMismatch(
                 f"the handle states {handle.sizeBytes} bytes where {sizeBytes} were announced"

@@ -38,7 +38,9 @@ class HostSemaphore:
         return self._asked
 
     def open(self, number: int) -> None:
-        """Let the stream go on that waits for `number`. Numbers only grow: one thread opens."""
+        """Let the stream go on that waits for `number`. Numbers only grow: one thread
+        opens.
+        """
         # SYNC semaphore: pairs with CudaStream._await; the host's work comes before.
         atomics.storeRelease64(self._host, number)
 

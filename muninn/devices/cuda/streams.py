@@ -1,12 +1,11 @@
 """Streams of real GPUs, and the host's part in them.
 
-A thread per stream, the stream worker, does what the host has to do in the stream: work
-of `submit`, reports of fences to the layer above, waits for other processes. The
-driver's callbacks can not do that: they run Python on the driver's thread, stop all
-streams while they wait for the interpreter, and are not called at all once a kernel has
-failed. The stream worker waits for an event that was recorded in the stream. A stream
-that must wait for the stream worker waits for a word in pinned memory, its host
-semaphore.
+A thread per stream, the stream worker, does the host's part of the stream: work of
+`submit`, reports of fences to the layer above, waits for other processes. The driver's
+callbacks can not do that: they run Python on the driver's thread, stop all streams
+while they wait for the interpreter, and are not called at all once a kernel has failed.
+The stream worker waits for an event that was recorded in the stream. A stream that must
+wait for the stream worker waits for a word in pinned memory, its host semaphore.
 
 Fences between GPUs need no host at all. `recordFence` lets the stream write a word of
 shared memory, and `delayStream` lets a stream of another process wait for it
@@ -110,8 +109,8 @@ class CudaStream(Stream):
 
     def recordFence(self, onReached: OnReached, word: FenceWord | None) -> bool:
         """The port's `recordFence`."""
-        # SYNC fence: pairs with Tickets._seen. The GPU writes the word after what the
-        # stream wrote.
+        # SYNC fence: pairs with Tickets._seen. The GPU writes the word after the
+        # earlier writes of the stream.
         events = self._events
         with self._submission():
             # All steps that can fail come before the write of the word is in the
@@ -266,8 +265,8 @@ class CudaStream(Stream):
         return number
 
     def _await(self, number: int) -> None:
-        # SYNC semaphore: pairs with HostSemaphore.open. What the host did is visible to
-        # the stream that goes on.
+        # SYNC semaphore: pairs with HostSemaphore.open. The host's writes are visible
+        # to the stream that goes on.
         call(cu.cuStreamWaitValue64, self.handle, self._semaphore.deviceAddress, number, _REACHED)
 
     def _holdUntil(self, reached: list[Any], held: object) -> None:

@@ -1,7 +1,7 @@
 """Memory of an emulated GPU: one sealed memfd per allocation.
 
 The creator allocates every page, and then seals the size and the seals. So a process
-that maps the file can touch every byte of it for ever, whatever other processes do:
+that maps the file can touch every byte of it for ever, independent of other processes:
 there is no SIGBUS. The file has no name, and lives while any process has a descriptor
 or a mapping. The kill of its creator loses nothing, and nothing is left when all
 processes are gone.
@@ -50,8 +50,8 @@ class Mapping:
         alignment = alignmentOf(sizeBytes)
         #: The device counts these bytes by this object, which is gone with the mapping.
         self.reserved = reserved
-        # An interruption between two steps leaves no mapping, or one that is unmapped
-        # with this object.
+        # An interruption between two steps leaves no mapping, or a mapping that is
+        # unmapped with this object.
         self._range = atomics.OwnedRange(None, sizeBytes)
         self.address = int(
             atomics.mapped(fd, sizeBytes, writable=writable, alignment=alignment, owner=self._range)

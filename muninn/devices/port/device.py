@@ -71,8 +71,8 @@ class Device(ABC):
 
     @abstractmethod
     def gpuUuid(self, gpu: int) -> str:
-        """The identity of the GPU. It is the same in all processes of this host,
-        whatever the order in which they see the GPUs.
+        """The identity of the GPU. It is the same in all processes of this host, in
+        whichever order they see the GPUs.
         """
 
     @abstractmethod
