@@ -3,8 +3,8 @@ access.
 
 *For an owner.* The word of the owner lock names the member that a waiter waits for. The
 waiter sleeps on the word, wakes at intervals, and asks whether that member is confirmed
-dead. Nothing is taken here: the C part compares the word again (`cshim/owners.c`), so a
-stale read of it costs one more sleep.
+dead. This module takes no lock: the C part compares the word again (`cshim/owners.c`),
+so a stale read of it costs one more sleep.
 
 *For readers.* A reader first marks the lease of its process as reading and changes the
 row's word of readers, and *afterwards* looks at the owner lock. A writer first takes
@@ -55,7 +55,7 @@ def ownerLockAddress(openBuffer: OpenBuffer) -> int:
 
 
 def awaitOwner(openBuffer: OpenBuffer, deadline: float | None, word: int) -> OwnerWait:
-    """Wait between two attempts at an owner lock, whose word is `word`."""
+    """Wait between two attempts to take an owner lock that has read `word`."""
     owner = ownerlock.ownerOf(word)
     isOwn = ownerlock.belongsTo(word, openBuffer.tables.key)
     if owner is not None and not isOwn and openBuffer.tables.isDead(*owner):
@@ -68,13 +68,13 @@ def awaitOwner(openBuffer: OpenBuffer, deadline: float | None, word: int) -> Own
     if owner is not None:
         aside.refuseOwn()
     # SYNC claim: pairs with leave. The word is compared as the thread falls asleep, and
-    # its last owner wakes if the word says that somebody waits.
+    # its last owner wakes the sleepers if the word says that a thread waits.
     sleepOn(ownerLockAddress(openBuffer), word, remainingNs)
     return OwnerWait.TRY_AGAIN
 
 
 def ownerShown(openBuffer: OpenBuffer, word: int) -> str:
-    """How a message calls the owner in `word`, the value of an owner lock."""
+    """The owner in `word`, the value of an owner lock, for a message."""
     isOwn = ownerlock.belongsTo(word, openBuffer.tables.key)
     return f"another {'thread' if isOwn else 'process'}"
 
@@ -91,8 +91,8 @@ def refuseOwnWriter(openBuffer: OpenBuffer) -> None:
     """Called before a wait for writers: raise if this thread would wait for itself."""
     if openBuffer.isWriting():
         raise RuntimeError(
-            f"this thread is writing {openBuffer.description.name!r}: what it has written so "
-            "far is in the view of its write access"
+            f"this thread is writing {openBuffer.description.name!r}: the view of its write access "
+            "has the bytes that it has written so far"
         )
 
 
