@@ -22,7 +22,9 @@ def work():
 
 thread = threading.Thread(target=work)
 thread.start()
-for _ in range(60):
+toggled = 0
+while toggled < 60 or count <= 10 and toggled < 2000:
+    toggled += 1
     os.seteuid(65534)
     time.sleep(0.003)
     os.seteuid(0)
