@@ -258,6 +258,18 @@ def test_aFreeRowThatIsDamagedAfterTheScanIsNotGranted(
     monkeypatch.setattr(lab.rows, "state", lambda row: {0: damaged, 1: used}.get(row) or read(row))
     row, seen = lab.rows.free(1)
     assert row == 2 and seen.state == layout.ROW_FREE
-    monkeypatch.setattr(lab.rows, "state", lambda _: damaged)
-    with pytest.raises(ControlBlockInvalid, match="just added"):
+
+
+@pytest.mark.parametrize(
+    "state", [(layout.ROW_LIVE, 0, 1, 1), (layout.ROW_FREE, 0, 1, MAX_INCARNATION)]
+)
+def test_aRowCountThatIsTooSmallIsDamage(lab: Lab, state: tuple[int, int, int, int]) -> None:
+    """Broken: the row after the last one was taken for a new one, so its buffer made a
+    mistake of the program's, and its incarnation did not fit into the word.
+    """
+    lab.rows.grow(1)
+    before = int(atomics.loadAcquire64(lab.block.rowsReadyAddress))
+    atomics.exchangeSeqCst64(lab.block.rowAddress(0), RowState(*state).word())
+    atomics.exchangeSeqCst64(lab.block.rowsReadyAddress, before - layout.ROW_CHUNK)
+    with pytest.raises(ControlBlockInvalid, match="row 0 was just added"):
         lab.rows.free(1)

@@ -121,7 +121,7 @@ class RowTable(RowReader):
 
     def free(self, epoch: int) -> tuple[int, RowState]:
         """Find a FREE row. Returns it with its word. If there is none, the table grows
-        by a chunk. Raises `TableFull` or `HostMemoryFull`.
+        by a chunk. Raises `TableFull`, `HostMemoryFull` or `ControlBlockInvalid`.
 
         A row whose incarnations are used up stays FREE: a handle or a late broker could
         take its next buffer for an earlier one. It is used again when the domain has
@@ -132,9 +132,10 @@ class RowTable(RowReader):
             if found is not None:
                 self._freeFrom = found[0]
                 return found
-        found = self._firstFree(self.grow(epoch))
-        if found is None:
-            raise ControlBlockInvalid("none of the rows that were just added is free")
+        added = self.grow(epoch)
+        found = self._firstFree(added)
+        if found is None or found[0] != added:  # the row count was damaged, or the rows were
+            raise ControlBlockInvalid(f"row {added} was just added, and is not free")
         return found
 
     def _firstFree(self, first: int) -> tuple[int, RowState] | None:

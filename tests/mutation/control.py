@@ -181,6 +181,7 @@ MUTANTS = [
     Mutant("muninn/control/rowreader.py", "return bytes(self._block.bytes[start : start + DESCRIPTION_BYTES])", "return self._block.bytes[start : start + _DESCRIPTION.size]", "bytes are copied before they are checked", "test_invariants.py::test_i8BytesAreCopiedBeforeTheyAreChecked"),
     Mutant(_ROWS, "                if state.state == layout.ROW_FREE and state.incarnation < MAX_INCARNATION:\n", "                if state.state == layout.ROW_FREE:\n", "a row whose incarnations are used up is not granted", "test_rows.py::test_aRowWhoseIncarnationsAreUsedUpIsNotGranted"),
     Mutant(_ROWS, "                if state.state == layout.ROW_FREE and state.incarnation < MAX_INCARNATION:\n", "                if state.incarnation < MAX_INCARNATION:\n", "a row that is damaged after the scan is not granted", "test_rows.py::test_aFreeRowThatIsDamagedAfterTheScanIsNotGranted"),
+    Mutant(_ROWS, "        if found is None or found[0] != added:", "        if found is None:", "a new row that is not free is damage", "test_rows.py::test_aRowCountThatIsTooSmallIsDamage"),
     Mutant(_ELECTION, "        if old.epoch >= MAX_EPOCH:\n", "        if False:\n", "an epoch does not run over", "test_election.py::test_noTermComesAfterTheLastEpoch"),
     # --- index ------------------------------------------------------------------------
     Mutant(_INDEX, "_HASH_SHIFT | incarnation << _INCARNATION_SHIFT | (row + 1)\n", "_HASH_SHIFT | (row + 1)\n", "an entry is of one incarnation", "test_invariants.py::test_i3ALateIndexRemovalLeavesTheNextBuffersEntry"),
