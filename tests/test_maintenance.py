@@ -36,7 +36,7 @@ def test_isDoneAlthoughThereIsAlwaysSomethingToServe(
     assert done == ["chore", "swept"]
 
 
-def test_whatIsSaidToBeLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
+def test_aBufferReportedAsLostCanBeMadeAnewAtOnce(lab: Lab) -> None:
     """Broken: the row of lost memory kept its name until the next sweep, so `OwnerDied`
     was followed by `BufferExists` for seconds.
     """
@@ -64,7 +64,9 @@ def test_segmentsThatNoRowVouchesForAreCollected(lab: Lab) -> None:
     assert lab.paths.segments() == [(row, incarnation)]
 
 
-def test_whatPredecessorsLeftIsReclaimedInSlices(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_theRemainsOfPredecessorsAreReclaimedInSlices(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken: the broker removed all orphans in one step, and 256 rows in one;
     meanwhile it served no member, and its heartbeat stood still.
     """
@@ -184,7 +186,7 @@ def test_allRowsAreLookedAtASliceAtATime(lab: Lab) -> None:
     assert lab.rows.notFree() == []
 
 
-def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
+def test_aSuccessorFinishesHalfDoneSteps(lab: Lab) -> None:
     """Broken: rows between two states stayed so."""
     directory, member = lab.directory(1), lab.member()
     rows = [lab.make(directory, member, name)[0] for name in ("probing", "dying", "dead")]
@@ -197,7 +199,7 @@ def test_aSuccessorFinishesWhatWasBegun(lab: Lab) -> None:
     assert lab.rows.notFree() == []
 
 
-def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
+def test_aSweepThatFindsTheDeadLooksAtRowsThatTheyHadReleased(lab: Lab) -> None:
     """Broken: the sweep looked only at rows that the dead member still held, and not at
     a row that it had closed last without a message.
     """
@@ -209,7 +211,7 @@ def test_aSweepThatFindsTheDeadLooksAtWhatTheyHadLetGoOf(lab: Lab) -> None:
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_theJournalOfATermDoesNotGrowWithWhatIsOver(lab: Lab) -> None:
+def test_theJournalOfATermDoesNotGrowWithRowsThatAreGone(lab: Lab) -> None:
     """Broken: each share left 572 bytes for ever, and a broker that lived long filled
     `/dev/shm` with its journal.
     """
@@ -259,7 +261,7 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(
     assert len(repair._livingRows(lab.paths.journals())[0]) == 200
 
 
-def test_whatChangesWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
+def test_aChangeWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
     """Broken: if the copier had passed a row, the copy missed what came later: a freed
     row lived on in it, and a new row was lost.
     """

@@ -246,7 +246,7 @@ def test_aSlotThatChangedSinceItWasReadIsNotClaimed(
     assert lab.members.state(0) == (layout.MEMBER_LIVE, 7)
 
 
-def test_whatOneBrokerMarkedDeadAnotherMayGoOnWith(lab: Lab) -> None:
+def test_anotherBrokerMayGoOnWithAMemberThatIsMarkedDead(lab: Lab) -> None:
     """Broken: `markDead` refused a slot that is DEAD already, so no broker finished the
     work that the first one had left.
     """

@@ -200,7 +200,7 @@ def test_aLeaverDoesNotMakeAWithdrawnBlockValidAgain(
     atomics.storeRelease64(claiming, 1 << 32 | layout.MEMBER_FREE)
     later = openOrCreate(leaving.paths, lockFile, leaving.block.geometry)
     leaving.leaving.retire()
-    assert later.hasName(), "what is named now is another block"
+    assert later.hasName(), "the name leads to another block now"
     later.close()
 
 
@@ -246,7 +246,7 @@ def test_aBlockThatOthersAreInStays(domain: str, actor: Callable[..., Actor]) ->
     assert bytes(muninn.open("a").array) == b"x"
 
 
-def test_whateverTheSlotsLastMemberLeftInTheRobustWordIsForgotten(
+def test_theRobustWordOfTheSlotsLastMemberIsForgotten(
     domain: str, actor: Callable[..., Actor]
 ) -> None:
     """Broken: a word that still named a thread made the slot useless: no process could
@@ -288,7 +288,7 @@ def test_aNewTermCallsThreadsAwayFromAnEarlierBroker(
     eventually(lambda: any(each > epoch for each in told), "the client was told")
 
 
-def test_whatWasUnderWayAtTheGoodByeIsNoError(
+def test_aRequestUnderWayAtTheGoodByeIsNoError(
     domain: str,
     actor: Callable[..., Actor],
     monkeypatch: pytest.MonkeyPatch,
@@ -377,7 +377,7 @@ def test_aThreadThatIsInsideKeepsTheSlot(
 
 
 @pytest.mark.parametrize("what", ["lock", "access", "create", "open"])
-def test_whatBeginsWhileTheProcessLeavesBeginsInASlotOfItsOwn(
+def test_anAccessThatBeginsWhileTheProcessLeavesHasASlotOfItsOwn(
     domain: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Broken: the access began under the slot that was given back a moment later."""

@@ -70,7 +70,7 @@ def test_layoutTakesNoPart(old: str, new: str) -> None:
         ("a, b),\n", "x = [\n    (\n        a,\n        b,\n    ),\n]\n", 1),
     ],
 )
-def test_whatIsNotLayoutCounts(quote: str, source: str, count: int) -> None:
+def test_allButLayoutCounts(quote: str, source: str, count: int) -> None:
     """The ends of statements, their indentation, words and what is in strings tell
     quotes apart.
     """

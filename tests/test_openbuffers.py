@@ -273,7 +273,7 @@ def test_aTenantThatIsNamedMustMatch(domain: str, actor: Start) -> None:
     for attempt in ("muninn.open('a', tenant='bob')", f"muninn.open({handle!r}, tenant='bob')"):
         with pytest.raises(ActorError, match=r"PermissionDenied.*bob"):
             other.do(attempt)
-    assert holdersOf("a") == [os.getpid()], "who was refused holds nothing"
+    assert holdersOf("a") == [os.getpid()], "a refused process holds nothing"
 
 
 # --- handles and pickles ------------------------------------------------------------
@@ -448,7 +448,7 @@ def test_anOpenThatFailsGivesItsLeaseBack(domain: str, actor: Start) -> None:
     assert _ownLeases() == 0, f"although {error} has what it would have held"
 
 
-def test_whatOnlyArraysHoldAndWasFreedIsNoBuffer(domain: str) -> None:
+def test_freedMemoryThatOnlyArraysHoldIsNoBuffer(domain: str) -> None:
     """Broken: a handle opened the memory of a freed buffer again, because it was still
     mapped.
     """
@@ -524,7 +524,7 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(
     assert asked.count("fetch") == 4
 
 
-def test_whatIsOverIsNotOpenedWhetherOrNotABrokerHasSeenIt(
+def test_anEndedLifetimeIsNotOpenedWhetherOrNotABrokerHasSeenIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: a process could open it until a broker ended it, and lost it right
@@ -611,7 +611,7 @@ def test_aCreationThatFailsGivesItsLeaseBack(domain: str, monkeypatch: pytest.Mo
     assert _ownLeases() == 0, f"although {error} has what it would have held"
 
 
-def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
+def test_aNameOpensTheBufferThatHasItNow(domain: str, actor: Start) -> None:
     """Broken: a process that had an earlier buffer of that name open got the earlier
     buffer again.
     """
@@ -621,7 +621,7 @@ def test_aNameIsWhatIsCalledSoNow(domain: str, actor: Start) -> None:
     assert bytes(muninn.open("a").array) == b"new" and bytes(array) == b"old"
 
 
-def test_whatTheBrokerDidNotHearIsToldAgain(
+def test_aMessageThatDidNotReachTheBrokerIsSentAgain(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: a last close that happened while there was no broker was forgotten."""
@@ -660,7 +660,7 @@ def test_aLeaseThatCameTooLateDoesNotKeepTheRow(
     )
 
 
-def test_whatIsInterruptedHalfWayHoldsNothing(
+def test_anOpenThatIsInterruptedHalfWayHoldsNothing(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: Ctrl-C between the mapping and its bookkeeping left a lease and a mapping
@@ -700,10 +700,10 @@ def test_anEndThatWasInterruptedIsDoneAgain(
     monkeypatch.setattr(table, "release", interrupted)
     with pytest.raises(KeyboardInterrupt):
         buffer.close()
-    eventually(lambda: _ownLeases() == 0, "somebody went on with it")
+    eventually(lambda: _ownLeases() == 0, "the close was continued")
 
 
-def test_whatInterruptsAnOpenSharesItsOpenBuffer(
+def test_aCallThatInterruptsAnOpenSharesItsOpenBuffer(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: two open buffers of one buffer, which did not keep each other's threads

@@ -90,7 +90,7 @@ MOUNTS = {
 def root() -> None:
     """Only root may change mounts, roots and uids."""
     if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0:
-        pytest.skip("not root, or no mount namespaces: what is mounted can not be changed here")
+        pytest.skip("not root, or no mount namespaces: mounts can not be changed here")
 
 
 def elsewhere(setup: str, *command: str) -> str:

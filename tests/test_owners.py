@@ -203,7 +203,7 @@ def test_realSignalsLeaveNothingHeld(domain: str, what: str, actor: Start) -> No
     assert other.do("with buffer.write(timeout=5): pass\n1") == 1
 
 
-def test_aHandlerMayDoWhateverItsThreadIsDoing(domain: str) -> None:
+def test_aHandlerMayDoTheSameAsItsThread(domain: str) -> None:
     """The handler runs on the thread that holds the lock and writes: it takes the lock
     once more, or gets an error at once. Broken: it waited for its own thread.
     """
@@ -248,7 +248,7 @@ def test_aWriterDoesNotWaitForItself(domain: str) -> None:
         with pytest.raises(RuntimeError, match="writing"):
             buffer.waitNext()
     with buffer.write():
-        assert buffer.waitNext(after=known) == 2, "what was published before is there"
+        assert buffer.waitNext(after=known) == 2, "an earlier publication is there"
 
 
 def test_aHandlerTakesALockForWhichItsThreadWaits(domain: str, actor: Start) -> None:
@@ -371,7 +371,7 @@ def test_aSuccessorThatDoesNotComeIsPassedOver(domain: str, actor: Start, end: s
         + layout.ROW_SUCCESSOR_OFFSET
     )
     waiter.begin("lock.acquire()")
-    eventually(lambda: atomics.loadAcquire32(successorAddress), "somebody waits")
+    eventually(lambda: atomics.loadAcquire32(successorAddress), "a process waits")
     getattr(waiter, end)()
     lock.release()
     for _ in range(20):

@@ -83,7 +83,9 @@ def test_aHalfWrittenBufferIsNotGivenOutAsWholeAfterAChmod(domain: str, actor: S
 
 
 @pytest.mark.parametrize("which", ["block", "lock", "segment", "journal"])
-def test_whatOthersCouldHaveWrittenIsRefusedAtOnce(domain: str, actor: Start, which: str) -> None:
+def test_aFileThatOthersCouldHaveWrittenIsRefusedAtOnce(
+    domain: str, actor: Start, which: str
+) -> None:
     maker = actor("held = muninn.share(np.arange(3), name='a', lifetime='keep')")
     path = next(path for path in files(domain) if path.name.startswith(which))
     path.chmod(0o622)
@@ -241,7 +243,7 @@ def test_aRefusalOfTheSystemIsATypedError(domain: str, call: Callable[[Paths], o
 
 
 @needsRoot
-def test_whatTheRightsForbidWithoutAChangeSaysWhatToDo(strange: Paths) -> None:
+def test_aRefusalWithoutAChangeOfTheUidSaysWhatToDo(strange: Paths) -> None:
     asStranger(lambda: blockOf(strange))()
     path = f"{strange.directory}/segment-{1:016x}-0-1"
     Path(path).touch(0o600)

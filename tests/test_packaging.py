@@ -84,7 +84,7 @@ def test_theCheckOfWhichOneIsInstalledLooksNotIntoTheCheckout(tmp_path: Path) ->
     assert done.stdout.endswith("muninn/__init__.py True\n") and str(tmp_path) not in done.stdout
 
 
-def test_whatAFrozenProgramLacksIsToBePackedAndNotBuilt(
+def test_theErrorOfAFrozenProgramSaysToPackTheLibrary(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Broken: the error told users of PyInstaller and of zip files to install a C
@@ -113,7 +113,7 @@ def test_theVersionIsWrittenOnce() -> None:
     )
 
 
-def test_whatMakeLintChecksACommitChecks() -> None:
+def test_aCommitRunsTheChecksOfMakeLint() -> None:
     """`.pre-commit-config.yaml` has each tool of `make lint` and of `make types`."""
     recipes = re.findall(
         r"^(?:lint|types):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE
@@ -140,12 +140,12 @@ def test_eachAllowedNameIsNeeded() -> None:
     assert sorted(named) == sorted({each.name for each in search.get_unused_code()})
 
 
-def test_numpyIsHeldDownByWhatNeedsThatOnly() -> None:
+def test_onlyTheExtraThatNeedsItHoldsNumpyDown() -> None:
     assert [each for each in PROJECT["dependencies"] if each.startswith("numpy")] == ["numpy>=2.1"]
     assert "numpy>=2.1,<2.5" in PROJECT["optional-dependencies"]["cuda"]
 
 
-def test_linksInWhatPypiShowsLeadSomewhere() -> None:
+def test_linksInThePageOfPypiLeadSomewhere() -> None:
     """Broken: PyPI shows the README without the files beside it."""
     done = descriptorServer(
         "hook = hatch_build.CustomMetadataHook(); hook.root = sys.argv[1] if sys.argv[1:] else '.'\n"

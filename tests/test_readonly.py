@@ -73,7 +73,7 @@ def test_theFixOfWhatWasSharedForReadingIsACopy(domain: str, pyTorch: Any) -> No
             )
 
 
-def test_aLineWarnsOnceWhateverItTakes(domain: str, pyTorch: Any) -> None:
+def test_aLineWarnsOnceForAllBuffers(domain: str, pyTorch: Any) -> None:
     """Broken: the text began with the buffer's name, so that each name warned again,
     and no filter of the command line matched.
     """
@@ -100,7 +100,7 @@ def test_copiesAreNotWarnedOf(domain: str, pyTorch: Any) -> None:
                 pyTorch(reading, **keywords)
 
 
-def test_whatPyTorchDoesWithABufferThatIsOpenForReading(domain: str, torch: Any) -> None:
+def test_pyTorchTakesABufferThatIsOpenForReading(domain: str, torch: Any) -> None:
     muninn.share(np.ones(3), name="a")
     with muninn.open("a") as reading:
         address = reading.array.__array_interface__["data"][0]

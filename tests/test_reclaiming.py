@@ -20,7 +20,7 @@ from muninn.system import atomics
 from support import Background
 
 
-def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> None:
+def test_everythingOfADeadMemberIsTakenBack(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, own = served
     dead = lab.member()
     directory = broker._directory
@@ -44,7 +44,7 @@ def test_whatADeadMemberHadIsTakenBack(served: tuple[Lab, Broker, Member]) -> No
     assert lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE
 
 
-def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> None:
+def test_rowsWhoseLastHolderDiesGo(served: tuple[Lab, Broker, Member]) -> None:
     """Broken: the reclaimer cleared the leases, and did not try to reclaim their rows."""
     lab, broker, own = served
     dead = lab.member()
@@ -54,7 +54,7 @@ def test_whatTheDeadHeldLastGoesWithThem(served: tuple[Lab, Broker, Member]) -> 
     assert lab.rows.state(row).state == layout.ROW_FREE
 
 
-def test_whatADeadHolderHadLetGoOfIsCollectedToo(served: tuple[Lab, Broker, Member]) -> None:
+def test_rowsThatADeadHolderHadReleasedAreCollectedToo(served: tuple[Lab, Broker, Member]) -> None:
     """The member died between the release and its message. Broken: the broker looked
     only at the rows that the dead member still held.
     """
@@ -135,7 +135,7 @@ def test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore(
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(
+def test_anOwnerLockOfASlotBeyondTheTableHasNoOwner(
     served: tuple[Lab, Broker, Member],
 ) -> None:
     """Broken: the bytes behind the table were taken for a member; here for a living
@@ -149,7 +149,7 @@ def test_anOwnerLockOfASlotThatTheTableDoesNotHaveIsNobodys(
     assert not Tables.isDead(seen, own.key.slot, own.key.generation)  # type: ignore[arg-type]
 
 
-def test_anOwnerLockOfTheDeadIsNobodysForEver(lab: Lab) -> None:
+def test_anOwnerLockOfTheDeadHasNoOwnerForEver(lab: Lab) -> None:
     """Broken: the lock word kept the owner's slot and 19 bits of its generation, which
     a living member has again after 2^19 members of that slot.
     """
@@ -213,7 +213,7 @@ def test_aDeathWithManyLeasesIsReclaimedInSlices(served: tuple[Lab, Broker, Memb
     assert steps > 3 and lab.election.heartbeat() > beats + 3
 
 
-def test_aSuccessorFinishesWhatWasBegun(served: tuple[Lab, Broker, Member]) -> None:
+def test_aSuccessorFinishesHalfDoneSteps(served: tuple[Lab, Broker, Member]) -> None:
     lab, broker, own = served
     dead, rows = _deadWithMany(lab, broker, own)
     broker._reclaimer.begin(dead.key)

@@ -89,7 +89,7 @@ def test_aRepairThatWasKilledLeavesABlockOfAnotherVersionToTheNext(
     )
 
 
-def test_isRefusedWhileSomebodyIsInTheDomain(domain: str, actor: Start) -> None:
+def test_isRefusedWhileAMemberIsInTheDomain(domain: str, actor: Start) -> None:
     other = actor().join()
     with pytest.raises(BrokerUnavailable, match=str(other.pid)):
         admin.repair()
@@ -117,7 +117,7 @@ def test_isRefusedWhileAMemberLivesThatHasLostItsByte(domain: str, actor: Start)
     assert muninn.open("a").read().tolist() == [7, 7, 7]
 
 
-def test_aWithdrawnBlockSaysWhoIsInItToo(domain: str, actor: Start) -> None:
+def test_aWithdrawnBlockNamesItsMembersToo(domain: str, actor: Start) -> None:
     """A repair had withdrawn the block, and died. Broken: the next repair could not
     read the block, and believed the free bytes.
     """
@@ -141,7 +141,7 @@ def test_repairingTwiceIsFine(domain: str, actor: Start) -> None:
     assert muninn.open("n0").array.size == 1000
 
 
-def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start) -> None:
+def test_aTornJournalBringsBackTheRecordsBeforeTheTear(domain: str, actor: Start) -> None:
     _makeAndEnd(actor)
     _ruin(domain)
     for ofBlock, epoch in Paths(os.getuid(), domain).journals():
@@ -152,7 +152,7 @@ def test_aTornJournalBringsBackWhatStandsBeforeTheTear(domain: str, actor: Start
     assert len(leftovers(domain)) == len(recovered)
 
 
-def test_whatWasFreedAndStillHeldIsNotBroughtBack(domain: str, actor: Start) -> None:
+def test_aFreedBufferThatWasStillHeldIsNotBroughtBack(domain: str, actor: Start) -> None:
     """The row was DYING when all processes died. Broken: only rows that were completely
     gone counted as freed.
     """
@@ -206,7 +206,7 @@ def test_aProcessThatJoinsAfterTheLossOfTheBlockAdoptsFirst(domain: str, actor: 
     assert len(leftovers(domain)) == 3
 
 
-def test_whatWasAdoptedIsAdoptedAgain(domain: str, actor: Start) -> None:
+def test_anAdoptedBufferIsAdoptedAgain(domain: str, actor: Start) -> None:
     """The buffer's segment has the name that an earlier block gave it."""
     _makeAndEnd(actor)
     for _ in range(3):
@@ -249,14 +249,16 @@ def test_twoLivingBlocksOfOneNameDoNotMix(domain: str, actor: Start) -> None:
     shutil.rmtree(paths.directory, ignore_errors=True)
     newcomer = actor("mine = muninn.share(np.full(3, 100), name='a')")
     assert first.do("muninn.share(np.arange(3), name='again').array.tolist()") == [0, 1, 2], (
-        "whoever creates in it finds out, and joins anew"
+        "a member that creates finds out, and joins anew"
     )
     assert first.do("muninn.open('a').array.tolist()") == [100] * 3
     assert first.do("view.tolist()") == kept
     with pytest.raises(ActorError, match="DomainChanged"):
         first.do("held.array")
     first.do("muninn.share(np.full(2, 5), name='x')")
-    assert second.do("muninn.open('x').array.tolist()") == [5, 5], "so does whoever asks for a name"
+    assert second.do("muninn.open('x').array.tolist()") == [5, 5], (
+        "so does a member that asks for a name"
+    )
     assert newcomer.do(
         "(muninn.open('x').array.tolist(), mine.array.tolist(), len(muninn.domainInfo()['members']))"
     ) == [
@@ -516,7 +518,7 @@ def test_aBufferThatASoundBlockCallsLiveIsKept(domain: str, actor: Start) -> Non
     assert muninn.open("n2").array.tolist() == [2] * 1000
 
 
-def test_whatASoundBlockCallsLivingAndNobodyUnderstandsIsKept(domain: str, actor: Start) -> None:
+def test_aRowThatASoundBlockCallsLiveAndNoVersionReadsIsKept(domain: str, actor: Start) -> None:
     _makeAndEnd(actor)
     paths = Paths(os.getuid(), domain)
     for ofBlock, epoch in paths.journals():

@@ -45,7 +45,7 @@ def _deep(depth: int) -> bytes:
         b"x" * messages.MAX_MESSAGE_BYTES,
     ],
 )
-def test_nonsenseIsAnsweredWithAnErrorAndHarmsNobody(
+def test_nonsenseIsAnsweredWithAnErrorAndHarmsNoMember(
     served: tuple[Lab, Broker, Member], raw: bytes
 ) -> None:
     lab, broker, _ = served

@@ -35,7 +35,7 @@ def _isClean(current: Membership) -> bool:
 @pytest.mark.parametrize("op", ["create", "commit"])
 @pytest.mark.parametrize("isAsked", [False, True])
 @pytest.mark.parametrize("role", ["member", "broker"])
-def test_whatIsInterruptedIsTakenBack(
+def test_anInterruptedCreationIsTakenBack(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, isAsked: bool, op: str
 ) -> None:
     """Broken: Ctrl-C while a grant was under way left a name without an owner, which no
@@ -113,7 +113,7 @@ def test_aCreationInterruptedAfterItsCommitIsTakenBack(
         patched.setattr(current.client, "request", request)
         patched.setattr(Reservation, cut, interrupted)
         muninn.share(np.arange(3), name="a")
-    eventually(lambda: not current.rows.inState(layout.ROW_LIVE), "the name is nobody's")
+    eventually(lambda: not current.rows.inState(layout.ROW_LIVE), "the name has no owner")
     muninn.share(np.arange(3), name="a").free()
     assert kept.tb is not None
     del kept
@@ -179,7 +179,7 @@ _IN_BETWEEN: dict[str, tuple[Callable[[], object], type[Exception]]] = {
 
 @pytest.mark.parametrize("role", ["member", "broker"])
 @pytest.mark.parametrize("what", _IN_BETWEEN)
-def test_whatInterruptsACreationDoesNotWaitForIt(
+def test_aCallThatInterruptsACreationDoesNotWaitForIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch, role: str, what: str
 ) -> None:
     _joined(role, actor)
@@ -206,7 +206,9 @@ def test_whatInterruptsACreationDoesNotWaitForIt(
         assert muninn.open("n", timeout=60).array.sum() == 6
 
 
-def test_whatAnotherThreadCreatesIsWaitedFor(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aNameThatAnotherThreadCreatesIsWaitedFor(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     described, semaphore, describe = threading.Event(), threading.Event(), creation._describe
 
     def slow(*arguments: Any) -> Any:

@@ -25,7 +25,7 @@ def paths(domain: str) -> Paths:
     return made
 
 
-def test_whatOneMappingWritesTheOtherReads(paths: Paths) -> None:
+def test_oneMappingReadsTheBytesThatAnotherWrites(paths: Paths) -> None:
     fd = segments.create(paths, 1, 2, 8192)
     writing = segments.Mapping(fd, 8192, writable=True)
     other = segments.open_(paths, 1, 2, 8192)
@@ -89,7 +89,7 @@ def test_aFullShmIsAnErrorBeforeAnyTouch(paths: Paths, monkeypatch: pytest.Monke
     os.close(fd)
 
 
-def test_progressAddsUpWhateverTheNumberOfThreads(paths: Paths) -> None:
+def test_progressAddsUpForAnyNumberOfThreads(paths: Paths) -> None:
     sizeBytes = segments.CHUNK_BYTES * 2 + 4096
     fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
@@ -127,7 +127,7 @@ def _threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def test_whatThreadsCopiedIsWhatWasThere(paths: Paths) -> None:
+def test_threadsCopyTheBytesOfTheSource(paths: Paths) -> None:
     sizeBytes = segments._SLICE_BYTES * 2 + 3 * layout.PAGE_BYTES
     fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
@@ -156,7 +156,7 @@ def test_aKernelThatCanNotPopulateIsHelpedByFallocate(
     os.close(fd)
 
 
-def test_whatCanNotFitIsRefusedBeforeAPageIsTaken(
+def test_aSizeThatCanNotFitIsRefusedBeforeAPageIsTaken(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: `reserve` did not check the available memory, and the kernel's

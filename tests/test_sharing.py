@@ -57,7 +57,7 @@ def test_anyFixedTypeArrivesAsItIs(domain: str, value: np.ndarray[Any, Any]) -> 
 @pytest.mark.parametrize(
     "value", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), array.array("i", [1, 2, 3])]
 )
-def test_takesWhateverHasABuffer(domain: str, value: Any) -> None:
+def test_takesAnyObjectWithABuffer(domain: str, value: Any) -> None:
     assert muninn.share(value).array.tobytes() == memoryview(value).tobytes()
 
 
@@ -349,7 +349,7 @@ def test_shareOnceSaysWhenTheNameBecameABundles(domain: str, actor: Start) -> No
         muninn.shareOnce("once", load)
 
 
-def test_whatALoaderFindsTakenIsItsOwnError(domain: str) -> None:
+def test_aNameThatALoaderFindsTakenIsItsOwnError(domain: str) -> None:
     muninn.share(np.ones(2), name="taken").close()
     with pytest.raises(BufferExists, match="taken"):
         muninn.shareOnce("once", lambda: muninn.share(np.ones(2), name="taken"))

@@ -278,7 +278,7 @@ def test_countsSharedMemoryOnceAsLongAsAnybodyHasADescriptor(start: Start) -> No
     assert other.do("os.close(fd); freeBytes()") == 16 * MIB
 
 
-def test_whatImportersHaveOpenStaysCounted(start: Start) -> None:
+def test_memoryThatImportersHaveOpenStaysCounted(start: Start) -> None:
     owner, other = start(memory="16M", context=0), start(memory="16M", context=0)
     other.do(f"p = openMemory({owner.do('memoryHandle(alloc(4 * MIB))')!r})")
     owner.kill()
@@ -572,7 +572,7 @@ def test_alittlePageableMemoryIsSetAside(start: Start) -> None:
         ("ok(cu.cuMemcpyDtoDAsync(b, a, 64, s))", "ILLEGAL_ADDRESS"),
     ],
 )
-def test_whatIsUnmappedUnderWorkKillsTheContext(start: Start, work: str, error: str) -> None:
+def test_unmappingMemoryUnderWorkKillsTheContext(start: Start, work: str, error: str) -> None:
     actor = start(
         "enter(); s = stream(); h = ok(cu.cuMemCreate(2 * MIB, prop(), 0)); a = mapHandle(h, 2 * MIB); b = alloc(64)",
         delay=100000,

@@ -59,7 +59,7 @@ def test_everyChangeOfASharedWordSaysWithWhatItPairs() -> None:
     )
 
 
-def test_whatIsPairedIsNotComplainedOf() -> None:
+def test_aPairedChangeIsNotReported() -> None:
     assert unpaired(list(functionsOfPython("word.py", _PYTHON)), set()) == []
     assert unpaired(list(functionsOfC("word.c", _C)), set()) == []
 

@@ -204,7 +204,9 @@ def test_aSuccessorThatIsKilledTooIsSucceeded(domain: str, actor: Start) -> None
     muninn.share(np.arange(5), name="kept")
     last = actor().join()
     chain = [actor(_KEEPER) for _ in range(3)]
-    eventually(lambda: brokerOf(last) in {each.pid for each in chain}, "one that stays is broker")
+    eventually(
+        lambda: brokerOf(last) in {each.pid for each in chain}, "a member that stays is broker"
+    )
     for _ in range(3):
         pid = eventually(lambda: brokerOf(last), "a broker")
         next(each for each in chain if each.pid == pid).kill()
@@ -226,7 +228,7 @@ def test_allBrokersKilledAtOnceAreSucceeded(domain: str, actor: Start) -> None:
         os.kill(each.pid, signal.SIGKILL)
     assert bytes(muninn.open("mine").array) == b"mine"
     muninn.share(b"next", name="next")
-    eventually(lambda: nameList() == ["mine", "next"], "what the dead held is gone")
+    eventually(lambda: nameList() == ["mine", "next"], "the buffers of the dead are gone")
     eventually(lambda: len(leftovers(domain)) == 2, "and its memory")
 
 
@@ -243,10 +245,10 @@ def test_aMemberThatStaysTakesOverPolitely(domain: str, actor: Start) -> None:
     second = actor(_KEEPER)
     eventually(lambda: len(muninn.domainInfo()["members"]) == 3, "the second one has joined")
     muninn.share(b"z", name="c")
-    assert brokerPid() == keeper.pid, "one that stays does not replace another"
+    assert brokerPid() == keeper.pid, "a member that stays does not replace another"
     keeper.kill()
     eventually(
-        lambda: brokerPid() == second.pid, "the other one that stays is preferred, or takes over"
+        lambda: brokerPid() == second.pid, "the other member that stays is preferred, or takes over"
     )
     second.do("stop.set(); keeper.join(30); keeper.is_alive()")
     muninn.share(b"w", name="d")
@@ -281,7 +283,7 @@ def test_theNextMemberAdoptsWhatAllTheDeadLeft(domain: str, actor: Start) -> Non
     assert [int(muninn.open(f"n{number}").array.sum()) for number in range(3)] == [0, 9, 18]
     eventually(
         lambda: nameList() == ["n0", "n1", "n2"] and len(leftovers(domain)) == 3,
-        "what lived with the dead is gone",
+        "buffers that lived with the dead are gone",
     )
     eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "their slots are free")
 
@@ -432,7 +434,7 @@ def test_sixtyMembersJoinAndLeaveAtOnce(domain: str, actor: Start) -> None:
     parent.do(program("sixtyMembers"))
     assert parent.do("[os.waitpid(child, 0)[1] for child in children]") == [0] * 60
     eventually(
-        lambda: nameList() == ["common"] and len(leftovers(domain)) == 1, "what they had is gone"
+        lambda: nameList() == ["common"] and len(leftovers(domain)) == 1, "their buffers are gone"
     )
     eventually(lambda: len(muninn.domainInfo()["members"]) == 2, "their slots are free")
 

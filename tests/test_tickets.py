@@ -68,7 +68,7 @@ def test_theTicketsOfTheDeadArePoisonedAndNoOthers(tickets: Tickets) -> None:
     assert woken == [TICKET_POISONED]
     assert [tickets.state(ticket) for ticket in (mine, done)] == [TICKET_PENDING, TICKET_DONE]
     tickets.complete(theirs, _THEIRS)
-    assert tickets.state(theirs) == TICKET_POISONED, "what the dead still do changes nothing"
+    assert tickets.state(theirs) == TICKET_POISONED, "a step of a dead member changes nothing"
 
 
 def test_manyMembersGetDifferentTickets(tickets: Tickets) -> None:
@@ -159,7 +159,7 @@ def test_theDeathOfASignallerRaisesItsFenceWord(tickets: Tickets) -> None:
     assert tickets.state(theirs) == TICKET_POISONED
 
 
-def test_whatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
+def test_aFenceThatTheGpuHadReachedIsDone(tickets: Tickets) -> None:
     """The signaller's process was killed before it could complete the ticket."""
     ticket = tickets.issue(_THEIRS, layout.TICKET_WRITING)
     assert ticket
@@ -303,11 +303,11 @@ def test_aDeadWritersAccessIsTornAndADeadReadersIsNot(tickets: Tickets) -> None:
     signalled = tickets.issue(_THEIRS)
     assert tickets.poison(_THEIRS) == 1
     assert signalled and tickets.torn() is None, (
-        "what somebody signals for himself is no write access"
+        "a ticket that a program signals for itself is no write access"
     )
 
 
-def test_whatIsTornStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
+def test_aTornBufferStaysTornUntilTheNextWriter(tickets: Tickets) -> None:
     """Broken: the torn state was forgotten with the ring slot."""
     assert tickets.issue(_THEIRS, layout.TICKET_WRITING) == 1 and tickets.torn() is None
     assert tickets.poison(_THEIRS) == 1

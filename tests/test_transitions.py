@@ -62,7 +62,7 @@ def test_aSlotIsFreedAsTheTableSaysAndNotOtherwise(lab: Lab, before: int) -> Non
         assert atomics.loadSeqCst64(lab.block.memberAddress(0)) == word
 
 
-def test_whatIsInNoTableIsIllegal() -> None:
+def test_aTransitionThatIsInNoTableIsIllegal() -> None:
     for states, table, require in (
         (ROW_STATES, ROW_TRANSITIONS, requireRow),
         (MEMBER_STATES, MEMBER_TRANSITIONS, requireMember),

@@ -61,7 +61,7 @@ def test_theWatchersOfTheOldBrokerAreWokenByAnElection(lab: Lab, broker: Member)
 
 
 @pytest.mark.usefixtures("patient")
-def test_whatCameBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
+def test_aChangeBeforeTheSleepIsSeen(lab: Lab, broker: Member) -> None:
     """Broken: a watcher compared neither its wake-ups nor the election word, or did not
     check whether the robust word is a dead member's.
     """
@@ -148,7 +148,7 @@ def test_withoutWaitvItWorksAsWell(domain: str, actor: Callable[..., Actor]) -> 
         assert each.do("np.asarray(muninn.open('its').array).sum()") == 2
     eventually(
         lambda: [buffer["name"] for buffer in muninn.listBuffers()] == ["its"],
-        "what they closed is gone",
+        "the closed buffers are gone",
     )
     broker.kill()
     for each in others:

@@ -192,7 +192,7 @@ def _report(
     reached = {point for passed in passes.values() for point in passed}
     print(f"points: {len(known)}, {len(reached)} of them passed by some role")
     for point in sorted(known - reached):
-        print(f"  not passed: {point}: {_UNPASSED.get(point, 'NOBODY KNOWS WHY')}")
+        print(f"  not passed: {point}: {_UNPASSED.get(point, 'NO KNOWN REASON')}")
     for outcome, count in sorted(outcomes.items()):
         print(f"{outcome}: {count}")
     print(f"runs: {len(tasks)}  failures: {len(failures)}  seed: {seed}")

@@ -16,7 +16,7 @@ from muninn.session import connections, membership
 _SETTLE_SECONDS = 3.0
 
 
-def settled(look: Callable[[], list[str]]) -> list[str]:
+def lasting(look: Callable[[], list[str]]) -> list[str]:
     """The damage that is left once the background threads have had time to repair it."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while (wrong := look()) and time.monotonic() < deadline:
@@ -55,7 +55,7 @@ def inProcess(threads: int, files: list[str]) -> list[str]:
     threads, files
         The number of threads, and the descriptors, that it had before the interruption.
     """
-    return settled(lambda: _inProcess(threads, files))
+    return lasting(lambda: _inProcess(threads, files))
 
 
 def _inProcess(threads: int, files: list[str]) -> list[str]:
@@ -64,14 +64,14 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
     held = leases.holdsOf(member.block, member.members, member.key.slot)
     wrong += [f"slot {hold.position} still has a lease on row {hold.row}" for hold in held]
     if found := mappings():
-        wrong.append(f"{found} mappings that nobody uses")
+        wrong.append(f"{found} mappings without a user")
     if member.openBuffers.creating._byName:
         wrong.append(f"{list(member.openBuffers.creating._byName)} are being created for ever")
     if any(
         each._open or each._left
         for each in (member.openBuffers.creating.cleanups, member.gpus.signalling)
     ):
-        wrong.append("what was begun is never undone")
+        wrong.append("a begun operation is never undone")
     if any(
         openBuffer is not None and openBuffer.hasScopes()
         for openBuffer in [each() for each in member.openBuffers._all.valuerefs()]
@@ -99,7 +99,7 @@ def _inProcess(threads: int, files: list[str]) -> list[str]:
 
 def ofDomain(pids: list[int]) -> list[str]:
     """The damage in the domain, seen from another member. `pids` are all members."""
-    return settled(lambda: _ofDomain(pids))
+    return lasting(lambda: _ofDomain(pids))
 
 
 def _ofDomain(pids: list[int]) -> list[str]:

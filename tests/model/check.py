@@ -138,7 +138,7 @@ MUTILATED = (
 
 
 class Outcome(NamedTuple):
-    """What an exploration found."""
+    """The result of an exploration."""
 
     isWhole: bool
     violation: str

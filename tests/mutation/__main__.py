@@ -232,7 +232,7 @@ def misplaced(mutants: list[Mutant]) -> Iterator[str]:
             try:
                 ast.parse(applied(mutant, source))
             except SyntaxError as error:
-                yield f"{number} {mutant.file}: what comes of it is no Python, {error}: {mutant.old!r}"
+                yield f"{number} {mutant.file}: the result is no Python, {error}: {mutant.old!r}"
         if (
             mutant.old == mutant.new
             or not mutant.tests.split()

@@ -98,7 +98,7 @@ class Soak:
             self._anchor = self._crowd.start("anchor", self._draw())
             self._order(self._anchor, "warm")
             self._sight = Sight(self.domain)
-            self._baseline = self._settledFootprint()
+            self._baseline = self._footprintAtRest()
             self._firstEpoch = self._sight.epoch()
             self._anchor.tell("run")
             self._storm()
@@ -109,7 +109,7 @@ class Soak:
 
     # --- the beginning ---------------------------------------------------------------
 
-    def _settledFootprint(self) -> Footprint:
+    def _footprintAtRest(self) -> Footprint:
         """The footprint of the anchor when it is alone in the domain and the broker,
         after it was an ordinary member once.
         """

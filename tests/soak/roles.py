@@ -157,7 +157,7 @@ class Writer(Role):
                     raise Interrupted
                 view[view.size // 2 :] = stamp
                 require(
-                    uniform(view, f"what a writer of {buffer.name} wrote") == stamp,
+                    uniform(view, f"the content that a writer of {buffer.name} wrote") == stamp,
                     "another wrote too",
                 )
         except _GONE:
@@ -247,7 +247,7 @@ class Churner(Role):
             stamp, handle = uniform(buffer.array, buffer.name), buffer.handle
         with muninn.open(handle) as again:
             require(
-                uniform(again.array, "what a handle opened") == stamp,
+                uniform(again.array, "the buffer that a handle opened") == stamp,
                 "a handle opened something else",
             )
         return 2

@@ -1,4 +1,4 @@
-/* The stand-in CUDA driver: what its modules share.
+/* The stand-in CUDA driver: the declarations that its modules share.
  *
  * It declares the used part of the driver's binary interface itself, from the
  * documentation, so that gcc alone builds it. One noun per file: calls (log, faults),

@@ -793,7 +793,7 @@ class DomainMachine(RuleBasedStateMachine):
         time.sleep(pick % 7 / 2000)
         self._kill(puppet)
         observer = self._puppet(0)
-        there = self._settled(observer, lambda view: len(view["members"]) == len(self.puppets))
+        there = self._awaitView(observer, lambda view: len(view["members"]) == len(self.puppets))
         row = next(
             (each for each in there["buffers"] if each[1] == name and each[3] == "live"), None
         )
@@ -928,7 +928,7 @@ class DomainMachine(RuleBasedStateMachine):
 
     # --- comparing -------------------------------------------------------------------
 
-    def _settled(
+    def _awaitView(
         self, observer: Puppet, isSo: Callable[[dict[str, Any]], object]
     ) -> dict[str, Any]:
         """Wait until the view is so. Each round sends a request, because only a request
@@ -961,7 +961,7 @@ class DomainMachine(RuleBasedStateMachine):
             not (outcome := observer.do("probe")).error, f"{observer}.probe came to {outcome}"
         )
         self._expectedView(observer)
-        self.reference.settle()
+        self.reference.reclaimUnheld()
         named = [
             (each.name, each.kind == "bundle", each.content)
             for each in self.reference.buffers
@@ -991,7 +991,7 @@ class DomainMachine(RuleBasedStateMachine):
             )
 
         self.trace.append(f"expecting {buffers}, {members}")
-        self._settled(observer, isSo)
+        self._awaitView(observer, isSo)
         self.trace.pop()
 
     def teardown(self) -> None:

@@ -117,7 +117,7 @@ class Reference:
                 lock.holder, lock.depth, lock.isOrphaned = None, 0, True
             lock.attached.discard(puppet)
 
-    def settle(self) -> None:
+    def reclaimUnheld(self) -> None:
         """The broker has handled everything: buffers without a holder are gone."""
         self.buffers = [each for each in self.buffers if not each.isLingering]
         self.locks = {name: lock for name, lock in self.locks.items() if lock.attached}
