@@ -59,7 +59,7 @@ static bool isDeparting(const struct mnnOwner *owner, uint64_t who)
 	return owner->all->leaver != 0 && owner->all->leaver != who;
 }
 
-/* --- what this process has --- */
+/* --- the record of this process --- */
 
 void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint64_t *leaseExpiry,
 	void *openBuffer, uint32_t mine, uint32_t incarnation)
@@ -223,8 +223,8 @@ static void depart(struct mnnOwner *owner, struct waiter *waiter)
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
-	 * its waiter. SYNC claim: pairs with leave and markDead; what the last owner wrote
-	 * is visible. */
+	 * its waiter. SYNC claim: pairs with leave and markDead; the last owner's stores
+	 * are visible. */
 	if (!cas32(ownerLockOf(owner), word,
 			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
 		return false;

@@ -69,8 +69,8 @@
 extern "C" {
 #endif
 
-/* How long a free owner lock is kept for the successor: some hundred times what a
- * wake-up costs on an idle machine. */
+/* How long a free owner lock is kept for the successor: some hundred times as long as
+ * a wake-up takes on an idle machine. */
 #define MNN_SUCCESSOR_NS 5000000
 
 /* The functions of the interpreter that are called here. `ctypes.pythonapi` gives them,

@@ -181,7 +181,7 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
         (
             23,
             "FileInvalid",
-            "The file can not be read as what it claims to be",
+            "The file can not be read in the format that it claims to have",
             "Check the path and that the file is whole",
             "caller",
         ),

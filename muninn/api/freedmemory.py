@@ -68,8 +68,8 @@ def lingering(tables: Tables, known: set[str]) -> list[dict[str, Any]]:
 
 
 def _pids(members: set[int]) -> list[int]:
-    """The other processes of this user. Members come last, because their leases tell
-    what they map.
+    """The other processes of this user. Members come last, because their leases show
+    which memory they map.
     """
     own, uid, pids = os.getpid(), os.geteuid(), list[int]()
     with typedErrors("/proc"):

@@ -276,7 +276,7 @@ class Broker:
         if death is not Death.SUSPECTED:
             self._maintenance.tryReclaimUnheld()
 
-    # --- what the server asks --------------------------------------------------------
+    # --- for the server --------------------------------------------------------------
 
     def admit(self, listener: Socket) -> Socket | None:
         return self._admission.admit(listener)
@@ -301,7 +301,7 @@ class Broker:
                 and session.key is not None
                 and not self._members.isCurrent(session.key)
             ):
-                # No broker would ever reclaim what is granted now.
+                # No broker would ever reclaim a row that is granted now.
                 raise SenderGone(f"member slot {session.key.slot} was given back")
             return self._handlers[request["op"]](session, request, descriptors)
         except (MuninnError, PermissionError) as error:
@@ -323,7 +323,7 @@ class Broker:
         finally:
             messages.closeAll(descriptors)  # a handler removes those that it keeps from the list
 
-    # --- what this process asks ------------------------------------------------------
+    # --- for this process ------------------------------------------------------------
 
     def lacks(self, name: str) -> bool:
         """Whether no row has the name, also none that is being created. Any thread may

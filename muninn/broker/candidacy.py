@@ -99,7 +99,7 @@ class Candidacy:
         return os.geteuid() == uid
 
     def _isHere(self) -> bool:
-        """Whether the domain's files are in what this process sees as `/dev/shm`."""
+        """Whether the domain's files are in the `/dev/shm` that this process sees."""
         if (missing := missingShm()) is not None:
             self._reason = missing
         return missing is None
@@ -200,7 +200,7 @@ class Candidacy:
             and not _isLoss(error)
         ):
             _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
-        else:  # this error says by itself what is to be done
+        else:  # the text of this error has the fix
             _log.error("resigned as broker of epoch %d: %s", term.epoch, self._reason)
         now = clock.now()
         self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1

@@ -127,7 +127,7 @@ class Catalog:
             self.quotas.add(taken, -taken.sizeBytes)
 
     def forgetDeadline(self, row: int) -> None:
-        """The lifetime has ended, and what follows from it was begun."""
+        """The lifetime has ended, and the broker has begun to free the row."""
         self._lifetimes.forget(row)
 
     def nextDeadline(self) -> tuple[int, int] | None:

@@ -113,7 +113,7 @@ class DeathWatch:
     def forget(self, key: MemberKey) -> None:
         kept = self._pidfds.pop(key, None)
         if kept is not None:
-            # not where the number is another member's by now
+            # The number may belong to another member by now.
             if self._memberOf.get(kept.number) == key:
                 del self._memberOf[kept.number]
             if kept.isOurs():
@@ -170,7 +170,7 @@ class DeathWatch:
             self._suspects.pop(pidfd, None)
             return Death.CONFIRMED
         if self._suspects.setdefault(pidfd, RETRIES) > 0:
-            # its byte lock is still held: the kernel is not through with it
+            # Its byte lock is still held: the kernel has not finished the process.
             self._suspects[pidfd] -= 1
         else:
             del self._suspects[pidfd]  # nor soon; the sweeps look again
@@ -196,8 +196,8 @@ class DeathWatch:
         return self._memberOf[pidfd]
 
     def closeInChild(self) -> None:
-        """In a forked child: let go of the descriptors, and leave the parent's epoll as
-        it is.
+        """In a forked child: close the copies of the descriptors, and do not change the
+        parent's epoll.
         """
         for kept in self._pidfds.values():
             kept.close()

@@ -89,8 +89,8 @@ class DescriptorStore:
         self._descriptors.clear()
 
     def closeInChild(self) -> None:
-        """In a forked child: let go of the descriptors. The descriptor server's thread
-        was not forked, and keeps its memory.
+        """In a forked child: close the copies of the descriptors. The descriptor
+        server's thread was not forked, and keeps its memory.
         """
         for kept in self._descriptors.values():
             kept.close()

@@ -2,11 +2,11 @@
 
 The broker of one epoch changes the rows of a domain, and no other process does. Each
 step is one CAS of the row's state word, stamped with the epoch, between two records of
-the journal. The state word says what a broker has left half done, and `tryReclaim`
-finishes it, in this broker or in any successor. The rows, the name index and the
-journal survive a crash of the broker. The catalog and the descriptors are private
-memory; a successor derives the catalog from the rows, and the members bring it the
-descriptors.
+the journal. The state word shows which step a broker has left half done, and
+`tryReclaim` finishes it, in this broker or in any successor. The rows, the name index
+and the journal survive a crash of the broker. The catalog and the descriptors are
+private memory; a successor derives the catalog from the rows, and the members bring it
+the descriptors.
 
 Create. `grant` writes a `create` record, and takes a FREE row to CREATING, with the
 next incarnation. The creator fills the memory and the description. `commit` checks the

@@ -32,9 +32,9 @@ class Holders:
             return False
 
     def isTorn(self, row: int) -> bool:
-        """Whether the row is a `Lock` whose holder died. What the lock protects may
-        outlive every process, so the row stays, and the next process that takes the
-        lock is told.
+        """Whether the row is a `Lock` whose holder died. The data that the lock
+        protects may outlive every process. So the row stays, and the next process that
+        takes the lock learns of the death.
         """
         return bool(
             atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)

@@ -328,7 +328,7 @@ def dropEmpty(paths: Paths, before: int) -> None:
 
 def replay(raw: bytes, only: str = "") -> Iterator[Record]:
     """The records of a journal, up to the first that is not whole. Its writer may have
-    died in the middle of it, and what follows can not be trusted.
+    died in the middle of it, and the bytes after it can not be trusted.
 
     With `only`, the records of one kind. Of the others only the length is read, which
     is ten times as fast.

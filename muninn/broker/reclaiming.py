@@ -1,5 +1,5 @@
-"""Reclaiming: how the broker takes back what a member had, after the member's death is
-confirmed or the member has said good-bye.
+"""Reclaiming: how the broker takes back the memory, leases and locks of a member, after
+the member's death is confirmed or the member has said good-bye.
 
 1. The broker marks the slot dead: LIVE → DEAD.
 2. It frees the rows whose memory was the member's own.
@@ -134,7 +134,7 @@ class Reclaimer:
 
     def _poison(self, key: MemberKey) -> None:
         """Wake the processes that wait for the dead member: for its tickets, for its
-        owner locks, and for what it was writing.
+        owner locks, and for the buffers that it was writing.
         """
         rows = self._directory.rows
         count = rows.count()

@@ -207,8 +207,8 @@ def adopt(block: ControlBlock) -> Any:
 
 
 def rebuild(paths: Paths, limits: Geometry) -> dict[str, Any]:
-    """Replace the control block by a sound one, and say what became of its buffers: see
-    `admin.repair`.
+    """Replace the control block by a sound one, and report which buffers were
+    recovered: see `admin.repair`.
 
     Raises
     ------
@@ -222,7 +222,7 @@ def rebuild(paths: Paths, limits: Geometry) -> dict[str, Any]:
         if isinstance(adoption, int):
             raise BrokerUnavailable(
                 f"process {adoption} is still in domain {paths.domain!r}",
-                "End it, and repair again until nobody is named; where the block can be read, "
+                "End it, and repair again until no process is named; where the block can be read, "
                 "`python -m muninn` names all members",
             )
         return {

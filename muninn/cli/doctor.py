@@ -104,7 +104,7 @@ def _configuration() -> Finding:
     hints = (
         f"{name} ({nearest}?)" if nearest else name for name, nearest in sorted(strangers.items())
     )
-    return Finding("warn", found, f"Remove or correct what means nothing: {', '.join(hints)}")
+    return Finding("warn", found, f"Remove or correct the unknown variables: {', '.join(hints)}")
 
 
 def _shm() -> Finding:
@@ -140,7 +140,7 @@ def _shm() -> Finding:
             "warn",
             found,
             f"`chmod +t {SHM_ROOT}`: without the sticky bit every user may remove and rename "
-            "what is another's",
+            "another user's files",
         )
     if kind not in ("tmpfs", "unknown"):
         return Finding(
@@ -182,7 +182,7 @@ def _proc() -> Finding:
         return Finding(
             "fail",
             "/proc is not there",
-            "`mount -t proc proc /proc` as root: it tells whether a process is the one that it was",
+            "`mount -t proc proc /proc` as root: it tells whether a pid is still the same process",
         )
     if not any(bootId()):
         return Finding(

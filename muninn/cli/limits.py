@@ -101,7 +101,7 @@ def controlGroup() -> Finding:
             advice.append(
                 "raise it (`docker run --memory=…`, `resources.limits.memory` of a pod): "
                 "shared memory counts as the group's, "
-                'and what is reserved "lazy" beyond it ends the process that touches it'
+                'and memory that is reserved "lazy" beyond it ends the process that touches it'
             )
     if (tasks := cgroups.mostTasks()) is not None:
         found.append(f"at most {tasks} threads and processes (`pids.max`)")

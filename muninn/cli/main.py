@@ -257,7 +257,7 @@ def _addLooking(add: _Add) -> None:
 
 
 def _addHolding(add: _Add) -> None:
-    """The commands that create or open a buffer, or end what a process has open."""
+    """The commands that create or open a buffer, or revoke a process's lease."""
     command = add(
         "alloc",
         "commands:runAlloc",
@@ -358,7 +358,7 @@ def _addChanging(add: _Add) -> None:
     command = add(
         "doctor",
         "doctor:runDoctor",
-        "check what this machine can do, and say what to do about the rest",
+        "check whether this machine can run Muninn, and advise",
         "doctor",
     )
     command.add_argument(

@@ -1,4 +1,4 @@
-"""The checks of `doctor` that try what the kernel offers: futexes, robust lists,
+"""The checks of `doctor` that try functions of the kernel: futexes, robust lists,
 pidfds, sealed memfds and byte locks.
 """
 

@@ -10,7 +10,8 @@ file's CREATE byte, so that one process at a time creates, and goes on in this o
    says so. While there is such a process, it releases CREATE and waits, for a bounded
    time. The buffers that the process uses must not be adopted. The process finds out by
    itself that its block is gone, and leaves.
-3. It removes what is at the names, and all that a block of another boot named.
+3. It removes the files at the names, and all segments and journals of a block of
+   another boot.
 4. It fills a temporary file that no other process opens: the header without a version,
    and the rows that older journals vouch for (`broker/repair.py`).
 5. It stores the version, renames the file to the first name, and links the second.
@@ -100,7 +101,7 @@ def openOrCreate(
             raise BrokerUnavailable(
                 f"process {inhabitant} is at work in the control block of {paths.domain!r}, "
                 "which was removed from /dev/shm",
-                "End that process, or what it does there",
+                "End that process",
             )
         clock.sleep(_LOOK_SECONDS)
 
@@ -178,7 +179,7 @@ def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | No
         raise roomError(
             error,
             f"{exactly(neededBytes)} for the control block",
-            "Enlarge /dev/shm, or free what is in it",
+            "Enlarge /dev/shm, or remove files from it",
         ) from error
     try:
         published = adopt(block) if adopt is not None else None

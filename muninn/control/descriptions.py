@@ -1,5 +1,5 @@
-"""The description of a buffer in its row: what the buffer is, and what it takes of the
-domain's limits.
+"""The description of a buffer in its row: its properties, and its part of the domain's
+limits.
 
 The creator writes it while the row is CREATING, and the CAS to LIVE publishes it. No
 process changes it until the row is FREE again. A reader copies it, and checks the copy

@@ -8,8 +8,8 @@ A lease is two words, {hold, expiry}. The holder raises `leaseHigh` past the slo
 stores the expiry, exchanges `hold` into the slot, and reads the state of the row
 afterwards. The broker may CAS a revocation reason into `hold`, and clears the slots of
 a member that is confirmed dead. A lease that is expired or revoked refuses new
-operations; the memory stays until the holder lets go or dies. A stale read of a lease
-makes the broker keep a buffer until its next look.
+operations; the memory stays until the holder releases the lease or dies. A stale read
+of a lease makes the broker keep a buffer until its next look.
 
 A bit beside the expiry says whether the holder is inside a read access. A writer waits
 until the bit is set in no lease of the buffer (`readersOf`). When a reader dies, the

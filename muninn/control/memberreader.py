@@ -5,8 +5,8 @@ its slot's robust word, 0.1 ms after the member's background thread has ended. T
 enough to elect another broker, because the epoch fences the old one. A member is
 *confirmed dead* when its slot's byte lock is free and its process is gone: the pidfd is
 readable or, after an `exec`, the robust word is marked and the process maps nothing of
-the member any more (`image.py`). Only then may another process reclaim what the member
-held, since nothing of it writes any more.
+the member any more (`image.py`). Only then may another process reclaim the member's
+leases, locks and memory, since no code of the member writes any more.
 
 No process asks `kill(pid, 0)`: it succeeds on zombies, and on a stranger that got the
 number. A stale read of a state costs one more look: each reclaiming step compares the

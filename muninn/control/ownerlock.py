@@ -7,10 +7,10 @@ is not enough, since another thread of a dying process may still be writing. The
 to write a buffer and `muninn.Lock` are owner locks. A lock belongs to a process.
 
 A locker takes the word in C (`cshim/owners.c`), together with the record that this
-process keeps of it, in the order in which the waiters came. This module says what the
-word means, and what the broker does with the lock of a dead owner: it CASes the word to
-OWNER_DEAD and wakes the waiters, and the next owner learns that it recovered the lock.
-A stale read of the word costs a waiter one more sleep.
+process keeps of it, in the order in which the waiters came. This module has the meaning
+of the word, and the broker's part: it CASes the word of a dead owner to OWNER_DEAD and
+wakes the waiters, and the next owner learns that it recovered the lock. A stale read of
+the word costs a waiter one more sleep.
 """
 
 from __future__ import annotations

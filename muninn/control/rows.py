@@ -58,7 +58,7 @@ class RowTable(RowReader):
         super().__init__(block)
         self._freeFrom = 0  # a hint: no row below was FREE when this table was last asked for one
 
-    # --- what the creator writes -----------------------------------------------------
+    # --- written by the creator ------------------------------------------------------
 
     def describe(self, row: int, description: RowDescription, handle: bytes = b"") -> None:
         """Write the description, and clear the words that the row's last buffer left.
@@ -77,7 +77,7 @@ class RowTable(RowReader):
         )
         self._block.put(offset + DESCRIPTION_OFFSET, description.packed())
 
-    # --- what the broker writes ------------------------------------------------------
+    # --- written by the broker -------------------------------------------------------
 
     def change(self, row: int, old: RowState, epoch: int, state: int, **changes: int) -> RowState:
         """CAS the row from exactly `old` to `state`, with `epoch` in the word. Raises

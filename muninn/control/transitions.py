@@ -61,7 +61,7 @@ ROW_TRANSITIONS = (
     Transition(layout.ROW_PROBING, layout.ROW_LIVE, Actor.BROKER, "a process holds it after all"),
     Transition(layout.ROW_PROBING, layout.ROW_DYING, Actor.BROKER, "the buffer is freed meanwhile"),
     Transition(layout.ROW_PROBING, layout.ROW_DEAD, Actor.BROKER, "no process holds it"),
-    Transition(layout.ROW_DYING, layout.ROW_DEAD, Actor.BROKER, "its last holder has let go"),
+    Transition(layout.ROW_DYING, layout.ROW_DEAD, Actor.BROKER, "its last holder has released it"),
     Transition(layout.ROW_DEAD, layout.ROW_FREE, Actor.BROKER, "its memory is gone"),
 )
 MEMBER_TRANSITIONS = (

@@ -226,7 +226,7 @@ def _runNext(items: Items) -> bool:
         item(worker.errorOf(number))
     except BaseException as raised:  # a SystemExit too, which would end this thread only
         error = raised
-    del queued, item  # release what the work held before it counts as done
+    del queued, item  # the work's objects are released before it counts as done
     worker.finish(error, isDoubtful)
     error = None  # its traceback holds this frame
     return True

@@ -158,7 +158,7 @@ class Client:
 
     def awaitAnswer(self, seconds: float) -> bool:
         """Wait until a broker answers; False when none answers in this time. An answer
-        says that the broker has done what comes first in its term.
+        shows that the broker has done the first steps of its term.
         """
         deadline = clock.now() + seconds
         with contextlib.suppress(MuninnError):

@@ -9,9 +9,9 @@ check and the good-bye.
 1. The leaving thread sets `isOn` first, and then looks for threads that are inside.
 2. A thread that begins takes its access, lock or name first, and then reads `isOn`.
 
-At least one of the two sees the other. A thread that sees a departure gives back what
-it took, waits until the departure is over, and begins again; if this membership has
-ended, it begins under the next membership of the process.
+At least one of the two sees the other. A thread that sees a departure gives back the
+access, lock or name, waits until the departure is over, and begins again; if this
+membership has ended, it begins under the next membership of the process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Departing(Exception):
 
 
 class Departure:
-    """Whether the membership of this process is being given up; of one membership."""
+    """Whether a thread of this process is leaving the domain; one object for each
+    membership.
+    """
 
     def __init__(self) -> None:
         self.isOn = False
@@ -124,8 +126,8 @@ def keepPromises(gpus: Gpus, seconds: float, isAtWork: Callable[[], bool]) -> bo
 
 
 def awaitPast(members: MemberTable, key: MemberKey) -> None:
-    """After an exec: wait a moment until the broker has reclaimed what the previous
-    program of this process had, since its user expects that to be gone.
+    """After an exec: wait a moment until the broker has reclaimed the leases and locks
+    of the previous program of this process, since its user expects them to be gone.
     """
     deadline = clock.now() + _PAST_SECONDS
     past = members.predecessors(key)

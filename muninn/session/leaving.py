@@ -74,9 +74,9 @@ class Leaving:
         self._worker = worker
 
     def leave(self) -> None:
-        """Leave the domain: close what is open, let another member become broker, give
-        the slot back. While a thread is inside an access, holds a lock or creates, or a
-        GPU is at work, nothing is given back before the process ends.
+        """Leave the domain: close the open buffers, let another member become broker,
+        give the slot back. While a thread is inside an access, holds a lock or creates,
+        or a GPU is at work, nothing is given back before the process ends.
         """
         # A thread that joins again waits for this lock: closing the lock file would
         # drop the byte lock of its new slot as well.
@@ -109,7 +109,7 @@ class Leaving:
         term = tables.election.term()
         if term.slot == tables.key.slot and tables.members.othersAlive(tables.key):
             # The election word goes first, and the good-bye second, as for any other
-            # member: so the successor receives what is in the descriptor store.
+            # member: so the successor receives the descriptors in the descriptor store.
             role.handOverUntil = clock.now() + 2 * tables.settings.control.takeoverMs / 1000
             tables.election.replace(term, tables.members.preferredOther(tables.key))
             self._worker.wake()
@@ -122,7 +122,8 @@ class Leaving:
                 tables.paths.domain,
             )
             with contextlib.suppress(MuninnError):
-                # The successor answers once it has what was in the descriptor store.
+                # The successor answers once it has the descriptors of the descriptor
+                # store.
                 self._client.request("ping")
             return
         # The broker, which may be this very process, takes the slot back. No other
@@ -201,7 +202,7 @@ class Leaving:
 
     def _hasMovedOut(self) -> bool:
         """At the end: whether the membership began under another uid, and can therefore
-        reach no broker. What is not given up here is reclaimed after the process's
+        reach no broker. The broker reclaims its leases and locks after the process's
         death.
         """
         uid = self._tables.paths.uid

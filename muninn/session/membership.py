@@ -47,8 +47,8 @@ _classes: list[_Classes] = []
 
 
 def _loaded() -> _Classes:
-    """Import what a member needs and `import muninn` does not, at the first call. See
-    `load`, whose rules hold here too.
+    """Import the modules that a member needs and `import muninn` does not, at the first
+    call. See `load`, whose rules hold here too.
     """
     load()
     if not _classes:

@@ -3,7 +3,8 @@ broker that has taken over.
 
 Usually that process is stopped, or has changed its uid. The memory is not lost while
 the process lives, so the name can not be used for a new buffer. A caller that asks for
-the name is told which process it is, and that the same call may work later.
+the name gets an error that names the process, and says that the same call may work
+later.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The specification of a buffer that a process wants to create, as plain values.
 
 `api` checks the options of a user and builds a `BufferSpec`; `session/creation.py`
-creates what it says. Only the creating process has it: the row of the new buffer states
-the same for all others.
+creates the buffer. Only the creating process has the specification: the row of the new
+buffer states the same for all others.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class BufferSpec(NamedTuple):
     kind: int
     gpu: int
     shape: tuple[int, ...]
-    #: As it stands in the row: `numpy.dtype.str`, or ``|V`` and the size of what
-    #: `manifest` describes.
+    #: As it stands in the row: `numpy.dtype.str`, or ``|V`` and the size of the data
+    #: that `manifest` describes.
     dtype: str
     sizeBytes: int
     manifest: bytes

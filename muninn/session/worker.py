@@ -116,10 +116,10 @@ class Worker:
             self._role.threadId = atomics.threadId()
             members, key = self._tables.members, self._tables.key
             robustWord = members.robustAddress(key.slot)
-            # Clear what the slot's last member left. No process watches a slot that is
-            # not LIVE.
-            # SYNC robust: pairs with MemberReader.isSuspectedDead. The word is empty,
-            # and then the kernel holds it for this thread, before the slot says LIVE.
+            # Clear the mark that the slot's last member left. No process watches a slot
+            # that is not LIVE. SYNC robust: pairs with MemberReader.isSuspectedDead.
+            # The word is empty, and then the kernel holds it for this thread, before
+            # the slot says LIVE.
             atomics.exchangeSeqCst32(robustWord, 0)
             atomics.checked(
                 atomics.robustHold(ctypes.addressof(self.robustList), robustWord), "the robust list"
@@ -138,8 +138,8 @@ class Worker:
             try:
                 self._step()
             except MuninnError as error:
-                # After the slot was given back, the broker refuses what was still under
-                # way; no thread waits for that.
+                # After the slot was given back, the broker refuses requests that were
+                # still under way; no thread waits for their answers.
                 if not self._standing.isLeaving:
                     _log.error("the background thread goes on after: %s", error)
                 clock.sleep(_RESIGNED_PAUSE_SECONDS)

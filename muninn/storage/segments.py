@@ -261,7 +261,7 @@ def reserve(
     threads
         How many threads work; 0: as many as the process may use, at most 8.
     source, sourceBytes
-        Address and length of what is copied to the segment's beginning.
+        Address and length of the bytes that are copied to the segment's beginning.
     progress
         Called with the bytes that were finished since the last call.
 

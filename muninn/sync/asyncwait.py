@@ -13,7 +13,7 @@ from muninn.system.threads import refuseImports
 
 
 async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], object]) -> int:
-    """Call `wait` on another thread; returns what it returns, or raises what it raises.
+    """Call `wait` on another thread; returns its result, or raises its exception.
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
         with contextlib.suppress(RuntimeError):  # the loop is closed, and no task waits
             loop.call_soon_threadsafe(resolve, value, failure)
 
-    # Not a thread of a pool: the interpreter waits for those when it ends, and what
-    # this thread waits for may never come.
+    # Not a thread of a pool: the interpreter waits for those when it ends, and this
+    # thread may wait for ever.
     threads.start(run, "muninn-wait")
     try:
         return await future

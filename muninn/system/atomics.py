@@ -28,7 +28,7 @@ from muninn.system.structures import closedByProgram as closedByProgram
 
 _U32, _U64, _I32, _I64 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64
 _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
-#: About what a sleep and a wake-up cost; nothing on a single processor, where the
+#: About as long as a sleep and a wake-up take; 0 on a single processor, where the
 #: descriptor server could not run meanwhile.
 SPIN_NS = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
 

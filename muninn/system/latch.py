@@ -25,8 +25,8 @@ class Latch:
         self._word, self._address = atomics.privateWord()
 
     def set(self) -> None:
-        # SYNC latch: pairs with Latch.wait. What this thread stored before is visible
-        # to each thread that waited.
+        # SYNC latch: pairs with Latch.wait. This thread's earlier stores are visible to
+        # each thread that waited.
         atomics.storeRelease64(self._address, 1)
         atomics.futexWake32(self._address, atomics.FUTEX_ALL)
 

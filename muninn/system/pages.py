@@ -1,4 +1,4 @@
-"""Pages of memory, and what `/dev/shm` offers of huge ones."""
+"""Pages of memory, and the huge pages that `/dev/shm` offers."""
 
 from __future__ import annotations
 

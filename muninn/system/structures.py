@@ -1,8 +1,8 @@
 """The structures that the C part shares with Python, as `cshim/*.h` declares them.
 
-Each object owns what it names: a descriptor, a mapping, or the descriptors of a
-message. `atomics.py` binds the functions of C, and puts those that are methods into
-these classes.
+Each object owns its resource: a descriptor, a mapping, or the descriptors of a message.
+`atomics.py` binds the functions of C, and puts those that are methods into these
+classes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Admission: whether the broker's process has descriptors left for one more member, and
-what it tells a member for which it has none.
+its answer to a member for which it has none.
 
 The broker keeps one descriptor in reserve, so that it can accept the connection of such
-a member for as long as it takes to tell it.
+a member for as long as the answer takes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from muninn.wire import messages, requests
 
 _log = Log("muninn.broker")
 #: How many descriptors serving a hello takes: the member's pidfd, a file of /proc, and
-#: one more for what follows.
+#: one more for the requests that follow.
 _PASSING_DESCRIPTORS = 3
 #: How long the broker waits for the hello of a member that it refuses, so that the
 #: member reads the answer. A hello comes within 0.1 ms of the connection.

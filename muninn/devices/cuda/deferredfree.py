@@ -123,8 +123,8 @@ class DeferredFree:
                 self._deferred.put(batch.pop(0))
 
     def _dispose(self, batch: list[_Deferred]) -> None:
-        """Wait for the work that may use the memory, and dispose of it. What the thread
-        has to try again stays in the batch.
+        """Wait for the work that may use the memory, and dispose of it. Memory for
+        which the thread has to try again stays in the batch.
         """
         behind = any(deferred.isBehindWork for deferred in batch)
         contexts = (

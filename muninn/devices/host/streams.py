@@ -1,8 +1,8 @@
 """Streams of emulated GPUs: one worker for each, except the default stream, which does
 its work before the call returns.
 
-Nothing here is shared between processes. The callables of fences write what other
-processes read.
+Nothing here is shared between processes. The callables of fences write the words that
+other processes read.
 """
 
 from __future__ import annotations
