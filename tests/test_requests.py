@@ -74,7 +74,7 @@ def test_namesThatNoRowCanHoldAreRefused(served: tuple[Lab, Broker, Member]) -> 
 
 
 def test_unexpectedDescriptorsAreClosed(served: tuple[Lab, Broker, Member]) -> None:
-    """Broken: only some handlers closed the descriptors of a request, and `bring` kept
+    """Broken: only the handlers closed the descriptors of a request, and `bring` kept
     the memory of rows that are not there.
     """
     _, broker, _ = served
