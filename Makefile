@@ -7,6 +7,9 @@ CUDA := $(VENV)/.cuda
 TORCH := $(VENV)/.torch
 SANITIZE := build/sanitize
 STANDIN := build/standin
+# Tests wait more than they compute: as many at once as there are processors, and one more.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 # What clang-format lays out; muninn/control/cheader.py writes the header of the layout.
 C_SOURCES := $(filter-out cshim/layout.h,$(wildcard cshim/*.[ch] tests/c/*.[ch] tests/standin/*.[ch] tests/standin/*/*.c))
@@ -41,12 +44,13 @@ demo: $(STAMP) ## share a real model between processes, and kill the broker
 	@$(PY) examples/demo.py
 
 test: $(CUDA) standin ## the tests that one waits for, the C ones under sanitizers among them (minutes)
-	@$(PY) -m pytest -m "not long"
+	@$(PYTEST) -m "not long"
 	@echo "and now on the stand-in CUDA driver:"
-	@sh ops/standin.sh $(PY) -m pytest tests/conformance tests/cuda
+	@sh ops/standin.sh $(PYTEST) -m "not long" tests/conformance tests/cuda
 
 test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs
 	@$(PY) -m pytest -m long
+	@sh ops/standin.sh $(PYTEST) -m long tests/cuda
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
 	@SPIN=$$(sh ops/findspin.sh) && export SPIN && python3 tests/model/check.py $(if $(QUICK),--quick)

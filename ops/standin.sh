@@ -6,5 +6,5 @@ domain=${STANDIN_DOMAIN:-run-$$}
 LD_LIBRARY_PATH="$here/build/standin" STANDIN_REFERENCES="$here/build/standin/references.so" STANDIN_DOMAIN="$domain" \
     STANDIN_DEVICES="${STANDIN_DEVICES:-2}" TEST_DRIVER=standin "$@"
 status=$?
-rm -f "/dev/shm/standin-$(id -u)-$domain"
+rm -f "/dev/shm/standin-$(id -u)-$domain" "/dev/shm/standin-$(id -u)-$domain"-* # each worker of pytest has books of its own
 exit $status

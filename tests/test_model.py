@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: The model that `make test` explores in place of all, whole and with things taken
 #: away.
-_SHORT = "access N=3"
+_SHORT = "ownerlocks N=2 OPS=2"
 
 
 @pytest.mark.timeout(900)

@@ -18,6 +18,8 @@ from muninn.errors import InvalidArgument, OwnerDied
 from muninn.sync import fences
 from support import Actor, ActorError, Background, eventually
 
+#: `make test` has the same rules on the host back-end.
+pytestmark = pytest.mark.long
 Start = Callable[..., Actor]
 #: Another process. `mine` is another library's stream, which waits between
 #: `longKernel()` and `endKernel()`; Muninn does not know of that wait. It runs in
