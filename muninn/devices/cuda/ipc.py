@@ -24,8 +24,8 @@ from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import IPC_BYTES, LENT_IN_PLACE, NO_DESCRIPTOR_EXPORT, REASONS, Handle
-from muninn.devices.port import Allocation
-from muninn.errors import BufferFreed, InvalidArgument, IpcHandleMismatch
+from muninn.devices.mapped import MappedAllocation
+from muninn.errors import InvalidArgument, IpcHandleMismatch
 from muninn.system.descriptors import Descriptor
 
 _LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
@@ -75,7 +75,7 @@ class _Disposal:
                 closed()
 
 
-class IpcAllocation(Allocation):
+class IpcAllocation(MappedAllocation[Lent]):
     """Memory behind a 64-byte handle."""
 
     def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle) -> None:
@@ -91,41 +91,22 @@ class IpcAllocation(Allocation):
             handle.packed(),
         )
         self.isHostVisible, self.isOwned = False, not lent.isImported
-        self._lent: Lent | None = lent
-
-    @property
-    def address(self) -> int:
-        return self._held().address
-
-    @property
-    def anchor(self) -> object:
-        return self._held()
-
-    def _held(self) -> Lent:
-        lent = self._lent
-        if lent is None:
-            raise BufferFreed(
-                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
-            )
-        return lent
+        self._mapping = lent
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
-        self._held()
+        self._mapped()
         raise IpcHandleMismatch(
             "memory of transport cudaIpc has no descriptor", "Pass its handle on"
         )
-
-    def close(self) -> None:
-        self._lent = None
 
     def closeThen(self, closed: Callable[[], object]) -> None:
         """Close. The owner of the memory may use it for something else as soon as
         `closed` was called, so the call comes after the work of this process.
         """
-        lent = self._lent
+        lent = self._mapping
         if lent is not None and lent.isImported:
             lent.closed.append(closed)
-            self._lent = None
+            self.close()
         else:
             super().closeThen(closed)
 

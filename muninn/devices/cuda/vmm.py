@@ -25,7 +25,7 @@ from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
-from muninn.devices.port import Allocation
+from muninn.devices.mapped import MappedAllocation
 from muninn.errors import BufferFreed, DescriptorsExhausted, IpcHandleMismatch, PermissionDenied
 from muninn.system import descriptors
 from muninn.system.descriptors import Descriptor
@@ -58,7 +58,7 @@ class VmmMapping:
         self._finalizer.atexit = False  # at exit the kernel unmaps
 
 
-class VmmAllocation(Allocation):
+class VmmAllocation(MappedAllocation[VmmMapping]):
     """A mapped piece of VMM memory."""
 
     def __init__(
@@ -73,23 +73,7 @@ class VmmAllocation(Allocation):
         self.transport, self.transportReason = "vmm", REASONS[DESCRIPTOR_EXPORT]
         self.isHostVisible, self.isOwned = False, False
         self.handle = handle.packed()
-        self._mapping: VmmMapping | None = mapping
-
-    @property
-    def address(self) -> int:
-        return self._mapped().address
-
-    @property
-    def anchor(self) -> object:
-        return self._mapped()
-
-    def _mapped(self) -> VmmMapping:
-        mapping = self._mapping
-        if mapping is None:
-            raise BufferFreed(
-                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
-            )
-        return mapping
+        self._mapping = mapping
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         mapping = self._mapped()  # held while it is exported
@@ -107,9 +91,6 @@ class VmmAllocation(Allocation):
             raise DescriptorsExhausted(
                 f"the allocation can not be exported: {error.strerror}"
             ) from error
-
-    def close(self) -> None:
-        self._mapping = None
 
 
 def allocate(

@@ -16,7 +16,7 @@ import os
 import weakref
 
 from muninn.config.sizes import exactly
-from muninn.devices.port import Allocation
+from muninn.devices.mapped import MappedAllocation
 from muninn.errors import (
     BufferFreed,
     HostMemoryFull,
@@ -58,7 +58,7 @@ class Mapping:
         )
 
 
-class MemfdAllocation(Allocation):
+class MemfdAllocation(MappedAllocation[Mapping]):
     """A mapped memfd and its descriptor. The object owns the descriptor from the call
     on, also when the memory can not be mapped.
     """
@@ -77,26 +77,10 @@ class MemfdAllocation(Allocation):
         self._finalizer = weakref.finalize(self, self._kept.close)
         self._finalizer.atexit = False
         try:
-            self._mapping: Mapping | None = Mapping(fd, self.allocatedBytes, writable, reserved)
+            self._mapping = Mapping(fd, self.allocatedBytes, writable, reserved)
         except OSError as error:
             self._finalizer()
             raise _typed(error, f"{sizeBytes} bytes can not be mapped") from error
-
-    @property
-    def address(self) -> int:
-        return self._mapped().address
-
-    @property
-    def anchor(self) -> object:
-        return self._mapped()
-
-    def _mapped(self) -> Mapping:
-        mapping = self._mapping
-        if mapping is None:
-            raise BufferFreed(
-                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
-            )
-        return mapping
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         with self._closing:
@@ -125,7 +109,7 @@ class MemfdAllocation(Allocation):
 
     def close(self) -> None:
         with self._closing:
-            self._mapping = None
+            super().close()
             self._finalizer()
 
 

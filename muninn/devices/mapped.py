@@ -1,0 +1,49 @@
+"""Mapped allocations: what the allocations of both back-ends have in common, on each
+transport.
+
+An allocation has one mapping, an object whose end unmaps the memory. `close` lets the
+allocation's reference to it go. Arrays on the memory keep the mapping as their anchor,
+so the memory stays mapped until the last of them is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from muninn.devices.port import Allocation
+from muninn.errors import BufferFreed
+
+
+class Addressed(Protocol):
+    """What an allocation needs of its mapping."""
+
+    @property
+    def address(self) -> int: ...
+
+
+M = TypeVar("M", bound=Addressed)
+
+
+class MappedAllocation(Allocation, Generic[M]):
+    """An allocation with its mapping, which is None once the allocation is closed."""
+
+    _mapping: M | None
+
+    @property
+    def address(self) -> int:
+        return self._mapped().address
+
+    @property
+    def anchor(self) -> object:
+        return self._mapped()
+
+    def _mapped(self) -> M:
+        mapping = self._mapping
+        if mapping is None:
+            raise BufferFreed(
+                f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
+            )
+        return mapping
+
+    def close(self) -> None:
+        self._mapping = None
