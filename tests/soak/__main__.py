@@ -16,26 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.soak import unrest
-from tests.soak.crowd import Crowd, Tally, Worker
+from tests.soak.crowd import FILLED, Crowd, Tally, Worker
 from tests.soak.sight import Footprint, Sight, descriptorsOf
 
 RESULTS = Path("build/soak")
-ROLES = (
-    "reader",
-    "reader",
-    "writer",
-    "writer",
-    "churner",
-    "churner",
-    "locker",
-    "locker",
-    "locker",
-    "lessee",
-    "loader",
-    "loader",
-    "gamer",
-    "gamer",
-)
 ENVIRONMENT = {
     "MUNINN_LEASE_TTL_MS": "1000",
     "MUNINN_MAX_MEMBERS": "64",
@@ -163,7 +147,7 @@ class Soak:
 
     def _fill(self) -> None:
         """Start the missing workers."""
-        missing = list(ROLES)
+        missing = list(FILLED)
         for worker in self._crowd.workers.values():
             if worker.role in missing:
                 missing.remove(worker.role)

@@ -15,6 +15,23 @@ from collections import Counter
 from pathlib import Path
 from typing import IO
 
+#: The roles that the supervisor fills at all times.
+FILLED = (
+    "reader",
+    "reader",
+    "writer",
+    "writer",
+    "churner",
+    "churner",
+    "locker",
+    "locker",
+    "locker",
+    "lessee",
+    "loader",
+    "loader",
+    "gamer",
+    "gamer",
+)
 #: A worker that prints nothing for so long, and was not stopped, hangs.
 SILENCE_SECONDS = 75.0
 

@@ -1,8 +1,5 @@
 """The roles of the soak's workers, one class each. Each role checks its results: a
 `Violation` says that Muninn has broken a promise.
-
-Every content is made of int64, and a complete one has the same number everywhere: the
-generation that published it, or a number that its creator chose.
 """
 
 from __future__ import annotations
@@ -18,88 +15,22 @@ import muninn
 from muninn.api.admin import evict
 from muninn.errors import (
     BufferExists,
-    BufferFreed,
-    BufferNotFound,
     HolderSilent,
     LeaseExpired,
-    LeaseRevoked,
     OwnerDied,
     WriterDied,
 )
+from tests.soak.role import (
+    CHANNEL_WORDS,
+    GONE,
+    Interrupted,
+    Role,
+    require,
+    uniform,
+)
 
-CHANNEL_WORDS = (512, 4096, 16384, 65536)
 _LOCKS = 3
 _BOUND_SECONDS = 30.0
-#: The errors that a process may get when others free and evict the buffers that it
-#: uses.
-_GONE = (BufferFreed, BufferNotFound, LeaseRevoked)
-
-
-class Violation(AssertionError):
-    """A promise that was broken."""
-
-
-class Interrupted(Exception):
-    """A writer gives up half way, on purpose."""
-
-
-def require(holds: Any, what: str) -> None:
-    if not holds:
-        raise Violation(what)
-
-
-def uniform(content: np.ndarray[Any, Any], what: str) -> int:
-    """The number that `content` has everywhere."""
-    first = int(content.flat[0])
-    if not (content == first).all():
-        values, counts = np.unique(content, return_counts=True)
-        raise Violation(f"{what} is torn: {dict(zip(values.tolist()[:8], counts.tolist()[:8]))}")
-    return first
-
-
-class Role:
-    """One step at a time. `expected`: the errors that others' frees, evictions and
-    deaths explain.
-    """
-
-    expected: tuple[type[BaseException], ...] = _GONE
-    pauseSeconds = 0.012
-
-    def __init__(self, chance: random.Random) -> None:
-        self.chance = chance
-        self.held: dict[str, Any] = {}
-
-    def pause(self) -> float:
-        return self.pauseSeconds * self.chance.uniform(0.2, 1.8)
-
-    def step(self) -> int:
-        """Perform some operations; returns how many."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        for buffer in self.held.values():
-            buffer.close()
-        self.held.clear()
-
-    def channel(self, access: str, renew: str = "auto") -> Any:
-        """One of the buffers that are written and read all the time, kept from an
-        earlier step or opened anew.
-        """
-        index = self.chance.randrange(len(CHANNEL_WORDS))
-        name = f"channel-{index}"
-        buffer = self.held.pop(name, None)
-        if buffer is not None and self.chance.random() < 0.1:
-            buffer.close()
-            buffer = None
-        if buffer is None:
-            buffer = muninn.array(name, CHANNEL_WORDS[index], np.int64, access=access, renew=renew)
-        self.held[name] = buffer
-        return buffer
-
-    def forget(self, buffer: Any) -> None:
-        """After an error: open the buffer anew at the next step."""
-        for name in [name for name, held in self.held.items() if held is buffer]:
-            self.held.pop(name).close()
 
 
 class Reader(Role):
@@ -107,7 +38,7 @@ class Reader(Role):
     after.
     """
 
-    expected = (*_GONE, WriterDied)
+    expected = (*GONE, WriterDied)
 
     def step(self) -> int:
         buffer = self.channel("readOnly")
@@ -143,7 +74,7 @@ class Writer(Role):
     up.
     """
 
-    expected = (*_GONE, Interrupted)
+    expected = (*GONE, Interrupted)
 
     def step(self) -> int:
         buffer = self.channel("readWrite")
@@ -160,7 +91,7 @@ class Writer(Role):
                     uniform(view, f"the content that a writer of {buffer.name} wrote") == stamp,
                     "another wrote too",
                 )
-        except _GONE:
+        except GONE:
             self.forget(buffer)
             raise
         return 1
@@ -169,7 +100,7 @@ class Writer(Role):
 class Churner(Role):
     """Create, open, hand on, evict and free: named, unnamed, bundles."""
 
-    expected = (*_GONE, BufferExists)
+    expected = (*GONE, BufferExists)
 
     def step(self) -> int:
         deeds = (
@@ -325,7 +256,7 @@ class Locker(Role):
 class Lessee(Role):
     """Strict leases: in time their use is allowed, and too late it is refused."""
 
-    expected = (*_GONE, WriterDied)
+    expected = (*GONE, WriterDied)
 
     def step(self) -> int:
         ttl = int(os.environ["MUNINN_LEASE_TTL_MS"]) / 1000
@@ -361,7 +292,7 @@ class Lessee(Role):
 class Loader(Role):
     """shareOnce: one loader runs at a time, and every process gets its complete result."""
 
-    expected = _GONE
+    expected = GONE
 
     def step(self) -> int:
         index = self.chance.randrange(3)
@@ -396,7 +327,7 @@ class Gamer(Role):
     the broker changes. And its fences.
     """
 
-    expected = (*_GONE, BufferExists, OwnerDied, HolderSilent)
+    expected = (*GONE, BufferExists, OwnerDied, HolderSilent)
 
     def step(self) -> int:
         name = f"fast-{self.chance.randrange(4)}"

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable
 
 import muninn
-from tests.soak.roles import ROLES, Violation
+from tests.soak.role import Violation
+from tests.soak.roles import ROLES
 
 #: By SIGINT, and by a line on standard input.
 DEEDS = ("interrupt", "fork", "exec", "endBusy")
@@ -125,7 +126,7 @@ def endBusy(chance: random.Random) -> None:
 
 
 def _channel(chance: random.Random) -> muninn.MuninnBuffer:
-    from tests.soak.roles import CHANNEL_WORDS
+    from tests.soak.role import CHANNEL_WORDS
 
     index = chance.randrange(len(CHANNEL_WORDS))
     return muninn.array(f"channel-{index}", CHANNEL_WORDS[index], "i8")

@@ -25,7 +25,8 @@ from collections import Counter
 
 import muninn
 from tests.soak import unrest
-from tests.soak.roles import ROLES, Role, Violation, releaseAll
+from tests.soak.role import Role, Violation
+from tests.soak.roles import ROLES, releaseAll
 
 _REPORT_SECONDS = 0.5
 #: A pipe takes lines up to PIPE_BUF whole, also from a process that is killed the
