@@ -267,4 +267,4 @@ def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(
     monkeypatch.setattr(generations.atomics, "futexWait32", sleep)
     with pytest.raises(Starved):
         generation.copy(0, 0, 0, 1.0, lambda: False, canTakeScope=True)
-    assert now < 100.5 and generation.value() <= 1 + 2 * generations._PATIENCE
+    assert now < 100.5 and generation.value() <= 1 + 2 * generations._MAX_PASSED

@@ -29,7 +29,7 @@ _COPY_ATTEMPTS = 64
 #: After so many publications, or so many seconds of a writer's access, a copy takes a
 #: read access, which makes the next writer wait for it. The time is for writers that
 #: publish seldom and are inside an access all the time.
-_PATIENCE, _PATIENCE_SECONDS = 3, 0.01
+_MAX_PASSED, _MAX_WRITING_SECONDS = 3, 0.01
 #: How often a waiter checks that a writer inside an access still lives. The broker that
 #: reclaims a dead writer wakes the waiter sooner.
 _CHECK_NS = 200_000_000
@@ -145,7 +145,7 @@ class Generation:
                     source,
                     target,
                     sizeBytes,
-                    _PATIENCE if canTakeScope else _COPY_ATTEMPTS,
+                    _MAX_PASSED if canTakeScope else _COPY_ATTEMPTS,
                 )
             )
 
@@ -184,14 +184,14 @@ class Generation:
         canTakeScope: bool,
     ) -> int | None:
         begun = clock.now()
-        deadline, impatientAt, patientUntil = begun + timeout, begun + _PATIENCE_SECONDS, 0
+        deadline, givesUpAt, givesUpFrom = begun + timeout, begun + _MAX_WRITING_SECONDS, 0
         while True:
             value = self.value()
             if value & 1:
                 if self.isLeft(value, writerIsDead):
                     return None
-                patientUntil = patientUntil or value + 2 * _PATIENCE
-                if canTakeScope and (value >= patientUntil or impatientAt <= clock.now()):
+                givesUpFrom = givesUpFrom or value + 2 * _MAX_PASSED
+                if canTakeScope and (value >= givesUpFrom or givesUpAt <= clock.now()):
                     raise Starved
             else:
                 # A writer may publish before the kernels that it started are done. It
@@ -213,9 +213,7 @@ class Generation:
             if value & 1:
                 aside.refuseOwn()
                 seconds = (
-                    min(remaining, max(0.0, impatientAt - clock.now()))
-                    if canTakeScope
-                    else remaining
+                    min(remaining, max(0.0, givesUpAt - clock.now())) if canTakeScope else remaining
                 )
                 # SYNC publish: pairs with Generation.publish. The odd word is compared
                 # as the thread falls asleep.

@@ -277,14 +277,15 @@ ROW_FLAG_LAZY = 1
 #: DONE; it is POISONED if its member died before. The ticket of a write access is
 #: WRITING, and then WRITTEN or TORN. The ticket of a read access is READING, and then
 #: READ in any case, because a reader leaves nothing half done. A ticket is completed by
-#: the device (SURE) if the GPU's word alone says that it is over: nothing on the host
-#: can still make it a failure. A ticket whose work is not over has bit 3 set. In such a
-#: ticket bit 0 says SURE, and bits 2 and 1 are its kind: signal, reader or writer.
+#: the device (BY_DEVICE) if the GPU's word alone says that it is over: nothing on the
+#: host can still make it a failure. A ticket whose work is not over has bit 3 set. In
+#: such a ticket bit 0 says BY_DEVICE, and bits 2 and 1 are its kind: signal, reader or
+#: writer.
 TICKET_DONE, TICKET_POISONED, TICKET_READ, TICKET_WRITTEN, TICKET_TORN = 1, 2, 3, 4, 5
-TICKET_PENDING, TICKET_PENDING_SURE = 8, 9
+TICKET_PENDING, TICKET_PENDING_BY_DEVICE = 8, 9
 TICKET_READING = 11
-TICKET_WRITING, TICKET_WRITING_SURE = 12, 13
-TICKET_OPEN_BIT, TICKET_SURE_BIT, TICKET_KIND_MASK = 8, 1, 14
+TICKET_WRITING, TICKET_WRITING_BY_DEVICE = 12, 13
+TICKET_OPEN_BIT, TICKET_BY_DEVICE_BIT, TICKET_KIND_MASK = 8, 1, 14
 
 # --- fence words ---------------------------------------------------------------------
 # owner: the signaller of the slot's pending ticket, by its GPU or its CPU; the broker

@@ -14,9 +14,9 @@ waiters wake with an error instead of waiting for ever.
 Beside each ring slot stands a fence word for GPUs: the last ticket of that slot whose
 work is over. The signaller's GPU may write it from its stream, and a waiter's GPU may
 wait until it reaches its ticket, without a CPU between them. The word says "go on". Of
-a ticket that is *completed by the device* (the bit `SURE`) it also says that the work
-succeeded: then any process that looks completes the ticket, should the signaller's CPU
-stand still.
+a ticket that is *completed by the device* (the bit `BY_DEVICE`) it also says that the
+work succeeded: then any process that looks completes the ticket, should the signaller's
+CPU stand still.
 
 A ticket is a number of 64 bits, and a ring slot keeps its lower half. The upper half is
 chosen so that the ticket is nearest to `last`. A stale read of a slot costs a waiter
@@ -57,10 +57,10 @@ class _Ends(NamedTuple):
 #: By the state before, completed by the device or not.
 _ENDS = {
     layout.TICKET_PENDING: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
-    layout.TICKET_PENDING_SURE: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
+    layout.TICKET_PENDING_BY_DEVICE: _Ends(layout.TICKET_DONE, layout.TICKET_POISONED),
     layout.TICKET_READING: _Ends(layout.TICKET_READ, layout.TICKET_READ),
     layout.TICKET_WRITING: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
-    layout.TICKET_WRITING_SURE: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
+    layout.TICKET_WRITING_BY_DEVICE: _Ends(layout.TICKET_WRITTEN, layout.TICKET_TORN),
 }
 #: The state of a ticket of a kind for which there is nothing to wait.
 DONE_AT_ONCE = {kind: ends.done for kind, ends in _ENDS.items()}
@@ -141,7 +141,7 @@ class Tickets:
         if _isIn(word, ticket) and word & _OPEN_MASK == _ofMember(key):
             # SYNC byDevice: pairs with Tickets._seen. From here on any process may
             # complete the ticket by its fence word.
-            atomics.casSeqCst64(address, word, word | layout.TICKET_SURE_BIT)
+            atomics.casSeqCst64(address, word, word | layout.TICKET_BY_DEVICE_BIT)
 
     def complete(self, ticket: int, key: MemberKey, status: int = layout.TICKET_DONE) -> None:
         """Pending → done, or poisoned if `status` says so, in the states of the
@@ -310,7 +310,7 @@ class Tickets:
         # SYNC byDevice: pairs with Tickets.markCompletedByDevice.
         word = int(atomics.loadAcquire64(address))
         ends = _ENDS.get(word & _STATUS_MASK)
-        if ends is None or not word & layout.TICKET_SURE_BIT:
+        if ends is None or not word & layout.TICKET_BY_DEVICE_BIT:
             return word
         ticket = self._whole(word)
         # SYNC fence: pairs with CudaStream.recordFence, by which a GPU writes the word.
