@@ -25,12 +25,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fuzz import files, parsers, shared
+from fuzz import domain, files, parsers, shared
 from fuzz.engine import PROGRESS, PROGRESS_BYTES, Failure, Report, run, save
 from fuzz.target import CORPUS, Target
 
 TARGETS: dict[str, type[Target]] = {
-    target.name: target for target in (*shared.TARGETS, *files.TARGETS, *parsers.TARGETS)
+    target.name: target
+    for target in (*shared.TARGETS, *domain.TARGETS, *files.TARGETS, *parsers.TARGETS)
 }
 #: A target that starts no new input for so long hangs. It is longer than two processes
 #: may wait for each other.

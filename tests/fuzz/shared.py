@@ -1,5 +1,5 @@
 """Damaged shared memory and hostile packets: a joining process and a broker read them,
-in this process and in processes of their own.
+in this process.
 
 The inputs for a block are patches {offset, bits to turn over}, so that each block stays
 near to a sound one.
@@ -20,11 +20,9 @@ from typing import Any
 import msgpack
 from conftest import removeDomain
 from lab import LIMITS, Lab, Member, reclaim, usage
-from stateful.puppets import Zygote
 
 from fuzz.parsers import MessageTarget
 from fuzz.target import Target, eachBit, eachLength
-from muninn import errors
 from muninn.api import listing
 from muninn.broker.broker import Broker
 from muninn.control import layout, leases
@@ -86,9 +84,7 @@ class HeaderTarget(Target):
 
 
 def _words() -> list[int]:
-    """The offsets of the words that are damaged: all words of the first members, rows
-    and leases.
-    """
+    """The offsets of the damaged words: all of the first members, rows and leases."""
     header = [
         layout.ELECTION_OFFSET,
         layout.READY_OFFSET,
@@ -121,7 +117,7 @@ def _words() -> list[int]:
 _WORDS = _words()
 
 
-class _PatchTarget(Target):
+class PatchTarget(Target):
     def seeds(self) -> list[bytes]:
         return [
             b"",
@@ -161,9 +157,9 @@ def patches(raw: bytes, size: int) -> Iterable[tuple[int, int]]:
         yield offset % (size - 8) & ~3, bits
 
 
-class BlockTarget(_PatchTarget):
-    """A block with wrong words, as a process that joins, opens or lists and a broker
-    read it, and the steps of a broker on it.
+class BlockTarget(PatchTarget):
+    """A block with wrong words: a process joins, opens and lists, and a broker takes
+    steps.
     """
 
     name, share = "block", 2
@@ -402,68 +398,4 @@ class DescriptorServerTarget(Target):
         removeDomain(self._paths.domain)
 
 
-class DomainTarget(_PatchTarget):
-    """A block with wrong words, in a domain of real processes: each operation ends,
-    either well or by an error with a code.
-    """
-
-    name, share = "domain", 0.05
-    _environment = {
-        "MUNINN_TAKEOVER_MS": "30",
-        "MUNINN_REQUEST_TIMEOUT_MS": "500",
-        "MUNINN_MAX_MEMBERS": "8",
-        "MUNINN_MAX_BUFFERS": "256",
-        "MUNINN_MAX_LEASES": "64",
-    }
-
-    def open(self) -> None:
-        self._zygote = Zygote()
-
-    def seeds(self) -> list[bytes]:
-        return super().seeds()[:4]  # few, so that most inputs differ from run to run
-
-    def run(self, raw: bytes) -> None:
-        domain = f"test-{secrets.token_hex(6)}"
-        first = self._zygote.fork("first", MUNINN_DOMAIN=domain, **self._environment)
-        puppets = [first]
-        try:
-            for key, name in enumerate("abcd"):
-                while (outcome := first.do("share", key, name, 600, "<i8", key, {})).error:
-                    assert outcome.error == "BrokerUnavailable", (
-                        outcome
-                        # On a busy machine the time limit for the damaged domain is short
-                        # for a sound one.
-                    )
-            with open(f"/dev/shm/muninn-{os.getuid()}-{domain}", "r+b") as block:
-                size = os.fstat(block.fileno()).st_size
-                for offset, bits in patches(raw, size):
-                    (word,) = struct.unpack("<Q", os.pread(block.fileno(), 8, offset))
-                    os.pwrite(block.fileno(), struct.pack("<Q", word ^ bits), offset)
-            puppets.append(self._zygote.fork("second", MUNINN_DOMAIN=domain, **self._environment))
-            for puppet in reversed(puppets):
-                for op, *arguments in _OPERATIONS:
-                    outcome = puppet.do(op, *arguments)
-                    isTyped = issubclass(getattr(errors, outcome.error, Exception), MuninnError)
-                    assert outcome.error in ("", "TimeoutError") or isTyped, (
-                        f"{puppet}.{op}{arguments} came to {outcome}"
-                    )
-        finally:
-            for puppet in puppets:
-                puppet.kill()
-            removeDomain(domain)
-
-    def close(self) -> None:
-        self._zygote.close()
-
-
-_OPERATIONS: tuple[tuple[Any, ...], ...] = (
-    ("view",),
-    ("open", 10, "a", "readWrite"),
-    ("probe",),
-    ("openRead", "b"),
-    ("openRead", "c"),
-    ("writeNamed", "d"),
-    ("acquire", "l"),
-    ("freeName", "a"),
-)
-TARGETS = [HeaderTarget, BlockTarget, SocketTarget, DescriptorServerTarget, DomainTarget]
+TARGETS = [HeaderTarget, BlockTarget, SocketTarget, DescriptorServerTarget]
