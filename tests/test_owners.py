@@ -70,6 +70,7 @@ def _ringingAt(position: int, count: list[int]) -> Iterator[None]:
 def _interruptedEverywhere(use: Callable[[], None], check: Callable[[], None]) -> int:
     """Interrupt `use` at each of its bytecodes in turn, and check afterwards."""
     use()
+    gc.freeze()  # `check` may collect each time
     for position in range(1, 5000):
         count = [0]
         try:
