@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from muninn.control import leases
 from muninn.errors import BrokerUnavailable, BufferNotFound
 from muninn.session import membership
-from muninn.session.names import LOOK, absent
+from muninn.session.names import LOOK
 from muninn.terms import asName, asTenant
 
 #: How many descriptors a member has open when it checks whether it can serve.
@@ -65,7 +65,7 @@ def evict(
             if value is not None
         )
         raise BufferNotFound(
-            f"there is no buffer of {wanted} in domain {membership.current().paths.domain!r}", LOOK
+            f"there is no buffer of {wanted} in domain {membership.current().domain!r}", LOOK
         )
     return int(reply["revoked"])
 
@@ -84,14 +84,12 @@ class Holder(NamedTuple):
 def holders(name: str) -> list[Holder]:
     """The leases on the named buffer. Raises `BufferNotFound`."""
     member = membership.current()
-    found, _ = member.client.request("find", name=asName(name))
-    if not found.get("live"):
-        raise absent(member.tables, name)
-    holds = leases.scanHolds(member.block, member.members, found["row"])
+    row, incarnation = member.located(asName(name))
+    holds = leases.scanHolds(member.block, member.members, row)
     living = [
         hold
         for hold in holds
-        if hold.incarnation == found["incarnation"] and member.members.isThere(hold.slot)
+        if hold.incarnation == incarnation and member.members.isThere(hold.slot)
     ]
     identities = [(hold, member.members.identity(hold.slot)) for hold in living]
     return [

@@ -130,7 +130,7 @@ def domainInfo() -> dict[str, Any]:
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
     why = Drain(membership.block).reason()
     return {
-        "domain": membership.paths.domain,
+        "domain": membership.domain,
         "brokerPid": broker,
         "epoch": term.epoch,
         "draining": why is not None,

@@ -111,10 +111,7 @@ def free(name: str) -> None:
     membership = current()
     pair = _indexed(membership, asName(name).encode())
     if pair is None:
-        found, _ = membership.client.request("find", name=name)
-        if not found.get("live"):
-            raise absent(membership.tables, name)
-        pair = found["row"], found["incarnation"]
+        pair = membership.located(name)
     membership.client.free(*pair)
 
 

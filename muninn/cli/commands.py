@@ -232,7 +232,7 @@ def runKeep(arguments: argparse.Namespace) -> int:
 
     stop = _stopped()
     member = membership.joinPreferred()
-    domain, pid = member.paths.domain, os.getpid()
+    domain, pid = member.domain, os.getpid()
     _say(
         arguments,
         {"domain": domain, "pid": pid},

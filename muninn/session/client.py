@@ -112,6 +112,15 @@ class Client:
                 raise
             return reply, received
 
+    def find(self, name: str) -> tuple[tuple[int, int] | None, bool]:
+        """What the broker knows of a name: (row, incarnation) if the name is live, and
+        otherwise whether a process is creating it.
+        """
+        found, _ = self.request("find", name=name)
+        if not found.get("live"):
+            return None, bool(found)
+        return (found["row"], found["incarnation"]), False
+
     def free(self, row: int, incarnation: int) -> None:
         """Free a buffer. Nothing is raised if another process was faster."""
         with contextlib.suppress(BufferFreed):

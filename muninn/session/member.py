@@ -31,6 +31,7 @@ from muninn.session.gpus import Gpus
 from muninn.session.handover import Allocation
 from muninn.session.leaving import Leaving
 from muninn.session.lending import Lent
+from muninn.session.names import absent
 from muninn.session.openbuffers import OpenBuffers
 from muninn.session.owners import Owners
 from muninn.session.releases import Releases
@@ -149,6 +150,11 @@ class Membership:
         return self.tables.settings
 
     @property
+    def domain(self) -> str:
+        """The name of the domain."""
+        return self.tables.paths.domain
+
+    @property
     def paths(self) -> Paths:
         return self.tables.paths
 
@@ -198,6 +204,15 @@ class Membership:
         """Itself; see `Tables.requireSame`."""
         self.tables.requireSame(other, name)
         return self
+
+    def located(self, name: str) -> tuple[int, int]:
+        """(row, incarnation) of a live name, as the broker knows it. Raises
+        `BufferNotFound` if there is none.
+        """
+        pair, _ = self.client.find(name)
+        if pair is None:
+            raise absent(self.tables, name)
+        return pair
 
     def wake(self) -> None:
         """See `Wakeup.wake`."""

@@ -99,10 +99,8 @@ class OpenBuffers:
         """Ask the broker for a name: the open buffer if the name is live, and otherwise
         whether a process is creating it.
         """
-        found, _ = self.context.client.request("find", name=name)
-        if not found.get("live"):
-            return None, bool(found)
-        return self.hold(found["row"], found["incarnation"]), False
+        pair, isBeingCreated = self.context.client.find(name)
+        return (None if pair is None else self.hold(*pair)), isBeingCreated
 
     def hold(self, row: int, incarnation: int) -> OpenBuffer | None:
         """The open buffer of a row; None when the row is not live (any more)."""

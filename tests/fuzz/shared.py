@@ -186,6 +186,7 @@ class BlockTarget(PatchTarget):
             election=lab.election,
             settings=settings,
             key=self._own.key,
+            domain=self._domain,
             gpus=SimpleNamespace(chosen=lambda: device),
             client=SimpleNamespace(once=lambda *_, **__: None, awaitAnswer=lambda *_: None),
         )
