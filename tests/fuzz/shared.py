@@ -1,8 +1,6 @@
-"""Damaged shared memory and hostile packets: a joining process and a broker read them,
-in this process.
-
-The inputs for a block are patches {offset, bits to turn over}, so that each block stays
-near to a sound one.
+"""Damaged shared memory and hostile packets, which a joining process and a broker read
+here. The inputs for a block are patches {offset, bits to turn over}, so that each block
+stays near to a sound one.
 """
 
 from __future__ import annotations

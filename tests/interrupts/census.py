@@ -13,12 +13,12 @@ from interrupts.calls import STANDING
 from muninn.control import layout, leases
 from muninn.session import connections, membership
 
-_SETTLE_SECONDS = 3.0
+_REPAIR_SECONDS = 3.0
 
 
 def lasting(look: Callable[[], list[str]]) -> list[str]:
     """The damage that is left once the background threads have had time to repair it."""
-    deadline = time.monotonic() + _SETTLE_SECONDS
+    deadline = time.monotonic() + _REPAIR_SECONDS
     while (wrong := look()) and time.monotonic() < deadline:
         time.sleep(0.001)
     return wrong
