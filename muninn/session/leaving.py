@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from muninn.errors import BrokerUnavailable, MuninnError
 from muninn.session.credentials import isDisplaced
-from muninn.session.departure import Departure, keepPromises
+from muninn.session.departure import keepPromises
 from muninn.session.entry import Entry, retire
 from muninn.system import clock
 from muninn.system.forks import Guard
@@ -37,11 +37,9 @@ from muninn.system.logs import Log
 
 if TYPE_CHECKING:
     from muninn.control.lockfile import LockFile
-    from muninn.session.client import Client
     from muninn.session.openbuffers import OpenBuffers
     from muninn.session.role import BrokerRole
     from muninn.session.standing import Standing
-    from muninn.session.tables import Tables
     from muninn.session.worker import Worker
 
 _log = Log("muninn.member")
@@ -55,23 +53,23 @@ class Leaving:
 
     def __init__(
         self,
-        tables: Tables,
         standing: Standing,
-        departure: Departure,
         lockFile: LockFile,
         role: BrokerRole,
-        client: Client,
         openBuffers: OpenBuffers,
         worker: Worker,
     ) -> None:
-        self._tables = tables
         self._standing = standing
-        self._departure = departure
         self._lockFile = lockFile
         self._role = role
-        self._client = client
         self._openBuffers = openBuffers
         self._worker = worker
+        context = openBuffers.context
+        self._tables, self._departure, self._client = (
+            context.tables,
+            context.departure,
+            context.client,
+        )
 
     def leave(self) -> None:
         """Leave the domain: close the open buffers, let another member become broker,

@@ -85,24 +85,9 @@ class Membership:
                 owners,
             )
             self.openBuffers = OpenBuffers(context, self.wakeup.wake)
-            self.worker = Worker(
-                tables,
-                standing,
-                self._lockFile,
-                self.wakeup,
-                self.role,
-                self.client,
-                self.openBuffers,
-            )
+            self.worker = Worker(standing, self._lockFile, self.wakeup, self.role, self.openBuffers)
             self.leaving = Leaving(
-                tables,
-                standing,
-                self.departure,
-                self._lockFile,
-                self.role,
-                self.client,
-                self.openBuffers,
-                self.worker,
+                standing, self._lockFile, self.role, self.openBuffers, self.worker
             )
             self._begin()
             undo.pop_all()

@@ -29,13 +29,11 @@ from muninn.control.election import Term
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey
 from muninn.errors import BrokerUnavailable, DomainChanged, MuninnError
-from muninn.session.client import Client
 from muninn.session.credentials import isAstray, isDisplaced, standAside
 from muninn.session.departure import stayWhile
 from muninn.session.openbuffers import OpenBuffers
 from muninn.session.role import BrokerRole
 from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
-from muninn.session.tables import Tables
 from muninn.session.wakeup import Wakeup
 from muninn.system import atomics, clock, threads
 from muninn.system.aside import markOwn
@@ -67,21 +65,18 @@ class Worker:
 
     def __init__(
         self,
-        tables: Tables,
         standing: Standing,
         lockFile: LockFile,
         wakeup: Wakeup,
         role: BrokerRole,
-        client: Client,
         openBuffers: OpenBuffers,
     ) -> None:
-        self._tables = tables
         self._standing = standing
         self._lockFile = lockFile
         self._wakeup = wakeup
         self._role = role
-        self._client = client
         self._openBuffers = openBuffers
+        self._tables, self._client = openBuffers.tables, openBuffers.context.client
         self._entered = Latch()
         self._failure: BaseException | None = None
         self.robustList = ctypes.create_string_buffer(atomics.robustListBytes())
