@@ -2,7 +2,8 @@
 
 `python examples/withtorch.py` shares a tensor and starts a second, unrelated process
 that opens it by name, doubles it in place, and ends. On a machine with a GPU the tensor
-is in VRAM and outlives its maker; else it is in host memory.
+is in VRAM and outlives its maker; else it is in host memory. Says so when PyTorch is
+missing, with exit status 2.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import subprocess
 import sys
 
 import given
-import torch
+
+try:
+    import torch
+except ImportError:
+    torch = None
 
 import muninn
 
@@ -39,6 +44,9 @@ def other(name: str) -> None:
 
 def main() -> int:
     argparse.ArgumentParser(description=__doc__).parse_args()
+    if torch is None:
+        print("PyTorch is not installed (pip install torch)", file=sys.stderr)
+        return 2
     mine = torch.arange(1_000_000, dtype=torch.float32, device=place())
     name = f"example/withtorch-{os.getpid()}"
     # Without `lastClose` it would stay until a process frees it.

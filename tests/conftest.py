@@ -36,7 +36,7 @@ HAS_FAILED = pytest.StashKey[bool]()
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish() -> None:  # pylint: disable=invalid-name
     """Leave what pytest and the modules of the tests have made out of the garbage
     collections of the tests, which else look at all of it each time.
     """
@@ -84,7 +84,7 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
+def pytest_runtest_makereport(  # pylint: disable=invalid-name
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note in the test that it has failed, for the fixtures that end after it."""
