@@ -22,7 +22,7 @@ def said(*command: str) -> str:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seconds", [6, pytest.param(36, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [4, pytest.param(36, marks=pytest.mark.long)])
 def test_aSampleOfTheMutantsIsNoticed(seconds: int) -> None:
     assert " 0 not as they should be" in said(
         "tests.mutation", "--quick", "--seconds", str(seconds)
@@ -30,6 +30,6 @@ def test_aSampleOfTheMutantsIsNoticed(seconds: int) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("hours", [0.002, pytest.param(0.01, marks=pytest.mark.long)])
+@pytest.mark.parametrize("hours", [0.001, pytest.param(0.01, marks=pytest.mark.long)])
 def test_aSoakLeavesNothing(hours: float) -> None:
     assert said("tests.soak", "--hours", str(hours)).rstrip().endswith("soak: clean")
