@@ -9,6 +9,8 @@ SANITIZE := build/sanitize
 STANDIN := build/standin
 # Tests wait more than they compute: as many at once as there are processors, and two more.
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 2 : 8)))
+# The tests start thousands of interpreters, and each would compile Muninn.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 # What clang-format lays out; muninn/control/cheader.py writes the header of the layout.

@@ -95,7 +95,6 @@ def environment(root: Path, domains: str) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(root),
         "TEST_DOMAINS": domains,
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
