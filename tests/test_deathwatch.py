@@ -205,7 +205,10 @@ def test_manyMembersCostADescriptorEach(
     muninn.share(b"mine", name="mine")
     before = _watchingDescriptors()
     members = [actor("held = muninn.share(b'x')") for _ in range(4)]
-    eventually(lambda: _watchingDescriptors() == before + 4 + 1, "one for each, and a pidfd")
+    # A sweep that meets a member before its hello takes the pidfd, and the hello ends that.
+    eventually(
+        lambda: 4 <= _watchingDescriptors() - before <= 4 + 1, "one for each, and a pidfd or none"
+    )
     members[3].do("import os, signal\nchild = os.fork()\nif child == 0:\n    signal.pause()")
     child = members[3].do("child")
     try:
