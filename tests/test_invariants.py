@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from lab import Lab, Member, describe, reclaim, usage
+from lab import Lab, Member, bring, describe, reclaim, usage
 
 import muninn
 from muninn.broker import journal
@@ -34,7 +34,6 @@ from muninn.system import atomics, descriptors
 from muninn.system.processes import openPidfd, processIsGone, startTimeOf
 from muninn.terms import Lifetime
 from support import Actor, ActorError, eventually, leftovers
-from tests.lab import bring
 
 Start = Callable[..., Actor]
 

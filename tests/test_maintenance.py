@@ -7,16 +7,15 @@ from types import SimpleNamespace
 
 import msgpack
 import pytest
-from lab import Lab, describe, usage
+from lab import Lab, bring, describe, usage
 from peers import Peer
 
-from muninn.broker import journal, repair
+from muninn.broker import journal, repair, snapshot
 from muninn.control import layout
 from muninn.errors import HostMemoryFull, OwnerDied
 from muninn.storage import segments
 from muninn.terms import Lifetime, Mode
 from muninn.wire import requests
-from tests.lab import bring
 
 
 def test_isDoneAlthoughThereIsAlwaysSomethingToServe(
@@ -295,6 +294,24 @@ def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
     assert lab.paths.epochsOf("journal") == [2]
     assert len(repair._livingRows(lab.paths.journals())[0]) == 1
     assert not new._maintenance.isPending()
+
+
+def test_aSnapshotThatCanNotBeMadeDoesNotKeepTheBrokerFromItsSweeps(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: each time that an idle broker woke it tried the copy again, so it found
+    neither a death that no message reported nor the loss of its block.
+    """
+    broker = lab.afterMaintenance(lab.broker(lab.member()))
+    maintenance = broker._maintenance
+    monkeypatch.setattr(snapshot, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(maintenance.snapshot, "_availableBytes", lambda: 0)
+    maintenance.snapshot.want()
+    maintenance.workOnce()
+    assert maintenance.snapshot.isDue(), "it failed, and is due again"
+    before = maintenance._sweepAt = 0.0
+    maintenance.workOnce()
+    assert maintenance._sweepAt > before
 
 
 @pytest.mark.parametrize("seenBy", ["a record", "a sweep", "a sweep, since it was moved away"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import Lab, describe
+from lab import Lab, bring, describe
 
 from muninn.control import layout
 from muninn.control.descriptions import RowDescription
@@ -16,7 +16,6 @@ from muninn.control.rowstate import MAX_INCARNATION, RowState
 from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
 from muninn.system import atomics
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
-from tests.lab import bring
 
 _u64 = st.integers(0, (1 << 62) - 1)
 

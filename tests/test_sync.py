@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.syncsites import functions, functionsOfC, functionsOfPython, unpaired
+from syncsites import functions, functionsOfC, functionsOfPython, unpaired
 
 _ROOT = Path(__file__).parent.parent
 #: The changes that have no peer, and why.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from lab import Lab
 
 from muninn.control import layout
 from muninn.control.members import MemberKey
@@ -15,7 +16,6 @@ from muninn.control.transitions import (
     requireRow,
 )
 from muninn.system import atomics
-from tests.lab import Lab
 
 ROW_STATES = (
     layout.ROW_FREE,

@@ -106,17 +106,17 @@ class Maintenance:
         self._chores.append(self._sweepMembers)
 
     def workOnce(self) -> None:
-        """Do one piece. When nothing else is to be done and it is time again, look for
-        unreported deaths.
+        """Do one piece. The sweep comes before the snapshot: one that can not be made is
+        tried again for ever, each time that the broker wakes.
         """
         if self._chores:
             self._chores.popleft()()
         elif self._reclaimer.isReclaiming():
             self._reclaimer.reclaimOn()
-        elif self.snapshot.isDue():
-            self.snapshot.workOnce()
         elif clock.now() >= self._sweepAt:
             self._sweepMembers()
+        elif self.snapshot.isDue():
+            self.snapshot.workOnce()
 
     def untilDeadline(self) -> float:
         """Seconds until the first lifetime ends; a day if none does, or if there is

@@ -125,6 +125,7 @@ MUTANTS = [
     Mutant(_RECLAIMING, "        self._forget(key)\n        if key not in self._underWay:\n", "        if key not in self._underWay:\n", "the pidfd of the dead is closed", "test_deathwatch.py::test_aDeathThatIsNotYetConfirmedIsLookedAtAgain"),
     # --- maintenance ------------------------------------------------------------------
     Mutant(_MAINTENANCE, "self.tryReclaimUnheld, self._sweepMembers,", "self._sweepMembers,", "a successor finishes rows between two states", "test_maintenance.py::test_aSuccessorFinishesHalfDoneSteps", "it does the same again after the orphans; this one only does it first"),
+    Mutant(_MAINTENANCE, "elif clock.now() >= self._sweepAt:", "elif clock.now() >= self._sweepAt and not self.snapshot.isDue():", "a snapshot that can not be made leaves the sweeps their turn", "test_maintenance.py::test_aSnapshotThatCanNotBeMadeDoesNotKeepTheBrokerFromItsSweeps"),
     Mutant(_MAINTENANCE, "list(islice(left, _SLICE_RECLAIMED))", "list(left)", "orphans are collected a slice at a time", "test_maintenance.py::test_theRemainsOfPredecessorsAreReclaimedInSlices"),
     Mutant(_MAINTENANCE, "for row in unheld[:_SLICE_RECLAIMED]:", "for row in unheld:", "rows are tried a slice at a time", "test_maintenance.py::test_theRemainsOfPredecessorsAreReclaimedInSlices"),
     Mutant(_MAINTENANCE, "self._collectOrphans, self._dropLeftovers", "self._dropLeftovers", "segments that no row vouches for are collected", "test_maintenance.py::test_segmentsThatNoRowVouchesForAreCollected"),
