@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -14,7 +15,7 @@ from lab import Lab
 
 import muninn
 from muninn.broker.journal import Journal
-from muninn.control import layout, lockfile
+from muninn.control import creation, header, layout, lockfile
 from muninn.control.block import ControlBlock
 from muninn.control.creation import create, openOrCreate
 from muninn.control.geometry import Geometry
@@ -28,6 +29,7 @@ from muninn.errors import (
     TableFull,
 )
 from muninn.storage.paths import Paths
+from muninn.system import descriptors
 from support import Actor, ActorError, Background, eventually, program
 
 Start = Callable[..., Actor]
@@ -278,6 +280,34 @@ def test_aBlockThatAMemberStillUsesIsNotReplaced(domain: str, actor: Start) -> N
     assert bytes(muninn.open("a").array) == b"x"
 
 
+def test_aCreatorLooksAgainOnceItHasTheLock(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process made the block after this one had looked. Broken: the second
+    creator replaced it.
+    """
+    look, answers = creation.openExisting, [None]
+    monkeypatch.setattr(
+        creation, "openExisting", lambda *given: answers.pop() if answers else look(*given)
+    )
+    found = openOrCreate(lab.paths, lab.lockFile, lab.block.geometry)
+    assert not answers and found.paths.identity == lab.block.paths.identity
+    found.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+def test_aBlockNameThatAnotherUserTakesWhileItIsOpenedIsAvoided(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other user's file comes after the look at the name, and is a block's copy."""
+    os.unlink(lab.paths.linkPath)
+    os.unlink(lab.paths.blockPath)
+    Path(lab.paths.blockPath).write_bytes(bytes(lab.block.bytes[: layout.HEADER_BYTES]))
+    os.chown(lab.paths.blockPath, 65534, 65534)
+    monkeypatch.setattr(
+        header, "_openedName", lambda paths: descriptors.opened(paths.blockPath, os.O_RDWR)
+    )
+    assert header.openNamed(lab.paths, lab.lockFile) is None
+
+
 def test_manyProcessesThatComeAtOnceMakeOneBlock(domain: str, actor: Start) -> None:
     parent = actor()
     parent.do(program("manyJoinAtOnce"))
@@ -328,7 +358,7 @@ def test_aGeometryHasRoomForEachOfItsParts(limits: tuple[int, int, int]) -> None
         geometry.areasOffset,
         geometry.totalBytes,
     )
-    assert list(ends) == sorted(ends) and all(end % layout.PAGE_BYTES == 0 for end in ends)
+    assert list(ends) == sorted(ends) and all(end % layout.HEADER_BYTES == 0 for end in ends)
     assert geometry.indexSlots >= 2 * geometry.maxBuffers >= 2 * limits[1]
 
 

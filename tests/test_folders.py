@@ -12,6 +12,7 @@ import random
 import stat
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import removeDomain
@@ -140,6 +141,29 @@ def strange(domain: str) -> Iterator[Paths]:
     with contextlib.suppress(OSError):
         os.rmdir(f"/dev/shm/{paths.stem}.d")
     removeDomain(domain, _STRANGER)
+
+
+def test_aProcessLooksAgainOnceItHasTheDirectorysLock(
+    stem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process made a second directory and established it meanwhile. Broken:
+    each established its own.
+    """
+    first, second = f"{stem}.d", f"{stem}.d.{'0' * 6}"
+    os.mkdir(f"/dev/shm/{first}", 0o700)
+    locked = folders._locked
+
+    @contextlib.contextmanager
+    def slowlyLocked(name: str, deadline: float) -> Iterator[bool]:
+        with locked(name, deadline) as isLocked:
+            if not os.path.isdir(f"/dev/shm/{second}"):
+                os.mkdir(f"/dev/shm/{second}", 0o700)
+                Path(f"/dev/shm/{second}/{folders.LOCK_NAME}").touch(0o600)
+            yield isLocked
+
+    monkeypatch.setattr(folders, "_locked", slowlyLocked)
+    assert folders.made(stem, os.getuid()) == second
+    assert not os.path.exists(f"/dev/shm/{first}/{folders.LOCK_NAME}")
 
 
 @needsRoot
