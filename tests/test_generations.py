@@ -266,5 +266,5 @@ def test_aReaderThatCanTakeAnAccessIsPatientForAWhileOnly(
     monkeypatch.setattr(generations.clock, "now", lambda: now)
     monkeypatch.setattr(generations.atomics, "futexWait32", sleep)
     with pytest.raises(Starved):
-        generation.copy(0, 0, 0, 1.0, lambda: False, canTakeScope=True)
+        generation.copy(0, 0, 0, 1.0, lambda: False, canTakeAccess=True)
     assert now < 100.5 and generation.value() <= 1 + 2 * generations._MAX_PASSED

@@ -205,7 +205,7 @@ def test_aFreedBufferIsListedAsDyingWhileItIsHeld(domain: str, actor: Start) -> 
     other.do("held.close()")
     eventually(
         lambda: [each["state"] for each in muninn.listBuffers()] == ["live"],
-        "the holder has let go",
+        "the holder has closed it",
     )
 
 

@@ -128,7 +128,7 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams = NO_STREAMS,
-        canTakeScope: bool = False,
+        canTakeAccess: bool = False,
     ) -> int | None:
         """Copy `sizeBytes` of one generation, never torn, to private memory; returns
         the generation.
@@ -145,12 +145,12 @@ class Generation:
                     source,
                     target,
                     sizeBytes,
-                    _MAX_PASSED if canTakeScope else _COPY_ATTEMPTS,
+                    _MAX_PASSED if canTakeAccess else _COPY_ATTEMPTS,
                 )
             )
 
         return self._copied(
-            attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeScope
+            attempt, f"of {sizeBytes} bytes ", timeout, writerIsDead, streams, canTakeAccess
         )
 
     def copyBy(
@@ -159,7 +159,7 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams = NO_STREAMS,
-        canTakeScope: bool = False,
+        canTakeAccess: bool = False,
     ) -> int | None:
         """`copy` for memory that the CPU does not reach: `copy` copies all of it, and
         is called again if a process wrote meanwhile.
@@ -172,7 +172,7 @@ class Generation:
             copy()
             return value if self.value() == value else -errno.EAGAIN
 
-        return self._copied(attempt, "", timeout, writerIsDead, streams, canTakeScope)
+        return self._copied(attempt, "", timeout, writerIsDead, streams, canTakeAccess)
 
     def _copied(
         self,
@@ -181,7 +181,7 @@ class Generation:
         timeout: float,
         writerIsDead: Callable[[], bool],
         streams: Streams,
-        canTakeScope: bool,
+        canTakeAccess: bool,
     ) -> int | None:
         begun = clock.now()
         deadline, givesUpAt, givesUpFrom = begun + timeout, begun + _MAX_WRITING_SECONDS, 0
@@ -191,7 +191,7 @@ class Generation:
                 if self.isLeft(value, writerIsDead):
                     return None
                 givesUpFrom = givesUpFrom or value + 2 * _MAX_PASSED
-                if canTakeScope and (value >= givesUpFrom or givesUpAt <= clock.now()):
+                if canTakeAccess and (value >= givesUpFrom or givesUpAt <= clock.now()):
                     raise Starved
             else:
                 # A writer may publish before the kernels that it started are done. It
@@ -202,10 +202,10 @@ class Generation:
                 result = attempt()
                 if result == value or (result >= 0 and streams.last() == last):
                     return result
-                if canTakeScope and result == -errno.EAGAIN:
+                if canTakeAccess and result == -errno.EAGAIN:
                     raise Starved
             if (remaining := deadline - clock.now()) <= 0:
-                if canTakeScope:
+                if canTakeAccess:
                     raise Starved
                 raise TimeoutError(
                     f"no whole copy {what}within {timeout} s: the buffer is written without a pause"
@@ -213,7 +213,9 @@ class Generation:
             if value & 1:
                 aside.refuseOwn()
                 seconds = (
-                    min(remaining, max(0.0, givesUpAt - clock.now())) if canTakeScope else remaining
+                    min(remaining, max(0.0, givesUpAt - clock.now()))
+                    if canTakeAccess
+                    else remaining
                 )
                 # SYNC publish: pairs with Generation.publish. The odd word is compared
                 # as the thread falls asleep.

@@ -97,14 +97,14 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
         refuseOwnWriter(openBuffer)
         return writerIsDead(openBuffer)
 
-    def copy(seconds: float, canTakeScope: bool) -> int | None:
+    def copy(seconds: float, canTakeAccess: bool) -> int | None:
         if memory.isHostVisible:
             address = memory.source.address
             return openBuffer.generation.copy(
-                address, target, sizeBytes, seconds, isDead, streams, canTakeScope
+                address, target, sizeBytes, seconds, isDead, streams, canTakeAccess
             )
         return openBuffer.generation.copyBy(
-            lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeScope
+            lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeAccess
         )
 
     try:

@@ -285,7 +285,7 @@ class Soak:
             self._tally.bad("leak", f"buffers without a name were left: {nameless}")
         self._until(
             lambda: max(self._growth()[1:]) <= 0,
-            "the anchor has let go of descriptors and threads",
+            "the anchor has closed its descriptors and ended its threads",
             10,
             isRequired=False,
         )
