@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,7 @@ from muninn.control.election import Term
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, PlatformUnsupported
 from muninn.session.membership import current
 from muninn.system import clock
+from muninn.wire import messages
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
@@ -80,6 +82,18 @@ def test_aNewcomerThatNoBrokerCanTakeIsToldWhy(domain: str, actor: Start) -> Non
     broker.do("files.clear()")
     assert muninn.share(b"y", name="y").name == "y"
     assert broker.do("muninn.share(b'z', name='z').name") == "z"
+
+
+def test_aNewcomersMessageDoesNotHideTheRefusal(lab: Lab) -> None:
+    """Broken: the kernel told the newcomer of its unread message, and not the answer."""
+    broker = lab.broker(lab.member())
+    own, newcomer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with own, newcomer:
+        messages.send(newcomer, {"op": "hello"})
+        broker._admission._refuse(own)
+        own.close()
+        received = messages.receive(newcomer)
+    assert received is not None and received[0]["error"] == DescriptorsExhausted.number
 
 
 def test_aMemberThatCanNotServeDoesNotStand(domain: str, actor: Start) -> None:

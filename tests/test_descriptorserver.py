@@ -65,10 +65,14 @@ def test_handsOutWhatTheDescriptorStoreHas(path: str, client: DescriptorClient) 
     descriptorStore.drop(2, 1)
     others = [numbered(99)]  # gets the number of the dropped descriptor
     assert client.fetch(1, 2, 1) is None
+    descriptorStore.put(2, 1, numbered(23))
+    assert numberOf(client.fetch(1, 2, 1)) == 23
     for _, descriptor in descriptorStore.takeAll():
         os.close(descriptor)
     others.append(numbered(99))
     assert client.fetch(1, 1, 1) is None
+    descriptorStore.put(1, 1, numbered(12))
+    assert numberOf(client.fetch(1, 1, 1)) == 12
     for descriptor in others:
         os.close(descriptor)
     descriptorStore.close()

@@ -234,6 +234,7 @@ def test_theFinishedBufferOfADeadCreatorKeepsItsName(lab: Lab) -> None:
     with pytest.raises(BufferExists):
         directory.grant(other.key, usage(), 0)
     assert directory.find("a") == (*made, True)
+    assert lab.rows.countInState(layout.ROW_CREATING) == 0, "no row was taken for it"
 
 
 def test_onlyItsCreatorGivesARowUp(lab: Lab) -> None:

@@ -103,7 +103,9 @@ def test_theSocketsOfPredecessorsAreRemoved(lab: Lab) -> None:
         assert lab.paths.epochsOf(kind) == [epoch]
 
 
-def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
+def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
     """Each term leaves neither a copy nor a page. Broken: each left a journal without a
     useful record, and its copy until the successor's third piece of maintenance.
     """
@@ -117,6 +119,7 @@ def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(lab: Lab) -> None:
         assert len(lab.paths.copies()) == 1, "and now it is killed"
         broker._journal._copy = None
         assert len(lab.paths.epochsOf("journal")) == 2
+    assert "written anew" not in caplog.text, "its own journal was not removed"
     assert len(repair._livingRows(lab.paths.journals())[0]) == 1
 
 

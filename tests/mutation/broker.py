@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant(_CANDIDACY, "mayServe = not self._isPausing() and", "mayServe =", "a member that has failed does not stand for election at once", "test_candidacy.py::test_aMemberThatHasFailedStandsAgainLaterEachTime"),
     Mutant(_CANDIDACY, "_FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1)", "_FIRST_PAUSE_SECONDS", "it stands again later each time", "test_candidacy.py::test_aMemberThatHasFailedStandsAgainLaterEachTime"),
     Mutant(_ADMISSION, "        self.close()\n        return descriptors", "        raise OSError(errno.EMFILE, \"none\")\n        return descriptors", "a newcomer is told also when nothing is left", "test_candidacy.py::test_aNewcomerThatNoBrokerCanTakeIsToldWhy"),
-    Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomerThatNoBrokerCanTakeIsToldWhy"),
+    Mutant(_ADMISSION, "                connection.recv(messages.MAX_MESSAGE_BYTES)", "                pass", "the newcomer reads the answer", "test_candidacy.py::test_aNewcomersMessageDoesNotHideTheRefusal"),
     Mutant(_ADMISSION, "(self._economize() and self._hasDescriptors())", "False", "the known are watched by their connections", "test_deathwatch.py::test_withoutDescriptorsTheKnownAreWatchedByTheirConnections"),
     Mutant(_DEATHWATCH, "if len(self._pidfds) >= MAX_PIDFDS and self", "if False and self", "many members cost a descriptor each", "test_deathwatch.py::test_manyMembersCostADescriptorEach"),
     # --- snapshot ---------------------------------------------------------------------
