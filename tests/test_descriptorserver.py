@@ -58,22 +58,17 @@ def test_handsOutWhatTheDescriptorStoreHas(path: str, client: DescriptorClient) 
     descriptorStore = DescriptorStore()
     descriptorStore.put(1, 1, numbered(11))
     descriptorStore.open(path)
-    descriptorStore.put(2, 1, numbered(21))
+    descriptorStore.put(2, 1, dropped := numbered(21))
     descriptorStore.put(2, 1, numbered(22))
     assert [numberOf(client.fetch(1, row, 1)) for row in (1, 2, 3)] == [11, 21, None]
     assert client.fetch(1, 2, 2) is None
+    same = os.dup(dropped)
     descriptorStore.drop(2, 1)
-    others = [numbered(99)]  # gets the number of the dropped descriptor
+    os.dup2(same, dropped)  # the program has the same file under the same number
     assert client.fetch(1, 2, 1) is None
-    descriptorStore.put(2, 1, numbered(23))
-    assert numberOf(client.fetch(1, 2, 1)) == 23
-    for _, descriptor in descriptorStore.takeAll():
-        os.close(descriptor)
-    others.append(numbered(99))
+    taken = descriptorStore.takeAll()
     assert client.fetch(1, 1, 1) is None
-    descriptorStore.put(1, 1, numbered(12))
-    assert numberOf(client.fetch(1, 1, 1)) == 12
-    for descriptor in others:
+    for descriptor in (same, dropped, *(descriptor for _, descriptor in taken)):
         os.close(descriptor)
     descriptorStore.close()
     assert not Path(path).exists()
