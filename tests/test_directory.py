@@ -91,6 +91,13 @@ def test_aSuccessorKnowsTheNamesThatWereGranted(lab: Lab) -> None:
         os.unlink(lab.paths.journalPath(epoch - 1))
 
 
+def test_aSuccessorCopiesTheGrantsOfTheOlderJournals(lab: Lab) -> None:
+    """The copy may begin before any request has needed a name."""
+    row, incarnation = lab.directory(1).grant(lab.member().key, usage("half"), 0)
+    records = lab.directory(2).halfMade()
+    assert [(each["row"], each["incarnation"]) for each in records] == [(row, incarnation)]
+
+
 @pytest.mark.parametrize("state", ["abandoned", "orphaned"])
 def test_aHalfMadeRowGoesWithItsMemoryAndItsIndexEntry(lab: Lab, state: str) -> None:
     directory, member = lab.directory(1), lab.member()
