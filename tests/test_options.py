@@ -119,6 +119,10 @@ WORDS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: muninn.array("n", 3, access="readonly"),
         r"^array: access 'readonly' .*'readOnly'",
     ),  # type: ignore[arg-type]
+    "capitals": (
+        lambda: muninn.share(A, access="READONLY"),
+        r"^share: access 'READONLY' .*'readOnly'",
+    ),  # type: ignore[arg-type]
     "renew": (
         lambda: muninn.shareBundle({"a": A}, renew="onuse"),
         r"^shareBundle: renew 'onuse' .*'onUse'",
