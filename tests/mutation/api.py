@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{name!r}: PyTorch has no read-only tensors, and", "a line warns once for all buffers", "test_readonly.py::test_aLineWarnsOnceForAllBuffers"),
     # --- arguments --------------------------------------------------------------------
-    Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found with any capitals", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
+    Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found with any capitals", "test_options.py::test_theNearestWordIsFoundWithAnyCapitals"),
     Mutant("muninn/api/sharing.py", "_shared(\"shareOnce\", loaded, copy, options)", "_shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
     Mutant("muninn/api/options.py", "if name not in own for line", "for line", "a function's own description of an option stands", "test_options.py::test_docstringsDescribeEveryOption"),
     Mutant("muninn/api/options.py", "signature.replace(parameters=[*listed, *taken])", "signature.replace(parameters=listed)", "an argument that is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
