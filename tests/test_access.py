@@ -5,7 +5,6 @@ waits for the work that the stream was given.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from muninn.control.tickets import Tickets
 from muninn.errors import OwnerDied, WriterDied
 from muninn.session import gpus, membership
 from muninn.sync import contention, fences
+from muninn.system import threads
 from support import Actor, ActorError, Background, eventually, program
 
 Start = Callable[..., Actor]
@@ -342,13 +342,13 @@ def test_anAccessEndsAlsoWhereNoThreadCanBeHad(
     """
     stream = device().createStream(0)
 
-    def refused(self: threading.Thread) -> None:
+    def refused(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     scope = getattr(buffer, kind)(stream=stream)
     scope.__enter__()
-    monkeypatch.setattr(fences, "signal", lambda *_: refused(threading.current_thread()))
-    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(fences, "signal", refused)
+    monkeypatch.setattr(threads, "start", refused)
     with pytest.raises(RuntimeError, match="new thread"):
         scope.__exit__(None, None, None)
     monkeypatch.undo()
