@@ -192,7 +192,7 @@ MUTANTS = [
     Mutant(_RESERVATION, "        if not self._creating.take(self._name, self):\n", "        if False:\n", "the threads of a process are told apart", "test_takeover.py::test_aNameIsCreatedByOneOfManyThreads"),
     # --- finalizers on own threads ----------------------------------------------------
     Mutant(_CONTENTION, "            return False\n        aside.refuseOwn()\n", "            return False\n", "a finalizer on an own thread does not wait for readers", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
-    Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
+    Mutant(_NAMES, "        aside.refuseOwn()\n", "", "a finalizer on an own thread does not wait for a name", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing", "a thread that would wait has asked the broker just before, which refuses an own thread"),
     Mutant("muninn/session/departure.py", "            aside.refuseOwn()  # a departure", "            pass  # a departure", "a finalizer on an own thread does not wait for a departure", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_MEMBERSHIP, "    refuseOwn()  # the join", "    pass  # the join", "a finalizer on an own thread does not wait for a join", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
     Mutant(_OPEN_BUFFERS, "aside.unlessTaken(tables.leaseLock)", "tables.leaseLock", "a finalizer on an own thread does not wait for a thread that opens", "test_aside.py::test_aFinalizerOnAnOwnThreadWaitsForNothing"),
