@@ -155,7 +155,7 @@ def _promise(
         if device.recordFence(stream, onReached, _wordOf(openBuffer, device, ticket)) and isSound():
             tickets.markCompletedByDevice(ticket, key)
     except BaseException as error:
-        onReached(error)  # nothing else would complete the ticket, and its waiters would hang
+        onReached(error)  # at once; the background thread would do it some time later
         raise
 
 
