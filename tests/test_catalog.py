@@ -138,6 +138,15 @@ def test_aNameThatIsNotInTheIndexIsFoundInTheRows(lab: Lab) -> None:
     assert [catalog.find(f"n{number}") for number in range(6)] == [*(row for row, _ in rows), None]
 
 
+def test_anEntryOfTheIndexIsBelievedAfterALookAtItsRow(lab: Lab) -> None:
+    """An entry has a part of the name's digest, which other names have too."""
+    directory = lab.directory(1)
+    row, incarnation = lab.make(directory, lab.member(), "mine")
+    assert directory._index.insert(b"other", row, incarnation)
+    catalog = Catalog(lab.rows, _LIMITS)
+    assert catalog.find("other") is None and catalog.find("mine") == row
+
+
 def test_aNameIsFreeOnceAllOthersAreInTheIndex(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any thread may ask: the thread that serves may put the name into the index after
     the asking thread looked there, and before it looks how far the index is filled.
@@ -184,6 +193,7 @@ def test_rowsOfAnEarlierTermCountUntilTheyAreGone(lab: Lab) -> None:
         for number, tenant in enumerate(("default", "other", "default"))
     ]
     half = directory.grant(member.key, usage("half"), 0)
+    lab.rows.describe(half[0], describe("half"))
     os.unlink(lab.paths.journalPath(1))
     successor = lab.directory(2)
     sums = successor.catalog.quotas._sums

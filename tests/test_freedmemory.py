@@ -10,6 +10,7 @@ import pytest
 
 import muninn
 from muninn.api import freedmemory
+from muninn.session.membership import current
 from support import Actor, eventually
 
 
@@ -28,6 +29,8 @@ def test_freedMemoryThatAForkedChildMapsIsListedAsTheirs(
     assert [holder["pid"] for holder in freed["importers"]] == [pid]
     assert freed["size"] == 1 << 20
     assert [each["state"] for each in muninn.listBuffers()] == ["freed"]
+    # The row is listed as dying, and its segment goes before `/proc` is read.
+    assert freedmemory.lingering(current().tables, {freed["bufferId"]}) == []
     os.kill(pid, 9)
     parent.do(f"os.waitpid({pid}, 0)")
     assert muninn.listBuffers() == []
