@@ -55,6 +55,7 @@ def test_aMissingNameIsToldWithoutTheThreadThatServes(domain: str) -> None:
     eventually(lambda: membership.role.broker is not None, "its own broker")
     broker = membership.role.broker
     assert broker is not None
+    eventually(lambda: broker.lacks("missing"), "it knows the names of its rows")
     with broker._lock:  # the broker serves no request now
         assert membership.client.request("find", name="missing") == ({}, [])
         with pytest.raises(BufferNotFound):
