@@ -14,12 +14,18 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
-        (
+        pytest.param(
             "vram",
             ("20", "2"),
             "copies in either process: 0; elements that were not the producer's: 0",
+            marks=pytest.mark.long,
         ),
-        ("stream", ("0.05", "2", "2"), "elements that were not what was written: 0"),
+        pytest.param(
+            "stream",
+            ("0.05", "2", "2"),
+            "elements that were not what was written: 0",
+            marks=pytest.mark.long,
+        ),
         ("withnumba", (), "both processes see one array"),
     ],
 )
