@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import msgpack
 from lab import Lab, Member
@@ -41,3 +42,16 @@ def helloOf(member: Member, **changes: object) -> bytes:
         "allocations": [],
     }
     return bytes(msgpack.packb({**plain, **changes}))
+
+
+def createOf(**fields: Any) -> dict[str, Any]:
+    """The fields of a request for a page of host memory, but for its name."""
+    return {
+        "tenant": "default",
+        "mode": "bigMode",
+        "gpu": -1,
+        "sizeBytes": 4096,
+        "gpuCapacityBytes": 0,
+        "deadlineMs": 0,
+        **fields,
+    }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgpack
 import pytest
 from lab import Lab, Member, describe, usage
-from peers import Peer, helloOf
+from peers import Peer, createOf, helloOf
 
 import muninn
 from muninn.broker.broker import Broker
@@ -93,16 +93,7 @@ def test_aRequestOfTheDeadThatIsReadLateGrantsNothing(served: tuple[Lab, Broker,
     peer, pidfd = Peer(lab, broker), os.pidfd_open(os.getpid())
     assert peer.ask(helloOf(dead), [pidfd]) == {"epoch": 1}
     broker._reclaimer.leave(dead.key)
-    fields = {
-        "op": "create",
-        "name": "late",
-        "tenant": "t",
-        "mode": "bigMode",
-        "gpu": -1,
-        "sizeBytes": 4096,
-        "gpuCapacityBytes": 0,
-        "deadlineMs": 0,
-    }
+    fields = createOf(op="create", name="late", tenant="t")
     answer = peer.ask(msgpack.packb(fields))
     assert answer is not None and answer["error"] == 20
     assert lab.rows.notFree() == []
@@ -133,16 +124,7 @@ def test_aGrantWaitsForMembersThatMayHaveTheMemoryOfTheName(lab: Lab) -> None:
     for _, descriptor in old.handOver():
         os.close(descriptor)
     broker = lab.afterMaintenance(lab.broker(lab.member()))
-    create = {
-        "op": "create",
-        "name": "f",
-        "tenant": "default",
-        "mode": "bigMode",
-        "gpu": -1,
-        "sizeBytes": 4096,
-        "gpuCapacityBytes": 0,
-        "deadlineMs": 0,
-    }
+    create = createOf(op="create", name="f")
     # `member` and the broker before have not said hello.
     assert broker.execute(create, [])[0]["row"] == requests.LATER
     assert broker._directory.find("f") is not None

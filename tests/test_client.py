@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from lab import Lab, Member
+from peers import createOf
 
 from muninn.broker.broker import Broker
 from muninn.control import layout
@@ -264,15 +265,7 @@ def test_aLaterRequestIsSentOnce(lab: Lab, serve: Callable[[], Serving]) -> None
     """
     member = lab.member()
     client, serving = _client(lab, member), serve()
-    fields = {
-        "name": "a",
-        "tenant": "t",
-        "mode": "bigMode",
-        "gpu": -1,
-        "sizeBytes": 4096,
-        "gpuCapacityBytes": 0,
-        "deadlineMs": 0,
-    }
+    fields = createOf(name="a", tenant="t")
     row = client.request("create", **fields)[0]["row"]
     client.later({"op": "create", **fields})
     assert client.askLater() and lab.rows.state(row).state == layout.ROW_FREE

@@ -133,10 +133,8 @@ def test_aDeathThatIsNotYetConfirmedIsLookedAtAgain(
     assert not broker._deathWatch.owns(pidfd) and not broker._deathWatch.suspects()
 
 
-def test_aMemberKilledBeforeItsHelloIsFound(
-    served: tuple[Lab, Broker, Member], actor: Start
-) -> None:
-    lab, broker, _ = served
+def _deadBeforeItsHello(lab: Lab) -> Member:
+    """A member whose process has ended, and of which no message told the broker."""
     dead = lab.member()
     ended = os.fork()
     if ended == 0:
@@ -146,6 +144,14 @@ def test_aMemberKilledBeforeItsHelloIsFound(
     lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = (
         ended.to_bytes(4, "little")
     )
+    return dead
+
+
+def test_aMemberKilledBeforeItsHelloIsFound(
+    served: tuple[Lab, Broker, Member], actor: Start
+) -> None:
+    lab, broker, _ = served
+    dead = _deadBeforeItsHello(lab)
     broker._maintenance._sweepAt = 0.0
     eventually(
         lambda: broker.step(0) or lab.members.state(dead.key.slot)[0] == layout.MEMBER_FREE,
@@ -176,15 +182,7 @@ def test_aBrokerThatIsAskedWithoutAPauseFindsTheDeadToo(served: tuple[Lab, Broke
     with a request each second was never swept.
     """
     lab, broker, _ = served
-    dead = lab.member()
-    ended = os.fork()
-    if ended == 0:
-        os._exit(0)
-    os.waitpid(ended, 0)
-    start = layout.MEMBERS_OFFSET + dead.key.slot * layout.MEMBER_BYTES
-    lab.block.bytes[start + layout.MEMBER_PID_OFFSET : start + layout.MEMBER_PID_OFFSET + 4] = (
-        ended.to_bytes(4, "little")
-    )
+    dead = _deadBeforeItsHello(lab)
 
     def stepIsBusy() -> bool:
         os.eventfd_write(broker._server._wakeFd, 1)

@@ -10,7 +10,7 @@ import os
 import msgpack
 import pytest
 from lab import Lab, Member
-from peers import Peer
+from peers import Peer, createOf
 
 from muninn.broker.broker import Broker
 from muninn.errors import ProtocolViolation
@@ -59,15 +59,7 @@ def test_nonsenseIsAnsweredWithAnErrorAndHarmsNoMember(
 
 def test_namesThatNoRowCanHoldAreRefused(served: tuple[Lab, Broker, Member]) -> None:
     _, broker, _ = served
-    fields = {
-        "op": "create",
-        "tenant": "t",
-        "mode": "bigMode",
-        "gpu": -1,
-        "sizeBytes": 4096,
-        "gpuCapacityBytes": 0,
-        "deadlineMs": 0,
-    }
+    fields = createOf(op="create", tenant="t")
     for name in ("", "x" * 60000, "ä" * 100):
         assert broker.execute({**fields, "name": name}, [])[0]["error"] == 26
     assert broker.execute({**fields, "name": "ok", "tenant": "x" * 100}, [])[0]["error"] == 26

@@ -16,6 +16,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from peers import createOf
 
 import muninn
 from muninn.control import layout
@@ -332,15 +333,7 @@ def test_aRepeatedCreateFindsItsRowUnderASuccessor(domain: str, actor: Start) ->
     broker = actor(_KEEPER)
     eventually(lambda: brokerPid() == broker.pid, "another is broker")
     member = current()
-    fields = {
-        "name": "a",
-        "tenant": "default",
-        "mode": "bigMode",
-        "gpu": -1,
-        "sizeBytes": 4096,
-        "gpuCapacityBytes": 0,
-        "deadlineMs": 0,
-    }
+    fields = createOf(name="a")
     first, _ = member.client.request("create", **fields)
     broker.kill()
     again, _ = member.client.request("create", **fields)

@@ -18,6 +18,7 @@ from typing import Any
 import msgpack
 from conftest import removeDomain
 from lab import LIMITS, Lab, Member, reclaim, usage
+from peers import createOf
 
 from fuzz.parsers import MessageTarget
 from fuzz.target import Target, eachBit, eachLength
@@ -255,14 +256,7 @@ class BlockTarget(PatchTarget):
 
 def _requests() -> list[dict[str, Any]]:
     row = {"row": 0, "incarnation": 1}
-    create = {
-        "tenant": "default",
-        "mode": "bigMode",
-        "gpu": -1,
-        "sizeBytes": 4096,
-        "gpuCapacityBytes": 0,
-        "deadlineMs": 0,
-    }
+    create = createOf()
     return [
         {"op": "find", "name": "a"},
         {"op": "create", "name": "new", **create},
