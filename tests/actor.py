@@ -1,6 +1,6 @@
 """An actor: a process that executes the commands of a test. It reads one line of JSON
-for each command and writes one for each answer. `support.Actor` starts it; no module
-imports it.
+for each command and writes one for each answer. `support.Actor` starts it, most often
+as a role of the zygote.
 """
 
 import ast
@@ -49,4 +49,5 @@ def main() -> None:
         answers.flush()
 
 
-main()
+if __name__ == "__main__":
+    main()

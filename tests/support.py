@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spawning import Forked, Zygote
+
 ACTOR = Path(__file__).with_name("actor.py")
 PROGRAMS = Path(__file__).with_name("programs")
 #: Above anything that a sound run needs on a busy machine, so reaching it means a hang.
@@ -62,34 +64,50 @@ class Actor:
     """
 
     def __init__(self, code: str = "", launcher: tuple[str, ...] = (), **environment: str) -> None:
-        self._process = subprocess.Popen(
-            [*launcher, sys.executable, "-u", str(ACTOR)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env={**os.environ, **environment},
-        )
+        theirInput, ourOutput = os.pipe()
+        ourInput, theirOutput = os.pipe()
+        # Each command and each answer is a line.
+        self._commands = os.fdopen(ourOutput, "w", buffering=1)
+        self._answers = os.fdopen(ourInput)
+        try:
+            self._process = self._started(
+                launcher, {**os.environ, **environment}, theirInput, theirOutput
+            )
+        finally:
+            os.close(theirInput)
+            os.close(theirOutput)
         self.pid = self._process.pid
         self.do("import os, time, muninn, numpy as np\n" + code)
 
+    @staticmethod
+    def _started(
+        launcher: tuple[str, ...], environment: dict[str, str], stdin: int, stdout: int
+    ) -> Forked | subprocess.Popen[bytes]:
+        zygote = Zygote.current()
+        if not launcher and zygote.suits(environment):
+            stderr = 2  # pytest directs it anew for each test
+            return zygote.fork("actor", (), environment, (stdin, stdout, stderr))
+        return subprocess.Popen(
+            [*launcher, sys.executable, "-u", str(ACTOR)],
+            stdin=stdin,
+            stdout=stdout,
+            env=environment,
+        )
+
     def begin(self, code: str) -> None:
         """Send code without waiting for it; `result` waits."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(code) + "\n")
-        self._process.stdin.flush()
+        self._commands.write(json.dumps(code) + "\n")
 
     def result(self, bound: float = BOUND_SECONDS) -> Any:
         """The value of the code that `begin` sent last. Raises `ActorError` when the
         code raised, and fails the test when it hangs.
         """
-        assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(self._answers, selectors.EVENT_READ)
             if not selector.select(bound):
                 self.kill()
                 raise AssertionError(f"actor {self.pid} gave no answer within {bound} s")
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         assert line, f"actor {self.pid} ended with status {self._process.wait(5)}"
         answer = json.loads(line)
         if "error" in answer:
@@ -103,9 +121,8 @@ class Actor:
 
     def isBusy(self) -> bool:
         """Whether the code that `begin` sent still runs."""
-        assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(self._answers, selectors.EVENT_READ)
             return not selector.select(0)
 
     def join(self) -> Actor:
@@ -142,17 +159,19 @@ class Actor:
         """
         self._process.kill()
         self._process.wait(BOUND_SECONDS)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._close()
 
     def leave(self) -> int:
         """Let the process end by itself; returns the exit status."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        self._commands.close()
         status = self._process.wait(BOUND_SECONDS)
-        self._process.stdout.close()
+        self._close()
         return status
+
+    def _close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died before it read a command
+            self._commands.close()
+        self._answers.close()
 
 
 def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SECONDS) -> Any:

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import spawning
+from spawning import Zygote
 
 import muninn
 from muninn.cli.commands import runClose
@@ -48,9 +50,15 @@ COMMANDS = (
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as `python -m muninn` does, and start Python for it only where
+    the environment asks for that.
+    """
+    environment = {**os.environ, **environment}
+    if Zygote.current().suits(environment):
+        return spawning.run("command", *arguments, environment=environment, timeout=60)
     command = [sys.executable, "-m", "muninn", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        command, capture_output=True, text=True, timeout=60, env=environment, check=False
     )
 
 
@@ -110,7 +118,7 @@ def test_listsWithTheColumnsOfTheManual(domain: str, actor: Start) -> None:
     assert lines[1].split()[:7] == ["small", "bigMode", "1", "B", "default", "-", "0"]
     assert lines[2].split()[:7] == ["weights", "bigMode", "1M", "org/a", "-", "1", "ok"]
     bare = run().stdout
-    assert f"held by {holder.pid} actor.py" in bare
+    assert f"held by {holder.pid} zygote.py" in bare
     assert "broker" in bare.splitlines()[-1]
     assert len(run("list", "--tenant", "org/a").stdout.splitlines()) == 2
     assert len(run("list", "--mode", "fastMode").stdout.splitlines()) == 2
@@ -364,7 +372,7 @@ def test_aFullTableOfMembersNamesThem(domain: str, actor: Start) -> None:
     assert (
         said.startswith("MNN-0017")
         and all(str(pid) in said for pid in programs)
-        and "actor.py (" in said
+        and "zygote.py (" in said
     )
 
 
@@ -424,7 +432,7 @@ def test_theBareCommandAlwaysNamesMembersAndBroker(domain: str, actor: Start) ->
         re.MULTILINE,
     )
     assert (
-        f"member {there.pid} actor.py\n" in run().stdout
+        f"member {there.pid} zygote.py\n" in run().stdout
         and "(this command)\n" in run("list", "--holders").stdout
     )
     assert "member" not in run("list").stdout

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -120,7 +119,10 @@ def test_importingThemLoadsNoNumba() -> None:
     )
 
 
-_SIMULATED = program("simulatedKernels")
+#: Elements, and blocks of 256 threads, for the simulator, which gives each of them a
+#: thread of Python.
+_SHAPES = "(1, 1), (600, 2)"
+_MORE_SHAPES = "(257, 1), (257, 2)"
 
 
 def test_aCpuReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
@@ -187,10 +189,11 @@ def test_anArgumentThatIsNoStreamOrNoArrayIsNamed(domain: str) -> None:
             launch.launch("readSum", wrong, out)
 
 
-def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator() -> None:
+@pytest.mark.parametrize("shapes", [_SHAPES, pytest.param(_MORE_SHAPES, marks=pytest.mark.long)])
+def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator(shapes: str) -> None:
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_SIMULATED)],
+        [sys.executable, "-W", "ignore", "-c", program("simulatedKernels", SHAPES=shapes)],
         env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"},
         cwd=ROOT,
         capture_output=True,

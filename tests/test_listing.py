@@ -225,7 +225,9 @@ def test_domainInfoNamesTheMembers(domain: str, actor: Start) -> None:
         os.getpid(): 0,
     }
     (theirs,) = (each for each in info["members"] if each["pid"] == other.pid)
-    assert theirs["program"] == "actor.py" and theirs["preferred"] is False and theirs["ageMs"] >= 0
+    assert (
+        theirs["program"] == "zygote.py" and theirs["preferred"] is False and theirs["ageMs"] >= 0
+    )
 
 
 def test_theDeadHoldNothing(domain: str, actor: Start) -> None:

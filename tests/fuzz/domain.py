@@ -8,7 +8,7 @@ import struct
 from typing import Any
 
 from conftest import removeDomain
-from stateful.puppets import Zygote
+from stateful.puppets import Puppet
 
 from fuzz.shared import PatchTarget, patches
 from muninn import errors
@@ -29,15 +29,12 @@ class DomainTarget(PatchTarget):
         "MUNINN_MAX_LEASES": "64",
     }
 
-    def open(self) -> None:
-        self._zygote = Zygote()
-
     def seeds(self) -> list[bytes]:
         return super().seeds()[:4]  # few, so that most inputs differ from run to run
 
     def run(self, raw: bytes) -> None:
         domain = f"test-{secrets.token_hex(6)}"
-        first = self._zygote.fork("first", MUNINN_DOMAIN=domain, **self._environment)
+        first = Puppet("first", MUNINN_DOMAIN=domain, **self._environment)
         puppets = [first]
         try:
             for key, name in enumerate("abcd"):
@@ -52,7 +49,7 @@ class DomainTarget(PatchTarget):
                 for offset, bits in patches(raw, size):
                     (word,) = struct.unpack("<Q", os.pread(block.fileno(), 8, offset))
                     os.pwrite(block.fileno(), struct.pack("<Q", word ^ bits), offset)
-            puppets.append(self._zygote.fork("second", MUNINN_DOMAIN=domain, **self._environment))
+            puppets.append(Puppet("second", MUNINN_DOMAIN=domain, **self._environment))
             for puppet in reversed(puppets):
                 for op, *arguments in _OPERATIONS:
                     outcome = puppet.do(op, *arguments)
@@ -64,9 +61,6 @@ class DomainTarget(PatchTarget):
             for puppet in puppets:
                 puppet.kill()
             removeDomain(domain)
-
-    def close(self) -> None:
-        self._zygote.close()
 
 
 _OPERATIONS: tuple[tuple[Any, ...], ...] = (

@@ -7,7 +7,9 @@ follow from one number, so that only numbers cross the socket.
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import time
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import muninn
 from muninn.errors import WriterDied
 
+_MAX_BYTES = 1 << 20
 #: A content that is all zeros: what `muninn.array` creates.
 ZEROS = -1
 
@@ -30,6 +33,21 @@ def pattern(count: int, dtype: str, token: int) -> np.ndarray[Any, Any]:
 def parts(count: int, token: int) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of a bundle."""
     return {"x": pattern(count, "<i8", token), "y": pattern(count // 2 + 1, "<f4", token + 1)}
+
+
+def serve() -> None:
+    """Perform the operations that come from the socket that is the standard input: one
+    packet of JSON in, one out. At its end, leave politely.
+    """
+    connection, hands = socket.socket(fileno=0), Hands()
+    while raw := connection.recv(_MAX_BYTES):
+        op, arguments = json.loads(raw)
+        try:
+            answer = {"value": getattr(hands, op)(*arguments)}
+        except Exception as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+        connection.send(json.dumps(answer).encode())
+    hands.kept.clear()
 
 
 class Hands:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from stateful.hands import ZEROS
-from stateful.puppets import Difference, Outcome, Puppet, Zygote
+from stateful.puppets import Difference, Outcome, Puppet
 from stateful.reference import NamedLock, Published, Reference
 from support import BOUND_SECONDS, leftovers
 
@@ -46,7 +46,6 @@ _lockNames = st.sampled_from(["l", "m"])
 class DomainMachine(RuleBasedStateMachine):
     """A domain of its own, three processes, and their steps."""
 
-    zygote: Zygote
     #: Steps that were done, over all machines: for the report.
     steps = 0
     #: The steps of the present machine.
@@ -79,7 +78,7 @@ class DomainMachine(RuleBasedStateMachine):
 
     def _bear(self) -> Puppet:
         self._born += 1
-        puppet = self.zygote.fork(f"p{self._born}", MUNINN_DOMAIN=self.domain, **_ENVIRONMENT)
+        puppet = Puppet(f"p{self._born}", MUNINN_DOMAIN=self.domain, **_ENVIRONMENT)
         self.puppets.append(puppet)
         self._do(puppet, "join")
         return puppet

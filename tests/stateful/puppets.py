@@ -10,9 +10,9 @@ import select
 import signal
 import socket
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from spawning import Zygote
 
 from support import BOUND_SECONDS
 
@@ -35,12 +35,15 @@ class Outcome(NamedTuple):
 class Puppet:
     """One process. It is alive until `kill` or `leave`, stopped or not."""
 
-    def __init__(self, pid: int, connection: socket.socket, name: str) -> None:
-        self.pid = pid
+    def __init__(self, name: str, **environment: str) -> None:
         self.name = name
         self.isStopped = False
-        self._connection = connection
-        self._pidfd = os.pidfd_open(pid)
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = Zygote.current().fork(
+                "puppet", (), {**os.environ, **environment}, [theirs.fileno()]
+            )
+        self.pid = self._process.pid
 
     def begin(self, op: str, *arguments: Any) -> None:
         self._connection.send(json.dumps([op, arguments]).encode())
@@ -65,15 +68,15 @@ class Puppet:
 
     def stop(self) -> None:
         self.isStopped = True
-        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         self.isStopped = False
-        signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._process.kill()
         self._end()
 
     def leave(self) -> None:
@@ -82,42 +85,11 @@ class Puppet:
         self._end()
 
     def _end(self) -> None:
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if not poll.poll(BOUND_SECONDS * 1000):
-            raise Difference(f"{self} does not end")
+        try:
+            self._process.wait(BOUND_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Difference(f"{self} does not end") from None
         self._connection.close()
-        os.close(self._pidfd)
 
     def __repr__(self) -> str:
         return f"{self.name}({self.pid})"
-
-
-class Zygote:
-    """The process from which puppets are forked."""
-
-    def __init__(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        # The zygote forks, and only its own thread survives that.
-        environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "stateful.zygote", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=environment,
-        )
-        theirs.close()
-
-    def fork(self, name: str, **environment: str) -> Puppet:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            socket.send_fds(self._control, [json.dumps(environment).encode()], [theirs.fileno()])
-            assert select.select([self._control], [], [], BOUND_SECONDS)[0], (
-                "the zygote does not answer"
-            )
-            return Puppet(int(self._control.recv(100)), ours, name)
-
-    def close(self) -> None:
-        """Puppets that still run die with it."""
-        self._control.close()
-        self._process.wait(BOUND_SECONDS)

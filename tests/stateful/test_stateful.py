@@ -5,7 +5,6 @@ die.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -13,7 +12,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from stateful.machine import DomainMachine
 from stateful.profiles import Profile, chosen, short
-from stateful.puppets import Difference, Zygote
+from stateful.puppets import Difference
 
 PROFILE = chosen()
 #: The run that the environment asks for; otherwise a short run and a long one.
@@ -22,13 +21,6 @@ _PROFILES = (
     if PROFILE.name == "slice"
     else [PROFILE]
 )
-
-
-@pytest.fixture
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
 
 
 def runRound(number: int, profile: Profile) -> None:
@@ -60,9 +52,8 @@ def runRound(number: int, profile: Profile) -> None:
 @pytest.mark.timeout(PROFILE.seconds * 2 + 300)
 @pytest.mark.parametrize("profile", _PROFILES, ids=lambda profile: profile.name.replace(" ", "-"))
 def test_theApiDoesWhatTheReferenceDoes(
-    zygote: Zygote, capsys: pytest.CaptureFixture[str], profile: Profile
+    capsys: pytest.CaptureFixture[str], profile: Profile
 ) -> None:
-    DomainMachine.zygote = zygote
     DomainMachine.steps = 0
     started = time.monotonic()
     done = 0
