@@ -6,7 +6,6 @@ import contextlib
 import gc
 import os
 import secrets
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -27,7 +26,7 @@ from lab import Lab, Member  # noqa: E402  # Muninn's locks are created now
 
 from muninn.broker.broker import Broker  # noqa: E402
 from muninn.session import membership  # noqa: E402
-from support import Actor  # noqa: E402
+from support import Actor, removeDomain  # noqa: E402
 
 #: Whether a test has failed so far.
 HAS_FAILED = pytest.StashKey[bool]()
@@ -124,19 +123,3 @@ def served(lab: Lab) -> Iterator[tuple[Lab, Broker, Member]]:
     """A broker that has done its first maintenance, and the member that has it."""
     own = lab.member()
     yield lab, lab.afterMaintenance(lab.broker(own)), own
-
-
-def removeDomain(name: str, uid: int | None = None) -> None:
-    """Remove the files of a domain that has no member any more, and of the domains that
-    a test named after it; on request also those of another user.
-    """
-    stem = f"muninn-{os.getuid() if uid is None else uid}-{name}"
-    for entry in os.listdir("/dev/shm"):
-        if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
-            path = f"/dev/shm/{entry}"
-            while os.path.lexists(path):
-                # A thread that has just stopped serving removes its sockets.
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(
-                        path
-                    ) else os.unlink(path)

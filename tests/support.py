@@ -7,6 +7,7 @@ import json
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,22 @@ def leftovers(domain: str) -> list[str]:
             if entry.startswith("segment-")
         )
     return []
+
+
+def removeDomain(name: str, uid: int | None = None) -> None:
+    """Remove the files of a domain that has no member any more, and of the domains that
+    a test named after it; on request also those of another user.
+    """
+    stem = f"muninn-{os.getuid() if uid is None else uid}-{name}"
+    for entry in os.listdir("/dev/shm"):
+        if entry == stem or entry.startswith((f"{stem}.", f"{stem}-")):
+            path = f"/dev/shm/{entry}"
+            while os.path.lexists(path):
+                # A thread that has just stopped serving removes its sockets.
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(
+                        path
+                    ) else os.unlink(path)
 
 
 class Background:

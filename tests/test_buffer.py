@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import removeDomain
 
 import muninn
 from muninn import errors
@@ -28,7 +27,7 @@ from muninn.storage.paths import Paths
 from muninn.sync import publications
 from muninn.sync.contention import ownerLockAddress
 from muninn.system import atomics
-from support import Actor, ActorError, Background, eventually, leftovers, program
+from support import Actor, ActorError, Background, eventually, leftovers, program, removeDomain
 
 Start = Callable[..., Actor]
 _STRANGER = 65534

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import removeDomain
 
 import muninn
-from support import Actor, ActorError, eventually
+from support import Actor, ActorError, eventually, removeDomain
 
 Start = Callable[..., Actor]
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")

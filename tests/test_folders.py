@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import removeDomain
 
 import muninn
 from muninn.cli import domainchecks
@@ -23,7 +22,7 @@ from muninn.control.lockfile import LockFile
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.storage import folders
 from muninn.storage.paths import Paths
-from support import Actor, eventually
+from support import Actor, eventually, removeDomain
 
 Start = Callable[..., Actor]
 _STRANGER = 65534

@@ -37,7 +37,7 @@ def test_findsWhatADictionaryFinds(operations: list[tuple[bool, int]]) -> None:
                 found = (name, model.get(name)) in index.candidates(b"%d" % name)
                 assert found == (name in model)
         finally:
-            from conftest import removeDomain
+            from support import removeDomain
 
             removeDomain(lab.paths.domain)
 

@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from conftest import removeDomain
-
 from failpoints import plays
 from failpoints.player import (
     BOUND_SECONDS,
@@ -33,6 +31,7 @@ from failpoints.player import (
     meet,
     resetCue,
 )
+from support import removeDomain
 
 _ENVIRONMENT = {
     "MUNINN_TAKEOVER_MS": "100",

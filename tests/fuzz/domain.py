@@ -7,12 +7,12 @@ import secrets
 import struct
 from typing import Any
 
-from conftest import removeDomain
 from stateful.puppets import Puppet
 
 from fuzz.shared import PatchTarget, patches
 from muninn import errors
 from muninn.errors import MuninnError
+from support import removeDomain
 
 
 class DomainTarget(PatchTarget):

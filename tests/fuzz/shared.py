@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgpack
-from conftest import removeDomain
 from lab import LIMITS, Lab, Member, reclaim, usage
 from peers import createOf
 
@@ -38,6 +37,7 @@ from muninn.storage.paths import Paths
 from muninn.system import atomics
 from muninn.wire import messages
 from muninn.wire.descriptorserver import DescriptorClient, DescriptorServer
+from support import removeDomain
 
 _PATCH = struct.Struct("<IQ")
 _GEOMETRY = Geometry.of(8, 256, 64)

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from conftest import removeDomain
 from failpoints.player import Player, PlayerError
 
 import muninn
@@ -37,6 +36,7 @@ from muninn.errors import (
     MuninnError,
 )
 from muninn.session import membership
+from support import removeDomain
 
 ROLES = ("broker", "member", "newcomer")
 #: "signal": a Ctrl-C, at the bytecodes at which the interpreter looks for one. "twice":

@@ -16,14 +16,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from conftest import removeDomain
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from stateful.hands import ZEROS
 from stateful.puppets import Difference, Outcome, Puppet
 from stateful.reference import NamedLock, Published, Reference
-from support import BOUND_SECONDS, leftovers
+from support import BOUND_SECONDS, leftovers, removeDomain
 
 MAX_PUPPETS = 4
 _ENVIRONMENT = {
