@@ -69,10 +69,6 @@
 extern "C" {
 #endif
 
-/* How long a free owner lock is kept for the successor: some hundred times as long as
- * a wake-up takes on an idle machine. */
-#define MNN_SUCCESSOR_NS 5000000
-
 /* The functions of the interpreter that are called here. `ctypes.pythonapi` gives them,
  * so that this library is not linked against an interpreter. Objects are `void *`. */
 struct mnnPython {

@@ -244,6 +244,10 @@ ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
 # the order of two waiters. See cshim/owners.h. u32, number of the waiter for which a
 # free owner lock is kept; 0: for none
 ROW_SUCCESSOR_OFFSET = ROW_READERS_OFFSET + 4
+#: No word of the block, but Python and C count on the same number: how long a thread
+#: that finds the owner lock free leaves it to the successor. It is some hundred times
+#: as long as a wake-up takes on an idle machine.
+SUCCESSOR_NS = 5_000_000
 # owner: members, CAS that raises. The buffer is torn if the last writer's ticket was
 # poisoned, so a reader compares both words. A stale read is that of a reader that came
 # a moment earlier.

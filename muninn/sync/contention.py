@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 #: readers. The broker that reclaims a dead owner wakes it sooner. The broker that
 #: clears the leases of a dead reader does not change the word.
 _CHECK_NS = 50_000_000
-#: How long a free owner lock is left to its successor, as in `cshim/owners.h`.
-_SUCCESSOR_NS = 5_000_000
 
 
 class OwnerWait(Enum):
@@ -62,7 +60,7 @@ def awaitOwner(openBuffer: OpenBuffer, deadline: float | None, word: int) -> Own
         return OwnerWait.OWNER_DEAD
     # A free lock may be kept for a successor, which may have died. So every thread that
     # asks, also with a try-lock, waits until the successor has come or is passed over.
-    remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else _SUCCESSOR_NS
+    remainingNs = sleepNs(deadline, _CHECK_NS) if owner is not None else layout.SUCCESSOR_NS
     if remainingNs <= 0:
         return OwnerWait.TIME_OVER
     if owner is not None:

@@ -264,7 +264,7 @@ MUTANTS = [
     Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are an error", "test_messages.py"),
     Mutant("cshim/primitives.c", "\t\tint fd = mnnTakeReceived(received, i);\n", "\t\tint fd = -1;\n", "descriptors that came with garbage are closed", "test_messages.py::test_closesDescriptorsThatCameWithGarbage"),
     Mutant("cshim/primitives.c", "\tif (found != NULL)\n\t\tmemcpy(&readClock, &found, sizeof found);\n", "\t(void)found;\n", "a clock that is put before the C library's is not asked", "test_clock.py::test_aClockBeforeTheCLibrarysIsNotAsked"),
-    Mutant("muninn/sync/contention.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else _SUCCESSOR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else _SUCCESSOR_NS)", "a free owner lock is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
+    Mutant("muninn/sync/contention.py", "sleepNs(deadline, _CHECK_NS) if owner is not None else layout.SUCCESSOR_NS", "sleepNs(deadline, _CHECK_NS if owner is not None else layout.SUCCESSOR_NS)", "a free owner lock is not refused", "test_lock.py::test_aTryIsNotRefusedForAWaiterThatDied"),
     Mutant(_WIRE, "    if not isinstance(message, dict) or not all(isinstance(key, str) for key in message):", "    if False:", "a message is a map with text keys", "test_messages.py::test_refusesWhatIsNoMapWithTextKeys"),
     Mutant(_WIRE, "    if len(raw) > MAX_MESSAGE_BYTES:", "    if False:", "no packet is sent that the peer would refuse", "test_messages.py::test_refusesToSendMoreThanAMessageMayHave"),
     # --- descriptor server ------------------------------------------------------------
