@@ -146,11 +146,8 @@ class _Held:
         self.undo.enter_context(self.buffer.read(stream=muninn.createStream()))
 
     def departs(self) -> None:
-        departure, owners = self.member.departure, self.member.openBuffers.owners
-        departure.begin()
-        owners.depart(True)
-        self.undo.callback(departure.end)
-        self.undo.callback(owners.depart, False)
+        self.member.departure.begin()
+        self.undo.callback(self.member.departure.end)
 
     def has(self, lock: Any) -> None:
         self.undo.enter_context(lock)

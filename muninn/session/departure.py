@@ -6,12 +6,17 @@ cleared. So the process gives its slot back only while no thread is inside an ac
 holds a `Lock` or creates a buffer, and no thread may begin any of these between that
 check and the good-bye.
 
-1. The leaving thread sets `isOn` first, and then looks for threads that are inside.
-2. A thread that begins takes its access, lock or name first, and then reads `isOn`.
+1. The leaving thread sets `isOn` and the leaver in the owner records
+   (`Owners.depart`), and then looks for threads that are inside.
+2. A thread that begins an access or takes a lock reads the leaver in the C call that
+   takes it, while it has the interpreter's lock. While another thread leaves, it takes
+   nothing.
+3. A thread that creates takes its name first, and then reads `isOn`. If that is set, it
+   gives the name back.
 
-At least one of the two sees the other. A thread that sees a departure gives back the
-access, lock or name, waits until the departure is over, and begins again; if this
-membership has ended, it begins under the next membership of the process.
+So at least one of the two threads sees the other. A thread that sees a departure waits
+until the departure is over, and begins again; if this membership has ended, it begins
+under the next membership of the process.
 """
 
 from __future__ import annotations
@@ -45,26 +50,28 @@ class Departure:
     membership.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owners: Owners) -> None:
         self.isOn = False
+        self._owners = owners
         self._leaver = 0
 
     def check(self) -> None:
-        """Called after an access, a lock or a name was taken. Raises `Departing` when
-        the caller must give it back, and take it under the next membership.
+        """Called after a name was taken. Raises `Departing` when the caller must give
+        it back, and take it under the next membership.
         """
-        # SYNC depart: pairs with begin. This thread's lease or lock is visible before
+        # SYNC depart: pairs with begin. The creation of this thread is noted before
         # this is read; the interpreter's lock orders both.
         if self.isOn and green.identity() != self._leaver:
             raise Departing
 
     def begin(self) -> None:
-        """From now on no other thread begins anything. The caller looks for threads
-        that have begun *afterwards*.
+        """From now on no other thread begins anything. *Afterwards* the caller looks
+        for threads that are inside.
         """
         # SYNC depart: pairs with check.
         self._leaver = green.identity()
         self.isOn = True
+        self._owners.depart(True)
 
     def isOwn(self) -> bool:
         """Whether the calling thread is the one that leaves."""
@@ -72,6 +79,7 @@ class Departure:
 
     def end(self) -> None:
         """The membership has ended, or stays after all."""
+        self._owners.depart(False)
         self.isOn = False
 
     def awaitOutside(self, isInside: Callable[[], bool], ownThread: object) -> bool:
@@ -101,8 +109,8 @@ def stayWhile(isInside: Callable[[], bool], owners: Owners) -> None:
 
     Meanwhile no process makes the next block.
     """
-    # A thread that takes an owner lock from now on sees this, and gives the lock back.
-    # The loop sees a thread that has one.
+    # From now on no other thread takes an owner lock. The loop waits for those that
+    # have one.
     owners.depart(True)
     while isInside():
         clock.sleep(_STAY_SECONDS)

@@ -81,12 +81,10 @@ class Leaving:
         with changing.lock:
             if self._standing.isStale() or self._hasMovedOut():
                 return
-            self._departure.begin()
             try:
-                self._openBuffers.owners.depart(True)
+                self._departure.begin()
                 self._leave()
             finally:
-                self._openBuffers.owners.depart(False)
                 self._departure.end()
 
     def _leave(self) -> None:
@@ -180,8 +178,8 @@ class Leaving:
         while threads are at work in it.
         """
         tables, departure = self._tables, self._departure
-        departure.begin()
         try:
+            departure.begin()
             if not departure.awaitOutside(self._openBuffers.isInside, threading.current_thread()):
                 raise BrokerUnavailable(
                     f"this process joined as uid {tables.paths.uid}, is uid {os.geteuid()} "

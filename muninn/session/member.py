@@ -68,12 +68,13 @@ class Membership:
             self.wakeup = Wakeup(tables.block, tables.key.slot)
             undo.callback(self.wakeup.close)
             self.standing = standing = Standing(tables.identity, self._isAlone)
-            self.departure = Departure()
+            owners = Owners(tables.block.geometry.maxBuffers)
+            self.departure = Departure(owners)
             self.gpus = Gpus(settings, tables.rows, self.wakeup.wake)
             self.role = self._role(tables, standing, self.wakeup, isPreferred)
             self.client = self._connected()
             releases = Releases(tables, standing, self.client, self.wakeup.wake)
-            lent, owners = Lent(tables, self.client), Owners(tables.block.geometry.maxBuffers)
+            lent = Lent(tables, self.client)
             context = Context(
                 tables,
                 standing.isStale,
