@@ -617,8 +617,8 @@ void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *error, void
 /* SYNC reading: pairs with readersOf; the caller has changed its lease before. */
 static void changeReaders(struct mnnOwner *owner)
 {
-	/* The value must change, and must not be 0: 0 says that there was no read access in
-	 * this row yet. */
+	/* The value must change, and must not be 0: 0 says that no lease need be looked
+	 * at. */
 	while (__atomic_add_fetch(readersOf(owner), 1, __ATOMIC_SEQ_CST) == 0)
 		;
 }

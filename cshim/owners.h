@@ -27,7 +27,9 @@
  *    confirmed dead. In that case the thread swaps its own word in for exactly the word
  *    of the dead owner, so that one of several waiters recovers the lock.
  * 4. To release the lock, its owner clears the record, exchanges the word with 0, and
- *    wakes all sleepers if the contended bit was set.
+ *    wakes all sleepers if the contended bit was set. If an exception leaves the block
+ *    of a lock that was taken over from a dead owner, the word becomes MNN_OWNER_DEAD
+ *    instead of 0.
  *
  * A stale read of the word costs one round: the CAS fails, or the futex finds another
  * value and does not sleep. A wake-up that is lost with a waiter that dies costs
@@ -98,15 +100,20 @@ struct mnnCalls {
 	void *attach;
 	/* (timeout): the deadline, an object that is handed to the other methods. */
 	void *deadline;
-	/* (deadline, word): another owner has the lock, or it is kept for the successor; it
-	 * says `word`. Returns True if that owner is confirmed dead. Otherwise sleeps, or
-	 * raises. */
+	/* (deadline, word): another owner has the lock, or it is kept for the successor;
+	 * `word` is the value of the owner lock. Returns True if that owner is confirmed
+	 * dead. Otherwise sleeps, or raises. */
 	void *await;
-	/* (deadline): this process has the owner lock, and there are fences or readers. The
-	 * result replaces the result of `attach`. */
+	/* (deadline): waits for the accesses that are not over, or raises. The result is
+	 * what `with` gives. A write access has the owner lock, and calls this if it has a
+	 * stream, or if there may be readers or tickets. A read access has its lease
+	 * marked, and always calls this. If this raises, C releases the owner lock, or ends
+	 * the read access. */
 	void *awaitOthers;
-	/* (kind): called before the owner lock is released. Promises the completion of the
-	 * work that the stream was given. */
+	/* (the type of the exception that leaves the block, or None): called while the
+	 * access still stands. An access with a stream issues its ticket, which the stream
+	 * completes. A write access of the host that has replaced torn bytes records that
+	 * they are whole. */
 	void *end;
 	/* (): `end` has failed, and a GPU may be at work. Has mnnAccessScopeEnd called when
 	 * the GPU has finished. */

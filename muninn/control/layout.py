@@ -236,8 +236,9 @@ OWNER_DEAD = OWNER_SLOT.top  # slot+1 of an owner that died: a slot that no tabl
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_OWNER_LOCK_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
-# owner: readers, fetch-add, whenever a read access begins or ends; 0: there was none
-# yet. Writers futex-wait on it. A stale read costs one more look at the leases.
+# owner: readers, fetch-add, whenever a read access begins or ends; a writer that found
+# no reader, CAS to 0. 0: no lease need be looked at. Writers futex-wait on it. A stale
+# read costs one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
 # owner: a waiter for the owner lock, CAS to the lower number; the waiter that takes the
 # lock, or that has waited long enough for the successor, CAS to 0. A stale read costs
