@@ -16,23 +16,23 @@ static const uint64_t NO_THREAD = UINT64_MAX;
 /* How many times `linger` is called for one access when an exception interrupts it. */
 enum { LINGER_ATTEMPTS = 3 };
 
-static uint32_t *ownerLockOf(const struct mnnOwner *owner)
+static uint32_t *ownerLockAddress(const struct mnnOwner *owner)
 {
 	return (uint32_t *)(owner->row + MNN_ROW_OWNER_LOCK_OFFSET);
 }
-static uint32_t *successorOf(const struct mnnOwner *owner)
+static uint32_t *successorAddress(const struct mnnOwner *owner)
 {
 	return (uint32_t *)(owner->row + MNN_ROW_SUCCESSOR_OFFSET);
 }
-static uint32_t *arrivalsOf(const struct mnnOwner *owner)
+static uint32_t *arrivalsAddress(const struct mnnOwner *owner)
 {
 	return (uint32_t *)(owner->row + MNN_ROW_ARRIVALS_OFFSET);
 }
-static uint32_t *readersOf(const struct mnnOwner *owner)
+static uint32_t *readersAddress(const struct mnnOwner *owner)
 {
 	return (uint32_t *)(owner->row + MNN_ROW_READERS_OFFSET);
 }
-static uint64_t *generationOf(const struct mnnOwner *owner)
+static uint64_t *generationAddress(const struct mnnOwner *owner)
 {
 	return (uint64_t *)(owner->row + MNN_ROW_GENERATION_OFFSET);
 }
@@ -163,7 +163,7 @@ struct waiter {
 /* Whether a free owner lock is kept for another waiter. */
 static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 {
-	uint32_t successor = load32(successorOf(owner));
+	uint32_t successor = load32(successorAddress(owner));
 	if (successor == 0 || successor == waiter->number)
 		return false;
 	int64_t now = mnnMonotonicNs();
@@ -176,7 +176,7 @@ static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 		return true;
 	/* SYNC successor: pairs with arrive, by which it may become the successor again. It
 	 * is dead, or stopped, or slow. */
-	cas32(successorOf(owner), successor, 0);
+	cas32(successorAddress(owner), successor, 0);
 	waiter->passing = 0;
 	return false;
 }
@@ -187,21 +187,21 @@ static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 {
 	while (waiter->number == 0)
-		waiter->number = __atomic_add_fetch(arrivalsOf(owner), 1, __ATOMIC_SEQ_CST);
-	uint32_t successor = load32(successorOf(owner));
+		waiter->number = __atomic_add_fetch(arrivalsAddress(owner), 1, __ATOMIC_SEQ_CST);
+	uint32_t successor = load32(successorAddress(owner));
 	/* SYNC successor: pairs with isKept. Bounded: each failure says that an earlier one
 	 * has become the successor, or that the successor has gone. */
 	while (successor != waiter->number &&
 		(successor == 0 || (int32_t)(successor - waiter->number) > 0)) {
-		uint32_t found = mnnCasSeqCst32(successorOf(owner), successor, waiter->number);
+		uint32_t found = mnnCasSeqCst32(successorAddress(owner), successor, waiter->number);
 		if (found == successor)
 			break;
 		successor = found;
 	}
-	uint32_t word = load32(ownerLockOf(owner));
+	uint32_t word = load32(ownerLockAddress(owner));
 	/* SYNC claim: pairs with leave, which wakes if it finds the bit. */
 	while ((word & CONTENDED) == 0) {
-		uint32_t found = mnnCasSeqCst32(ownerLockOf(owner), word, word | CONTENDED);
+		uint32_t found = mnnCasSeqCst32(ownerLockAddress(owner), word, word | CONTENDED);
 		if (found == word)
 			return word | CONTENDED;
 		word = found;
@@ -214,9 +214,9 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
  * again. */
 static void depart(struct mnnOwner *owner, struct waiter *waiter)
 {
-	if (waiter->number != 0 && !isVoid(owner) && cas32(successorOf(owner), waiter->number, 0))
+	if (waiter->number != 0 && !isVoid(owner) && cas32(successorAddress(owner), waiter->number, 0))
 		/* Other waiters may have left a free lock to this one. */
-		mnnFutexWake32(ownerLockOf(owner), INT_MAX);
+		mnnFutexWake32(ownerLockAddress(owner), INT_MAX);
 }
 
 /* Take the owner lock if it still has the value that was seen. */
@@ -225,7 +225,7 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
 	 * its waiter. SYNC claim: pairs with leave and markDead; the last owner's stores
 	 * are visible. */
-	if (!cas32(ownerLockOf(owner), word,
+	if (!cas32(ownerLockAddress(owner), word,
 			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
 		return false;
 	owner->depth = 1;
@@ -233,7 +233,7 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 	owner->who = me.who;
 	owner->isThreads = me.isThread;
 	if (waiter->number != 0)
-		cas32(successorOf(owner), waiter->number, 0);
+		cas32(successorAddress(owner), waiter->number, 0);
 	return true;
 }
 
@@ -242,8 +242,8 @@ static void leave(struct mnnOwner *owner, uint32_t word)
 	owner->depth = 0;
 	owner->thread = owner->who = owner->isThreads = 0;
 	/* SYNC claim: pairs with takeFrom. */
-	if (mnnExchangeSeqCst32(ownerLockOf(owner), word) & CONTENDED)
-		mnnFutexWake32(ownerLockOf(owner), INT_MAX);
+	if (mnnExchangeSeqCst32(ownerLockAddress(owner), word) & CONTENDED)
+		mnnFutexWake32(ownerLockAddress(owner), INT_MAX);
 }
 
 static void release(struct mnnOwner *owner) { leave(owner, 0); }
@@ -359,8 +359,8 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 		if (owner->depth == 0) {
 			/* The word names this process, the record names no thread: an earlier life
 			 * of this process left the lock. */
-			bool isLeft = ((isDead ? word : (word = load32(ownerLockOf(owner)))) & ~CONTENDED) ==
-				owner->mine;
+			bool isLeft = ((isDead ? word : (word = load32(ownerLockAddress(owner)))) &
+							  ~CONTENDED) == owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
 			if (mayTake && takeFrom(owner, &waiter, word, me)) {
 				shown(scope)->recovered = isDead || isLeft;
@@ -372,7 +372,7 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 				continue;
 		}
 		word = arrive(owner, &waiter);
-		if (isFree(word) && load32(successorOf(owner)) == waiter.number)
+		if (isFree(word) && load32(successorAddress(owner)) == waiter.number)
 			continue;
 		enum awaited result = await(scope, deadline, word);
 		if (result == AWAIT_RAISED) {
@@ -458,7 +458,7 @@ static bool mustAwaitOthers(const struct mnnAccessScope *scope)
 {
 	const char *row = scope->owner->row;
 	/* SYNC reading: pairs with beginReading; the owner lock was taken before. */
-	return scope->kind == MNN_KIND_STREAM || load32(readersOf(scope->owner)) != 0 ||
+	return scope->kind == MNN_KIND_STREAM || load32(readersAddress(scope->owner)) != 0 ||
 		load64((const uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET)) != 0;
 }
 
@@ -472,9 +472,9 @@ static bool isTorn(const struct mnnOwner *owner)
  * with mnnSeqRead. An exchange, so that no write to the data is seen before. */
 static uint64_t begin(struct mnnOwner *owner)
 {
-	uint64_t value = load64(generationOf(owner));
+	uint64_t value = load64(generationAddress(owner));
 	if ((value & 1) == 0)
-		mnnExchangeSeqCst64(generationOf(owner), ++value);
+		mnnExchangeSeqCst64(generationAddress(owner), ++value);
 	return value;
 }
 
@@ -487,9 +487,9 @@ static void endWriting(struct mnnAccessScope *scope, bool isWhole)
 	if (isWhole)
 		/* SYNC publish: pairs with mnnSeqRead and Generation.wait; the data is visible
 		 * before the even generation. */
-		__atomic_store_n(generationOf(owner), scope->begun + 1, __ATOMIC_RELEASE);
+		__atomic_store_n(generationAddress(owner), scope->begun + 1, __ATOMIC_RELEASE);
 	release(owner);
-	mnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);
+	mnnFutexWake32((uint32_t *)generationAddress(owner), INT_MAX);
 	drop(owner, scope->calls->python);
 }
 
@@ -619,7 +619,7 @@ static void changeReaders(struct mnnOwner *owner)
 {
 	/* The value must change, and must not be 0: 0 says that no lease need be looked
 	 * at. */
-	while (__atomic_add_fetch(readersOf(owner), 1, __ATOMIC_SEQ_CST) == 0)
+	while (__atomic_add_fetch(readersAddress(owner), 1, __ATOMIC_SEQ_CST) == 0)
 		;
 }
 
@@ -670,8 +670,8 @@ static void endReading(struct mnnAccessScope *scope)
 	if (owner->readers == NULL)
 		sayReading(owner, false);
 	changeReaders(owner);
-	if (load32(ownerLockOf(owner)) != 0)
-		mnnFutexWake32(readersOf(owner), INT_MAX);
+	if (load32(ownerLockAddress(owner)) != 0)
+		mnnFutexWake32(readersAddress(owner), INT_MAX);
 	drop(owner, scope->calls->python);
 }
 
@@ -703,7 +703,7 @@ static bool enterReading(struct mnnAccessScope *scope, void *deadline, void **gi
 		 * access, so the nested one must not wait for the writer. */
 		bool isNested = mnnOwnerReads(owner, me.who);
 		beginReading(scope, me);
-		word = load32(ownerLockOf(owner));
+		word = load32(ownerLockAddress(owner));
 		if (isNested || isFree(word) || word == dead) {
 			depart(owner, &waiter);
 			return true;

@@ -38,14 +38,14 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tcas32(successorOf(owner), successor, 0);\n\twaiter->passing = 0;\n\treturn false;\n",
+        "\tcas32(successorAddress(owner), successor, 0);\n\twaiter->passing = 0;\n\treturn false;\n",
         "\treturn true;\n",
         "a successor that does not come is passed over",
         _SANITIZED,
     ),
     Mutant(
         _OWNERS,
-        "cas32(successorOf(owner), waiter->number, 0))\n\t\tmnnFutexWake32",
+        "cas32(successorAddress(owner), waiter->number, 0))\n\t\tmnnFutexWake32",
         "0)\n\t\tmnnFutexWake32",
         "a waiter that gives up is no successor any more",
         _SANITIZED,
@@ -59,8 +59,8 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tif (mnnExchangeSeqCst32(ownerLockOf(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(ownerLockOf(owner), INT_MAX);\n",
-        "\tmnnExchangeSeqCst32(ownerLockOf(owner), word);\n",
+        "\tif (mnnExchangeSeqCst32(ownerLockAddress(owner), word) & CONTENDED)\n\t\tmnnFutexWake32(ownerLockAddress(owner), INT_MAX);\n",
+        "\tmnnExchangeSeqCst32(ownerLockAddress(owner), word);\n",
         "a release wakes the waiters",
         _SANITIZED,
     ),
@@ -157,7 +157,7 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tmnnFutexWake32((uint32_t *)generationOf(owner), INT_MAX);\n",
+        "\tmnnFutexWake32((uint32_t *)generationAddress(owner), INT_MAX);\n",
         "",
         "a process that waits for a writer that gave up is woken",
         "test_buffer.py::test_aWaiterIsToldAtOnceThatTheWriterGaveUp",
@@ -213,7 +213,7 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\tchangeReaders(owner);\n\tif (load32(ownerLockOf(owner)) != 0)\n\t\tmnnFutexWake32(readersOf(owner), INT_MAX);\n",
+        "\tchangeReaders(owner);\n\tif (load32(ownerLockAddress(owner)) != 0)\n\t\tmnnFutexWake32(readersAddress(owner), INT_MAX);\n",
         "",
         "a reader that leaves wakes the writer",
         _SANITIZED,
