@@ -174,8 +174,8 @@ static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
 	}
 	if (now - waiter->passingSinceNs < MNN_SUCCESSOR_NS)
 		return true;
-	/* SYNC successor: pairs with arrive, by which it may become the successor again. It
-	 * is dead, or stopped, or slow. */
+	/* The successor is dead, stopped or slow. A slow one makes itself the successor
+	 * again in `arrive`. SYNC successor: pairs with arrive. */
 	cas32(successorAddress(owner), successor, 0);
 	waiter->passing = 0;
 	return false;
@@ -186,6 +186,8 @@ static bool isKept(struct mnnOwner *owner, struct waiter *waiter)
  * that. */
 static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 {
+	/* SYNC arrivals: pairs with arrive of the other waiters. No two of them get the
+	 * same number, and none gets 0. */
 	while (waiter->number == 0)
 		waiter->number = __atomic_add_fetch(arrivalsAddress(owner), 1, __ATOMIC_SEQ_CST);
 	uint32_t successor = load32(successorAddress(owner));
@@ -199,7 +201,7 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 		successor = found;
 	}
 	uint32_t word = load32(ownerLockAddress(owner));
-	/* SYNC claim: pairs with leave, which wakes if it finds the bit. */
+	/* SYNC claim: pairs with releaseAs, which wakes if it finds the bit. */
 	while ((word & CONTENDED) == 0) {
 		uint32_t found = mnnCasSeqCst32(ownerLockAddress(owner), word, word | CONTENDED);
 		if (found == word)
@@ -209,10 +211,10 @@ static uint32_t arrive(struct mnnOwner *owner, struct waiter *waiter)
 	return word;
 }
 
-/* The waiter gives up, or enters without the lock. */
-/* SYNC successor: pairs with isKept. A waiter that has left a free word alone looks
- * again. */
-static void depart(struct mnnOwner *owner, struct waiter *waiter)
+/* The waiter is not the successor any more: it gives up, or enters without the owner
+ * lock. SYNC successor: pairs with isKept. A waiter that has left a free word alone
+ * looks again. */
+static void giveUpNumber(struct mnnOwner *owner, struct waiter *waiter)
 {
 	if (waiter->number != 0 && !isVoid(owner) && cas32(successorAddress(owner), waiter->number, 0))
 		/* Other waiters may have left a free lock to this one. */
@@ -223,8 +225,8 @@ static void depart(struct mnnOwner *owner, struct waiter *waiter)
 static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
-	 * its waiter. SYNC claim: pairs with leave and markDead; the last owner's stores
-	 * are visible. */
+	 * its waiter. SYNC claim: pairs with releaseAs and markDead; the last owner's
+	 * stores are visible. */
 	if (!cas32(ownerLockAddress(owner), word,
 			owner->mine | (word & CONTENDED) | (waiter->number != 0 ? CONTENDED : 0)))
 		return false;
@@ -232,12 +234,15 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 	owner->thread = (uint64_t)pthread_self();
 	owner->who = me.who;
 	owner->isThreads = me.isThread;
+	/* SYNC successor: pairs with isKept. A waiter that finds 0 does not leave the next
+	 * free word to this one. */
 	if (waiter->number != 0)
 		cas32(successorAddress(owner), waiter->number, 0);
 	return true;
 }
 
-static void leave(struct mnnOwner *owner, uint32_t word)
+/* Release the owner lock, and store `word` in it: 0, or DEAD_OWNER. */
+static void releaseAs(struct mnnOwner *owner, uint32_t word)
 {
 	owner->depth = 0;
 	owner->thread = owner->who = owner->isThreads = 0;
@@ -246,7 +251,7 @@ static void leave(struct mnnOwner *owner, uint32_t word)
 		mnnFutexWake32(ownerLockAddress(owner), INT_MAX);
 }
 
-static void release(struct mnnOwner *owner) { leave(owner, 0); }
+static void release(struct mnnOwner *owner) { releaseAs(owner, 0); }
 
 enum taken { TAKEN, OURS_ALREADY, RAISED };
 
@@ -339,13 +344,13 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 			owner = scope->owner;
 		}
 		if (!knowMe(scope->calls->python, &me)) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			return RAISED;
 		}
 		if (isVoid(owner))
 			continue;
 		if (isDeparting(owner, me.who) && !mnnOwnerWrites(owner, me.who)) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			waiter = (struct waiter){0};
 			isDead = false;
 			if (!attach(scope, given))
@@ -353,7 +358,7 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 			continue;
 		}
 		if (mnnOwnerWrites(owner, me.who)) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			return OURS_ALREADY;
 		}
 		if (owner->depth == 0) {
@@ -376,7 +381,7 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 			continue;
 		enum awaited result = await(scope, deadline, word);
 		if (result == AWAIT_RAISED) {
-			depart(scope->owner, &waiter);
+			giveUpNumber(scope->owner, &waiter);
 			return RAISED;
 		}
 		isDead = result == AWAIT_OWNER_DEAD;
@@ -419,7 +424,7 @@ static void *unlock(struct mnnAccessScope *scope, uint64_t who, bool isMine, boo
 	if (owner->depth > 1)
 		owner->depth--;
 	else {
-		leave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);
+		releaseAs(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);
 		drop(owner, scope->calls->python);
 	}
 	return gave(scope, scope->calls->python->none);
@@ -654,8 +659,8 @@ static void beginReading(struct mnnAccessScope *scope, struct caller me)
 	}
 }
 
-/* SYNC readers: pairs with awaitReaders, which has read the count before it looked at the
- * leases. */
+/* SYNC readers: pairs with awaitReaders, which has read the count before it looked at
+ * the leases. */
 static void endReading(struct mnnAccessScope *scope)
 {
 	struct mnnOwner *owner = scope->owner;
@@ -684,18 +689,18 @@ static bool enterReading(struct mnnAccessScope *scope, void *deadline, void **gi
 		struct mnnOwner *owner = scope->owner;
 		struct caller me;
 		if (!knowMe(scope->calls->python, &me)) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			return false;
 		}
 		if (isVoid(owner) || isDeparting(owner, me.who)) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			waiter = (struct waiter){0};
 			if (!attach(scope, given))
 				return false;
 			continue;
 		}
 		if (mnnOwnerWrites(owner, me.who)) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			refuse(scope, MNN_REFUSED_WRITING);
 			return false;
 		}
@@ -705,7 +710,7 @@ static bool enterReading(struct mnnAccessScope *scope, void *deadline, void **gi
 		beginReading(scope, me);
 		word = load32(ownerLockAddress(owner));
 		if (isNested || isFree(word) || word == dead) {
-			depart(owner, &waiter);
+			giveUpNumber(owner, &waiter);
 			return true;
 		}
 		endReading(scope);
@@ -714,7 +719,7 @@ static bool enterReading(struct mnnAccessScope *scope, void *deadline, void **gi
 			continue;
 		enum awaited result = await(scope, deadline, word);
 		if (result == AWAIT_RAISED) {
-			depart(scope->owner, &waiter);
+			giveUpNumber(scope->owner, &waiter);
 			return false;
 		}
 		dead = result == AWAIT_OWNER_DEAD ? word : 0;

@@ -65,8 +65,8 @@ def awaitOwner(openBuffer: OpenBuffer, deadline: float | None, word: int) -> Own
         return OwnerWait.TIME_OVER
     if owner is not None:
         aside.refuseOwn()
-    # SYNC claim: pairs with leave. The word is compared as the thread falls asleep, and
-    # its last owner wakes the sleepers if the word says that a thread waits.
+    # SYNC claim: pairs with releaseAs. The word is compared as the thread falls asleep,
+    # and its last owner wakes the sleepers if the word says that a thread waits.
     sleepOn(ownerLockAddress(openBuffer), word, remainingNs)
     return OwnerWait.TRY_AGAIN
 

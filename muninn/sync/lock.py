@@ -16,10 +16,10 @@ lock, the next holder gets `recovered` too.
 stands in the private memory of the process (`session/owners.py`). The same thread may
 take the lock again, and releases it as often.
 
-*Release.* The process exchanges the word with 0 and, if the contended bit was set, wakes
-all sleepers. The waiter that came first takes the lock, and the others wait again. If
-an exception leaves the block of a lock that was recovered, the word becomes OWNER_DEAD
-instead of 0.
+*Release.* The process exchanges the word with 0 and, if the contended bit was set,
+wakes all sleepers. The waiter that came first takes the lock, and the others wait
+again. If an exception leaves the block of a lock that was recovered, the word becomes
+OWNER_DEAD instead of 0.
 
 A stale read of the word costs one sleep, which is bounded: only the CAS on the exact
 word takes the lock.

@@ -130,7 +130,7 @@ inline acquire() {
 	assert(bypassed[0] < N && bypassed[1] < N && bypassed[N - 1] < N)
 }
 
-/* leave: an exchange, and then the wake-up */
+/* releaseAs: an exchange, and then the wake-up */
 inline release() {
 	d_step { DRAIN(p); owners--; ownerLock = NOBODY; ok = contended; contended = false };
 	if

@@ -17,8 +17,8 @@ _SANITIZED = "test_primitives.py::test_primitivesKeepTheirPromisesUnderSanitizer
 MUTANTS = [
     Mutant(
         _OWNERS,
-        "leave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);",
-        "leave(owner, 0);",
+        "releaseAs(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);",
+        "releaseAs(owner, 0);",
         "`recovered` stays until a block has ended",
         "test_lock.py",
     ),
@@ -66,7 +66,7 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\t\tleave(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);\n\t\tdrop(owner, scope->calls->python);\n\t}\n\treturn gave",
+        "\t\treleaseAs(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);\n\t\tdrop(owner, scope->calls->python);\n\t}\n\treturn gave",
         "\t\towner->depth = 0;\n\t}\n\treturn gave",
         "a lock is given back",
         _SANITIZED,
