@@ -54,9 +54,9 @@ static bool isVoid(const struct mnnOwner *owner)
  * says so first, and looks for accesses second, both under the interpreter's lock: so
  * it sees each access that was begun before. */
 /* SYNC leaver: pairs with Owners.depart. */
-static bool isDeparting(const struct mnnOwner *owner, uint64_t who)
+static bool isDeparting(const struct mnnOwner *owner, uint64_t identity)
 {
-	return owner->all->leaver != 0 && owner->all->leaver != who;
+	return owner->all->leaver != 0 && owner->all->leaver != identity;
 }
 
 /* --- the record of this process --- */
@@ -78,50 +78,52 @@ void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row, uint
 
 /* The caller, as Python knows it. */
 struct caller {
-	uint64_t who;
+	uint64_t identity;
 	bool isThread; /* no library has replaced `get_ident` */
 };
 
 /* Find the caller. False, with an exception, when a library's `get_ident` raised. */
-static bool knowMe(const struct mnnPython *python, struct caller *me)
+static bool findCaller(const struct mnnPython *python, struct caller *caller)
 {
-	*me = (struct caller){(uint64_t)pthread_self(), true};
+	*caller = (struct caller){(uint64_t)pthread_self(), true};
 	/* Looked up at each call: a library may replace it at any moment. */
-	void *whoAmI = python->item(python->names, python->identName);
-	if (whoAmI == python->plainIdent || whoAmI == NULL)
+	void *getIdent = python->item(python->names, python->identName);
+	if (getIdent == python->plainIdent || getIdent == NULL)
 		return true;
-	python->keep(whoAmI);
-	void *number = python->call(whoAmI, NULL);
-	python->drop(whoAmI);
+	python->keep(getIdent);
+	void *number = python->call(getIdent, NULL);
+	python->drop(getIdent);
 	if (number == NULL)
 		return false;
-	*me = (struct caller){python->valueOf(number), false};
+	*caller = (struct caller){python->valueOf(number), false};
 	python->drop(number);
 	return true;
 }
 
-/* Whether `who` has the owner lock. A lock that a thread took before a library replaced
- * `get_ident` belongs to that thread, and so to each of its green threads. */
-static bool hasIt(const struct mnnOwner *owner, uint64_t who)
+/* Whether `identity` has the owner lock. A lock that a thread took before a library
+ * replaced `get_ident` belongs to that thread, and so to each of its green threads. */
+static bool isHolder(const struct mnnOwner *owner, uint64_t identity)
 {
-	return owner->who == who || (owner->isThreads && owner->thread == (uint64_t)pthread_self());
+	return owner->identity == identity ||
+		(owner->isThreads && owner->thread == (uint64_t)pthread_self());
 }
-static bool isInScope(const struct mnnAccessScope *scope, uint64_t who)
+static bool isInScope(const struct mnnAccessScope *scope, uint64_t identity)
 {
-	return scope->who == who || (scope->isThreads && scope->thread == (uint64_t)pthread_self());
-}
-
-int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who)
-{
-	return !isVoid(owner) && owner->depth != 0 && hasIt(owner, who);
+	return scope->identity == identity ||
+		(scope->isThreads && scope->thread == (uint64_t)pthread_self());
 }
 
-int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who)
+int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t identity)
+{
+	return !isVoid(owner) && owner->depth != 0 && isHolder(owner, identity);
+}
+
+int mnnOwnerReads(const struct mnnOwner *owner, uint64_t identity)
 {
 	if (!isVoid(owner))
 		for (const struct mnnAccessScope *scope = owner->readers; scope != NULL;
 			scope = scope->next)
-			if (isInScope(scope, who))
+			if (isInScope(scope, identity))
 				return 1;
 	return 0;
 }
@@ -130,7 +132,7 @@ int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf)
 {
 	if (isVoid(owner))
 		return 0;
-	if (owner->depth != 0 && (notOf == 0 || !hasIt(owner, notOf)))
+	if (owner->depth != 0 && (notOf == 0 || !isHolder(owner, notOf)))
 		return 1;
 	for (const struct mnnAccessScope *scope = owner->readers; scope != NULL; scope = scope->next)
 		if (notOf == 0 || !isInScope(scope, notOf))
@@ -222,7 +224,8 @@ static void giveUpNumber(struct mnnOwner *owner, struct waiter *waiter)
 }
 
 /* Take the owner lock if it still has the value that was seen. */
-static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller me)
+static bool takeFrom(
+	struct mnnOwner *owner, struct waiter *waiter, uint32_t word, struct caller caller)
 {
 	/* Others may wait too if we did, or be asleep since a wake-up that was lost with
 	 * its waiter. SYNC claim: pairs with releaseAs and markDead; the last owner's
@@ -232,8 +235,8 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 		return false;
 	owner->depth = 1;
 	owner->thread = (uint64_t)pthread_self();
-	owner->who = me.who;
-	owner->isThreads = me.isThread;
+	owner->identity = caller.identity;
+	owner->isThreads = caller.isThread;
 	/* SYNC successor: pairs with isKept. A waiter that finds 0 does not leave the next
 	 * free word to this one. */
 	if (waiter->number != 0)
@@ -245,7 +248,7 @@ static bool takeFrom(struct mnnOwner *owner, struct waiter *waiter, uint32_t wor
 static void releaseAs(struct mnnOwner *owner, uint32_t word)
 {
 	owner->depth = 0;
-	owner->thread = owner->who = owner->isThreads = 0;
+	owner->thread = owner->identity = owner->isThreads = 0;
 	/* SYNC claim: pairs with takeFrom. */
 	if (mnnExchangeSeqCst32(ownerLockAddress(owner), word) & CONTENDED)
 		mnnFutexWake32(ownerLockAddress(owner), INT_MAX);
@@ -335,7 +338,7 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 	uint32_t word = 0;
 	for (;;) {
 		struct mnnOwner *owner = scope->owner;
-		struct caller me;
+		struct caller caller;
 		if (isVoid(owner)) {
 			waiter = (struct waiter){0};
 			isDead = false;
@@ -343,13 +346,13 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 				return RAISED;
 			owner = scope->owner;
 		}
-		if (!knowMe(scope->calls->python, &me)) {
+		if (!findCaller(scope->calls->python, &caller)) {
 			giveUpNumber(owner, &waiter);
 			return RAISED;
 		}
 		if (isVoid(owner))
 			continue;
-		if (isDeparting(owner, me.who) && !mnnOwnerWrites(owner, me.who)) {
+		if (isDeparting(owner, caller.identity) && !mnnOwnerWrites(owner, caller.identity)) {
 			giveUpNumber(owner, &waiter);
 			waiter = (struct waiter){0};
 			isDead = false;
@@ -357,7 +360,7 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 				return RAISED;
 			continue;
 		}
-		if (mnnOwnerWrites(owner, me.who)) {
+		if (mnnOwnerWrites(owner, caller.identity)) {
 			giveUpNumber(owner, &waiter);
 			return OURS_ALREADY;
 		}
@@ -367,7 +370,7 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 			bool isLeft = ((isDead ? word : (word = load32(ownerLockAddress(owner)))) &
 							  ~CONTENDED) == owner->mine;
 			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
-			if (mayTake && takeFrom(owner, &waiter, word, me)) {
+			if (mayTake && takeFrom(owner, &waiter, word, caller)) {
 				shown(scope)->recovered = isDead || isLeft;
 				keep(owner, scope->calls->python);
 				return TAKEN;
@@ -412,14 +415,14 @@ static bool lock(struct mnnAccessScope *scope, void *timeout)
 	return taken != RAISED;
 }
 
-static void *unlock(struct mnnAccessScope *scope, uint64_t who, bool isMine, bool isWhole)
+static void *unlock(struct mnnAccessScope *scope, uint64_t identity, bool isMine, bool isWhole)
 {
 	struct mnnOwner *owner = scope->owner;
 	if (isVoid(owner))
 		return refuse(scope, MNN_REFUSED_VOID);
 	if (owner->depth == 0)
 		return refuse(scope, MNN_REFUSED_NOT_HELD);
-	if (!isMine && !hasIt(owner, who))
+	if (!isMine && !isHolder(owner, identity))
 		return refuse(scope, MNN_REFUSED_OTHER_THREAD);
 	if (owner->depth > 1)
 		owner->depth--;
@@ -437,8 +440,9 @@ void *mnnLockAcquire(struct mnnAccessScope *scope, void *timeout)
 
 void *mnnLockRelease(struct mnnAccessScope *scope)
 {
-	struct caller me;
-	return knowMe(scope->calls->python, &me) ? unlock(scope, me.who, false, true) : NULL;
+	struct caller caller;
+	return findCaller(scope->calls->python, &caller) ? unlock(scope, caller.identity, false, true)
+													 : NULL;
 }
 
 void *mnnLockEnter(struct mnnAccessScope *scope)
@@ -508,10 +512,10 @@ void *mnnWritingEnter(struct mnnAccessScope *scope)
 		return NULL;
 	}
 	enum taken taken = TAKEN;
-	struct caller me;
+	struct caller caller;
 	if (scope->owner->readers != NULL &&
-		(!knowMe(python, &me) || mnnOwnerReads(scope->owner, me.who))) {
-		if (knowMe(python, &me))
+		(!findCaller(python, &caller) || mnnOwnerReads(scope->owner, caller.identity))) {
+		if (findCaller(python, &caller))
 			refuse(scope, MNN_REFUSED_READING);
 		taken = RAISED;
 	} else
@@ -589,8 +593,8 @@ static void *lingering(struct mnnAccessScope *scope)
 {
 	scope->state = MNN_ACCESS_LINGERING;
 	if (scope->begun != 0)
-		scope->owner->thread = scope->owner->who = NO_THREAD;
-	scope->thread = scope->who = NO_THREAD;
+		scope->owner->thread = scope->owner->identity = NO_THREAD;
+	scope->thread = scope->identity = NO_THREAD;
 	linger(scope);
 	return NULL;
 }
@@ -638,13 +642,13 @@ static void sayReading(struct mnnOwner *owner, bool isReading)
 		__atomic_fetch_and(owner->leaseExpiry, ~reading, __ATOMIC_SEQ_CST);
 }
 
-static void beginReading(struct mnnAccessScope *scope, struct caller me)
+static void beginReading(struct mnnAccessScope *scope, struct caller caller)
 {
 	struct mnnOwner *owner = scope->owner;
 	bool isFirst = owner->readers == NULL;
 	scope->thread = (uint64_t)pthread_self();
-	scope->who = me.who;
-	scope->isThreads = me.isThread;
+	scope->identity = caller.identity;
+	scope->isThreads = caller.isThread;
 	scope->begun = 0;
 	scope->next = owner->readers;
 	owner->readers = scope;
@@ -687,27 +691,27 @@ static bool enterReading(struct mnnAccessScope *scope, void *deadline, void **gi
 	uint32_t word = 0, dead = 0;
 	for (;;) {
 		struct mnnOwner *owner = scope->owner;
-		struct caller me;
-		if (!knowMe(scope->calls->python, &me)) {
+		struct caller caller;
+		if (!findCaller(scope->calls->python, &caller)) {
 			giveUpNumber(owner, &waiter);
 			return false;
 		}
-		if (isVoid(owner) || isDeparting(owner, me.who)) {
+		if (isVoid(owner) || isDeparting(owner, caller.identity)) {
 			giveUpNumber(owner, &waiter);
 			waiter = (struct waiter){0};
 			if (!attach(scope, given))
 				return false;
 			continue;
 		}
-		if (mnnOwnerWrites(owner, me.who)) {
+		if (mnnOwnerWrites(owner, caller.identity)) {
 			giveUpNumber(owner, &waiter);
 			refuse(scope, MNN_REFUSED_WRITING);
 			return false;
 		}
 		/* A writer that has the owner lock already waits for this thread's outer
 		 * access, so the nested one must not wait for the writer. */
-		bool isNested = mnnOwnerReads(owner, me.who);
-		beginReading(scope, me);
+		bool isNested = mnnOwnerReads(owner, caller.identity);
+		beginReading(scope, caller);
 		word = load32(ownerLockAddress(owner));
 		if (isNested || isFree(word) || word == dead) {
 			giveUpNumber(owner, &waiter);

@@ -146,7 +146,7 @@ struct mnnOwner {
 	/* The thread that took the owner lock, and the identity by which Python knew it
 	 * then. UINT64_MAX: no thread; a stream has it, and another thread ends the
 	 * access */
-	uint64_t thread, who;
+	uint64_t thread, identity;
 	struct mnnAccessScope *readers; /* the list of the read accesses */
 	uint32_t mine; /* the value of the owner lock while this process has it */
 	uint32_t depth; /* how often this process has taken it; 0: it does not have it */
@@ -166,7 +166,7 @@ struct mnnAccessScope {
 	void *given;
 	struct mnnAccessScope *next; /* in the list of the read accesses */
 	uint64_t begun; /* the odd generation of a write access; 0 for a read access */
-	uint64_t thread, who; /* of a read access, as in the owner */
+	uint64_t thread, identity; /* of a read access, as in the owner */
 	uint32_t state; /* MNN_ACCESS_* */
 	uint32_t kind; /* MNN_KIND_* */
 	uint32_t isTimed; /* 1: call `deadline`, even if the call has no timeout */
@@ -185,11 +185,11 @@ enum { MNN_KIND_LOCK = 0, MNN_KIND_HOST = 1, MNN_KIND_STREAM = 2 };
  * use stays as it is. */
 MNN_API void mnnOwnerBind(struct mnnOwner *owner, struct mnnOwners *all, char *row,
 	uint64_t *leaseExpiry, void *openBuffer, uint32_t mine, uint32_t incarnation);
-/* Whether the thread that Python knows as `who` has the owner lock; whether it is
+/* Whether the thread that Python knows as `identity` has the owner lock; whether it is
  * inside a read access; and whether any thread but `notOf` has the lock or is inside a
  * read access (any thread at all if `notOf` is 0). */
-MNN_API int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t who);
-int mnnOwnerReads(const struct mnnOwner *owner, uint64_t who);
+MNN_API int mnnOwnerWrites(const struct mnnOwner *owner, uint64_t identity);
+int mnnOwnerReads(const struct mnnOwner *owner, uint64_t identity);
 MNN_API int mnnOwnerIsBusy(const struct mnnOwner *owner, uint64_t notOf);
 
 /* `lock.acquire(timeout)`: True, or NULL with an exception and without the lock. A

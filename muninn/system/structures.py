@@ -27,7 +27,7 @@ class AccessScope(ctypes.Structure):
         ("_next", ctypes.c_void_p),
         ("_begun", _U64),
         ("_thread", _U64),
-        ("_who", _U64),
+        ("_identity", _U64),
         ("_state", _U32),
         ("_kind", _U32),
         ("_isTimed", _U32),

@@ -111,11 +111,11 @@ static void *refuses(void *self, void *reason, void *two)
 	return raised();
 }
 
-static struct function whoAmI = {.run = identify}, attach, deadline, await, awaitOthers, end,
+static struct function getIdent = {.run = identify}, attach, deadline, await, awaitOthers, end,
 					   linger, refuse;
 /* The function that `threading.get_ident` names; `plainIdent`: no library has replaced
  * it. */
-static struct function plainIdent, *named = &whoAmI;
+static struct function plainIdent, *named = &getIdent;
 static void *item(void *names, void *key)
 {
 	(void)names, (void)key;
@@ -243,7 +243,7 @@ static void aThreadMayBecomeGreenOnes(void)
 						  late = scopeOf(MNN_KIND_HOST);
 	named = &plainIdent;
 	CHECK(takes(&lock) && mnnOwnerWrites(&owner, (uint64_t)pthread_self()));
-	named = &whoAmI;
+	named = &getIdent;
 	CHECK(takes(&lock) && owner.depth == 2 && mnnOwnerWrites(&owner, ME) &&
 		!mnnOwnerIsBusy(&owner, ME) && mnnOwnerIsBusy(&owner, 0));
 	CHECK(mnnLockRelease(&lock) == &none && mnnLockRelease(&lock) == &none);
@@ -255,7 +255,7 @@ static void aThreadMayBecomeGreenOnes(void)
 	CHECK(mnnLockRelease(&lock) == &none);
 	named = &plainIdent;
 	CHECK(mnnReadingEnter(&early) == &view);
-	named = &whoAmI;
+	named = &getIdent;
 	CHECK(mnnOwnerReads(&owner, ME) && !mnnOwnerIsBusy(&owner, ME) &&
 		mnnReadingExit(&early, &none, &none, &none) == &false_);
 	CHECK(mnnReadingEnter(&late) == &view && mnnOwnerReads(&owner, ME) &&
