@@ -1,5 +1,9 @@
 /* owners.h says what each function promises, and has the protocol of the owner lock and
- * of its waiting order. The comments here give reasons. */
+ * of its waiting order. The comments here give reasons.
+ *
+ * The file is long because locks, write accesses and read accesses are one protocol.
+ * Each of them calls the same functions, and reads the words that the others change. In
+ * several files these functions could not be static. */
 #define _GNU_SOURCE
 #include "owners.h"
 
@@ -365,13 +369,19 @@ static enum taken take(struct mnnAccessScope *scope, void *deadline, void **give
 			return OURS_ALREADY;
 		}
 		if (owner->depth == 0) {
-			/* The word names this process, the record names no thread: an earlier life
-			 * of this process left the lock. */
-			bool isLeft = ((isDead ? word : (word = load32(ownerLockAddress(owner)))) &
-							  ~CONTENDED) == owner->mine;
-			bool mayTake = isDead || isLeft || (isFree(word) && !isKept(owner, &waiter));
+			if (!isDead)
+				word = load32(ownerLockAddress(owner));
+			/* The word names this process, and the record names no thread. The steps of
+			 * the protocol do not lead here: the next member of the slot has another
+			 * generation, and the broker marks the word of a member that dies with the
+			 * lock (markDead). Two events do: the mark was not made, and this is the
+			 * member that came 2^19 members later to the slot; or the row was damaged.
+			 * The other members see a living owner, so only this process can take the
+			 * lock over. */
+			bool isOwnStaleWord = (word & ~CONTENDED) == owner->mine;
+			bool mayTake = isDead || isOwnStaleWord || (isFree(word) && !isKept(owner, &waiter));
 			if (mayTake && takeFrom(owner, &waiter, word, caller)) {
-				shown(scope)->recovered = isDead || isLeft;
+				shown(scope)->recovered = isDead || isOwnStaleWord;
 				keep(owner, scope->calls->python);
 				return TAKEN;
 			}

@@ -20,8 +20,9 @@
  *    thread, a lock is taken once more (`depth`), and a write access is refused.
  * 2. If the word is free and is not kept for a successor (see below), the thread swaps
  *    its own word in (CAS). If another member was faster, it begins again. If the word
- *    names this process and the record names no thread, an earlier life of this process
- *    left the lock; the thread takes it over in the same way.
+ *    names this process and the record names no thread, the word is stale: it is that
+ *    of an earlier member of the slot with the same bits of the generation, or the row
+ *    was damaged. The thread takes the lock over in the same way as from a dead owner.
  * 3. Otherwise the thread takes a number, sets the contended bit, and calls Python with
  *    the word that it saw. Python sleeps on the word, or finds that its owner is
  *    confirmed dead. In that case the thread swaps its own word in for exactly the word

@@ -278,7 +278,7 @@ static void aChildHasNothing(void)
 	CHECK(owner.depth == 1 && owner.openBuffer == &openBuffer); /* the open buffer in use stays */
 	CHECK(mnnLockRelease(&scope) == &none);
 	isAtRest();
-	put(ownerLock(), OURS); /* of an earlier life of this process */
+	put(ownerLock(), OURS); /* stale: of an earlier member with the same word */
 	CHECK(takes(&scope) && scope.recovered && mnnLockRelease(&scope) == &none);
 	isAtRest();
 }

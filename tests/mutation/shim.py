@@ -136,7 +136,7 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "\t\t\t\tshown(scope)->recovered = isDead || isLeft;\n",
+        "\t\t\t\tshown(scope)->recovered = isDead || isOwnStaleWord;\n",
         "",
         "a thread that takes a lock over from a dead owner is told",
         _SANITIZED,
