@@ -545,9 +545,8 @@ int mnnExchangeNames(const char *one, const char *other)
 	return resultOf(syscall(SYS_renameat2, AT_FDCWD, one, AT_FDCWD, other, EXCHANGE));
 }
 
-/* SYNC write: pairs with Generation.begin. SYNC publish: pairs with Generation.publish
- * and endWriting. The bytes belong to the even generation that is read before and after
- * them. */
+/* SYNC write: pairs with begin, in owners.c. SYNC publish: pairs with endWriting. The
+ * bytes belong to the even generation that is read before and after them. */
 int64_t mnnSeqRead(
 	const uint64_t *generation, const void *source, void *target, uint64_t bytes, uint32_t attempts)
 {

@@ -328,7 +328,7 @@ class Directory:
             state.state == layout.ROW_LIVE
             and self.holders.endsWithLastClose(row)
             and not self.holders.isHeld(row)
-            and not self.holders.isTorn(row)
+            and not self.holders.isLockNotFree(row)
         ):
             state = self.rows.change(row, state, self._epoch, layout.ROW_PROBING)
         # SYNC lease: pairs with LeaseTable.take. The state is written before the leases

@@ -31,10 +31,11 @@ class Holders:
         except ControlBlockInvalid:
             return False
 
-    def isTorn(self, row: int) -> bool:
-        """Whether the row is a `Lock` whose holder died. The data that the lock
-        protects may outlive every process. So the row stays, and the next process that
-        takes the lock learns of the death.
+    def isLockNotFree(self, row: int) -> bool:
+        """Whether the row is a `Lock` whose word is not free. If no process has a lease
+        on the row, the holder has died. The data that the lock protects may outlive
+        every process. So the row stays, and the next process that takes the lock learns
+        of the death.
         """
         return bool(
             atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)

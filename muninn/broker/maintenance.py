@@ -41,7 +41,7 @@ from muninn.system.clock import monotonicMs
 from muninn.system.logs import Log
 
 _log = Log("muninn.broker")
-#: How often the broker looks for members that died before they said hello to it.
+#: The time between two sweeps (`_sweepMembers`).
 SWEEP_SECONDS = 3.0
 _SLICE_ROWS = 256
 #: How many lifetimes end, and how many rows or segments are reclaimed, in one step.
@@ -106,8 +106,8 @@ class Maintenance:
         self._chores.append(self._sweepMembers)
 
     def workOnce(self) -> None:
-        """Do one piece. The sweep comes before the snapshot: one that can not be made is
-        tried again for ever, each time that the broker wakes.
+        """Do one piece. The sweep comes before the snapshot: a snapshot that can not
+        be made is tried again for ever, each time that the broker wakes.
         """
         if self._chores:
             self._chores.popleft()()
@@ -148,7 +148,8 @@ class Maintenance:
 
     def _sweepMembers(self) -> None:
         """Reclaim the members that died before this term, that died together with their
-        broker, or that died before they had said hello.
+        broker, or that died before they had said hello. Free the rows whose memory is
+        lost, and check that the journal and the names of the block are still there.
         """
         self._sweepAt = clock.now() + SWEEP_SECONDS
         if dead := self._deathWatch.adopt(self._own):
@@ -186,8 +187,10 @@ class Maintenance:
         self.collectLost()
         return self._mayStillCome()
 
-    def collectLostOnce(self) -> None:
-        """The same, until all memory that could come after a takeover has come."""
+    def collectLostAfterTakeover(self) -> None:
+        """As `collectLost`, while members may still bring memory of an earlier term.
+        Does nothing once a `collectLost` has found that none can.
+        """
         if self._mayBeLost:
             self.collectLost()
 

@@ -11,6 +11,10 @@ A writer that is killed half way leaves the word odd and the owner lock in a dea
 member's name. A reader that finds this raises `WriterDied`; the next writer takes the
 owner lock over, writes, and makes the word even. A stale read of the word costs a
 reader an older generation, which is whole.
+
+The steps of a writer are in C (`begin` and `endWriting` in `cshim/owners.c`); this
+module reads and waits. `Generation.begin` and `publish` are the same steps for tests
+that play another member.
 """
 
 from __future__ import annotations
@@ -217,7 +221,7 @@ class Generation:
                     if canTakeAccess
                     else remaining
                 )
-                # SYNC publish: pairs with Generation.publish. The odd word is compared
+                # SYNC publish: pairs with endWriting. The odd word is compared
                 # as the thread falls asleep.
                 sleepOn(self._word, value & 0xFFFFFFFF, min(_CHECK_NS, int(seconds * 1e9)))
 
@@ -248,6 +252,6 @@ class Generation:
             if remainingNs <= 0:
                 return None
             aside.refuseOwn()
-            # SYNC publish: pairs with Generation.publish. The word is compared as the
+            # SYNC publish: pairs with endWriting. The word is compared as the
             # thread falls asleep. SYNC again: pairs with Generation.wake.
             sleepOn(self._word, value & 0xFFFFFFFF, remainingNs)

@@ -62,8 +62,8 @@ from muninn.control.bits import BitField, areDisjoint
 from muninn.system.pages import PAGE_BYTES
 
 MAGIC = b"MUNINN\x00\x01"
-#: Changes with any change of this file; members of different versions refuse each other
-#: by MNN-0019.
+#: Raised when a process of the old version could misread anything in the block; members
+#: of different versions refuse each other by MNN-0019.
 VERSION = 5
 CACHE_LINE_BYTES = 64
 
@@ -71,8 +71,11 @@ CACHE_LINE_BYTES = 64
 # owner: the creator, under the lock file's CREATE byte; never written again once
 # VERSION is stored. A stale read costs nothing.
 MAGIC_OFFSET = 0
-# u32, release store, last of all: everything else is valid once this is
+# owner: the creator, release store, last of all: everything else is valid once this is.
+# A process that has the CREATE byte clears it to withdraw the block, and may store it
+# again. A stale read costs one more attempt to join. u32
 VERSION_OFFSET = MAGIC_OFFSET + 8
+# owner: the creator, as for MAGIC.
 BOOT_ID_OFFSET = VERSION_OFFSET + 8  # 16 B, /proc/sys/kernel/random/boot_id
 TOTAL_BYTES_OFFSET = BOOT_ID_OFFSET + 16  # u64
 MAX_MEMBERS_OFFSET = TOTAL_BYTES_OFFSET + 8  # u32
@@ -236,9 +239,9 @@ OWNER_DEAD = OWNER_SLOT.top  # slot+1 of an owner that died: a slot that no tabl
 # owner: members, fetch-add. A stale read costs one more wait.
 ROW_TICKET_WAKE_OFFSET = ROW_OWNER_LOCK_OFFSET + 4  # u32, changes whenever a ticket completes
 ROW_TICKET_NEXT_OFFSET = ROW_TICKET_WAKE_OFFSET + 4  # u64, last ticket issued
-# owner: readers, fetch-add, whenever a read access begins or ends; a writer that found
-# no reader, CAS to 0. 0: no lease need be looked at. Writers futex-wait on it. A stale
-# read costs one more look at the leases.
+# owner: readers, fetch-add that skips 0, when the first read access of a process begins
+# and when any ends; a writer that found no reader, CAS to 0. 0: no lease need be looked
+# at. Writers futex-wait on it. A stale read costs one more look at the leases.
 ROW_READERS_OFFSET = ROW_TICKET_NEXT_OFFSET + 8  # u32
 # owner: a waiter for the owner lock, CAS to the lower number; the waiter that takes the
 # lock, or that has waited long enough for the successor, CAS to 0. A stale read costs
@@ -312,7 +315,8 @@ LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = (
     BitField(28, 12),
     BitField(40, 24),
 )
-# owner: the member, CAS. {reading:1 | expiry:63}: the monotonic ms of the host at which
+# owner: the member, CAS for `expiry`, fetch-or and fetch-and for `reading`.
+# {reading:1 | expiry:63}: the monotonic ms of the host at which
 # the lease expires, and whether the holder is inside a read access. A stale expiry
 # costs an early or late refusal by the holder itself. A reader sets `reading` before it
 # reads the owner lock, and a writer reads `reading` after it has taken the owner lock.

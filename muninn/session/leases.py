@@ -207,8 +207,8 @@ class LeaseTable:
 
     def _changeExpiry(self, index: int, kept: int, changed: int) -> None:
         address = self._first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
-        # Bounded: only threads of this process change it. SYNC expiry: pairs with
-        # LeaseTable.expiryMs. For the reading bit, the caller names the peer.
+        # Bounded: only threads of this process change it; the C part sets and clears
+        # the reading bit meanwhile. SYNC expiry: pairs with LeaseTable.expiryMs.
         while (
             atomics.casSeqCst64(
                 address, word := int(atomics.loadAcquire64(address)), word & kept | changed

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from muninn.control import layout
 from muninn.errors import BufferNotFound
 from muninn.system import aside, atomics
 from muninn.system.clock import monotonicMs
@@ -72,9 +73,9 @@ class NameWait:
         return openBuffer
 
     def _mayBeKnownToTheBroker(self) -> bool:
-        # While the name is coming, the word also says that it has gone; otherwise only
-        # that the index can not tell is news.
-        told = self._seen if self.isComing else self._seen >> 16
+        # While a process is creating the name, any change of the word counts. Otherwise
+        # only a change outside of the index does: the index shows the others.
+        told = self._seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(self._seen)
         state, now = (self._openBuffers.tables.election.epoch(), told), monotonicMs()
         if state == self._asked and now < self._askAgainMs:
             return False

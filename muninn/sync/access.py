@@ -38,7 +38,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from muninn.control import layout
-from muninn.errors import WriterDied
 from muninn.session import owners
 from muninn.sync import fences
 from muninn.sync.contention import (
@@ -47,6 +46,7 @@ from muninn.sync.contention import (
     awaitReaders,
     ownerShown,
     refuseOwnWriter,
+    writerDied,
 )
 from muninn.system import atomics, threads
 from muninn.system.deadlines import deadlineOf, remaining
@@ -135,9 +135,7 @@ class _OnOpenBuffer(atomics.AccessScope):
         access: no living process writes then, so an odd generation is a dead writer's.
         """
         if self._openBuffer.generation.value() & 1:
-            raise WriterDied(
-                f"a writer of {self._openBuffer.description.name!r} died or gave up half way"
-            )
+            raise writerDied(self._openBuffer)
 
     def _linger(self) -> None:
         _endBehindWork(self._openBuffer, lambda: atomics.scopeEnd(self))

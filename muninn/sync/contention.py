@@ -26,6 +26,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from muninn.control import layout, leases, ownerlock
+from muninn.errors import WriterDied
 from muninn.system import aside, atomics
 from muninn.system.deadlines import deadlineOf, sleepNs
 from muninn.system.green import sleepOn
@@ -85,6 +86,11 @@ def writerIsDead(openBuffer: OpenBuffer) -> bool:
     return owner is None or openBuffer.tables.isDead(*owner)
 
 
+def writerDied(openBuffer: OpenBuffer) -> WriterDied:
+    """The error of a reader that finds half-written bytes."""
+    return WriterDied(f"a writer of {openBuffer.description.name!r} died or gave up half way")
+
+
 def refuseOwnWriter(openBuffer: OpenBuffer) -> None:
     """Called before a wait for writers: raise if this thread would wait for itself."""
     if openBuffer.isWriting():
@@ -106,8 +112,9 @@ def awaitReaders(openBuffer: OpenBuffer, timeout: float | None) -> bool:
         if not seen or not leases.readersOf(
             tables.block, tables.members, openBuffer.row, openBuffer.incarnation
         ):
-            # With 0 in the word, later writers need not look at the leases. A reader
-            # that began meanwhile has changed the word, and the CAS fails.
+            # With 0 in the word, later writers need not look at the leases. SYNC
+            # reading: pairs with beginReading. A reader that began meanwhile has
+            # changed the word, and the CAS fails.
             if seen:
                 atomics.casSeqCst32(word, seen, 0)
             return True

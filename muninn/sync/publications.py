@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from muninn.arguments import asInteger
-from muninn.errors import WriterDied
 from muninn.sync.access import Opened
-from muninn.sync.contention import refuseOwnWriter, writerIsDead
+from muninn.sync.contention import refuseOwnWriter, writerDied, writerIsDead
 from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto
 from muninn.system.deadlines import deadlineOf, remaining
 
@@ -59,9 +58,7 @@ def _awaited(
         refuseOwnWriter(buffer._checked())  # the thread would wait for itself
         value = generation.value()
         if value & ~1 <= known and generation.isLeft(value, lambda: writerIsDead(openBuffer)):
-            raise WriterDied(
-                f"a writer of {openBuffer.description.name!r} died or gave up half way"
-            )
+            raise writerDied(openBuffer)
 
     value = generation.wait(known, timeout, check)
     if value is None:

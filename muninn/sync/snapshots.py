@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from muninn.control.generations import Starved, Streams
-from muninn.errors import InvalidArgument, WriterDied
+from muninn.errors import InvalidArgument
 from muninn.interop.dtypes import dtypeOf, shown
 from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.access import Copying
-from muninn.sync.contention import refuseOwnWriter, writerIsDead
+from muninn.sync.contention import refuseOwnWriter, writerDied, writerIsDead
 from muninn.system import clock
 
 #: How long a copy waits for a pause between writers, when the caller gives no timeout.
@@ -113,5 +113,5 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
         with Copying(openBuffer, deadline, timeout):
             copied = copy(max(0.0, deadline - clock.now()), False)
     if copied is None:
-        raise WriterDied(f"a writer of {openBuffer.description.name!r} died or gave up half way")
+        raise writerDied(openBuffer)
     return copied

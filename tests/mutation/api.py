@@ -212,7 +212,7 @@ MUTANTS = [
     Mutant(_SHARING, "            with contextlib.suppress(BufferExists):  # somebody has", "            with contextlib.suppress(KeyError):  # somebody has", "shareOnce opens a buffer that another process shared meanwhile", "test_sharing.py"),
     Mutant(_SHARING, "        if not waiting.isComing:\n            loaded", "        if True:\n            loaded", "no name is loaded that another process is sharing", "test_sharing.py"),
     Mutant(_NAMES, "if state == self._asked and now < self._askAgainMs:", "if False:", "the broker is asked when it may know more", "test_names.py"),
-    Mutant(_NAMES, "told = self._seen if self.isComing else self._seen >> 16", "told = self._seen >> 16", "a name that was given up is told", "test_names.py"),
+    Mutant(_NAMES, "told = self._seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(self._seen)", "told = layout.NAME_WAKE_NOT_INDEXED.of(self._seen)", "a name that was given up is told", "test_names.py"),
     Mutant(_NAMES, "state, now = (self._openBuffers.tables.election.epoch(), told)", "state, now = (0, told)", "a new broker is asked once", "test_names.py"),
 ]
 # fmt: on

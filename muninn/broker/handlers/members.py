@@ -50,7 +50,7 @@ def bring(
     pairs = requests.allocationsOf(message, descriptors)
     session.bringsMore = len(pairs) >= requests.FULL_BATCH
     context.directory.keep(pairs, descriptors)
-    context.maintenance.collectLostOnce()
+    context.maintenance.collectLostAfterTakeover()
     return {}, ()
 
 
