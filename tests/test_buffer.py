@@ -402,6 +402,19 @@ def test_arraysKeepTheMemoryAndItsLease(domain: str) -> None:
     assert muninn.listBuffers()[0]["importers"] == []
 
 
+def test_freeingTwiceIsFineAndFreeingWhatIsClosedIsNot(domain: str) -> None:
+    """Broken: the second call said that the object is closed."""
+    mine, bundle = muninn.share(b"x", name="k"), muninn.shareBundle({"a": b"y"}, name="b")
+    for each in (mine, bundle):
+        each.free()
+        each.free()
+    closed = muninn.share(b"x", name="k")
+    closed.close()
+    with pytest.raises(errors.BufferFreed, match="closed"):
+        closed.free()
+    assert bytes(muninn.open("k").array) == b"x"
+
+
 def test_freeingKeepsWhatIsMapped(domain: str, actor: Start) -> None:
     mine = muninn.share(np.arange(9), name="k")
     other = actor("other = muninn.open('k'); array = other.array")

@@ -71,6 +71,8 @@ def test_aSignalWithoutAStreamIsDoneAtOnce(domain: str) -> None:
 def test_aTicketThatWasNeverIssuedIsAnError(domain: str, ticket: int) -> None:
     with pytest.raises(ValueError, match="never issued"):
         muninn.share(np.zeros(4)).wait(ticket=ticket)
+    with pytest.raises(TypeError, match="ticket must be an int, not str"):
+        muninn.share(np.zeros(4)).wait(ticket="1")
 
 
 @pytest.mark.parametrize("dies", ["kill", "leave"])

@@ -31,6 +31,7 @@ class Attachment:
         "__weakref__",
         "_array",
         "_expiresMs",
+        "_isFreed",
         "_isLender",
         "_openBuffer",
         "_renewal",
@@ -51,7 +52,7 @@ class Attachment:
         self._renewal = openBuffer.renewal() if renew is Renew.AUTO else None
         self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + openBuffer.ttlMs
         self._openBuffer: OpenBuffer | None = openBuffer
-        self._isLender = False
+        self._isLender = self._isFreed = False
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def _checked(self) -> OpenBuffer:

@@ -258,6 +258,8 @@ class MuninnBuffer(Protocols):
 
         Raises
         ------
+        InvalidArgument
+            The ticket was never issued for this buffer.
         OwnerDied
             The member that issued the ticket died before it was done, or the stream
             that was to complete it failed.
@@ -319,9 +321,15 @@ class MuninnBuffer(Protocols):
         """Free the name now, and the memory when its last holder closes it. A second
         call does nothing.
 
-        Raises `DomainChanged`, and frees nothing, where this process is in another
-        control block by now.
+        Raises
+        ------
+        DomainChanged
+            This process is in another control block by now. Nothing is freed.
+        BufferFreed
+            This object was closed before. Nothing is freed; `muninn.free` takes a name.
         """
+        if self._isFreed:
+            return
         openBuffer = self._held()
         row, incarnation, tables, client = (
             openBuffer.row,
@@ -342,6 +350,7 @@ class MuninnBuffer(Protocols):
                 self.close()
             if tables.rows.mayBeFreed(row, incarnation):
                 client.free(row, incarnation)
+            self._isFreed = True
         finally:
             self.close()
 

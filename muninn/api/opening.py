@@ -139,12 +139,14 @@ def _find(membership: Membership, name: str, timeout: float | None) -> OpenBuffe
         if timeout is None:
             raise
         openBuffer = None
+    waited = ""
     if openBuffer is None and timeout is not None:
         waiting, deadline = NameWait(membership.openBuffers, name), deadlineOf(timeout)
         while (openBuffer := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
             pass
+        comes = ", although a process is creating it" if waiting.isComing else ""
+        waited = f" within {timeout} s{comes}"
     if openBuffer is None:
-        waited = "" if timeout is None else f" within {timeout} s"
         raise absent(membership.tables, name, waited, LOOK if waited else None)
     return openBuffer
 

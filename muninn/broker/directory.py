@@ -53,7 +53,6 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.control.rowstate import RowState
 from muninn.errors import (
-    BufferExists,
     BufferFreed,
     ControlBlockInvalid,
     PermissionDenied,
@@ -139,7 +138,7 @@ class Directory:
         if other is not None:
             again = self._grantedBefore(member, other)
             if again is None:
-                raise BufferExists(f"{usage.name!r} exists already")
+                raise self.holders.nameTaken(usage.name, other)
             return other, again
         # The lifetime begins with the commit: a row that no process can open yet must
         # not be freed.

@@ -12,7 +12,7 @@ from muninn.control import layout, leases
 from muninn.control.block import ControlBlock
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
-from muninn.errors import ControlBlockInvalid
+from muninn.errors import BufferExists, ControlBlockInvalid
 from muninn.system import atomics
 from muninn.terms import Lifetime
 
@@ -45,6 +45,20 @@ class Holders:
         return (
             leases.countHolds(self._block, self._members, row, self._rows.state(row).incarnation)
             > 0
+        )
+
+    def nameTaken(self, name: str, row: int) -> BufferExists:
+        """The error of a process that asks for the name of `row`. No list shows a
+        buffer that its creator still fills, so the error names the creator.
+        """
+        state = self._rows.state(row)
+        if state.state != layout.ROW_CREATING or state.creator >= self._members.count:
+            return BufferExists(f"{name!r} exists already")
+        pid = self._members.identity(state.creator).pid
+        program = self._members.program(state.creator)
+        return BufferExists(
+            f"process {pid} ({program}) is creating {name!r}, and has not filled it yet",
+            "Wait until it has, end that process, or use another name",
         )
 
     def isGivenUp(self, row: int) -> bool:

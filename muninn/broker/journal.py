@@ -261,7 +261,9 @@ class Journal:
         if limit != resource.RLIM_INFINITY and limit < wantedBytes:
             self.hindrance = limited = filesLimited(self._path)
             return limited
-        return HostMemoryFull(f"{self._path} can not grow: {reason}")
+        return HostMemoryFull(
+            f"{self._path} can not grow: {reason}", "Free buffers, or enlarge /dev/shm"
+        )
 
     def _weigh(self, op: str, fields: Record, frameBytes: int) -> None:
         """Count the bytes that vouch for a row: those of its last record, if that one

@@ -98,14 +98,11 @@ def made(stem: str, uid: int) -> str:
 
 
 def warnOfStranger(path: str, uid: int, what: str) -> None:
-    """Warn once that another user has a name of the domain."""
+    """Warn once that a file which Muninn has not made has a name of the domain."""
     if (path, what) not in _strangers:
         _strangers.add((path, what))
         _log.warning(
-            "%s is not used, it does not belong to uid %d: %s; `python -m muninn doctor` says more",
-            path,
-            uid,
-            what,
+            "%s is not used, because Muninn has not made it for uid %d: %s", path, uid, what
         )
 
 

@@ -345,7 +345,9 @@ def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
         )
         != 0
     ):
+        # EFAULT: a touch would be a SIGBUS.
+        reason = "no page is left" if -result == errno.EFAULT else os.strerror(-result)
         raise HostMemoryFull(
-            f"{SHM_ROOT} is full at {exactly(offset)} of {exactly(mapping.sizeBytes)}: "
-            f"{os.strerror(-result)}"
+            f"{SHM_ROOT} is full at {exactly(offset)} of {exactly(mapping.sizeBytes)}: {reason}",
+            "Free buffers, or enlarge /dev/shm",
         )

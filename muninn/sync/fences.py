@@ -26,10 +26,11 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from muninn.arguments import asInteger
 from muninn.control import layout
 from muninn.control.tickets import DONE_AT_ONCE
 from muninn.devices.port import FenceWord
-from muninn.errors import OwnerDied
+from muninn.errors import InvalidArgument, OwnerDied
 from muninn.session.gpus import deviceOf
 from muninn.session.openbuffer import OpenBuffer
 from muninn.system import aside, clock
@@ -164,10 +165,13 @@ def wait(openBuffer: OpenBuffer, stream: Any, ticket: int | None, timeout: float
     ticket.
     """
     last = openBuffer.tickets.last()
+    if ticket is not None and asInteger(ticket) is None:
+        raise TypeError(f"wait: ticket must be an int, not {type(ticket).__name__}")
     if ticket is not None and not 0 <= ticket <= last:
-        raise ValueError(
+        raise InvalidArgument(
             f"ticket {ticket} of {openBuffer.description.name!r} was never issued; the last "
-            f"one is {last}"
+            f"one is {last}",
+            "Pass what `signal` returned for this buffer",
         )
     return _held(openBuffer, stream, ticket, timeout, mindsDeath=True)
 
