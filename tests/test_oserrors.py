@@ -17,6 +17,7 @@ import pytest
 
 import muninn
 from muninn.errors import (
+    ControlBlockInvalid,
     DescriptorsExhausted,
     HostMemoryFull,
     MuninnError,
@@ -352,6 +353,8 @@ def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None
     [
         (OSError(errno.EMFILE, "Too many open files"), DescriptorsExhausted, "x: Too many"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), HostMemoryFull, "quota of uid"),
+        (OSError(errno.EISDIR, "Is a directory"), ControlBlockInvalid, "that Muninn makes there"),
+        (OSError(errno.ELOOP, "Too many links"), ControlBlockInvalid, "that Muninn makes there"),
         (OSError(errno.EROFS, "Read-only file system"), PlatformUnsupported, "remount,rw"),
         (OSError(errno.EACCES, "Permission denied"), PermissionDenied, "x: Permission denied"),
         (

@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from muninn.config.sizes import exactly
-from muninn.errors import DescriptorsExhausted, HostMemoryFull, MuninnError, PlatformUnsupported
+from muninn.errors import (
+    ControlBlockInvalid,
+    DescriptorsExhausted,
+    HostMemoryFull,
+    MuninnError,
+    PlatformUnsupported,
+)
 from muninn.system import ownership
 
 SHM_ROOT = "/dev/shm"
@@ -84,6 +90,11 @@ def fileError(error: OSError, path: str) -> Exception:
         )
     if error.errno == errno.EFBIG:
         return filesLimited(path)
+    if error.errno in (errno.ELOOP, errno.EISDIR):
+        return ControlBlockInvalid(
+            f"{path} is not the file that Muninn makes there: {error.strerror}",
+            "End the domain's processes, and remove it",
+        )
     if (unusable := _unusable(error, path)) is not None:
         return unusable
     isRefused = error.errno in (errno.EPERM, errno.EACCES) and not isinstance(error, MuninnError)
