@@ -178,10 +178,10 @@ def test_aBufferIsTakenUpAgainFromAnArrayOfIt(domain: str, actor: Start) -> None
 
 def test_closingInAnyOrderIsFine(domain: str, actor: Start) -> None:
     first, second = muninn.share(b"x", name="a"), muninn.open("a")
-    for close in (first.close, first.close, second.free, second.close, second.close):
+    for close in (first.close, first.close, second.free, second.close, second.free):
         close()
     with pytest.raises(BufferFreed):
-        second.free()
+        first.free()
     third = muninn.share(b"x", name="a")
     actor().do("muninn.open('a').free()")
     third.free()

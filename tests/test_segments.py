@@ -67,7 +67,7 @@ def test_aTruncatedSegmentIsNotMapped(paths: Paths) -> None:
 
 def test_aLinkInPlaceOfASegmentIsNotFollowed(paths: Paths, domain: str) -> None:
     os.symlink("/etc/passwd", f"/dev/shm{paths.segmentName(1, 2)}")
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(ControlBlockInvalid, match="symbolic"):
         segments.open_(paths, 1, 2, 1)
 
 
