@@ -23,6 +23,7 @@ from muninn.errors import DescriptorsExhausted
 from muninn.session import connector
 from muninn.session.client import Client
 from muninn.session.clientcontext import ClientContext
+from muninn.session.connections import Lines
 from muninn.session.connector import Connector
 from muninn.wire import messages
 from support import Background, eventually
@@ -257,6 +258,37 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(
     assert client._lines._idle == kept, "the client keeps one for the next question"
     client.close()
     assert client._lines._idle == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "place", "isConnecting"), [(Lines, "made", False), (Connector, "_hello", True)]
+)
+def test_aMemberThatConnectsTwiceAtOnceKeepsOneConnection(
+    lab: Lab,
+    serve: Callable[[], Serving],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    place: str,
+    isConnecting: bool,
+) -> None:
+    """Broken: the background thread and a request connected at the same moment, when
+    the process joined, and the member cost the broker two descriptors for two minutes.
+    """
+    client, _ = _client(lab, lab.member()), serve()
+    step = getattr(owner, place)
+    first, second = client.connect, lambda: client.request("ping")
+    if not isConnecting:
+        first, second = second, first
+
+    def together(*arguments: Any) -> Any:
+        monkeypatch.setattr(owner, place, step)
+        second()
+        return step(*arguments)
+
+    monkeypatch.setattr(owner, place, together)
+    first()
+    assert len(client._lines._idle) == 1 and len(client._lines._all) == 1
+    client.close()
 
 
 def test_aLaterRequestIsSentOnce(lab: Lab, serve: Callable[[], Serving]) -> None:

@@ -242,12 +242,7 @@ class Client:
         try:
             line = self._connector.open(StallDetector(self._context), self._deadline())
             self._refusedBy = -1
-            if self._lines.isAny(epoch, butFor=line):
-                # Another thread has connected meanwhile. A member should cost its
-                # broker only one descriptor.
-                line.close()
-            else:
-                self._lines.giveBack(line)
+            self._lines.giveBackUnlessSpare(line)
         except BrokerLost:
             return False
         except DescriptorsExhausted as error:

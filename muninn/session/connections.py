@@ -6,6 +6,14 @@ back are one step each, so a signal handler or a finalizer that asks in the midd
 request of its own thread takes another line. A line whose thread was interrupted is
 closed and not given back, since its next message could be taken for the answer to
 another request.
+
+A member that asks with one thread at a time has one line, since each line costs the
+broker a descriptor. The background thread and a thread with a request often connect at
+the same moment, when a process joins or a term begins. The thread with a request
+registers its line (`made`), and then looks for an idle one (`take`). The background
+thread gives its line back, and then looks for another line (`giveBackUnlessSpare`). So
+at least one of the two sees the line of the other, and that one gives up its own or
+takes the other's.
 """
 
 from __future__ import annotations
@@ -81,16 +89,25 @@ class Lines:
         else:
             line.close()
 
+    def giveBackUnlessSpare(self, line: Line) -> None:
+        """Give back a line that was made for no request; close it if there is another."""
+        self.giveBack(line)
+        if self.isAny(line.epoch, butFor=line):
+            self._closeIdle(line)
+
     def thin(self) -> None:
         """Close the idle lines that were not used since the last call, except one. Each
         line costs the broker a descriptor.
         """
         for line in self._idle[:-1]:  # `take` takes the last line first
             if line.hasRested:
-                with contextlib.suppress(ValueError):  # a thread has just taken it
-                    self._idle.remove(line)
-                    line.close()
+                self._closeIdle(line)
             line.hasRested = True
+
+    def _closeIdle(self, line: Line) -> None:
+        with contextlib.suppress(ValueError):  # a thread has just taken it
+            self._idle.remove(line)
+            line.close()
 
     def isAny(self, epoch: int, butFor: Line | None = None) -> bool:
         """Whether there is a line to the broker of `epoch`, idle or not, other than

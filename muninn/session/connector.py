@@ -70,6 +70,9 @@ class Connector:
                 f"no descriptor is left for a socket: {error.strerror}"
             ) from error
         line = self._lines.made(connection, term.epoch)
+        if (idle := self._lines.take(term.epoch)) is not None:
+            line.close()
+            return idle
         try:
             connection.connect(self._context.paths.socketPath(term.epoch))
             self._hello(line, stall, deadline)
