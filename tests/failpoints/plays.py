@@ -79,15 +79,18 @@ def holdBack() -> None:
 
 
 def hold() -> None:
-    """Hold something of each kind that a death must give back."""
+    """Hold something of each kind that a death must give back. The broker marks the
+    lock for which no process waits; a waiter may recover the other one first.
+    """
     nameless = muninn.share(b"nameless")
-    lock = muninn.Lock("held")
+    lock, unwanted = muninn.Lock("held"), muninn.Lock("unwanted")
     lock.acquire()
+    unwanted.acquire()
     kept = muninn.open("precious")
     stream = muninn.createStream(0)
     stream.submit(lambda: time.sleep(_BOUND_SECONDS))
     kept.signal(stream)
-    _held[:] = [nameless, lock, kept, stream, muninn.open("vram")]
+    _held[:] = [nameless, lock, unwanted, kept, stream, muninn.open("vram")]
 
 
 def holdForAMoment() -> None:
