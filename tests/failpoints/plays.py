@@ -307,6 +307,10 @@ def wholeLife() -> None:
 
 
 def endAll() -> None:
-    """Free all buffers: after that nothing may be left."""
+    """Free all buffers, and take the lock that a dead player held, which is kept until
+    its next holder has learnt of that: after that nothing may be left.
+    """
+    with muninn.Lock("unwanted"):
+        pass
     for each in muninn.listBuffers():
         muninn.free(each["name"])
