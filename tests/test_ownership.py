@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from test_folders import asStranger, needsRoot, strange
@@ -25,6 +26,7 @@ from muninn.control.geometry import Geometry
 from muninn.control.header import unlinkFile
 from muninn.control.lockfile import LockFile
 from muninn.errors import ControlBlockInvalid, DomainChanged, WriterDied
+from muninn.session import lateimports
 from muninn.storage import segments
 from muninn.storage.paths import Paths
 from muninn.system import descriptors
@@ -291,6 +293,19 @@ segments.unlink = changing
 
 def segmentsOf(member: Actor) -> object:
     return member.do("muninn.session.membership.current().paths.segments()")
+
+
+def test_anImportIsTriedAgainWhileTheLibrariesMayBeOutOfReach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: a uid that changed often could find nothing twice, and the second time
+    the call failed.
+    """
+    missing = ImportError("not there")
+    assert lateimports.patiently(Mock(side_effect=[missing, missing, "module"])) == "module"
+    monkeypatch.setattr(lateimports, "_BOUND_SECONDS", 0.0)
+    with pytest.raises(ImportError, match="not there"):
+        lateimports.patiently(Mock(side_effect=missing))
 
 
 _TOGGLING = program("togglingUids")

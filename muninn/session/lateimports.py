@@ -32,6 +32,8 @@ class Loaded(NamedTuple):
 
 _loaded: list[Loaded] = []
 _PAUSE_SECONDS = 0.01
+#: A program that drops its rights for good waits so long for the error.
+_BOUND_SECONDS = 1.0
 
 
 def load() -> Loaded:
@@ -52,12 +54,15 @@ def patiently(call: Callable[[], Value]) -> Value:
     A uid that may not look into the libraries, for a moment only, finds nothing there,
     and the interpreter would remember that.
     """
-    try:
-        return call()
-    except ImportError:
-        importlib.invalidate_caches()
-        clock.sleep(_PAUSE_SECONDS)
-        return call()
+    deadline = clock.now() + _BOUND_SECONDS
+    while True:
+        try:
+            return call()
+        except ImportError:
+            importlib.invalidate_caches()
+            if clock.now() > deadline:
+                raise
+            clock.sleep(_PAUSE_SECONDS)
 
 
 def settingsToJoin() -> Settings:
