@@ -50,9 +50,9 @@ test: $(CUDA) standin ## the tests that one waits for, the C ones under sanitize
 	@echo "and now on the stand-in CUDA driver:"
 	@sh ops/standin.sh $(PYTEST) -m "not long" tests/conformance tests/cuda
 
-test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs
+test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs, and what waits for compilers and Jupyter
 	@$(PY) -m pytest -m long
-	@sh ops/standin.sh $(PYTEST) -m long tests/cuda
+	@sh ops/standin.sh $(PYTEST) -m long tests/conformance tests/cuda
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
 	@SPIN=$$(sh ops/findspin.sh) && export SPIN && python3 tests/model/check.py $(if $(QUICK),--quick)

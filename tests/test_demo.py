@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -18,6 +20,7 @@ def test_theDemoHolds() -> None:
     assert "All of it holds." in done.stdout
 
 
+@pytest.mark.long
 def test_theBenchmarksRun() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--only", "open", "--only", "memory"],

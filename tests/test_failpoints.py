@@ -55,7 +55,7 @@ def test_thePackageKnowsNothingOfIt() -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("count", [8, pytest.param(120, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4, pytest.param(120, marks=pytest.mark.long)])
 def test_aSampleOfTheScenesEndsWell(count: int) -> None:
     """`MUNINN_SEED` chooses another sample; a failure prints the scene, and `--only`
     replays it.

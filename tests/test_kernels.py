@@ -204,7 +204,13 @@ def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator(shapes: str) -> None
     assert ran.stdout == "same\n", ran.stderr
 
 
-@pytest.mark.parametrize("name", launch.KERNELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        each if each == "readSum" else pytest.param(each, marks=pytest.mark.long)
+        for each in launch.KERNELS
+    ],
+)
 def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
     nvjitlink = pytest.importorskip(
         "cuda.bindings.nvjitlink", reason="cuda-bindings is not installed: make test installs it"
@@ -292,6 +298,7 @@ def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:
     assert said in ran.stdout, ran.stdout + ran.stderr
 
 
+@pytest.mark.long
 def test_aNumpyThatNumbaCompilesNothingBesideIsNamed(tmp_path: Path) -> None:
     """Broken: the first launch raised the AttributeError `module 'numpy' has no
     attribute 'row_stack'`.

@@ -136,6 +136,7 @@ def test_sharingSaysWhatItShould(sharing: Run, domain: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_sharingGoesOnAfterItsKernelWasKilled(sharing: Run, domain: str) -> None:
     sharing.to("restart")
     before = sharing.kernelPid
@@ -156,6 +157,7 @@ def test_sharingLeavesNothingBehind(domain: str) -> None:
     eventually(lambda: leftovers(domain) == [], "the segments of the notebook are gone")
 
 
+@pytest.mark.long
 def test_sharingCanBeRunAgainAfterItWasInterrupted(domain: str) -> None:
     first = Run(SHARING)
     with first.client.setup_kernel():

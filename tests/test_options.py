@@ -204,6 +204,7 @@ def _byPyright(path: Path) -> set[int]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["accepted", "rejected"])
 @pytest.mark.parametrize(("checker", "found"), [("mypy", _byMypy), ("pyright", _byPyright)])
 def test_checkersSeeWrongWordsAndMisspeltKeywords(

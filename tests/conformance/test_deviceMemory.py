@@ -321,6 +321,7 @@ def test_refusesAHandleThatItDidNotMake(device: Device) -> None:
         descriptor.close()
 
 
+@pytest.mark.long
 def test_leaksNoDescriptorOver1000Cycles(device: Device) -> None:
     def cycle() -> None:
         with device.allocate(0, 1) as allocation:
