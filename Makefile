@@ -48,11 +48,12 @@ demo: $(STAMP) ## share a real model between processes, and kill the broker
 test: $(CUDA) standin ## the tests that one waits for, the C ones under sanitizers among them (minutes)
 	@$(PYTEST) -m "not long"
 	@echo "and now on the stand-in CUDA driver:"
-	@sh ops/standin.sh $(PYTEST) -m "not long" tests/conformance tests/cuda
+	@sh ops/standin.sh $(PYTEST) -m "not long" tests/conformance
 
-test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs, and what waits for compilers and Jupyter
+test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs, kernels on the stand-in driver, and what waits for compilers and Jupyter
 	@$(PY) -m pytest -m long
-	@sh ops/standin.sh $(PYTEST) -m long tests/conformance tests/cuda
+	@sh ops/standin.sh $(PYTEST) -m long tests/conformance
+	@sh ops/standin.sh $(PYTEST) tests/cuda
 
 model: ## explore the protocol's models with SPIN, whole and with each invariant taken away; QUICK=1 for the small ones
 	@SPIN=$$(sh ops/findspin.sh) && export SPIN && python3 tests/model/check.py $(if $(QUICK),--quick)
