@@ -58,6 +58,7 @@ def opening(options: Options) -> list[Row]:
     def attach() -> None:
         attached = shared_memory.SharedMemory(block.name)
         attached.close()
+        # Attaching registers the block too, and the tracker would remove it at the end.
         resource_tracker.unregister(attached._name, "shared_memory")  # type: ignore[attr-defined]
 
     for _ in range(rounds):
@@ -67,6 +68,7 @@ def opening(options: Options) -> list[Row]:
         with muninn.open("kept"):
             again.append(microseconds(lambda: muninn.open("kept"), repeats))
     stream.unlink()
+    # `unlink` unregisters the block, and `attach` has done so already.
     resource_tracker.register(block._name, "shared_memory")  # type: ignore[attr-defined]
     block.close()
     block.unlink()

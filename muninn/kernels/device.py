@@ -17,6 +17,7 @@ from muninn.kernels.numbacuda import cuda
 BLOCK_THREADS = 256
 
 
+# Numba's decorators have no types.
 @cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
 def _mixed(value: Any) -> Any:
     # splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators,

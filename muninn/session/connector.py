@@ -70,6 +70,8 @@ class Connector:
                 f"no descriptor is left for a socket: {error.strerror}"
             ) from error
         line = self._lines.made(connection, term.epoch)
+        # Only after `made` (see the head of `connections.py`): the background thread, which
+        # did not see this line, may have given back its own meanwhile.
         if (idle := self._lines.take(term.epoch)) is not None:
             line.close()
             return idle

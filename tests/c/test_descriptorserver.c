@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLIENTS = 4, ROUNDS = 1000, ROWS = 8, FEW = 64 };
+enum { CLIENTS = 4, ROUNDS = 3000, ROWS = 8, FEW = 64 };
 static const int64_t SPIN_NS = 20000, BOUND_NS = 20000000000;
 static char path[108];
 
