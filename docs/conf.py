@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import muninn  # noqa: E402
+import muninn  # noqa: E402  # after the line that finds it
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

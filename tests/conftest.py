@@ -43,6 +43,12 @@ def pytest_collection_finish() -> None:  # pylint: disable=invalid-name
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:  # pylint: disable=invalid-name
+    """Remove the checker's file, also the one of the process that only hands tests out."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.environ[lockorder.VARIABLE])
+
+
 @pytest.fixture(autouse=True)
 def lockOrder() -> Iterator[None]:
     """Fail a test in which a thread, here or in an actor, took locks out of order."""
@@ -52,14 +58,6 @@ def lockOrder() -> Iterator[None]:
             findings = sorted(set(file))
             file.truncate(0)
         pytest.fail("".join(["locks out of order (docs/design/0016):\n", *findings]))
-
-
-@pytest.fixture(autouse=True, scope="session")
-def lockReports() -> Iterator[None]:
-    """Remove the checker's file at the end."""
-    yield
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(lockorder.reportPath)
 
 
 @pytest.fixture
