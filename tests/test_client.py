@@ -23,7 +23,6 @@ from muninn.errors import DescriptorsExhausted
 from muninn.session import connector
 from muninn.session.client import Client
 from muninn.session.clientcontext import ClientContext
-from muninn.session.connections import Lines
 from muninn.session.connector import Connector
 from muninn.wire import messages
 from support import Background, eventually
@@ -76,6 +75,7 @@ def _client(
     takeoverMs: int = 100,
     allocations: Allocations = list,
     campaign: Callable[[Term], None] = lambda term: None,
+    wake: Callable[[], None] = lambda: None,
 ) -> Client:
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
@@ -91,8 +91,15 @@ def _client(
             campaign,
             lambda: False,
             allocations,
+            wake,
         )
     )
+
+
+def _look(client: Client) -> bool:
+    """What the background thread does with the connections in each of its steps."""
+    client.disconnect(1)
+    return client.connect()
 
 
 def _connected(broker: Broker) -> bool:
@@ -244,51 +251,170 @@ def test_aQuestionInTheMiddleOfAnotherIsAnsweredToo(
     monkeypatch.setattr(Connector, "exchange", interrupted)
     assert client.request("find", name="a")[0] == {} and nested == [{"epoch": 1}]
     assert len(client._lines._idle) == 2
-    client.connect()
+    _look(client)
     assert len(client._lines._idle) == 2, "both have carried a request since the last `connect`"
     for _ in range(2):
         client.request("ping")
-        client.connect()
+        _look(client)
         assert len(client._lines._idle) == 1, (
             "the other one carried no request since, and it costs the broker a descriptor"
         )
     kept = list(client._lines._idle)
-    client.connect()
-    client.connect()
+    _look(client)
+    _look(client)
     assert client._lines._idle == kept, "the client keeps one for the next question"
     client.close()
     assert client._lines._idle == []
 
 
-@pytest.mark.parametrize(
-    ("owner", "place", "isConnecting"), [(Lines, "made", False), (Connector, "_hello", True)]
-)
+@pytest.mark.parametrize("isConnecting", [False, True])
 def test_aMemberThatConnectsTwiceAtOnceKeepsOneConnection(
-    lab: Lab,
-    serve: Callable[[], Serving],
-    monkeypatch: pytest.MonkeyPatch,
-    owner: type,
-    place: str,
-    isConnecting: bool,
+    lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch, isConnecting: bool
 ) -> None:
     """Broken: the background thread and a request connected at the same moment, when
     the process joined, and the member cost the broker two descriptors for two minutes.
     """
     client, _ = _client(lab, lab.member()), serve()
-    step = getattr(owner, place)
     first, second = client.connect, lambda: client.request("ping")
     if not isConnecting:
         first, second = second, first
-
-    def together(*arguments: Any) -> Any:
-        monkeypatch.setattr(owner, place, step)
-        second()
-        return step(*arguments)
-
-    monkeypatch.setattr(owner, place, together)
+    _inHello(monkeypatch, second)
     first()
     assert len(client._lines._idle) == 1 and len(client._lines._all) == 1
     client.close()
+
+
+def _inHello(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Do something once, where a thread that connects is about to say hello."""
+    hello = Connector._hello
+
+    def together(*arguments: Any) -> None:
+        monkeypatch.setattr(Connector, "_hello", hello)
+        do()
+        hello(*arguments)
+
+    monkeypatch.setattr(Connector, "_hello", together)
+
+
+def test_theBackgroundThreadKeepsNoConnectionBesideOneInUse(
+    lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request came by while the thread connected, and waits for its answer. Broken:
+    the thread kept its connection too.
+    """
+    client, _ = _client(lab, lab.member()), serve()
+    exchange, isAsking, mayGoOn = Connector.exchange, threading.Event(), threading.Event()
+
+    def waiting(self: Connector, line: Any, message: Any, *arguments: Any) -> Any:
+        if message["op"] == "ping":
+            isAsking.set()
+            assert mayGoOn.wait(30)
+        return exchange(self, line, message, *arguments)
+
+    def ask() -> None:
+        asking.append(Background(lambda: client.request("ping")[0]))
+        assert isAsking.wait(30)
+
+    asking = list[Background]()
+    monkeypatch.setattr(Connector, "exchange", waiting)
+    _inHello(monkeypatch, ask)
+    client.connect()
+    assert client._lines._idle == []
+    mayGoOn.set()
+    assert asking[0].ended() == {"epoch": 1} and len(client._lines._idle) == 1
+    client.close()
+
+
+def test_theBackgroundThreadDoesNotCountOnAHelloThatMayNotCome(
+    lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C before the hello of a request. Broken: the background thread had looked
+    just before, took that connection for its own, and slept for 40 s; meanwhile the
+    broker waited for the memory that this member might bring.
+    """
+
+    def interrupted() -> None:
+        client.connect()
+        raise KeyboardInterrupt
+
+    client, _ = _client(lab, lab.member()), serve()
+    _inHello(monkeypatch, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.request("ping")
+    assert client.isConnected(1)
+    client.close()
+
+
+def test_aConnectionThatAnErrorKeepsIsNone(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """A notebook keeps the last error, and with it the frames. Broken: the connection
+    of a hello that failed counted as one, and the member did not connect again.
+    """
+    failing = [True]
+
+    def allocations() -> list[tuple[tuple[int, int], int]]:
+        if failing:
+            raise DescriptorsExhausted("none left")
+        return []
+
+    client, _ = _client(lab, lab.member(), allocations=allocations), serve()
+    with pytest.raises(DescriptorsExhausted) as kept:
+        client.request("ping")
+    failing.clear()
+    assert not client.isConnected(1) and len(client._lines._all) == 1
+    client.connect()
+    assert client.isConnected(1) and len(client._lines._idle) == 1, kept.value
+    client.close()
+
+
+def test_aConnectionThatFailsIsMadeAgainSoon(
+    lab: Lab, serve: Callable[[], Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the only connection ended with a request that was interrupted, and the
+    background thread slept on; and it counted as one as long as the error was kept.
+    """
+    woken = threading.Event()
+    client, _ = _client(lab, lab.member(), wake=woken.set), serve()
+    client.request("ping")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:
+        patch.setattr(Connector, "exchange", interrupted)
+        client.request("ping")
+    assert woken.is_set()
+    assert not client.isConnected(1), kept.value
+    client.close()
+
+
+def test_aBrokerThatTheBackgroundThreadDoesNotReachIsDeposed(
+    lab: Lab, serve: Callable[[], Serving]
+) -> None:
+    """Its sockets were removed, and nobody asks. Broken: each attempt to connect began
+    to look at the heartbeat anew, so the member tried in vain and for ever.
+    """
+    stood = list[Term]()
+    client, serving = _client(lab, lab.member(), campaign=stood.append), serve()
+    serving.end()
+    os.unlink(lab.paths.socketPath(1))
+    eventually(lambda: not client.connect() and bool(stood), "the campaign")
+    assert stood[0].epoch == 1
+    client.close()
+
+
+def test_aConnectionThatIsGivenBackAfterTheEndIsClosed(
+    lab: Lab, serve: Callable[[], Serving]
+) -> None:
+    """Broken: a request that was answered after its process had left kept its
+    connection open.
+    """
+    client, _ = _client(lab, lab.member()), serve()
+    client.request("ping")
+    line = client._lines.take(1)
+    assert line is not None
+    client.close()
+    client._lines.giveBack(line)
+    assert client._lines._idle == [] and not line.isOurs()
 
 
 def test_aLaterRequestIsSentOnce(lab: Lab, serve: Callable[[], Serving]) -> None:

@@ -58,6 +58,9 @@ class Client:
         self._later: deque[Message] = deque()
         # The epoch whose broker had no descriptor left for this member.
         self._refusedBy, self._connectAgainAt = -1, 0.0
+        # Looks at the broker from the first attempt of `connect` that fails to the next
+        # one that does not.
+        self._stall: StallDetector | None = None
 
     def request(
         self, op: str, descriptors: Sequence[Descriptor] = (), **fields: object
@@ -237,10 +240,12 @@ class Client:
         epoch = self._context.election.epoch()
         self._lines.thin()
         isRefused = epoch == self._refusedBy and clock.now() < self._connectAgainAt
-        if isRefused or self._lines.isAny(epoch):
+        if isRefused or self._lines.isAnyGreeted(epoch):
+            self._stall = None
             return True
+        self._stall = self._stall or StallDetector(self._context)
         try:
-            line = self._connector.open(StallDetector(self._context), self._deadline())
+            line = self._connector.open(self._stall, self._deadline())
             self._refusedBy = -1
             self._lines.giveBackUnlessSpare(line)
         except BrokerLost:
@@ -249,13 +254,14 @@ class Client:
             if epoch != self._refusedBy:
                 _log.warning("not connected to the broker of epoch %d: %s", epoch, error.reason)
             self._refusedBy, self._connectAgainAt = epoch, clock.now() + _REFUSED_SECONDS
+        self._stall = None
         return True
 
     def isConnected(self, epoch: int) -> bool:
-        """Whether this member has brought its memory to the broker of `epoch` or of a
-        later epoch.
+        """Whether this member is connected to the broker of `epoch` or of a later epoch,
+        and has brought it its memory.
         """
-        return self._connector.connected >= epoch
+        return self._lines.isAnyGreeted(epoch)
 
     def _deadline(self) -> float:
         return clock.now() + self._context.requestTimeoutMs / 1000
@@ -299,6 +305,7 @@ class Client:
         except BaseException:
             # A later packet on it could be taken for the answer to another request.
             line.close()
+            self._context.wake()  # it may have been the only one
             raise
         self._lines.giveBack(line)
         return answer

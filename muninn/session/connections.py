@@ -9,11 +9,12 @@ another request.
 
 A member that asks with one thread at a time has one line, since each line costs the
 broker a descriptor. The background thread and a thread with a request often connect at
-the same moment, when a process joins or a term begins. The thread with a request
-registers its line (`made`), and then looks for an idle one (`take`). The background
-thread gives its line back, and then looks for another line (`giveBackUnlessSpare`). So
-at least one of the two sees the line of the other, and that one gives up its own or
-takes the other's.
+the same moment, when a process joins or a term begins. Each counts on the other's line
+only once that is greeted, because a thread may be interrupted before it has said hello.
+The thread with a request says that its line is greeted, and then looks for an idle one
+(`take`). The background thread gives its greeted line back, and then looks for another
+one (`giveBackUnlessSpare`). So at least one of the two sees the line of the other, and
+that one gives up its own or takes the other's.
 """
 
 from __future__ import annotations
@@ -30,14 +31,23 @@ KEPT = 4
 
 
 class Line:
-    """One connection. It ends at the latest when the object is collected."""
+    """One connection. It ends at the latest when the object is collected.
 
-    __slots__ = ("__weakref__", "_kept", "connection", "epoch", "hasRested")
+    Attributes
+    ----------
+    isGreeted
+        Whether the broker has answered the hello on it, and so has the memory that this
+        member brings.
+    hasRested
+        Whether no request used it since the background thread looked last.
+    """
+
+    __slots__ = ("__weakref__", "_kept", "connection", "epoch", "hasRested", "isGreeted")
 
     def __init__(self, connection: Socket, epoch: int) -> None:
         self.connection = connection
         self.epoch = epoch
-        self.hasRested = False  # since the background thread looked last
+        self.isGreeted = self.hasRested = False
         self._kept = OwnSocket(connection)
         weakref.finalize(self, self._kept.close).atexit = False
 
@@ -60,6 +70,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._idle: list[Line] = []
+        self._isClosed = False
         self._all: weakref.WeakValueDictionary[int, Line] = weakref.WeakValueDictionary()
 
     def take(self, epoch: int) -> Line | None:
@@ -84,15 +95,18 @@ class Lines:
 
     def giveBack(self, line: Line) -> None:
         line.hasRested = False
-        if len(self._idle) < KEPT:
-            self._idle.append(line)
-        else:
+        if len(self._idle) >= KEPT:
             line.close()
+            return
+        self._idle.append(line)
+        # Only now: `close` says that it comes, and then looks at the idle lines.
+        if self._isClosed:
+            self._closeIdle(line)
 
     def giveBackUnlessSpare(self, line: Line) -> None:
         """Give back a line that was made for no request; close it if there is another."""
         self.giveBack(line)
-        if self.isAny(line.epoch, butFor=line):
+        if self.isAnyGreeted(line.epoch, butFor=line):
             self._closeIdle(line)
 
     def thin(self) -> None:
@@ -109,12 +123,17 @@ class Lines:
             self._idle.remove(line)
             line.close()
 
-    def isAny(self, epoch: int, butFor: Line | None = None) -> bool:
-        """Whether there is a line to the broker of `epoch`, idle or not, other than
-        `butFor`.
+    def isAnyGreeted(self, epoch: int, butFor: Line | None = None) -> bool:
+        """Whether the broker of `epoch`, or of a later epoch, has greeted a line that is
+        open, idle or not, other than `butFor`. An error that somebody keeps keeps its
+        line too, closed.
         """
         return any(
-            line is not None and line is not butFor and line.epoch == epoch
+            line is not None
+            and line is not butFor
+            and line.epoch >= epoch
+            and line.isGreeted
+            and line.isOurs()
             for line in self._known()
         )
 
@@ -125,15 +144,13 @@ class Lines:
         for line in self._known():
             if line is not None and line.epoch < epoch:
                 line.callAway()
-        idle, self._idle = self._idle, []
-        for line in idle:
+        for line in tuple(self._idle):
             if line.epoch < epoch:
-                line.close()
-            else:
-                self.giveBack(line)
+                self._closeIdle(line)
 
     def close(self) -> None:
         """Close the idle lines. Each other line is closed when it is given back."""
+        self._isClosed = True
         while (line := self._idle.pop() if self._idle else None) is not None:
             line.close()
 

@@ -38,9 +38,6 @@ class Connector:
 
     Attributes
     ----------
-    connected
-        The epoch of the last broker that answered a hello of this member, and so has
-        the memory that this member brings.
     isForked
         Whether this is the copy in a forked child, which sends nothing: a signal
         handler may have forked in the middle of a request.
@@ -49,15 +46,11 @@ class Connector:
     def __init__(self, context: ClientContext, lines: Lines) -> None:
         self._context = context
         self._lines = lines
-        self.connected = -1
         self.isForked = False
 
     def open(self, stall: StallDetector, deadline: float) -> Line:
         """A line to the present broker, which the caller uses alone."""
-        if self.isForked:
-            raise BrokerUnavailable(
-                "this process was forked while it was asking", "Ask again: it joins anew"
-            )
+        self._requireParent()
         term = self._context.election.term()
         line = self._lines.take(term.epoch)
         if line is not None:
@@ -70,15 +63,11 @@ class Connector:
                 f"no descriptor is left for a socket: {error.strerror}"
             ) from error
         line = self._lines.made(connection, term.epoch)
-        # Only after `made` (see the head of `connections.py`): the background thread, which
-        # did not see this line, may have given back its own meanwhile.
-        if (idle := self._lines.take(term.epoch)) is not None:
-            line.close()
-            return idle
         try:
+            self._requireParent()  # a signal handler may have forked since
             connection.connect(self._context.paths.socketPath(term.epoch))
             self._hello(line, stall, deadline)
-            self.connected = term.epoch
+            line.isGreeted = True
         except OSError as error:
             # The broker is gone, or its queue of connections is full. A broker that
             # accepts no connections does not advance its heartbeat either.
@@ -88,7 +77,18 @@ class Connector:
         except BaseException:
             line.close()  # the next request on it would come without a hello
             raise
+        # Only now (see the head of `connections.py`): the background thread, which did not
+        # count on this line yet, may have given back its own meanwhile.
+        if (idle := self._lines.take(term.epoch)) is not None:
+            line.close()
+            return idle
         return line
+
+    def _requireParent(self) -> None:
+        if self.isForked:
+            raise BrokerUnavailable(
+                "this process was forked while it was asking", "Ask again: it joins anew"
+            )
 
     def _awaitBroker(self, term: Term, stall: StallDetector) -> None:
         """Return if the socket of `term` listens. Otherwise stand for election or wait,
@@ -122,7 +122,7 @@ class Connector:
             )
         held: list[tuple[tuple[int, int], Descriptor]] = []
         try:
-            held = context.allocations() if self.connected != line.epoch else []
+            held = [] if self._lines.isAnyGreeted(line.epoch) else context.allocations()
             batch, rest = held[: requests.FULL_BATCH], held[requests.FULL_BATCH :]
             hello = {
                 "op": "hello",

@@ -33,6 +33,7 @@ from muninn.session.credentials import isAstray, isDisplaced, standAside
 from muninn.session.departure import stayWhile
 from muninn.session.openbuffers import OpenBuffers
 from muninn.session.role import BrokerRole
+from muninn.session.stalldetector import RETRY_SECONDS
 from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
 from muninn.session.wakeup import Wakeup
 from muninn.system import atomics, clock, threads
@@ -79,6 +80,9 @@ class Worker:
         self._tables, self._client = openBuffers.tables, openBuffers.context.client
         self._entered = Latch()
         self._failure: BaseException | None = None
+        # The pause before the next attempt to connect: none after the first that fails,
+        # which often only waited for a new broker.
+        self._unansweredSeconds = 0.0
         self.robustList = ctypes.create_string_buffer(atomics.robustListBytes())
         self.thread: AnyThread = NoThread()
 
@@ -187,11 +191,16 @@ class Worker:
             raise
 
     def _follow(self, term: Term) -> None:
-        told = Told.ALL
-        if not self._standing.isLeaving and (told := self._syncWithBroker(term)) is Told.NO_ANSWER:
-            return
+        told = Told.ALL if self._standing.isLeaving else self._syncWithBroker(term)
         assert term.slot is not None
-        seconds = self._untilRenewal() if told is Told.ALL else _RESIGNED_PAUSE_SECONDS
+        if told is Told.NO_ANSWER:
+            seconds = self._unansweredSeconds
+            self._unansweredSeconds = min(2 * seconds + RETRY_SECONDS, _RESIGNED_PAUSE_SECONDS)
+            if not seconds:
+                return
+        else:
+            seconds = self._untilRenewal() if told is Told.ALL else _RESIGNED_PAUSE_SECONDS
+            self._unansweredSeconds = 0.0
         self._wakeup.watcher.sleep(term.slot, term.word(), int(seconds * 1e9))
 
     def _syncWithBroker(self, term: Term) -> Told:
@@ -210,6 +219,7 @@ class Worker:
             self._openBuffers.context.releases.tryReclaimReleased()
             and self._client.askLater()
             and self._undo()
+            and self._client.isConnected(term.epoch)
         )
         return Told.ALL if isAll else Told.NOT_ALL
 
