@@ -19,7 +19,7 @@ from muninn.broker.broker import Broker
 from muninn.control import layout
 from muninn.control.election import Term
 from muninn.control.rows import Deposed
-from muninn.errors import DescriptorsExhausted
+from muninn.errors import DescriptorsExhausted, DomainChanged
 from muninn.session import connector
 from muninn.session.client import Client
 from muninn.session.clientcontext import ClientContext
@@ -76,6 +76,7 @@ def _client(
     allocations: Allocations = list,
     campaign: Callable[[Term], None] = lambda term: None,
     wake: Callable[[], None] = lambda: None,
+    hasLeft: Callable[[], bool] = lambda: False,
 ) -> Client:
     nonce = member.table.identity(member.key.slot).nonce
     return Client(
@@ -92,6 +93,7 @@ def _client(
             lambda: False,
             allocations,
             wake,
+            hasLeft=hasLeft,
         )
     )
 
@@ -415,6 +417,27 @@ def test_aConnectionThatIsGivenBackAfterTheEndIsClosed(
     client.close()
     client._lines.giveBack(line)
     assert client._lines._idle == [] and not line.isOurs()
+
+
+def test_aRequestOfAProcessThatHasLeftSaysSo(lab: Lab, serve: Callable[[], Serving]) -> None:
+    """Another thread left the domain meanwhile. Broken: the error said that member slot
+    1 was given back, and that one should use one version of Muninn.
+    """
+    hasLeft, stood = threading.Event(), list[Term]()
+    client, serving = (
+        _client(lab, lab.member(), campaign=stood.append, hasLeft=hasLeft.is_set),
+        serve(),
+    )
+    client.request("leave")
+    hasLeft.set()
+    with pytest.raises(DomainChanged, match="left"):
+        client.request("ping")
+    serving.end()
+    lab.elect(None)
+    with pytest.raises(DomainChanged, match="left"):
+        client.request("ping")
+    assert len(stood) == 1, "it does not wait for the next broker"
+    client.close()
 
 
 def test_aLaterRequestIsSentOnce(lab: Lab, serve: Callable[[], Serving]) -> None:

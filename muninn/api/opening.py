@@ -116,14 +116,14 @@ def free(name: str) -> None:
 
 
 def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
-    """`_find`, again if the control block was removed meanwhile: then this process
-    joins the next one.
+    """`_find`, again if the control block was removed meanwhile, or another thread has
+    left the domain: then this process joins anew.
     """
     membership = current()
     try:
         return _find(membership, name, timeout)
     except DomainChanged:
-        if not membership.isLost():
+        if not membership.isStale():
             raise
         return _find(current(), name, timeout)
 

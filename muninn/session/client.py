@@ -72,6 +72,9 @@ class Client:
         ------
         BrokerUnavailable
             No broker answered within `control.requestTimeoutMs`.
+        DomainChanged
+            Another thread has left the domain meanwhile, or the control block was
+            removed.
         MuninnError
             The error that the broker answered with.
         """
@@ -88,6 +91,24 @@ class Client:
             and broker.lacks(str(fields["name"]))
         ):
             return {}, []
+        try:
+            return self._requested(op, message, descriptors)
+        except MuninnError:
+            # What a broker says of a slot that was given back is no answer.
+            self._requireStay(op)
+            raise
+
+    def _requireStay(self, op: str) -> None:
+        if op != "leave" and self._context.hasLeft():
+            domain = self._context.paths.domain
+            raise DomainChanged(
+                f"this process left {domain!r} while it was asking", "Ask again: it joins anew"
+            ) from None
+
+    def _requested(
+        self, op: str, message: Message, descriptors: Sequence[Descriptor]
+    ) -> tuple[Message, list[Descriptor]]:
+        """`request`, of another process."""
         deadline = self._deadline()
         stall = StallDetector(self._context)
         while True:
@@ -100,6 +121,7 @@ class Client:
                     raise DomainChanged(
                         f"the control block of {domain!r} was removed from /dev/shm", "Try again"
                     ) from None
+                self._requireStay(op)
                 if (missing := missingShm()) is not None:
                     raise missing from None  # /dev/shm is missing, and the sockets with it
                 if clock.now() >= deadline:

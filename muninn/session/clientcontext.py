@@ -40,3 +40,5 @@ class ClientContext(NamedTuple):
     wake: Callable[[], None] = lambda: None
     #: Raises `DomainChanged` when this process has lost its slot.
     requireSlot: Callable[[], None] = lambda: None
+    #: Whether this process has given its slot back.
+    hasLeft: Callable[[], bool] = lambda: False

@@ -116,6 +116,7 @@ class Membership:
                 self._allocations,
                 self.wakeup.wake,
                 lambda: self.worker.requireSlot(),
+                lambda: self.standing.hasLeft,
             )
         )
 

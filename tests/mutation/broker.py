@@ -209,6 +209,8 @@ MUTANTS = [
     Mutant(_LINES, "        if self._isClosed:\n", "        if False:\n", "a connection that is given back after the end is closed", "test_client.py::test_aConnectionThatIsGivenBackAfterTheEndIsClosed"),
     Mutant(_CLIENT, "            self._context.wake()\n            raise\n", "            raise\n", "a connection that failed is made again soon", "test_client.py::test_aConnectionThatFailsIsMadeAgainSoon"),
     Mutant(_CLIENT, "self._stall or StallDetector", "StallDetector", "a broker that no background thread reaches is deposed", "test_client.py::test_aBrokerThatTheBackgroundThreadDoesNotReachIsDeposed"),
+    Mutant(_CLIENT, "            self._requireStay(op)\n            raise\n", "            raise\n", "a refusal of a slot that was given back is no answer", "test_client.py::test_aRequestOfAProcessThatHasLeftSaysSo"),
+    Mutant(_CLIENT, "                self._requireStay(op)\n                if", "                if", "a process that has left waits for no broker", "test_client.py::test_aRequestOfAProcessThatHasLeftSaysSo"),
     Mutant(_CONNECTOR, "        if (idle := self._lines.take(term.epoch)) is not None:", "        if (idle := None) is not None:", "a request takes the connection that was made meanwhile", "test_client.py::test_aMemberThatConnectsTwiceAtOnceKeepsOneConnection"),
     Mutant(_CONNECTOR, " or self._context.election.epoch() != line.epoch or clock", " or clock", "a client that waits for a deposed broker asks its successor", "test_client.py"),
     Mutant(_LINES, "            if line.epoch == epoch and line.isOurs():\n                return line", "            if True:\n                return line", "a new broker is asked on a new connection", "test_client.py::test_aNewBrokerIsAskedOnANewConnection"),
