@@ -222,8 +222,12 @@ CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit)
 	lockLedger();
 	if (limit && usedLocked(device) + bytes > limit) {
 		sweep();
-		if (usedLocked(device) + bytes > limit)
+		uint64_t used = usedLocked(device);
+		if (used + bytes > limit) {
+			fprintf(stderr, "standin: GPU %d has no %llu bytes: %llu of %llu are held\n", device,
+				(unsigned long long)bytes, (unsigned long long)used, (unsigned long long)limit);
 			result = OUT_OF_MEMORY;
+		}
 	}
 	Row *row = result ? NULL : rowOf(nonce);
 	if (!result && !row) {
@@ -236,8 +240,10 @@ CUresult ledgerHold(uint64_t nonce, int device, uint64_t bytes, uint64_t limit)
 			row = &ledger->rows[ledger->rowsUsed++];
 		if (row)
 			*row = (Row){.nonce = nonce, .bytes = bytes, .device = (uint32_t)device};
-		else
+		else {
+			fprintf(stderr, "standin: the books have no row left\n");
 			result = OUT_OF_MEMORY;
+		}
 	}
 	if (row)
 		row->holders[mySlot / 64] |= 1ull << (mySlot % 64);

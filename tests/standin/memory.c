@@ -159,6 +159,7 @@ CUresult physicalCreate(Physical **made, int device, uint64_t bytes, bool vmm, b
 	if (!result && !(*made = enter(fd, &trailer)))
 		result = OUT_OF_MEMORY;
 	if (result) {
+		perror("standin: memory of the host");
 		if (fd >= 0)
 			close(fd);
 		ledgerDrop(trailer.nonce);
@@ -362,8 +363,10 @@ API CUresult cuMemAlloc_v2(CUdeviceptr *address, size_t bytes)
 					.physical = physical,
 					.context = context});
 			physicalRelease(physical);
-			if (!made)
+			if (!made) {
+				perror("standin: addresses for memory");
 				result = OUT_OF_MEMORY;
+			}
 		}
 	}
 	if (made)
