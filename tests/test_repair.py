@@ -286,12 +286,15 @@ def test_aBlockWhoseDirectoryOrLockFileIsRemovedIsLost(
     assert first.do("len(muninn.domainInfo()['members'])") == 2 and newcomer.do(epoch) < before + 20
 
 
-def test_nothingIsAdoptedWhileAMemberLivesInTheLostBlock(domain: str, actor: Start) -> None:
+def test_nothingIsAdoptedWhileAMemberLivesInTheLostBlock(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stopped process can not leave; its buffers must not be in two blocks."""
     first = actor("held = muninn.share(np.arange(3), name='a')")
     first.stop()
     _lose(domain)
-    with pytest.raises(BrokerUnavailable, match=str(first.pid)):
+    with monkeypatch.context() as patched, pytest.raises(BrokerUnavailable, match=str(first.pid)):
+        patched.setattr(creation, "_LEAVING_SECONDS", 1.0)
         muninn.listBuffers()
     first.kill()
     assert muninn.open("a").array.tolist() == [0, 1, 2]
@@ -334,6 +337,7 @@ def test_anAccessInALostBlockIsOverBeforeAnotherBegins(
     )
     _lose(domain, *removed)
     monkeypatch.setattr(creation, "_LEAVING_SECONDS", 5.0)
+    writer.do("from muninn.session import leaving\nleaving.LEAVE_BOUND_SECONDS = 0.5")
     with pytest.raises(BrokerUnavailable, match=str(writer.pid)):
         muninn.open("a")
     with pytest.raises(ActorError, match="BrokerUnavailable"):

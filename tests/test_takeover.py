@@ -440,7 +440,7 @@ def test_joiningAndLeavingLeavesNothingInTheProcess(
         muninn.share(b"x", name="kept")
     member = actor(program("joinAndLeaveAgain"))
     before = member.do("count()")
-    member.do("for _ in range(200): cycle()\n")
+    member.do("for _ in range(100): cycle()\n")
     assert member.do("count()") == before
     if company:
         eventually(lambda: len(muninn.domainInfo()["members"]) == 1, "its slots are free")

@@ -110,13 +110,14 @@ class LockFile:
             )
 
     @contextmanager
-    def creating(self, boundSeconds: float = _CREATE_BOUND_SECONDS) -> Iterator[None]:
+    def creating(self, boundSeconds: float | None = None) -> Iterator[None]:
         """Hold the CREATE byte. The process that holds it may be stopped, so the wait
         is bounded: `BrokerUnavailable`.
 
         Raises `DomainChanged` if this process has closed the file: it is not in the
         domain any more.
         """
+        boundSeconds = _CREATE_BOUND_SECONDS if boundSeconds is None else boundSeconds
         deadline = clock.now() + boundSeconds
         while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:
             if failure == -errno.EBADF:

@@ -12,7 +12,7 @@ import pytest
 from fuzz.__main__ import TARGETS, main
 from fuzz.target import CORPUS, Target
 
-_SHORT, _LONG = 2_000, 1_000_000
+_SHORT, _LONG = 1_000, 1_000_000
 
 
 @pytest.mark.timeout(1200)
