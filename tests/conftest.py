@@ -9,6 +9,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import lockorder
 import pytest
@@ -41,6 +42,15 @@ def pytest_collection_finish() -> None:  # pylint: disable=invalid-name
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch, whose 170,000 objects are left out as well."""
+    library = pytest.importorskip("torch", reason="torch is not installed: make interop")
+    gc.collect()
+    gc.freeze()
+    return library
 
 
 def pytest_unconfigure() -> None:  # pylint: disable=invalid-name

@@ -111,11 +111,6 @@ class WordlessTensor(Tensor):
         raise TypeError("no typestr")
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="torch is not installed: make interop")
-
-
 # --- __cuda_array_interface__ -------------------------------------------------------
 
 

@@ -101,11 +101,6 @@ def lend(owner: Owner, device: tuple[int, int] = (capsules.CPU, 0), **keywords: 
     )
 
 
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="torch is not installed: make interop")
-
-
 def managedAddress(capsule: Any) -> int:
     """The address of the structure in an unconsumed capsule."""
     return next(

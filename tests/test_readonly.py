@@ -36,11 +36,6 @@ def pyTorch() -> Any:
     return functions["from_dlpack"]
 
 
-@pytest.fixture(scope="module")
-def torch() -> Any:
-    return pytest.importorskip("torch", reason="torch is not installed: make interop")
-
-
 @pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
 def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str, pyTorch: Any, mode: str) -> None:
     """PyTorch has no read-only tensors. Broken: an in-place operation ended the process
