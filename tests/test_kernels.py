@@ -121,8 +121,8 @@ def test_importingThemLoadsNoNumba() -> None:
 
 #: Elements, and blocks of 256 threads, for the simulator, which gives each of them a
 #: thread of Python.
-_SHAPES = "(1, 1), (600, 2)"
-_MORE_SHAPES = "(257, 1), (257, 2)"
+_SHAPES = "(1, 1), (257, 1)"
+_MORE_SHAPES = "(600, 2), (257, 2)"
 
 
 def test_aCpuReferenceRunsWhenItsStreamComesToIt(domain: str) -> None:
