@@ -31,8 +31,8 @@ from support import Actor, removeDomain  # noqa: E402
 
 #: Whether a test has failed so far.
 HAS_FAILED = pytest.StashKey[bool]()
-#: A process loads one driver or none, so these run by themselves (`make test`, `make
-#: gpu`).
+#: A process loads one driver or none, so these run by themselves (`make
+#: test-long`, `make gpu`).
 collect_ignore = [] if os.environ.get("TEST_DRIVER") else ["cuda"]  # pylint: disable=invalid-name
 
 

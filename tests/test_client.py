@@ -156,18 +156,19 @@ def test_anAnswerThatWasNotTakenIsNotTheNextQuestions(
     client.close()
 
 
+def _noneLeft(failing: list[bool]) -> list[tuple[tuple[int, int], int]]:
+    """The memory that a hello brings, for which no descriptor is left while `failing`."""
+    if failing:
+        raise DescriptorsExhausted("none left")
+    return []
+
+
 def test_nothingIsAskedBeforeTheHello(lab: Lab, serve: Callable[[], Serving]) -> None:
     """Broken: a hello that failed left its connection open, and the next request went
     out on it without a hello.
     """
     failing = [True]
-
-    def allocations() -> list[tuple[tuple[int, int], int]]:
-        if failing:
-            raise DescriptorsExhausted("none left")
-        return []
-
-    client = _client(lab, lab.member(), allocations=allocations)
+    client = _client(lab, lab.member(), allocations=lambda: _noneLeft(failing))
     serve()
     with pytest.raises(DescriptorsExhausted):
         client.request("find", name="a")
@@ -352,13 +353,7 @@ def test_aConnectionThatAnErrorKeepsIsNone(lab: Lab, serve: Callable[[], Serving
     of a hello that failed counted as one, and the member did not connect again.
     """
     failing = [True]
-
-    def allocations() -> list[tuple[tuple[int, int], int]]:
-        if failing:
-            raise DescriptorsExhausted("none left")
-        return []
-
-    client, _ = _client(lab, lab.member(), allocations=allocations), serve()
+    client, _ = _client(lab, lab.member(), allocations=lambda: _noneLeft(failing)), serve()
     with pytest.raises(DescriptorsExhausted) as kept:
         client.request("ping")
     failing.clear()

@@ -23,7 +23,6 @@ class Followed:
             askLater=lambda: True,
         )
         self._term = lab.elect(lab.member().key.slot)
-        settings = SimpleNamespace(control=SimpleNamespace(takeoverMs=100))
         idle = SimpleNamespace(run=lambda: True)
         watcher = SimpleNamespace(sleep=lambda slot, word, ns: self.slept.append(ns / 1e9))
         self._worker = Worker(
@@ -34,9 +33,7 @@ class Followed:
             cast(
                 Any,
                 SimpleNamespace(
-                    tables=SimpleNamespace(
-                        members=lab.members, key=lab.member().key, ttlMs=30_000, settings=settings
-                    ),
+                    tables=SimpleNamespace(members=lab.members, key=lab.member().key, ttlMs=30_000),
                     context=SimpleNamespace(
                         client=client, releases=SimpleNamespace(tryReclaimReleased=lambda: True)
                     ),

@@ -262,7 +262,7 @@ class Client:
         epoch = self._context.election.epoch()
         self._lines.thin()
         isRefused = epoch == self._refusedBy and clock.now() < self._connectAgainAt
-        if isRefused or self._lines.isAnyGreeted(epoch):
+        if isRefused or self.isConnected(epoch):
             self._stall = None
             return True
         self._stall = self._stall or StallDetector(self._context)

@@ -1,4 +1,4 @@
-"""Tests of the whole library on a CUDA driver: the stand-in (`make test`) or a GPU's
+"""Tests of the whole library on a CUDA driver: the stand-in (`make test-long`) or a GPU's
 own driver (`make gpu`), as TEST_DRIVER says.
 """
 
