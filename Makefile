@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
 CUDA := $(VENV)/.cuda
-TORCH := $(VENV)/.torch
+INTEROP := $(VENV)/.interop
 SANITIZE := build/sanitize
 STANDIN := build/standin
 # Tests wait more than they compute: as many at once as there are processors, and two more.
@@ -38,9 +38,9 @@ $(CUDA): $(STAMP)
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[cuda]'
 	@touch $@
 
-interop: $(CUDA) ## install PyTorch too, for the tests that share tensors with it
-	@test -e $(TORCH) || $(PY) -m pip install --quiet --quiet --disable-pip-version-check 'torch==2.13.0'
-	@touch $(TORCH)
+interop: $(CUDA) ## install PyTorch and JAX too, for the tests that share tensors with them
+	@test -e $(INTEROP) || $(PY) -m pip install --quiet --quiet --disable-pip-version-check 'torch==2.13.0' 'jax==0.10.2'
+	@touch $(INTEROP)
 
 demo: $(STAMP) ## share a real model between processes, and kill the broker
 	@$(PY) examples/demo.py

@@ -20,6 +20,7 @@ from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
 from muninn.api.listing import domainInfo, listBuffers
 from muninn.api.opening import free, open
+from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share, shareOnce
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
@@ -33,6 +34,7 @@ __all__ = [
     "Lock",
     "MuninnBuffer",
     "MuninnError",
+    "SharedArray",
     "array",
     "createStream",
     "domainInfo",

@@ -23,6 +23,7 @@ from muninn.interop.arrays import (
     describeArray,
     isOnDevice,
 )
+from muninn.interop.elements import asElement
 
 _FAKE_ADDRESS = 0x7F0000001000
 _STRUCTURE = np.dtype([("id", "<u4"), ("at", "<f8", (2,))], align=True)
@@ -118,7 +119,7 @@ class WordlessTensor(Tensor):
 def test_readsEveryVersionOfTheInterface(version: int) -> None:
     value = Interface(version=version)
     assert describeArray(value) == ForeignArray(
-        _FAKE_ADDRESS, (2, 3), None, np.dtype("<f4"), False, None, None, False, value
+        _FAKE_ADDRESS, (2, 3), None, asElement("<f4"), False, None, None, False, value
     )
     assert describeArray(Interface(version=version, stream=None)).isOrdered
 
@@ -179,21 +180,23 @@ def test_readOnlyIsKept() -> None:
     ],
 )
 def test_knowsEveryTypestrOfFixedSize(typestr: str) -> None:
-    assert describeArray(Interface(typestr=typestr)).dtype == np.dtype(typestr)
+    assert describeArray(Interface(typestr=typestr)).element.dtype == np.dtype(typestr)
 
 
 def test_fieldsAreReadFromTheirDescription() -> None:
     descr = np.lib.format.dtype_to_descr(_STRUCTURE)
     # The padding has become part of the list; the dtype is the same for everything that
     # is read and written.
-    found = describeArray(Interface(typestr=_STRUCTURE.str, descr=descr)).dtype
+    found = describeArray(Interface(typestr=_STRUCTURE.str, descr=descr)).element.dtype
     assert (found.names, found.itemsize, found["at"]) == (
         ("id", "at"),
         _STRUCTURE.itemsize,
         _STRUCTURE["at"],
     )
-    assert describeArray(Interface(typestr="<f4", descr=[("", "<f4")])).dtype == np.float32
-    assert describeArray(Interface(typestr="|V8", descr=[("", "|V8")])).dtype == np.dtype("V8")
+    assert describeArray(Interface(typestr="<f4", descr=[("", "<f4")])).element.dtype == np.float32
+    assert describeArray(Interface(typestr="|V8", descr=[("", "|V8")])).element.dtype == np.dtype(
+        "V8"
+    )
 
 
 _WRONG: dict[str, tuple[type[Exception], dict[str, Any]]] = {
@@ -310,11 +313,13 @@ def test_hostileInterfacesAreRefusedOrDescribeWhatCanBe(stated: dict[str, Any]) 
     value.__cuda_array_interface__ = stated
     with contextlib.suppress(InvalidArgument, TypeError):
         found = describeArray(value)
-        sizeBytes = found.dtype.itemsize
+        sizeBytes = found.element.itemBytes
         for length in found.shape:
             assert length >= 0
             sizeBytes *= length
-        assert sizeBytes < 2**63 and 0 <= found.address < 2**64 and not found.dtype.hasobject
+        assert (
+            sizeBytes < 2**63 and 0 <= found.address < 2**64 and not found.element.dtype.hasobject
+        )
         assert found.strides is None or len(found.strides) == len(found.shape)
         assert found.stream is None or found.stream > 0
 
@@ -325,7 +330,7 @@ def test_hostileInterfacesAreRefusedOrDescribeWhatCanBe(stated: dict[str, Any]) 
 def test_describesATensor() -> None:
     value = Tensor(strides=(4, 8))
     found = describeArray(value)
-    assert found[:7] == (_FAKE_ADDRESS, (2, 3), (4, 8), np.dtype("f4"), False, 1, 1)
+    assert found[:7] == (_FAKE_ADDRESS, (2, 3), (4, 8), asElement("f4"), False, 1, 1)
     assert value.streams == [1]
 
 
@@ -473,7 +478,10 @@ def test_anArrayThatWeOfferIsReadAsItWas(dtype: Any, readOnly: bool, stream: int
             readOnly,
             stream,
         )
-        assert (found.dtype.itemsize, found.dtype.names) == (itemBytes, np.dtype(dtype).names)
+        assert (found.element.itemBytes, found.element.dtype.names) == (
+            itemBytes,
+            np.dtype(dtype).names,
+        )
 
 
 def test_compactStridesAreNotStated() -> None:

@@ -53,7 +53,7 @@ Start = Callable[..., Actor]
         (lambda: muninn.MuninnBuffer(1 << 60), "MNN-0026"),
         (lambda: muninn.MuninnBuffer("600G"), "MNN-0016"),
         (lambda: muninn.MuninnBuffer("400G"), "MNN-0015"),
-        (lambda: muninn.share(np.zeros(0)), "MNN-0026"),
+        (lambda: muninn.share(np.zeros((1,) * 9)), "MNN-0026"),
         (lambda: muninn.share(np.array([{}], object)), "MNN-0027"),
         (lambda: muninn.share(np.zeros(1, "V0")), "MNN-0027"),
         (lambda: muninn.array("there", (5,), "f8"), "MNN-0012"),

@@ -443,7 +443,6 @@ def test_sizesOfAnotherTypeAreTypeErrors(value: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        (0,),
         (3, -1),
         (2.5,),
         (2.0,),

@@ -13,8 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from muninn.config.sizes import asText
 from muninn.errors import BufferFreed
-from muninn.interop.dtypes import dtypeOf
+from muninn.interop.dtypes import elementOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current
 from muninn.session.openbuffer import OpenBuffer, checkExpiry
@@ -110,7 +111,10 @@ class Attachment:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return dtypeOf(self._held())
+        """numpy's dtype. Raises `InvalidDtype` where numpy has none, or only by
+        ml_dtypes, and that is not installed.
+        """
+        return elementOf(self._held()).dtype
 
     @property
     def nbytes(self) -> int:
@@ -166,3 +170,18 @@ class Attachment:
             description.tenant,
         )
         return issued
+
+    def __repr__(self) -> str:
+        if self._openBuffer is None:
+            return "<MuninnBuffer closed>"
+        description = self._openBuffer.description
+        where = (
+            description.mode.value
+            if self.gpu is None
+            else f"{description.mode.value} gpu={self.gpu}"
+        )
+        return (
+            f"<MuninnBuffer {description.name!r} "
+            f"{description.dtype}{list(description.shape)} {asText(description.sizeBytes)} "
+            f"{where}>"
+        )

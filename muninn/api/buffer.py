@@ -14,19 +14,22 @@ from typing import Any, Unpack
 import numpy as np
 
 from muninn.api import views
+from muninn.api.attachment import Attachment
 from muninn.api.handles import held
 from muninn.api.listing import describeRow
 from muninn.api.notebooks import htmlOf
 from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
-from muninn.api.protocols import Protocols
+from muninn.api.protocols import Exposure, Protocols
 from muninn.api.specs import asSize, specOf
+from muninn.api.views import Region
 from muninn.arguments import named, secondsOf, timeoutOf
 from muninn.control import layout
-from muninn.errors import PermissionDenied
-from muninn.interop.dtypes import dtypeOf, shown
+from muninn.errors import ControlBlockInvalid, PermissionDenied
+from muninn.interop.dtypes import elementOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
+from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.access import WITHOUT_STREAM, Reading, Writing
 from muninn.sync.asyncwait import waited
@@ -37,7 +40,7 @@ from muninn.terms import AccessWord, ModeWord, asRenew
 
 
 @describesOptions
-class MuninnBuffer(Protocols):
+class MuninnBuffer(Protocols, Attachment):
     """A named region of memory that every process of this host may share.
 
     Calling the class creates a buffer; `muninn.open` finds one.
@@ -82,45 +85,47 @@ class MuninnBuffer(Protocols):
         spec = specOf("MuninnBuffer", (sizeBytes,), np.dtype(np.uint8), given)
         self._bind(creation.create(spec, progress=given.progress), spec.access, renewal)
 
+    def _exposed(self) -> Exposure:
+        openBuffer = self._checked()
+        return Exposure(openBuffer, _regionOf(openBuffer), self._writable)
+
+    @property
+    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The live bytes as an array of `shape` and `dtype`: no copy, no fence.
+        Read-only unless opened for writing.
+
+        `torch.from_dlpack` takes a read-only array without a warning, where
+        `torch.from_numpy` has one; see `Bundle.__getitem__`.
+        """
+        return self._view(self._checked())
+
+    def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
+        if self._array is None:
+            region = _regionOf(openBuffer)
+            try:
+                self._array = views.hostArray(openBuffer.memory, region, self._writable)
+            except ValueError as error:
+                raise ControlBlockInvalid(
+                    f"the row of {openBuffer.description.name!r} states a shape that its bytes "
+                    f"do not have: {error}"
+                ) from error
+        # Each caller gets an array object of its own, whose shape and flags it may
+        # change.
+        return self._array.view()
+
     def describe(self) -> dict[str, Any]:
         """All properties of the buffer, as a plain dict."""
         openBuffer = self._checked()
         described = describeRow(
             openBuffer.tables, openBuffer.context.gpus, openBuffer.row, openBuffer.description
         )
-        if openBuffer.description.kind == layout.ROW_KIND_ARRAY and self.dtype.fields is not None:
-            described["dtype"] = shown(self.dtype)  # the row has no names of fields
+        element = elementOf(openBuffer)
+        if openBuffer.description.kind == layout.ROW_KIND_ARRAY and element.structure is not None:
+            described["dtype"] = str(element)  # the row has no names of fields
         if self.gpu is not None:
             # The row has the index in the process that made the buffer.
             described["gpu"] = self.gpu
         return described
-
-    @named
-    def deviceArray(self, gpu: int | None = None) -> Any:
-        """The live bytes as an array that kernels take: Numba's device array of `shape`
-        and `dtype`, no copy, no fence.
-
-        On emulated GPUs, where kernels are their CPU references, it is `array`.
-
-        Parameters
-        ----------
-        gpu
-            The GPU whose kernels will use it; by default the buffer's own GPU, or for
-            host memory the current one.
-
-        Raises
-        ------
-        DeviceUnavailable
-            There is no such GPU, or Numba is not installed.
-        BarPressureHigh
-            The host memory can not be mapped for GPUs: the budget is used up.
-        """
-        openBuffer = self._checked()
-        memory, description = openBuffer.memory, openBuffer.description
-        memory.device = deviceOf(openBuffer.context)
-        return views.deviceArray(
-            memory, 0, description.shape, dtypeOf(openBuffer), self._writable, gpu
-        )
 
     @named
     def write(self, timeout: float | None = None, *, stream: Any = WITHOUT_STREAM) -> Writing:
@@ -370,6 +375,11 @@ class MuninnBuffer(Protocols):
 
     def _repr_html_(self) -> str:
         return htmlOf(None if self._openBuffer is None else self.describe(), self._writable)
+
+
+def _regionOf(openBuffer: OpenBuffer) -> Region:
+    """All of an open buffer, as its array."""
+    return Region(0, openBuffer.description.shape, elementOf(openBuffer))
 
 
 def _unpickle(name: str, handle: bytes) -> MuninnBuffer:

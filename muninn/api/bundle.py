@@ -7,7 +7,6 @@ vector units and CUDA's texture alignment require.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Unpack
@@ -19,13 +18,15 @@ from muninn.api import views
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
+from muninn.api.sharedarray import SharedArray
 from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
+from muninn.api.views import Region
 from muninn.arguments import named, requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
-from muninn.interop.dtypes import asDtype, shown
-from muninn.interop.hostarrays import Flat, flatOf
+from muninn.interop.elements import asElement
+from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.openbuffer import OpenBuffer
@@ -35,7 +36,7 @@ _ALIGNMENT = 256
 _MAX_KEYS = 1 << 20
 
 
-class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
+class Bundle(Mapping[str, Any]):
     """A shared set of arrays: a mapping from key to array, read-only unless opened for
     writing. Nothing is copied.
     """
@@ -58,9 +59,10 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         """Bytes of all arrays, alignment included."""
         return self.buffer.nbytes
 
-    def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes of one array, without a copy: a plain numpy array, or on a GPU
-        an array as `MuninnBuffer.deviceArray` gives it.
+    def __getitem__(self, key: str) -> Any:
+        """The live bytes of one array, without a copy: a plain numpy array, or where
+        the bytes are in VRAM, or numpy alone does not have the type (bfloat16 and its
+        like), a `SharedArray` for the other libraries.
 
         If the bundle is open for reading, the array is read-only. numpy refuses to
         write to it; PyTorch does not, and the process ends by SIGSEGV:
@@ -68,15 +70,10 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
         not. `openBundle(name, access="readWrite")` gives arrays that may be changed in
         place, and `torch.tensor(bundle[key])` makes a copy.
         """
-        offset, shape, dtype = self._entries[key]
-        sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = self.buffer._checked().memory
-        if not memory.isHostVisible:
-            kernels: np.ndarray[Any, np.dtype[Any]] = views.deviceArray(
-                memory, offset, shape, dtype, self.buffer.writable
-            )
-            return kernels
-        return flatOf(memory, sizeBytes, offset, self.buffer.writable).view(dtype).reshape(shape)
+        region, openBuffer = self._entries[key], self.buffer._checked()
+        if openBuffer.memory.isHostVisible and region.element.isNumpys:
+            return views.hostArray(openBuffer.memory, region, self.buffer.writable)
+        return SharedArray(openBuffer, region, self.buffer.writable)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -87,8 +84,8 @@ class Bundle(Mapping[str, np.ndarray[Any, np.dtype[Any]]]):
     def describe(self) -> dict[str, Any]:
         """`MuninnBuffer.describe`, and ``"entries"``: key to shape and dtype."""
         entries = {
-            key: {"shape": list(shape), "dtype": dtype.str}
-            for key, (_, shape, dtype) in self._entries.items()
+            key: {"shape": list(region.shape), "dtype": region.element.text}
+            for key, region in self._entries.items()
         }
         return {**self.buffer.describe(), "entries": entries}
 
@@ -131,16 +128,18 @@ class BundleDraft:
     place.
     """
 
-    def __init__(
-        self, entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], flat: Flat
-    ) -> None:
+    def __init__(self, entries: dict[str, Region], flat: Flat) -> None:
         self._entries = entries
         self._flat = flat
 
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
-        offset, shape, dtype = self._entries[key]
-        sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        return self._flat[offset : offset + sizeBytes].view(dtype).reshape(shape)
+        region = self._entries[key]
+        return self.bytesOf(key).view(region.element.dtype).reshape(region.shape)
+
+    def bytesOf(self, key: str) -> Flat:
+        """The bytes of one array, flat, for elements of any type."""
+        region = self._entries[key]
+        return self._flat[region.offset : region.offset + region.sizeBytes]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -159,7 +158,7 @@ def loadBundle(
     Parameters
     ----------
     specs
-        Key to (shape, dtype).
+        Key to (shape, dtype), the dtype as numpy takes it or as text, ``"bfloat16"``.
     fill
         Called once with the `BundleDraft`. If it raises, the bundle is abandoned.
     **options
@@ -179,7 +178,10 @@ def _loaded(
     renewal = asRenew(options.renew, caller)
     entries, sizeBytes = _laidOut(specs)
     manifest: bytes = msgpack.packb(
-        [[key, offset, list(shape), dtype.str] for key, (offset, shape, dtype) in entries.items()]
+        [
+            [key, region.offset, list(region.shape), region.element.text]
+            for key, region in entries.items()
+        ]
     )
     wanted = specOf(caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
 
@@ -214,12 +216,12 @@ def shareBundle(
     sources = {key: asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
 
     def fill(draft: BundleDraft) -> None:
-        for key, source in sources.items():
-            np.copyto(draft[key], source)
+        for key, (source, _) in sources.items():
+            np.copyto(draft.bytesOf(key).view(source.dtype).reshape(source.shape), source)
 
     return _loaded(
         "shareBundle",
-        {key: (source.shape, source.dtype) for key, source in sources.items()},
+        {key: (source.shape, element) for key, (source, element) in sources.items()},
         fill,
         given,
     )
@@ -242,25 +244,25 @@ def openBundle(
 
 def _laidOut(
     specs: Mapping[str, tuple[Any, Any]],
-) -> tuple[dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]], int]:
+) -> tuple[dict[str, Region], int]:
     """(entries with offsets, total bytes)."""
     items = _items("loadBundle: specs", specs)
     if not 0 < len(items) <= _MAX_KEYS:
         raise InvalidArgument(
             f"a bundle of {len(items)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays"
         )
-    entries: dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]] = {}
+    entries: dict[str, Region] = {}
     end = 0
     for key, (shape, dtype) in ((_asKey(key), _asPair(key, spec)) for key, spec in items):
-        lengths, itemType = asItems(shape, dtype)
-        if itemType.fields is not None:
+        lengths, element = asItems(shape, dtype)
+        if element.structure is not None:
             raise InvalidDtype(
-                f"{key!r} has dtype {shown(itemType)}: a bundle holds plain types",
+                f"{key!r} has dtype {element}: a bundle holds plain types",
                 "Share it as an array of its own",
             )
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-        entries[key] = (offset, lengths, itemType)
-        end = offset + int(np.prod(lengths, dtype=object)) * itemType.itemsize
+        entries[key] = region = Region(offset, lengths, element)
+        end = offset + region.sizeBytes
     return entries, end
 
 
@@ -294,7 +296,7 @@ def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
     return shape, dtype
 
 
-def _unpacked(openBuffer: OpenBuffer) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
+def _unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
     """The entries of a bundle's manifest, copied and then checked against the bundle's
     size.
     """
@@ -302,8 +304,8 @@ def _unpacked(openBuffer: OpenBuffer) -> dict[str, tuple[int, tuple[int, ...], n
     raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
         entries = {
-            key: (offset, tuple(shape), asDtype(dtype))
-            for key, offset, shape, dtype in msgpack.unpackb(raw)
+            key: Region(offset, tuple(shape), asElement(text))
+            for key, offset, shape, text in msgpack.unpackb(raw)
         }
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(
@@ -319,22 +321,16 @@ def _unpacked(openBuffer: OpenBuffer) -> dict[str, tuple[int, tuple[int, ...], n
     return entries
 
 
-def _isInside(key: Any, entry: tuple[Any, tuple[Any, ...], np.dtype[Any]], sizeBytes: int) -> bool:
+def _isInside(key: Any, region: Region, sizeBytes: int) -> bool:
     """Whether an entry is one that `_laidOut` could have made, within the bundle. In a
     damaged manifest each part may have any type that msgpack has.
     """
-    offset, shape, dtype = entry
+    offset, shape, element = region
     if (
         not isinstance(key, str)
         or len(shape) > layout.MAX_NDIM
-        or any(type(number) is not int for number in (offset, *shape))
+        or any(type(number) is not int or number < 0 for number in (offset, *shape))
+        or element.structure is not None
     ):
         return False
-    if (
-        dtype.fields is not None
-        or dtype.subdtype is not None
-        or offset < 0
-        or min(shape, default=1) <= 0
-    ):
-        return False
-    return bool(offset + math.prod(shape) * dtype.itemsize <= sizeBytes)
+    return offset + region.sizeBytes <= sizeBytes

@@ -18,8 +18,7 @@ from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.arrays import ForeignArray, describeArray
-from muninn.interop.dtypes import shown
-from muninn.interop.hostarrays import addressOf
+from muninn.interop.hostarrays import HostArray, addressOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
@@ -50,10 +49,9 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
             "Leave mode and preferredGpu out",
         )
     target = gpu if preferredGpu is None and asked is Mode.FAST else preferredGpu
-    wanted = specOf(
-        caller, source.shape, source.dtype, replace(options, mode=asked.value, preferredGpu=target)
-    )
-    if copy:
+    placed = replace(options, mode=asked.value, preferredGpu=target)
+    wanted = specOf(caller, source.shape, source.element, placed)
+    if copy or 0 in source.shape:
         openBuffer = creation.create(
             wanted,
             put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu),
@@ -62,7 +60,7 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
         return MuninnBuffer._of(openBuffer, wanted.access, renewal)
     if wanted.manifest:
         raise InvalidArgument(
-            f"dtype {shown(source.dtype)} can not be shared where it lies",
+            f"dtype {source.element} can not be shared where it lies",
             "Share a copy (copy=True)",
         )
     openBuffer = creation.create(
@@ -75,13 +73,14 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     return buffer
 
 
-def hostCopy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
+def hostCopy(value: Any) -> HostArray:
     """An array on a GPU, copied to the host."""
     device = deviceOf(current())
     source, gpu = _described(device, value)
-    out = np.empty(source.shape, source.dtype)
-    device.copyNow(addressOf(out), source.address, out.nbytes, gpu)
-    return out
+    out = np.empty(source.shape, source.element.bits)
+    if out.size:
+        device.copyNow(addressOf(out), source.address, out.nbytes, gpu)
+    return HostArray(out, source.element)
 
 
 def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
@@ -99,9 +98,8 @@ def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
             "Share a contiguous copy of it",
         )
     if 0 in source.shape:
-        raise InvalidArgument(
-            f"an array of shape {source.shape} has no bytes to share", "Share at least one element"
-        )
+        # It has no address that would tell its GPU.
+        return source, source.deviceId or 0
     gpu = device.gpuOf(source.address)
     if gpu is None:
         raise _unreachable(device, value)

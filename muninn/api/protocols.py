@@ -1,5 +1,5 @@
-"""The protocols by which other libraries take a buffer: numpy's array, Python's buffer
-protocol, DLPack, the CUDA array interface.
+"""The protocols by which other libraries take a range of an open buffer: numpy's array,
+Python's buffer protocol, DLPack, the CUDA array interface.
 
 numpy gets the bytes of VRAM as a copy; kernels of real GPUs get them in place. Only
 `__dlpack__` with a stream waits for a writer.
@@ -7,60 +7,110 @@ numpy gets the bytes of VRAM as a copy; kernels of real GPUs get them in place. 
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from muninn.api import views
-from muninn.api.attachment import Attachment
-from muninn.config.sizes import asText
-from muninn.errors import ControlBlockInvalid
+from muninn.api.views import Region
+from muninn.arguments import named
 from muninn.interop import arrays, readonly
-from muninn.interop.dtypes import dtypeOf, shown
-from muninn.interop.hostarrays import flatOf
+from muninn.interop.elements import shown
+from muninn.session.gpus import deviceOf
 from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
-from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
+from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshotOf
 from muninn.terms import Access
 
 
-class Protocols(Attachment):
-    """The array of a buffer, and the protocols by which other libraries get it."""
+class Exposure(NamedTuple):
+    """What an object lends: a range of an open buffer, and whether it may be written."""
+
+    openBuffer: OpenBuffer
+    region: Region
+    isWritable: bool
+
+
+class Protocols:
+    """The array of a range of an open buffer, and the protocols by which other
+    libraries get it.
+    """
 
     __slots__ = ()
 
+    @abstractmethod
+    def _exposed(self) -> Exposure:
+        """What this object lends now. Raises if it may not be used any more."""
+
     @property
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """The live bytes as an array of `shape` and `dtype`: no copy, no fence.
-        Read-only unless opened for writing.
+        """The live bytes as a numpy array: no copy, no fence. Read-only unless opened
+        for writing.
 
-        `torch.from_dlpack` takes a read-only array without a warning, where
-        `torch.from_numpy` has one; see `Bundle.__getitem__`.
+        Raises
+        ------
+        NotHostVisible
+            The bytes are in VRAM.
+        InvalidDtype
+            numpy does not have the type: bfloat16 and its like need ml_dtypes.
         """
-        return self._view(self._checked())
+        openBuffer, region, isWritable = self._exposed()
+        return views.hostArray(openBuffer.memory, region, isWritable)
 
-    def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
-        if self._array is None:
-            description = openBuffer.description
-            flat = flatOf(openBuffer.memory, description.sizeBytes, writable=self._writable)
-            try:
-                self._array = flat.view(dtypeOf(openBuffer)).reshape(description.shape)
-            except ValueError as error:
-                raise ControlBlockInvalid(
-                    f"the row of {description.name!r} states a shape that its bytes do not "
-                    f"have: {error}"
-                ) from error
-        # Each caller gets an array object of its own, whose shape and flags it may
-        # change.
-        return self._array.view()
+    @named
+    def view(self, dtype: Any) -> np.ndarray[Any, np.dtype[Any]]:
+        """The live bytes as a numpy array of another type, such as the unsigned
+        integers of their size: no copy, no fence. The last length changes where the
+        elements have another size.
+        """
+        openBuffer, region, isWritable = self._exposed()
+        return views.hostArray(openBuffer.memory, views.asType(region, dtype), isWritable)
+
+    @named
+    def deviceArray(self, gpu: int | None = None, *, dtype: Any = None) -> Any:
+        """The live bytes as an array that kernels take: Numba's device array, no copy,
+        no fence.
+
+        On emulated GPUs, where kernels are their CPU references, it is `array`.
+
+        Parameters
+        ----------
+        gpu
+            The GPU whose kernels will use it; by default the buffer's own GPU, or for
+            host memory the current one.
+        dtype
+            Another type for the same bytes, as for `view`, where Numba does not have
+            the buffer's own.
+
+        Raises
+        ------
+        DeviceUnavailable
+            There is no such GPU, or Numba is not installed.
+        InvalidDtype
+            Numba has no such type.
+        BarPressureHigh
+            The host memory can not be mapped for GPUs: the budget is used up.
+        """
+        openBuffer, region, isWritable = self._exposed()
+        openBuffer.memory.device = deviceOf(openBuffer.context)
+        if dtype is not None:
+            region = views.asType(region, dtype)
+        return views.deviceArray(openBuffer.memory, region, isWritable, gpu)
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        if not self._checked().memory.isHostVisible:
+        openBuffer, region, _ = self._exposed()
+        if not openBuffer.memory.isHostVisible:
             if copy is False:
-                raise ValueError(f"{self.name!r} is in VRAM: an array on the host is a copy of it")
-            return np.asarray(snapshot(self._checked(), None, READ_BOUND_SECONDS), dtype)
+                raise ValueError(
+                    f"{openBuffer.description.name!r} is in VRAM: an array on the host is a "
+                    "copy of it"
+                )
+            out = np.empty(region.shape, region.element.dtype)
+            snapshotOf(openBuffer, out, region.offset, READ_BOUND_SECONDS)
+            return np.asarray(out, dtype)
         array = self.array
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
@@ -76,51 +126,36 @@ class Protocols(Attachment):
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped.
         Any other buffer has no such attribute.
         """
-        openBuffer = self._checked()
+        openBuffer, region, isWritable = self._exposed()
         memory = openBuffer.memory
         if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
-            raise AttributeError(f"{self.name!r} is not mapped for a GPU")
-        address = memory.devicePointer(memory.device)
+            raise AttributeError(f"{openBuffer.description.name!r} is not mapped for a GPU")
+        address = memory.devicePointer(memory.device) + region.offset
         # The library that takes the array waits for the stream named in it: the default
         # stream, when that one itself waits for a writer.
         stream = arrays.LEGACY_STREAM if fences.behindWriters(openBuffer) else None
         return arrays.cudaArrayInterface(
-            address, self.shape, None, dtypeOf(openBuffer), not self._writable, stream
+            address, region.shape, None, region.element, not isWritable, stream
         )
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
-        openBuffer = self._checked()
-        if not self._writable:
+        openBuffer, region, isWritable = self._exposed()
+        memory = openBuffer.memory
+        if not isWritable:
             description = openBuffer.description
             mayBeWritten = description.access is not Access.READ_ONLY
             readonly.tellBorrower(description.name, mayBeWritten, keywords)
-        if openBuffer.memory.isHostVisible:
+        if memory.isHostVisible and region.element.isNumpys:
             return self.array.__dlpack__(stream=stream, **keywords)
-        if (consumer := arrays.consumerStream(stream)) is not None:
+        if not memory.isHostVisible and (consumer := arrays.consumerStream(stream)) is not None:
             fences.holdBack(openBuffer, consumer, writing=False, timeout=None)
-        return views.tensor(
-            openBuffer.memory, self.shape, dtypeOf(openBuffer), self._writable, **keywords
-        )
+        return views.tensor(memory, region, isWritable, **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return views.tensorDevice(self._checked().memory)
+        return views.tensorDevice(self._exposed().openBuffer.memory)
 
     def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError("a buffer without dimensions has no length")
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        if self._openBuffer is None:
-            return "<MuninnBuffer closed>"
-        description = self._openBuffer.description
-        where = (
-            description.mode.value
-            if self.gpu is None
-            else f"{description.mode.value} gpu={self.gpu}"
-        )
-        return (
-            f"<MuninnBuffer {description.name!r} "
-            f"{description.dtype}{list(description.shape)} {asText(description.sizeBytes)} "
-            f"{where}>"
-        )
+        shape = self._exposed().region.shape
+        if not shape:
+            raise TypeError("an array without dimensions has no length")
+        return shape[0]

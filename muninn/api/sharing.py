@@ -42,9 +42,11 @@ from muninn.arguments import isTruth, named, requireCallable, secondsOf, timeout
 from muninn.control import layout
 from muninn.errors import BufferExists, BufferMismatch, InvalidArgument
 from muninn.interop.arrays import isOnDevice
-from muninn.interop.dtypes import dtypeOf, shown
+from muninn.interop.dtypes import elementOf
+from muninn.interop.elements import ElementType
 from muninn.interop.hostarrays import Flat, addressOf
 from muninn.interop.hostarrays import fill as fillMemory
+from muninn.interop.tensors import plainTensor
 from muninn.session import creation
 from muninn.session.creation import Source
 from muninn.session.membership import current
@@ -100,7 +102,10 @@ def share(
         (`__array_interface__`, the buffer protocol, `__dlpack__` on the CPU). Not a
         list. Or an array on a GPU: any object with `__cuda_array_interface__` or
         `__dlpack__` (Numba, CuPy, PyTorch, JAX); it is copied to other VRAM of the same
-        GPU, and the copy outlives this process.
+        GPU, and the copy outlives this process. Elements of any type that is not a
+        Python object, bfloat16, the 8-bit floats and packed ones too; an array may have
+        any strides, no dimensions or no elements. Of a tensor of PyTorch the values are
+        shared, as `detach().resolve_conj().resolve_neg()` gives them.
     copy
         False shares an array on a GPU in place, without a copy. The array is kept as
         long as this buffer is open here, and is gone with this process: processes that
@@ -133,7 +138,7 @@ def share(
 
 def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
     """`share`. The user called the function `caller`."""
-    renewal = asRenew(options.renew, caller)
+    renewal, value = asRenew(options.renew, caller), plainTensor(value)
     if not isTruth(copy):
         raise TypeError(f"{caller}: copy must be True or False, not {type(copy).__name__}")
     if isOnDevice(value):
@@ -143,8 +148,8 @@ def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Muni
             "only an array on a GPU can be shared where it lies",
             "Leave copy out: the bytes are copied once",
         )
-    source, progress = asArray(value), options.progress
-    wanted = specOf(caller, source.shape, source.dtype, options)
+    (source, element), progress = asArray(value), options.progress
+    wanted = specOf(caller, source.shape, element, options)
     if source.flags.c_contiguous:
         openBuffer = creation.create(
             wanted, source=Source(addressOf(source), source.nbytes), progress=progress
@@ -187,10 +192,11 @@ def loadArray(
     """
     given = optionsOf(loadArray, name=name, **options)
     requireCallable("loadArray: fill", fill)
-    renewal, wanted = asRenew(given.renew, "loadArray"), specOf("loadArray", shape, dtype, given)
+    renewal, itemType = asRenew(given.renew, "loadArray"), asItems(shape, dtype)[1].dtype
+    wanted = specOf("loadArray", shape, dtype, given)
 
     def write(flat: Flat) -> None:
-        fill(flat.view(np.dtype(dtype)).reshape(wanted.shape))
+        fill(flat.view(itemType).reshape(wanted.shape))
 
     openBuffer = creation.create(
         wanted,
@@ -349,17 +355,16 @@ def _attachOrCreate(
 
 
 def _compare(
-    openBuffer: OpenBuffer, shape: tuple[int, ...], dtype: np.dtype[Any], mode: Mode
+    openBuffer: OpenBuffer, shape: tuple[int, ...], element: ElementType, mode: Mode
 ) -> None:
     description = openBuffer.description
     if description.kind != layout.ROW_KIND_ARRAY:
         raise BufferMismatch(
             f"{description.name!r} is a bundle of arrays", "Open it by muninn.openBundle"
         )
-    there = (description.shape, dtypeOf(openBuffer), asMode(description.mode))
-    if there != (shape, dtype, mode):
+    there = (description.shape, elementOf(openBuffer), asMode(description.mode))
+    if there != (shape, element, mode):
         raise BufferMismatch(
-            f"{description.name!r} has shape {there[0]}, dtype {shown(there[1])} and "
-            f"{there[2].value}; "
-            f"wanted {shape}, {shown(dtype)} and {mode.value}"
+            f"{description.name!r} has shape {there[0]}, dtype {there[1]} and {there[2].value}; "
+            f"wanted {shape}, {element} and {mode.value}"
         )

@@ -1,4 +1,6 @@
-"""The arrays that users pass, as numpy arrays on the host."""
+"""The arrays that users pass, as numpy arrays on the host with the type of their
+elements.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,19 @@ from typing import Any
 import numpy as np
 
 from muninn.api import lending
-from muninn.errors import InvalidArgument
+from muninn.api.protocols import Protocols
 from muninn.interop.arrays import isOnDevice
+from muninn.interop.dlpack import takeTensor
+from muninn.interop.elements import asElement
+from muninn.interop.hostarrays import HostArray, borrowed
+from muninn.interop.tensors import isTensor, plainTensor
 
 
-def asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """`value` as a numpy array. A list or a number is refused, because its dtype would
-    be a guess.
+def asArray(value: Any) -> HostArray:
+    """`value` as an array of the host. A list or a number is refused, because its dtype
+    would be a guess.
     """
+    value = plainTensor(value)
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):
             raise TypeError(
@@ -23,11 +30,17 @@ def asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
             )
         source = value
     elif isOnDevice(value):
-        source = lending.hostCopy(value)
-    elif hasattr(value, "__array_interface__") or hasattr(value, "__array__"):
+        return lending.hostCopy(value)
+    elif isinstance(value, Protocols):
+        element = value._exposed().region.element
+        return HostArray(value.view(element.bits), element)
+    elif not isTensor(value) and (
+        hasattr(value, "__array_interface__") or hasattr(value, "__array__")
+    ):
         source = np.asarray(value)
     elif hasattr(value, "__dlpack__"):
-        source = np.from_dlpack(value)
+        taken = takeTensor(value, None)
+        return HostArray(borrowed(taken), taken.element)
     else:
         try:
             source = np.asarray(memoryview(value))
@@ -35,8 +48,4 @@ def asArray(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
             raise TypeError(
                 f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)"
             ) from None
-    if source.size == 0:
-        raise InvalidArgument(
-            f"an array of shape {source.shape} has no bytes to share", "Share at least one element"
-        )
-    return source
+    return HostArray(source, asElement(source.dtype))

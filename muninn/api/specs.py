@@ -16,7 +16,8 @@ from muninn.config import asBytes
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.errors import InvalidArgument
-from muninn.interop.dtypes import asDtype, encoded
+from muninn.interop.dtypes import encoded
+from muninn.interop.elements import ElementType, asElement
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.spec import BufferSpec
@@ -49,7 +50,7 @@ def asSize(value: int | str) -> int:
 
 
 def asShape(value: Any) -> tuple[int, ...]:
-    """A tuple of lengths above 0, at most 8, or `InvalidArgument`."""
+    """A tuple of lengths, at most 8, or `InvalidArgument`."""
     try:
         found = [
             asInteger(length)
@@ -62,19 +63,22 @@ def asShape(value: Any) -> tuple[int, ...]:
     shape = tuple(length for length in found if length is not None)
     if len(shape) != len(found):
         raise InvalidArgument(f"{value!r} is no shape", "Pass a length or a tuple of lengths")
-    if len(shape) > layout.MAX_NDIM or any(length <= 0 for length in shape):
+    if len(shape) > layout.MAX_NDIM or any(length < 0 for length in shape):
         raise InvalidArgument(
-            f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, each above 0"
+            f"shape {shape} can not be", f"Use at most {layout.MAX_NDIM} lengths, none below 0"
         )
     return shape
 
 
-def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def asItems(shape: Any, dtype: Any) -> tuple[tuple[int, ...], ElementType]:
     """The lengths, and the type of an element. Elements that are arrays themselves add
     lengths, as in numpy.
     """
-    itemType = asDtype(dtype)
-    return asShape((*asShape(shape), *itemType.shape)), itemType.base
+    element = asElement(dtype)
+    if element.structure is None:
+        return asShape(shape), element
+    structure = element.structure
+    return asShape((*asShape(shape), *structure.shape)), asElement(structure.base)
 
 
 def specOf(
@@ -91,9 +95,9 @@ def specOf(
     membership = current()
     settings = membership.settings
     asked = asMode(options.mode, caller) if options.mode is not None else Mode.BIG
-    lengths, itemType = asItems(shape, dtype)
-    text, described = encoded(itemType)
-    sizeBytes = math.prod(lengths) * itemType.itemsize
+    lengths, element = asItems(shape, dtype)
+    text, described = encoded(element)
+    sizeBytes = math.prod(lengths) * element.itemBytes
     if sizeBytes > _MAX_BYTES:
         raise InvalidArgument(
             f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}"

@@ -1,4 +1,4 @@
-"""Views: the bytes of a buffer as arrays for kernels and other libraries.
+"""Views: a range of a buffer's bytes as an array for kernels and other libraries.
 
 On real GPUs a view is a Numba device array, a `__cuda_array_interface__` or a DLPack
 tensor, all on the same bytes, and each of them keeps the memory mapped. On emulated
@@ -7,17 +7,40 @@ GPUs the CPU references of the kernels run, and take a numpy array.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.errors import DeviceUnavailable
+from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop import arrays, dlpack, hostarrays
+from muninn.interop.elements import ElementType, asElement
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
 
 _CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Region(NamedTuple):
+    """A range of a buffer's bytes, as an array.
+
+    Attributes
+    ----------
+    offset
+        Bytes from the beginning of the buffer.
+    shape
+        Lengths, in elements, which follow each other in C order.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    element: ElementType
+
+    @property
+    def sizeBytes(self) -> int:
+        return math.prod(self.shape) * self.element.itemBytes
 
 
 class Exposed:
@@ -27,28 +50,49 @@ class Exposed:
 
     __slots__ = ("__cuda_array_interface__", "_memory")
 
-    def __init__(
-        self,
-        memory: Memory,
-        address: int,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        writable: bool,
-    ) -> None:
+    def __init__(self, memory: Memory, address: int, region: Region, writable: bool) -> None:
         self._memory = memory
         self.__cuda_array_interface__ = arrays.cudaArrayInterface(
-            address, shape, None, dtype, not writable, None
+            address, region.shape, None, region.element, not writable, None
         )
 
 
-def deviceArray(
-    memory: Memory,
-    offset: int,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    writable: bool,
-    gpu: int | None = None,
-) -> Any:
+def hostArray(memory: Memory, region: Region, writable: bool) -> Array:
+    """The live bytes as an array of the host.
+
+    Raises
+    ------
+    NotHostVisible
+        The bytes are in VRAM.
+    InvalidDtype
+        numpy does not have the type.
+    ValueError
+        The bytes do not have that shape.
+    """
+    flat = hostarrays.flatOf(memory, region.sizeBytes, region.offset, writable)
+    return flat.view(region.element.dtype).reshape(region.shape)
+
+
+def asType(region: Region, dtype: Any) -> Region:
+    """The same bytes as elements of another type. As in numpy, the last length changes
+    where the elements have another size.
+    """
+    wanted = asElement(dtype)
+    if wanted.itemBytes == region.element.itemBytes:
+        return region._replace(element=wanted)
+    lastBytes = region.shape[-1] * region.element.itemBytes if region.shape else 0
+    if not region.shape or lastBytes % wanted.itemBytes:
+        raise InvalidArgument(
+            f"elements of {region.element} in shape {region.shape} can not be viewed as {wanted}: "
+            "the last length, in bytes, is no multiple of its size",
+            "View them as a type of the same size, or of fewer bytes",
+        )
+    return region._replace(
+        element=wanted, shape=(*region.shape[:-1], lastBytes // wanted.itemBytes)
+    )
+
+
+def deviceArray(memory: Memory, region: Region, writable: bool, gpu: int | None = None) -> Any:
     """The array for kernels of `gpu`: Numba's device array on a real one, numpy's on an
     emulated one. No copy, no fence.
 
@@ -58,6 +102,8 @@ def deviceArray(
         There is no such GPU, or Numba is not installed.
     TopologyNotPeerable
         The bytes are in the VRAM of another GPU, which this one does not reach.
+    InvalidDtype
+        Numba has no such type.
     """
     device = memory.device
     assert device is not None, "the caller has chosen a device"
@@ -65,10 +111,9 @@ def deviceArray(
     if home is not None and memory.gpu is not None:
         device.requirePeer(home, memory.gpu)
     if device.runsKernelsOnHost:
-        sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        return hostarrays.flatOf(memory, sizeBytes, offset, writable).view(dtype).reshape(shape)
-    address = memory.devicePointer(device) + offset
-    return _numba().on(home, Exposed(memory, address, shape, dtype, writable))
+        return hostArray(memory, region, writable)
+    address = memory.devicePointer(device) + region.offset
+    return _numba().on(home, Exposed(memory, address, region, writable))
 
 
 def _numba() -> Any:
@@ -84,27 +129,24 @@ def _numba() -> Any:
 
 def tensor(
     memory: Memory,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
+    region: Region,
     writable: bool,
     *,
     max_version: tuple[int, int] | None = None,
     dl_device: tuple[int, int] | None = None,
     copy: bool | None = None,
 ) -> Any:
-    """A DLPack capsule of VRAM; the keywords are those of `__dlpack__`."""
+    """A DLPack capsule; the keywords are those of `__dlpack__`."""
     device = tensorDevice(memory)
     if dl_device is not None and tuple(dl_device) != device:
-        raise BufferError(
-            f"the bytes are in the VRAM of GPU {memory.gpu}, and are not copied to device "
-            f"{tuple(dl_device)}"
-        )
+        where = "in host memory" if memory.isHostVisible else f"in the VRAM of GPU {memory.gpu}"
+        raise BufferError(f"the bytes are {where}, and are not copied to device {tuple(dl_device)}")
     if copy:
         raise BufferError("this is a view of shared memory; copy the tensor that you get")
     return dlpack.exportCapsule(
-        memory.source.address,
-        shape,
-        dtype,
+        memory.source.address + region.offset,
+        region.shape,
+        region.element,
         device,
         memory,
         readOnly=not writable,

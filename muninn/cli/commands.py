@@ -258,27 +258,20 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
             def fill(draft: muninn.BundleDraft) -> None:
                 for key in source.entries:
-                    source.readInto(key, draft[key], progress)
+                    source.readInto(key, draft.bytesOf(key), progress)
 
             loaded: Any = muninn.loadBundle(source.entries, fill, **keywords)
         else:
             entry = source.entries[""]
 
             def fillOne(array: np.ndarray[Any, Any]) -> None:
-                source.readInto("", array, progress)
+                source.readInto("", array.reshape(-1).view(np.uint8), progress)
 
-            loaded = muninn.loadArray(entry.shape, entry.dtype, fillOne, **keywords)
+            loaded = muninn.loadArray(entry.shape, entry.element, fillOne, **keywords)
     with loaded:
-        if source.keptAsBits:
-            kinds = ", ".join(sorted(set(source.keptAsBits.values())))
-            kept = counted(len(source.keptAsBits), "array")
-            print(
-                f"muninn: kept as the unsigned integers of their bits: {kept} of {kinds}",
-                file=sys.stderr,
-            )
         what = counted(len(source.entries), "array")
         text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
-        return _say(arguments, {**loaded.describe(), "keptAsBits": source.keptAsBits}, text)
+        return _say(arguments, loaded.describe(), text)
 
 
 def _checkShareable(source: Source) -> None:
@@ -290,7 +283,7 @@ def _checkShareable(source: Source) -> None:
 
     for key, entry in source.entries.items():
         try:
-            asItems(entry.shape, entry.dtype)
+            asItems(entry.shape, entry.element)
         except MuninnError as error:
             raise type(error)(
                 f"{source.path}: {key or 'the array'}: {error.reason}", error.fix

@@ -65,20 +65,22 @@ def _fill(
     file: IO[bytes],
     source: Source,
     target: np.ndarray[Any, Any],
+    entry: Entry,
     fortran: bool,
     progress: Progress | None,
 ) -> None:
-    if not fortran or target.ndim < 2:
+    if not fortran or len(entry.shape) < 2 or not target.size:
         source.fill(file, target, progress)
         return
+    itemType = np.dtype(f"V{entry.element.itemBytes}")
     # The file has the columns one after the other. Some of them are transposed at a
     # time, so that no second copy of the array is needed.
-    turned = target.T
-    count = max(1, CHUNK_BYTES // max(1, target.nbytes // max(1, len(turned))))
+    turned = target.view(itemType).reshape(entry.shape).T
+    count = max(1, CHUNK_BYTES // max(1, target.nbytes // len(turned)))
     for start in range(0, len(turned), count):
         columns = turned[start : start + count]
-        read = np.empty(columns.shape, target.dtype)
-        source.fill(file, read, progress)
+        read = np.empty(columns.shape, itemType)
+        source.fill(file, read.reshape(-1).view(np.uint8), progress)
         np.copyto(columns, read)
 
 
@@ -99,7 +101,7 @@ class NpySource(Source):
 
     def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None:
         self._file.seek(self._dataOffset)
-        _fill(self._file, self, target, self._fortran, progress)
+        _fill(self._file, self, target, self.entries[key], self._fortran, progress)
 
 
 class NpzSource(Source):
@@ -147,7 +149,7 @@ class NpzSource(Source):
         try:
             with self._archive.open(self._members[key]) as file:
                 _, fortran = _header(file, self, key)
-                _fill(file, self, target, fortran, progress)
+                _fill(file, self, target, self.entries[key], fortran, progress)
         except _ARCHIVE_DAMAGE as error:
             raise self.refuse(f"{key} is damaged: {error}") from error
 

@@ -5,8 +5,7 @@ This module reads it, and not the library of that name, because the library retu
 copies, and a model is to be read once, straight into the segment. The checks are those
 of the format's specification (https://github.com/huggingface/safetensors#format): the
 header fits into the file; offsets are in range, without gap or overlap, and match shape
-and dtype. numpy does not know bfloat16 and the 8-bit floats: they are kept bit by bit
-as unsigned integers of their size, and `Source.keptAsBits` lists them.
+and dtype.
 """
 
 from __future__ import annotations
@@ -17,29 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from muninn.formats.source import Progress, Source
+from muninn.formats.source import Entry, Progress, Source
+from muninn.interop.elements import fileElement
 
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000  # the specification's bound
-_DTYPES = {
-    "BOOL": "?",
-    "U8": "u1",
-    "I8": "i1",
-    "U16": "<u2",
-    "I16": "<i2",
-    "U32": "<u4",
-    "I32": "<i4",
-    "U64": "<u8",
-    "I64": "<i8",
-    "F16": "<f2",
-    "F32": "<f4",
-    "F64": "<f8",
-    "C64": "<c8",
-}
-_BITS = {
-    "BF16": "<u2",
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), "u1"),
-}
+#: The format counts the values of these, of which two are one element.
+_PACKED = "F4"
 
 
 class SafetensorsSource(Source):
@@ -91,15 +74,17 @@ class SafetensorsSource(Source):
     def _add(self, key: str, value: Any) -> None:
         try:
             kind, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
-            known = _DTYPES.get(kind) or _BITS.get(kind)
         except (KeyError, TypeError, ValueError) as error:
             raise self.refuse(f"{key} is not described as the format asks: {error!r}") from error
-        if known is None:
+        element = fileElement(kind)
+        if element is None:
             raise self.refuse(
                 f"{key} has the dtype {str(kind)[:40]!r}, which has no counterpart here",
                 "Convert it to another dtype",
             )
-        entry = self.checkedEntry(key, shape, np.dtype(known))
+        entry = self.checkedEntry(key, shape, element)
+        if kind == _PACKED:
+            entry = self._packed(key, entry)
         whole = all(
             isinstance(offset, int) and not isinstance(offset, bool) for offset in (begin, end)
         )
@@ -108,10 +93,16 @@ class SafetensorsSource(Source):
                 f"{key} has the offsets {str(begin)[:40]} and {str(end)[:40]}, which do not "
                 "match its shape and dtype"
             )
-        if kind in _BITS:
-            self.keptAsBits[key] = kind
         self.entries[key] = entry
         self._begins[key] = begin
+
+    def _packed(self, key: str, entry: Entry) -> Entry:
+        """The entry of packed values in elements of two."""
+        if not entry.shape or entry.shape[-1] % 2:
+            raise self.refuse(
+                f"{key} has packed values in shape {entry.shape}, whose last length is not even"
+            )
+        return entry._replace(shape=(*entry.shape[:-1], entry.shape[-1] // 2))
 
     def _checkCover(self, dataBytes: int) -> None:
         """The tensors cover the data: one after the other, to its end."""

@@ -8,6 +8,7 @@ shortened or overwritten in place, the read finds that the bytes end early.
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
-from muninn.errors import FileInvalid
+from muninn.errors import FileInvalid, InvalidDtype
+from muninn.interop.elements import ElementType, asElement
 
 Progress = Callable[[int], None]
 #: Bytes read at a time: large enough for the disk, small enough for a smooth progress
@@ -29,11 +31,11 @@ class Entry(NamedTuple):
     """One array of a file, as its header states it."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    element: ElementType
 
     @property
     def sizeBytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.element.itemBytes
 
 
 class Source(ABC):
@@ -49,12 +51,9 @@ class Source(ABC):
     Attributes
     ----------
     entries
-        Key to shape and dtype, checked against the length of the file.
+        Key to shape and type, checked against the length of the file.
     isBundle
         Whether the file holds named arrays; otherwise its one entry has the key ``""``.
-    keptAsBits
-        Key to the file's name of a type that numpy does not know, for the entries that
-        are kept as unsigned integers of its size.
     """
 
     entries: dict[str, Entry]
@@ -62,7 +61,6 @@ class Source(ABC):
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path = path
-        self.keptAsBits: dict[str, str] = {}
         self._file = file
         self._fileBytes = os.fstat(file.fileno()).st_size
         self._read()
@@ -79,7 +77,7 @@ class Source(ABC):
         Parameters
         ----------
         target
-            C-contiguous, writable, and of the entry's shape and dtype.
+            The bytes of the entry: a flat, contiguous, writable array of uint8.
         progress
             Called with the bytes read since its last call.
 
@@ -90,13 +88,10 @@ class Source(ABC):
             valid contents.
         """
         entry = self.entries[key]
-        if (target.shape, target.dtype) != (
-            entry.shape,
-            entry.dtype,
-        ) or not target.flags.c_contiguous:
+        isFitting = target.shape == (entry.sizeBytes,) and target.dtype == np.uint8
+        if not isFitting or not target.flags.c_contiguous:
             raise ValueError(
-                f"the target of {key!r} must be a C-contiguous array of shape {entry.shape} "
-                f"and dtype {entry.dtype}"
+                f"the target of {key!r} must be {entry.sizeBytes} bytes, flat and contiguous"
             )
         try:
             self._readInto(key, target, progress)
@@ -132,18 +127,22 @@ class Source(ABC):
         """The error for a problem of this file."""
         return FileInvalid(f"{self.path}: {reason}", fix)
 
-    def checkedEntry(self, key: str, shape: Any, dtype: np.dtype[Any]) -> Entry:
-        """An entry whose key, shape and dtype are valid by themselves."""
+    def checkedEntry(self, key: str, shape: Any, dtype: ElementType | np.dtype[Any]) -> Entry:
+        """An entry whose key, shape and type are valid by themselves."""
         what = key or "the array"
         try:
             key.encode()
         except UnicodeEncodeError:
             raise self.refuse(f"the key {key!r} is not valid Unicode") from None
-        if dtype.hasobject:
+        if isinstance(dtype, np.dtype) and dtype.hasobject:
             raise self.refuse(
                 f"{what} holds Python objects, which are never unpickled here",
                 "Save it again as an array of numbers or text",
             )
+        try:
+            element = asElement(dtype)
+        except InvalidDtype as error:
+            raise self.refuse(f"{what}: {error.reason}", error.fix) from None
         lengths = shape if isinstance(shape, list | tuple) else [-1]
         if (
             any(
@@ -153,15 +152,15 @@ class Source(ABC):
             or len(lengths) > 64
         ):
             raise self.refuse(f"the shape {str(shape)[:80]} of {what} can not be")
-        return Entry(tuple(lengths), dtype)
+        return Entry(tuple(lengths), element)
 
     def fill(
         self, file: IO[bytes], target: np.ndarray[Any, Any], progress: Progress | None
     ) -> None:
-        """Read exactly the bytes of a C-contiguous `target` from the position of
+        """Read exactly the bytes of a flat `target` of uint8 from the position of
         `file`.
         """
-        view = memoryview(target.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
+        view = memoryview(target)  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
         done = 0
         while done < len(view):
             count = file.readinto(view[done : done + CHUNK_BYTES])  # type: ignore[attr-defined]  # every binary file here has it

@@ -25,6 +25,7 @@ import numpy as np
 from muninn.errors import InvalidArgument, InvalidDtype
 from muninn.interop import capsules, dlpack, layouts
 from muninn.interop.dtypes import DAMAGE
+from muninn.interop.elements import ElementType, asElement
 
 #: CUDA's handle of its legacy default stream where 0 would be ambiguous (cuda.h).
 LEGACY_STREAM = 1
@@ -51,8 +52,8 @@ class ForeignArray(NamedTuple):
         Lengths, in elements.
     strides
         In bytes; None when the elements follow each other in C order.
-    dtype
-        The type of the elements; without Python objects.
+    element
+        The type of the elements.
     readOnly
         Whether its owner forbids writing.
     stream
@@ -70,7 +71,7 @@ class ForeignArray(NamedTuple):
     address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
-    dtype: _Dtype
+    element: ElementType
     readOnly: bool
     stream: int | None
     deviceId: int | None
@@ -134,15 +135,25 @@ def describeArray(
         interface = getattr(value, "__cuda_array_interface__", None)
     except TypeError:  # PyTorch: a dtype that has no typestr; DLPack may have a code for it
         interface = None
-    if interface is not None:
-        described = _fromInterface(interface, value)
-        if described.isOrdered or not hasattr(value, "__dlpack__"):
-            return described
-        try:
-            return _fromTensor(value, onGpu)
-        except InvalidDtype:
-            return described
-    return _fromTensor(value, onGpu)
+    if interface is None:
+        return _fromTensor(value, onGpu)
+    isTensor = hasattr(value, "__dlpack__")
+    if isTensor and _isBareFloat(interface):
+        return _fromTensor(value, onGpu)
+    described = _fromInterface(interface, value)
+    if not isTensor or (described.isOrdered and not described.element.isOpaque):
+        return described
+    try:
+        return _fromTensor(value, onGpu)
+    except (InvalidDtype, BufferError) as error:  # DLPack may have no word for the elements
+        if isinstance(error, BufferError) and not described.isOrdered:
+            raise  # the bytes alone may not tell the values
+        return described
+
+
+def _isBareFloat(interface: object) -> bool:
+    """Whether the typestr is ml_dtypes' own for float8_e5m2, which numpy does not know."""
+    return isinstance(interface, dict) and interface.get("typestr") in ("<f1", "|f1")
 
 
 def _fromTensor(value: Any, onGpu: Callable[[int], AbstractContextManager[object]]) -> ForeignArray:
@@ -169,7 +180,7 @@ def _fromTensor(value: Any, onGpu: Callable[[int], AbstractContextManager[object
         taken.address,
         taken.shape,
         taken.strides,
-        taken.dtype,
+        taken.element,
         taken.readOnly,
         LEGACY_STREAM,
         taken.deviceId,
@@ -182,7 +193,7 @@ def cudaArrayInterface(
     address: int,
     shape: Sequence[int],
     strides: Sequence[int] | None,
-    dtype: Any,
+    element: Any,
     readOnly: bool,
     stream: int | None,
 ) -> dict[str, Any]:
@@ -195,9 +206,9 @@ def cudaArrayInterface(
     shape, strides
         Lengths in elements, and strides in bytes; None when the elements follow each
         other in C order.
-    dtype
-        Any type of fixed size without Python objects. Fields are described as in
-        numpy's array interface.
+    element
+        An `ElementType`, or what `asElement` takes for one; a type of numpy's own.
+        Fields are described as in numpy's array interface.
     readOnly
         Whether the consumer must not write.
     stream
@@ -210,17 +221,16 @@ def cudaArrayInterface(
         `stream` is 0, which the interface forbids as ambiguous, or no handle; or the
         layout is impossible.
     InvalidDtype
-        The interface has no typestr for `dtype`.
+        The interface has no typestr for the elements.
     """
-    itemType: _Dtype = np.dtype(dtype)
-    if (
-        itemType.hasobject
-        or not itemType.itemsize
-        or (itemType.kind == "V" and itemType.type is not np.void)
-    ):
+    given = asElement(element)
+    if not given.isNumpys:
         raise InvalidDtype(
-            f"__cuda_array_interface__ has no word for dtype {itemType}", "Take the array by DLPack"
+            f"__cuda_array_interface__ has no word for {given}",
+            "Take the array by DLPack, or its bits as unsigned integers: "
+            f"deviceArray(dtype={given.bits.str[1:]!r})",
         )
+    itemType = given.dtype
     lengths, steps = (
         _integers(tuple(shape), "the shape"),
         None if strides is None else _integers(tuple(strides), "the strides"),
@@ -300,7 +310,7 @@ def _fromInterface(interface: Any, value: object) -> ForeignArray:
         address,
         shape,
         layouts.packedStrides(shape, strides, dtype.itemsize),
-        dtype,
+        asElement(dtype),
         readOnly,
         stream,
         None,

@@ -23,6 +23,8 @@ HOST_DEVICES = (CPU, CUDA_HOST)
 MAX_VERSION = (1, 1)
 MAJOR_VERSION = 1
 FLAG_READ_ONLY = 1
+#: Values of less than a byte take a whole one each.
+FLAG_PADDED = 1 << 2
 LEGACY, VERSIONED = b"dltensor", b"dltensor_versioned"
 #: numpy 2.0 makes only legacy capsules.
 NUMPY_IS_VERSIONED = np.lib.NumpyVersion(np.__version__) >= "2.1.0"

@@ -36,6 +36,7 @@ from muninn.interop.capsules import (
     CPU,
     CUDA,
     CUDA_HOST,
+    FLAG_PADDED,
     FLAG_READ_ONLY,
     HOST_DEVICES,
     LEGACY,
@@ -54,34 +55,18 @@ from muninn.interop.capsules import (
     renameCapsule,
     wantsVersioned,
 )
+from muninn.interop.elements import BYTE_BITS, DlpackWord, asElement, dlpackElement, dlpackWord
 from muninn.interop.layouts import MAX_DIMENSIONS, compactStrides, layoutProblem, packedStrides
 from muninn.system.forks import Guard
 
 _MAX_DEVICE_ID = (1 << 31) - 1
-
-_Dtype = np.dtype[Any]
-#: (`DLDataTypeCode`, bits) of the types that DLPack and numpy both have. numpy has
-#: bfloat16 only after ml_dtypes was imported.
-_DTYPES: dict[tuple[int, int], _Dtype] = {
-    (code, 8 * itemBytes): np.dtype(f"{kind}{itemBytes}")
-    for code, kind, sizes in (
-        (0, "i", (1, 2, 4, 8)),
-        (1, "u", (1, 2, 4, 8)),
-        (2, "f", (2, 4, 8)),
-        (5, "c", (8, 16)),
-        (6, "b", (1,)),
-    )
-    for itemBytes in sizes
-}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
-_BFLOAT16 = (4, 16)
 
 #: Between the look at a capsule and its renaming, no other thread may take it. A
 #: garbage collection that runs meanwhile may import capsules as well.
 _taking = Guard()
 
 
-class _Carrier(np.ndarray[Any, _Dtype]):
+class _Carrier(np.ndarray[Any, np.dtype[Any]]):
     """The array that numpy exports for us. It contains the lengths and then the strides
     of the lent array, and refers to the owner of its memory.
     """
@@ -100,8 +85,8 @@ class Imported:
         Lengths, in elements.
     strides
         In bytes; None when the elements follow each other in C order.
-    dtype
-        In native byte order.
+    element
+        The type of the elements.
     deviceType, deviceId
         As the producer states them (`CPU`, `CUDA`, ...).
     readOnly
@@ -116,17 +101,20 @@ class Imported:
         "address",
         "deviceId",
         "deviceType",
-        "dtype",
+        "element",
         "holder",
         "readOnly",
         "shape",
         "strides",
     )
 
-    def __init__(self, tensor: Tensor, readOnly: bool, holder: object) -> None:
+    def __init__(self, tensor: Tensor, flags: int, holder: object) -> None:
         self.shape, elementStrides = _extentsOf(tensor)
-        self.dtype = _dtypeOf(tensor)
-        itemBytes = self.dtype.itemsize
+        bits = int(tensor.bits)
+        isPadded = bits < BYTE_BITS and bool(flags & FLAG_PADDED)
+        word = DlpackWord(int(tensor.code), bits, int(tensor.lanes), isPadded)
+        self.element = dlpackElement(word)
+        itemBytes = self.element.itemBytes
         strides = (
             None
             if elementStrides is None
@@ -139,13 +127,13 @@ class Imported:
             raise BufferError(f"the tensor can not be: {problem}")
         self.strides = packedStrides(self.shape, strides, itemBytes)
         self.deviceType, self.deviceId = int(tensor.deviceType), int(tensor.deviceId)
-        self.readOnly, self.holder = readOnly, holder
+        self.readOnly, self.holder = bool(flags & FLAG_READ_ONLY), holder
 
 
 def exportCapsule(
     address: int,
     shape: Sequence[int],
-    dtype: Any,
+    element: Any,
     device: tuple[int, int],
     owner: object,
     *,
@@ -161,9 +149,9 @@ def exportCapsule(
         The address of the element with all indices 0, for the device. Not read.
     shape
         Lengths, in elements; empty for one element without dimensions.
-    dtype
-        bool, (u)int8 to 64, float16 to 64, complex64 and 128, or bfloat16 of ml_dtypes;
-        in native byte order.
+    element
+        An `ElementType`, or what `asElement` takes for one; a type of the table that
+        has a word of DLPack's.
     device
         `(CPU, 0)`, `(CUDA, gpu)` or `(CUDA_HOST, gpu)`.
     owner
@@ -180,8 +168,8 @@ def exportCapsule(
     Raises
     ------
     BufferError
-        DLPack can not express the dtype, a stride that is no multiple of an element, or
-        read-only memory in a legacy capsule.
+        DLPack can not express the type, or a stride that is no multiple of an element;
+        or a legacy capsule can not: read-only memory, values padded to a byte.
     InvalidArgument
         The layout or the device is impossible.
     TypeError
@@ -190,17 +178,17 @@ def exportCapsule(
     address, lengths, itemType = (
         operator.index(address),
         tuple(operator.index(length) for length in shape),
-        np.dtype(dtype),
+        asElement(element),
     )
-    code, bits = _codeOf(itemType)
+    word, itemBytes = dlpackWord(itemType), itemType.itemBytes
     stepsBytes = (
-        compactStrides(lengths, itemType.itemsize)
+        compactStrides(lengths, itemBytes)
         if strides is None
         else tuple(operator.index(step) for step in strides)
     )
-    if problem := layoutProblem(address, lengths, stepsBytes, itemType.itemsize):
+    if problem := layoutProblem(address, lengths, stepsBytes, itemBytes):
         raise InvalidArgument(f"an array can not be lent: {problem}")
-    if any(step % itemType.itemsize for step in stepsBytes):
+    if any(step % itemBytes for step in stepsBytes):
         raise BufferError(
             f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which "
             "DLPack counts them"
@@ -212,8 +200,13 @@ def exportCapsule(
             "this memory is read-only, which a legacy DLPack capsule can not say: ask with "
             "max_version=(1, 0), numpy 2.1 or newer"
         )
+    if word.isPadded and name == LEGACY:
+        raise BufferError(
+            f"{itemType} is padded to a byte, which a legacy DLPack capsule can not say: ask "
+            "with max_version=(1, 1), numpy 2.1 or newer"
+        )
     carrier = _Carrier((max(1, 2 * len(lengths)),), np.int64)
-    carrier[: 2 * len(lengths)] = (*lengths, *(step // itemType.itemsize for step in stepsBytes))
+    carrier[: 2 * len(lengths)] = (*lengths, *(step // itemBytes for step in stepsBytes))
     carrier.owner = owner
     capsule = (
         carrier.__dlpack__(max_version=(MAJOR_VERSION, 0))
@@ -230,15 +223,15 @@ def exportCapsule(
         0 if 0 in lengths else address,
         *device,
         len(lengths),
-        code,
-        bits,
-        1,
+        word.code,
+        word.bits,
+        word.lanes,
         extents,
         extents + 8 * len(lengths),
         0,
     )
     if isinstance(managed, ManagedVersioned):
-        managed.flags = FLAG_READ_ONLY if readOnly else 0
+        managed.flags = (FLAG_READ_ONLY if readOnly else 0) | (FLAG_PADDED if word.isPadded else 0)
     return capsule
 
 
@@ -260,15 +253,15 @@ def importCapsule(capsule: object, holder: object = None) -> Imported:
                 raise BufferError("this DLPack capsule was consumed already: call __dlpack__ again")
             raise TypeError(f"{type(capsule).__name__} is not a DLPack capsule")
         managed = managedOf(capsule, name)
-        readOnly = False
+        flags = 0
         if isinstance(managed, ManagedVersioned):
             if managed.major != MAJOR_VERSION:
                 raise BufferError(
                     f"the tensor is of DLPack {managed.major}.{managed.minor}, and only "
                     f"{MAJOR_VERSION}.x is understood"
                 )
-            readOnly = bool(managed.flags & FLAG_READ_ONLY)
-        imported = Imported(managed.tensor, readOnly, holder)
+            flags = int(managed.flags)
+        imported = Imported(managed.tensor, flags, holder)
         renameCapsule(capsule, USED[name])
         weakref.finalize(imported, _release, managed).atexit = False
     return imported
@@ -330,38 +323,6 @@ def _checkDevice(device: tuple[int, int]) -> None:
             f"{device} is no device: (1, 0) is the CPU, (2, gpu) a GPU and (3, gpu) pinned "
             "host memory"
         )
-
-
-def _codeOf(dtype: _Dtype) -> tuple[int, int]:
-    """(`DLDataTypeCode`, bits) of a dtype."""
-    if dtype.name == "bfloat16":
-        return _BFLOAT16
-    if not dtype.isnative:
-        raise BufferError(
-            f"dtype {dtype} is not in this machine's byte order, and DLPack has no other"
-        )
-    if dtype not in _CODES:
-        what = "a structured dtype" if dtype.fields is not None else f"dtype {dtype}"
-        raise BufferError(
-            f"DLPack has no word for {what}: it has bool, integers, floats and complex numbers"
-        )
-    return _CODES[dtype]
-
-
-def _dtypeOf(tensor: Tensor) -> _Dtype:
-    code, bits = int(tensor.code), int(tensor.bits)
-    if tensor.lanes != 1:
-        raise BufferError(f"the elements have {tensor.lanes} lanes: numpy has no vectors")
-    if (code, bits) == _BFLOAT16:
-        try:
-            return np.dtype("bfloat16")
-        except TypeError:
-            raise BufferError(
-                "the elements are bfloat16, which numpy knows once ml_dtypes is imported"
-            ) from None
-    if (code, bits) not in _DTYPES:
-        raise BufferError(f"elements of type code {code} with {bits} bits are not known to numpy")
-    return _DTYPES[code, bits]
 
 
 def _extentsOf(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...] | None]:

@@ -1,8 +1,7 @@
-"""Data types as text in a row, and back.
+"""Types of elements as text in a row, and back.
 
-A plain dtype is its `dtype.str` in the row. One with fields, or longer than the row has
-room for, is a description in the segment's manifest. Types that hold Python objects can
-not be shared.
+A plain type is its text (`elements`) in the row. One with fields, or longer than the
+row has room for, is a description in the segment's manifest.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 
 from muninn.control.layout import MAX_DTYPE_BYTES, ROW_KIND_BUNDLE
 from muninn.errors import ControlBlockInvalid, InvalidDtype
+from muninn.interop.elements import ElementType, asElement, shown, unreadable
 from muninn.system.threads import endingError
 
 #: The errors that numpy raises for descriptions that it did not write: it evaluates
@@ -29,9 +29,6 @@ DAMAGE = (
     RecursionError,
 )
 
-#: The value of `dtype.isbuiltin` for a type that a library has registered, as ml_dtypes
-#: does with bfloat16.
-_OF_A_LIBRARY = 2
 #: How numpy's names for the types of a kind begin, before the number of bits.
 _KINDS = {
     "i": "int",
@@ -44,10 +41,13 @@ _KINDS = {
 }
 
 
-def nameOf(dtype: np.dtype[Any]) -> str:
-    """The `name` of a plain type of numpy's own. numpy imports a module each time that
-    it is asked for it, which an ending interpreter refuses.
+def nameOf(element: ElementType) -> str:
+    """The name of a plain type: of numpy's own, its `name`. numpy imports a module each
+    time that it is asked for it, which an ending interpreter refuses.
     """
+    if not element.isNumpys:
+        return element.text
+    dtype = element.dtype
     if dtype.kind in "mM":
         return dtype.type.__name__ + dtype.str[3:]
     return (
@@ -57,48 +57,11 @@ def nameOf(dtype: np.dtype[Any]) -> str:
     )
 
 
-def shown(dtype: np.dtype[Any]) -> str:
-    """A dtype as text for people; its short text where numpy can import nothing any
-    more.
-    """
-    try:
-        return str(dtype)
-    except ImportError:
-        return dtype.str
-
-
-def asDtype(value: Any) -> np.dtype[Any]:
-    """`value` as a dtype that can live in shared memory, or `InvalidDtype`."""
-    try:
-        dtype: np.dtype[Any] = np.dtype(value)
-    except (TypeError, ValueError, SyntaxError) as error:  # numpy reads repeats as Python does
-        raise InvalidDtype(f"{value!r} is no dtype: {error}") from None
-    if dtype.hasobject:
-        raise InvalidDtype(
-            f"dtype {shown(dtype)} holds Python objects, which are addresses of one process"
-        )
-    if dtype.itemsize == 0:
-        raise InvalidDtype(
-            f"dtype {shown(dtype)} has no size", "Give the type a length, as in `S16` or `V8`"
-        )
-    if dtype.isbuiltin == _OF_A_LIBRARY:
-        raise _unreadable(dtype)
-    return dtype
-
-
-def _unreadable(dtype: np.dtype[Any]) -> InvalidDtype:
-    return InvalidDtype(
-        f"dtype {shown(dtype)} is not numpy's own: by its text, {dtype.str}, another process "
-        "would read it as another one, or not at all",
-        f"Share its bits, `array.view('u{dtype.itemsize}')`, and view what was opened as the "
-        "type again",
-    )
-
-
-def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
-    """A dtype as (text for the row, manifest); the manifest of a plain type is empty."""
-    if dtype.fields is None and dtype.subdtype is None and len(dtype.str) <= MAX_DTYPE_BYTES:
-        return dtype.str, b""
+def encoded(element: ElementType) -> tuple[str, bytes]:
+    """A type as (text for the row, manifest); the manifest of a plain type is empty."""
+    if element.structure is None and len(element.text) <= MAX_DTYPE_BYTES:
+        return element.text, b""
+    dtype = element.dtype
     try:
         description = np.lib.format.dtype_to_descr(dtype)
     except ValueError as error:
@@ -116,13 +79,13 @@ def encoded(dtype: np.dtype[Any]) -> tuple[str, bytes]:
             "Use names that can be written as UTF-8",
         ) from None
     if dtype.fields is not None and not _readsBack(manifest, dtype):
-        raise _unreadable(dtype)
+        raise unreadable(dtype)
     return f"|V{dtype.itemsize}", manifest
 
 
 def _readsBack(manifest: bytes, dtype: np.dtype[Any]) -> bool:
     try:
-        return _described(manifest) == dtype
+        return _described(manifest).dtype == dtype
     except ControlBlockInvalid:
         return False
 
@@ -155,9 +118,9 @@ class Described(Protocol):
     def memory(self) -> Bytes: ...
 
 
-def dtypeOf(buffer: Described) -> np.dtype[Any]:
-    """The dtype of a buffer. A bundle's manifest describes its arrays; the bundle
-    itself is bytes, as its row says.
+def elementOf(buffer: Described) -> ElementType:
+    """The type of a buffer's elements. A bundle's manifest describes its arrays; the
+    bundle itself is bytes, as its row says.
     """
     description = buffer.description
     if not description.metaBytes or description.kind == ROW_KIND_BUNDLE:
@@ -167,18 +130,18 @@ def dtypeOf(buffer: Described) -> np.dtype[Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def plain(text: str) -> np.dtype[Any]:
+def plain(text: str) -> ElementType:
+    """The type by its text in a row."""
     try:
-        dtype: np.dtype[Any] = asDtype(text)
+        return asElement(text)
     except InvalidDtype as error:
         raise ControlBlockInvalid(f"a row states the dtype {text!r}") from error
-    return dtype
 
 
 @functools.lru_cache(maxsize=64)
-def _described(raw: bytes) -> np.dtype[Any]:
+def _described(raw: bytes) -> ElementType:
     try:
-        return asDtype(np.lib.format.descr_to_dtype(_tupled(msgpack.unpackb(raw)["descr"])))
+        return asElement(np.lib.format.descr_to_dtype(_tupled(msgpack.unpackb(raw)["descr"])))
     except ImportError as error:
         raise endingError("numpy can not read the description of a dtype any more") from error
     except (*DAMAGE, msgpack.UnpackException) as error:

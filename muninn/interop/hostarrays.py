@@ -8,11 +8,13 @@ of its bytes, so this module does not depend on a session.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from muninn.errors import NotHostVisible
+from muninn.interop.dlpack import Imported
+from muninn.interop.elements import ElementType
 
 Flat: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -37,6 +39,22 @@ class SharedMemory(Protocol):
     def copyIn(self, source: int, sizeBytes: int, offset: int = 0) -> None: ...
 
 
+class HostArray(NamedTuple):
+    """An array of the host.
+
+    Attributes
+    ----------
+    array
+        Its memory as numpy's array, of any strides. Where numpy alone lacks the type of
+        the elements, they may be unsigned integers of the same size.
+    element
+        The type of the elements.
+    """
+
+    array: np.ndarray[Any, np.dtype[Any]]
+    element: ElementType
+
+
 class _Exposed:
     """An object from which numpy takes an array. The array keeps it, and it keeps the
     memory.
@@ -44,12 +62,21 @@ class _Exposed:
 
     __slots__ = ("__array_interface__", "_memory")
 
-    def __init__(self, memory: SharedMemory, address: int, sizeBytes: int, readOnly: bool) -> None:
+    def __init__(
+        self,
+        memory: object,
+        address: int,
+        shape: tuple[int, ...],
+        readOnly: bool,
+        typestr: str = "|u1",
+        strides: tuple[int, ...] | None = None,
+    ) -> None:
         self._memory = memory
         self.__array_interface__ = {
             "version": 3,
-            "typestr": "|u1",
-            "shape": (sizeBytes,),
+            "typestr": typestr,
+            "shape": shape,
+            "strides": strides,
             "data": (address, readOnly),
         }
 
@@ -70,7 +97,17 @@ def flatOf(memory: SharedMemory, sizeBytes: int, offset: int = 0, writable: bool
     """
     if not memory.isHostVisible:
         raise NotHostVisible(f"these bytes are in the VRAM of GPU {memory.gpu}")
-    return np.asarray(_Exposed(memory, memory.address + offset, sizeBytes, not writable))
+    return np.asarray(_Exposed(memory, memory.address + offset, (sizeBytes,), not writable))
+
+
+def borrowed(taken: Imported) -> np.ndarray[Any, np.dtype[Any]]:
+    """Host memory that another library lent by DLPack, as a read-only array of the bits
+    of its elements.
+    """
+    strides = taken.strides
+    return np.asarray(
+        _Exposed(taken, taken.address, taken.shape, True, taken.element.bits.str, strides)
+    )
 
 
 def fill(memory: SharedMemory, sizeBytes: int, write: Callable[[Flat], object]) -> None:

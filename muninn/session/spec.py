@@ -36,8 +36,8 @@ class BufferSpec(NamedTuple):
     kind: int
     gpu: int
     shape: tuple[int, ...]
-    #: As it stands in the row: `numpy.dtype.str`, or ``|V`` and the size of the data
-    #: that `manifest` describes.
+    #: As it stands in the row: the text of an element type, or ``|V`` and the size of
+    #: the data that `manifest` describes.
     dtype: str
     sizeBytes: int
     manifest: bytes
@@ -49,13 +49,17 @@ class BufferSpec(NamedTuple):
 
     @property
     def metaOffset(self) -> int:
-        return pagesUp(self.sizeBytes) if self.manifest else 0
+        return pagesUp(max(1, self.sizeBytes)) if self.manifest else 0
 
     @property
     def segmentBytes(self) -> int:
         if self.lent is not None:
             return self.sizeBytes
-        return pagesUp(self.sizeBytes) + pagesUp(len(self.manifest))
+        if self.kind == layout.ROW_KIND_LOCK:
+            return 0
+        # An array without elements has a page too, which is mapped and leased as any
+        # other memory.
+        return pagesUp(max(1, self.sizeBytes)) + pagesUp(len(self.manifest))
 
 
 def lockSpec(name: str) -> BufferSpec:

@@ -16,7 +16,7 @@ import numpy as np
 from muninn.arguments import asInteger
 from muninn.sync.access import Opened
 from muninn.sync.contention import refuseOwnWriter, writerDied, writerIsDead
-from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, copyInto
+from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, snapshotOf
 from muninn.system.deadlines import deadlineOf, remaining
 
 
@@ -43,7 +43,7 @@ def nextOf(
     if out is None:
         return published
     left = remaining(deadline)
-    return copyInto(buffer._checked(), out, READ_BOUND_SECONDS if left is None else left)
+    return snapshotOf(buffer._checked(), out, 0, READ_BOUND_SECONDS if left is None else left)
 
 
 def _awaited(

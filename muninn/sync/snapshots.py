@@ -17,7 +17,8 @@ import numpy as np
 
 from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument
-from muninn.interop.dtypes import dtypeOf, shown
+from muninn.interop.dtypes import elementOf
+from muninn.interop.elements import shown
 from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.access import Copying
@@ -35,10 +36,10 @@ def snapshot(
     still write.
     """
     if out is None:
-        out = np.empty(openBuffer.description.shape, dtypeOf(openBuffer))
+        out = np.empty(openBuffer.description.shape, elementOf(openBuffer).dtype)
     else:
         checkFits(openBuffer, out)
-    copyInto(openBuffer, out, timeout)
+    snapshotOf(openBuffer, out, 0, timeout)
     return out
 
 
@@ -46,11 +47,11 @@ def checkFits(openBuffer: OpenBuffer, out: np.ndarray[Any, Any]) -> None:
     """Raises `InvalidArgument`, or `TypeError`, if a copy can not go into `out`."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
-    shape, dtype = openBuffer.description.shape, dtypeOf(openBuffer)
-    if out.shape != shape or out.dtype != dtype:
+    shape, element = openBuffer.description.shape, elementOf(openBuffer)
+    if out.shape != shape or not element.isHeldBy(out.dtype):
         problem = (
             f"out has shape {out.shape} and dtype {shown(out.dtype)}, the buffer "
-            f"{shape} and {shown(dtype)}"
+            f"{shape} and {element}"
         )
     elif not out.flags.writeable:
         problem = "out can not be written"
@@ -63,8 +64,12 @@ def checkFits(openBuffer: OpenBuffer, out: np.ndarray[Any, Any]) -> None:
     )
 
 
-def copyInto(openBuffer: OpenBuffer, out: np.ndarray[Any, Any], timeout: float) -> int:
-    """`snapshot` into an array that fits; returns the generation that is in it."""
+def snapshotOf(
+    openBuffer: OpenBuffer, out: np.ndarray[Any, Any], offset: int, timeout: float
+) -> int:
+    """Copy the bytes from `offset` on, as many as `out` has, of one generation; returns
+    that generation.
+    """
     target, memory, tickets = (
         out.__array_interface__["data"][0],
         openBuffer.memory,
@@ -74,18 +79,20 @@ def copyInto(openBuffer: OpenBuffer, out: np.ndarray[Any, Any], timeout: float) 
     # work on this buffer.
     isHostOnly = memory.isHostVisible and not tickets.last()
     copied = (
-        openBuffer.generation.copyNow(
-            memory.source.address, target, openBuffer.description.sizeBytes
-        )
+        openBuffer.generation.copyNow(memory.source.address + offset, target, out.nbytes)
         if isHostOnly
         else None
     )
-    return _awaitCopy(openBuffer, target, timeout) if copied is None or tickets.last() else copied
+    if copied is None or tickets.last():
+        return _awaitCopy(openBuffer, target, offset, out.nbytes, timeout)
+    return copied
 
 
-def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
-    """Copy one whole generation to `target` as soon as there is one; returns it."""
-    memory, sizeBytes = openBuffer.memory, openBuffer.description.sizeBytes
+def _awaitCopy(
+    openBuffer: OpenBuffer, target: int, offset: int, sizeBytes: int, timeout: float
+) -> int:
+    """Copy from one whole generation to `target` as soon as there is one; returns it."""
+    memory = openBuffer.memory
     deadline = clock.now() + timeout
     streams = Streams(
         openBuffer.tickets.last,
@@ -99,13 +106,15 @@ def _awaitCopy(openBuffer: OpenBuffer, target: int, timeout: float) -> int:
 
     def copy(seconds: float, canTakeAccess: bool) -> int | None:
         if memory.isHostVisible:
-            address = memory.source.address
+            address = memory.source.address + offset
             return openBuffer.generation.copy(
                 address, target, sizeBytes, seconds, isDead, streams, canTakeAccess
             )
-        return openBuffer.generation.copyBy(
-            lambda: memory.copyOut(target, sizeBytes), seconds, isDead, streams, canTakeAccess
-        )
+
+        def copyAll() -> None:
+            memory.copyOut(target, sizeBytes, offset)
+
+        return openBuffer.generation.copyBy(copyAll, seconds, isDead, streams, canTakeAccess)
 
     try:
         copied = copy(timeout, True)

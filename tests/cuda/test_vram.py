@@ -7,11 +7,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import muninn
-from muninn.errors import NotHostVisible, PermissionDenied, QuotaExceeded
+from muninn.errors import InvalidDtype, NotHostVisible, PermissionDenied, QuotaExceeded
+from muninn.interop import capsules
+from muninn.interop.dlpack import takeTensor
 from support import Actor, ActorError, Background, eventually, leftovers
 
 Start = Callable[..., Actor]
@@ -59,12 +62,37 @@ def test_structuredTypesAndBundlesLiveInVramToo(domain: str, actor: Start) -> No
     other = actor("r = muninn.open('records'); model = muninn.openBundle('model')")
     assert other.do("str(r.dtype), r.read()['mass'].tolist()") == [str(records.dtype), [2.5, 4.5]]
     assert other.do(
-        "sorted(model), model['b'].copy_to_host().tolist(), float(model['w'].copy_to_host().sum())"
+        "sorted(model), np.asarray(model['b']).tolist(), "
+        "float(model['w'].deviceArray().copy_to_host().sum())"
     ) == [
         ["b", "w"],
         [0, 1, 2, 3],
         12.0,
     ]
+
+
+def test_anArrayOfABundleIsLentByEachProtocol(domain: str, actor: Start) -> None:
+    source = {"w": np.arange(300, dtype="<u2").view(ml_dtypes.bfloat16), "b": np.arange(4)}
+    muninn.shareBundle(source, name="model", mode="fastMode")
+    model = muninn.openBundle("model")
+    weight, bias = model["w"], model["b"]
+    base = model.buffer.open()
+    taken = takeTensor(weight, 1)
+    assert (taken.address - base, taken.shape, taken.element.text) == (0, (300,), "bfloat16")
+    assert taken.readOnly and taken.deviceType == capsules.CUDA and weight.gpu == taken.deviceId
+    taken = takeTensor(bias, 1)
+    assert (taken.address - base, taken.element.text) == (768, "<i8")
+    interface = bias.__cuda_array_interface__
+    assert interface["data"] == (base + 768, True) and interface["typestr"] == "<i8"
+    with pytest.raises(InvalidDtype, match="bfloat16"):
+        weight.__cuda_array_interface__  # noqa: B018
+    assert np.asarray(weight).tobytes() == source["w"].tobytes()
+    assert weight.deviceArray(dtype="u2").copy_to_host().tolist() == list(range(300))
+    with muninn.openBundle("model", access="readWrite") as writable:
+        assert not takeTensor(writable["w"], 1).readOnly
+    again = muninn.share(weight, name="w")  # the bytes never leave the GPU
+    assert again.describe()["dtype"] == "bfloat16" and again.mode == "fastMode"
+    assert again.read().tobytes() == source["w"].tobytes()
 
 
 def test_openedTwiceAndInTheOwnerIsOneMemory(domain: str, actor: Start) -> None:

@@ -24,6 +24,7 @@ from muninn.control.descriptions import RowDescription
 from muninn.control.geometry import Geometry
 from muninn.errors import MuninnError
 from muninn.interop import dtypes
+from muninn.interop.elements import asElement
 from muninn.terms import Access, Lifetime, Mode
 from muninn.wire import handles, messages, requests
 
@@ -228,13 +229,14 @@ class ManifestTarget(Target):
                 [[["a"], 0, [1], "u1"]],
                 [[1, 0, [True], "u1"]],
                 [["a", 0, "12", "u1"]],
+                [["a", 0, [3], "bfloat16"], ["b", 256, [0], "float4_e2m1fn_x2"]],
             )
         ]
 
     def run(self, raw: bytes) -> None:
-        for offset, shape, dtype in bundle._unpacked(_openBuffer(raw, 4096)).values():
-            sizeBytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            np.zeros(4096, np.uint8)[offset : offset + sizeBytes].view(dtype).reshape(shape)
+        for region in bundle._unpacked(_openBuffer(raw, 4096)).values():
+            flat = np.zeros(4096, np.uint8)[region.offset : region.offset + region.sizeBytes]
+            flat.view(region.element.bits).reshape(region.shape)
 
 
 class FieldsTarget(Target):
@@ -245,15 +247,15 @@ class FieldsTarget(Target):
     def seeds(self) -> list[bytes]:
         structured = np.dtype([("a", "<f8"), ("b", [("c", "<i4", (2, 3)), (("title", "d"), "S5")])])
         return [
-            dtypes.encoded(structured)[1],
-            dtypes.encoded(np.dtype((np.float32, (2, 2))))[1],
+            dtypes.encoded(asElement(structured))[1],
+            dtypes.encoded(asElement(np.dtype((np.float32, (2, 2)))))[1],
             msgpack.packb({"descr": "<f8"}),
             msgpack.packb({"descr": _deep(400)}),
         ]
 
     def run(self, raw: bytes) -> None:
         dtypes._described.cache_clear()
-        assert dtypes._described(raw).itemsize > 0
+        assert dtypes._described(raw).itemBytes > 0
 
 
 def _deep(depth: int) -> Any:

@@ -42,7 +42,7 @@ MUTANTS = [
     Mutant("muninn/session/leaving.py", "            tables.members.disown()\n", "", "a slot of another uid is taken back", "test_credentials.py::test_aProcessThatChangesItsUidJoinsTheNewUsersDomain"),
     Mutant("muninn/session/credentials.py", "        election.replace(term, successor)\n", "        pass\n", "a broker of another uid hands over", "test_credentials.py::test_aBrokerOfAnotherUidHandsOverBeforeItIsAsked", equivalent="a term of its own that it begins again fails at the first look at the names, and is handed over there"),
     Mutant("muninn/session/credentials.py", "    if isDisplaced(tables.paths.uid) and _uidOf", "    if False and _uidOf", "a thread is not taken for the process", "test_credentials.py::test_aThreadThatChangesItsUidAloneIsToldSo"),
-    Mutant(_SNAPSHOTS, "    return _awaitCopy(openBuffer, target, timeout) if copied is None or tickets.last() else copied", "    return openBuffer.generation.value() - 2 if _awaitCopy(openBuffer, target, timeout) or True else 0", "the returned generation is the copied one", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
+    Mutant(_SNAPSHOTS, "        return _awaitCopy(openBuffer, target, offset, out.nbytes, timeout)\n    return copied", "        _awaitCopy(openBuffer, target, offset, out.nbytes, timeout)\n    return openBuffer.generation.value() - 2", "the returned generation is the copied one", "test_buffer.py::test_aConsumerTakesNoPublicationTwice"),
     Mutant(_PUBLICATIONS, "    if after is not None and asInteger(after) is None:\n", "    if False:\n", "True is no generation", "test_arguments.py::test_aGenerationIsAnInteger"),
     # --- readonly ---------------------------------------------------------------------
     Mutant(_READONLY, "    if asked.get(\"copy\"):\n        return\n", "", "a copy is not warned of", "test_readonly.py::test_copiesAreNotWarnedOf"),
@@ -68,9 +68,15 @@ MUTANTS = [
     Mutant("muninn/cli/limits.py", "    if soft < fewestDescriptors():\n", "    if False:\n", "too few descriptors fail", "test_limits.py::test_tooFewDescriptorsFailWhereMuninnDoes"),
     Mutant("muninn/cli/limits.py", "        if group.leftBytes < _LEAST_GROUP_BYTES:\n", "        if False:\n", "a small control group is warned of", "test_limits.py::test_theControlGroupsLimitsAreFound"),
     # --- dtypes -----------------------------------------------------------------------
-    Mutant("muninn/interop/dtypes.py", "    if dtype.isbuiltin == _OF_A_LIBRARY:\n", "    if False:\n", "a dtype that would not read back is refused", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
-    Mutant("muninn/interop/dtypes.py", "        return _described(manifest) == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aTypeThatWouldNotReadBackIsRefusedBeforeAnythingIsMade"),
-    Mutant("muninn/api/specs.py", "(*asShape(shape), *itemType.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
+    Mutant("muninn/interop/elements.py", "        if words is None or _libraryDtype(words.text) != dtype:\n", "        if words is None:\n", "a dtype that only has the name of one of the table is refused", "test_elements.py::test_aTypeThatOnlyHasTheNameIsRefused"),
+    Mutant("muninn/interop/elements.py", "return dtype.isbuiltin == _OF_A_LIBRARY and dtype.name == self.text", "return dtype.itemsize == self.itemBytes", "a copy goes only into an array of its type", "test_elements.py::test_aCopyGoesIntoItsOwnTypeOrItsBits"),
+    Mutant("muninn/interop/tensors.py", "    torchElement(str(value.dtype).removeprefix(\"torch.\"))  # refuses a type that others lack\n", "", "a type that only PyTorch has is refused", "test_tensors.py::test_aTypeThatOnlyTorchHasIsRefused"),
+    Mutant("muninn/interop/tensors.py", "value.detach().resolve_conj().resolve_neg()", "value.detach().resolve_conj()", "a sign that was put off is put in", "test_tensors.py::test_theValuesOfATensorAreShared"),
+    Mutant("muninn/interop/dlpack.py", "bits < BYTE_BITS and bool(flags & FLAG_PADDED)", "False", "padded values are not taken for packed ones", "test_elements.py::test_dlpackCarriesEachTypeBothWays"),
+    Mutant("muninn/interop/dlpack.py", "    if word.isPadded and name == LEGACY:\n", "    if False:\n", "padded values are not lent as packed ones", "test_elements.py::test_aLegacyCapsuleCanNotSayThatValuesArePadded"),
+    Mutant("muninn/formats/safetensors.py", "entry.shape[-1] % 2", "False", "packed values fill whole elements", "test_formats.py::test_refusesPackedValuesThatDoNotFillElements"),
+    Mutant("muninn/interop/dtypes.py", "        return _described(manifest).dtype == dtype\n", "        return True\n", "fields that would not read back are not made", "test_dtypes.py::test_aFieldOfATypeThatALibraryAddedIsRefused"),
+    Mutant("muninn/api/specs.py", "(*asShape(shape), *structure.shape)", "asShape(shape)", "an element may be an array", "test_dtypes.py::test_anElementMayBeAnArray"),
     # --- kinds of arguments -----------------------------------------------------------
     Mutant("muninn/arguments.py", "    if not callable(value):\n", "    if False:\n", "an argument that is to be called is checked before anything is made", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),
     Mutant("muninn/api/bundle.py", "    if not callable(getattr(given, \"items\", None)):\n", "    if False:\n", "a bundle is made of a mapping", "test_arguments.py::test_anArgumentOfAnotherKindIsNamed"),

@@ -1,0 +1,62 @@
+"""`SharedArray`: one array of a bundle that numpy can not hold in place, because its
+bytes are in VRAM, or because numpy alone does not have its type. Other libraries take
+it by their protocols.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from muninn.api.protocols import Exposure, Protocols
+from muninn.api.views import Region
+from muninn.session.openbuffer import OpenBuffer
+
+
+class SharedArray(Protocols):
+    """One array of an open bundle. Nothing is copied, and the memory is kept as long as
+    this object, or an array that was taken from it.
+
+    ``torch.from_dlpack(x)``, ``cupy.asarray(x)``, ``jax.dlpack.from_dlpack(x)`` and
+    ``x.deviceArray()`` (Numba) are on the same bytes. ``numpy.asarray(x)`` is too for
+    host memory, and a copy for VRAM.
+    """
+
+    __slots__ = ("_isWritable", "_openBuffer", "_region")
+
+    def __init__(self, openBuffer: OpenBuffer, region: Region, isWritable: bool) -> None:
+        self._openBuffer = openBuffer
+        self._region = region
+        self._isWritable = isWritable
+
+    def _exposed(self) -> Exposure:
+        return Exposure(self._openBuffer, self._region, self._isWritable)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._region.shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self._region.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """numpy's dtype. Raises `InvalidDtype` where numpy has none, or only by
+        ml_dtypes, and that is not installed.
+        """
+        return self._region.element.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self._region.sizeBytes
+
+    @property
+    def gpu(self) -> int | None:
+        """The GPU in whose VRAM it is, by its index in this process, or None."""
+        return self._openBuffer.memory.gpu
+
+    def __repr__(self) -> str:
+        where = "host memory" if self.gpu is None else f"GPU {self.gpu}"
+        return f"<muninn.SharedArray {self._region.element}{list(self.shape)} in {where}>"

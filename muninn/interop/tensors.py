@@ -1,0 +1,90 @@
+"""PyTorch's tensors, as what of them can be shared: the values, without gradient,
+conjugate or sign put off. PyTorch is not imported for that: a tensor can only come from
+a program that has done so.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from muninn.errors import InvalidArgument
+from muninn.interop.elements import torchElement
+
+#: The parts of a tensor whose values are not in one array, by its layout.
+_PARTS = {
+    "torch.sparse_coo": ("coalesce().indices()", "coalesce().values()"),
+    "torch.sparse_csr": ("crow_indices()", "col_indices()", "values()"),
+    "torch.sparse_bsr": ("crow_indices()", "col_indices()", "values()"),
+    "torch.sparse_csc": ("ccol_indices()", "row_indices()", "values()"),
+    "torch.sparse_bsc": ("ccol_indices()", "row_indices()", "values()"),
+    "torch.jagged": ("values()", "offsets()"),
+    "torch._mkldnn": ("to_dense()",),
+}
+
+
+def isTensor(value: object) -> bool:
+    """Whether a value is a tensor of PyTorch."""
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)
+    return kind is not None and isinstance(value, kind)
+
+
+def plainTensor(value: Any) -> Any:
+    """A tensor as `detach().resolve_conj().resolve_neg()` gives it: without a gradient,
+    and with its values in memory. Any other object as it is.
+
+    Raises
+    ------
+    InvalidArgument
+        The tensor's values are not in one array; the fix names its parts.
+    InvalidDtype
+        No other library has its type.
+    """
+    if not isTensor(value):
+        return value
+    if parts := _partsOf(value):
+        named = ", ".join(f"tensor.{part}" for part in parts)
+        raise InvalidArgument(
+            f"the values of {_kindOf(value)} are not in one array",
+            f"Share {named}, and make the tensor of it again where it is opened",
+        )
+    if value.is_meta:
+        raise InvalidArgument(
+            "a tensor on the device 'meta' has no values", "Load it on the CPU or on a GPU first"
+        )
+    torchElement(str(value.dtype).removeprefix("torch."))  # refuses a type that others lack
+    return value.detach().resolve_conj().resolve_neg()
+
+
+def _kindOf(value: Any) -> str:
+    if value.is_quantized:
+        return "a quantized tensor"
+    if value.is_nested:
+        return "a nested tensor"
+    if str(value.layout) in _PARTS:
+        return f"a tensor of layout {value.layout}"
+    return f"a {type(value).__name__}"
+
+
+def _partsOf(value: Any) -> tuple[str, ...]:
+    """The parts to share, as expressions on the tensor; none if its values are in one
+    array.
+    """
+    if value.is_quantized:
+        scales = (
+            ("q_per_channel_scales()", "q_per_channel_zero_points()")
+            if "channel" in str(value.qscheme())
+            else ("q_scale()", "q_zero_point()")
+        )
+        return ("int_repr()", *scales)
+    if value.is_nested and str(value.layout) == "torch.strided":
+        return ("unbind()",)
+    if (parts := _PARTS.get(str(value.layout))) is not None:
+        return parts
+    # A subclass that wraps other tensors, as torchao's and DTensor do, tells them by
+    # the protocol of torch.compile.
+    flatten = getattr(value, "__tensor_flatten__", None)
+    if flatten is None:
+        return ()
+    names, _ = flatten()
+    return tuple(names)
