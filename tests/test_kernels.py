@@ -204,21 +204,30 @@ def test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator(shapes: str) -> None
     assert ran.stdout == "same\n", ran.stderr
 
 
+#: Each kernel with a type of words; it matters only where the kernel takes any.
+_CODES = [
+    (name, word)
+    for name, kinds in launch.KERNELS.items()
+    for word in ("uint64", "uint32", "uint16", "uint8")[: 4 if "word[::1]" in kinds else 1]
+]
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "word"),
     [
-        each if each == "readSum" else pytest.param(each, marks=pytest.mark.long)
-        for each in launch.KERNELS
+        each if each[0] == "readSum" else pytest.param(*each, marks=pytest.mark.long)
+        for each in _CODES
     ],
 )
-def test_compilesAndAssemblesForEachKindOfGpu(name: str) -> None:
+def test_compilesAndAssemblesForEachKindOfGpu(name: str, word: str) -> None:
     nvjitlink = pytest.importorskip(
         "cuda.bindings.nvjitlink", reason="cuda-bindings is not installed: make test installs it"
     )
     for major, minor in CAPABILITIES:
-        ptx = launch.ptxOf(name, (major, minor))
+        ptx = launch.ptxOf(name, (major, minor), word)
         assert f".target sm_{major}{minor}" in ptx
         assert ".f64" not in ptx, "an integer became a float64"
+        assert ".local" not in ptx, "a tuple, or a variable, is kept in memory"
         handle = nvjitlink.create(1, [f"-arch=sm_{major}{minor}"])
         try:
             nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx.encode(), len(ptx), name)

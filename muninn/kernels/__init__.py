@@ -3,8 +3,9 @@ reference of the same name and the same meaning.
 
 `device` has the kernels for GPUs, and `references` those for numpy arrays. `launch`
 runs a kernel by its name, in the version that fits its arguments, and gives its code.
-`numbacuda` is the one module that imports Numba's CUDA target. Importing this package
-imports none of them.
+`words` describes arrays with strides to the kernel that packs them. `numbacuda` is the
+one module that imports Numba's CUDA target. Importing this package imports none of
+them.
 
 Arrays are one-dimensional and C-contiguous; sums have 64 bits and wrap around, so that
 a result does not depend on an order.

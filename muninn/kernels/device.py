@@ -64,6 +64,42 @@ def copyElements(target: Any, source: Any) -> None:
         target[index] = source[index]
 
 
+@cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
+def _along(rest: Any, place: Any, length: Any, stride: Any) -> Any:
+    """One axis of `packElements`: the index that is left for the axes around it, and the
+    place with this axis's part.
+    """
+    # The same branch in all threads. It spares the division, which costs most here.
+    if length > np.uint64(1):
+        place = place + np.int64(rest % length) * stride
+        rest = rest // length
+    return rest, place
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def packElements(
+    target: Any, source: Any, begin: Any, first: Any, lengths: Any, strides: Any
+) -> None:
+    """Write the words of an array with strides in C order: word i of `target` becomes
+    word ``begin + i`` of the array (`words.WordLayout`) whose lowest word is
+    ``source[0]``.
+    """
+    for index in range(cuda.grid(1), target.size, cuda.gridsize(1)):
+        rest, place = begin + np.uint64(index), first
+        # Written out, since tuples that are indexed by a variable would be kept in memory.
+        rest, place = _along(rest, place, lengths[8], strides[8])
+        rest, place = _along(rest, place, lengths[7], strides[7])
+        rest, place = _along(rest, place, lengths[6], strides[6])
+        rest, place = _along(rest, place, lengths[5], strides[5])
+        rest, place = _along(rest, place, lengths[4], strides[4])
+        rest, place = _along(rest, place, lengths[3], strides[3])
+        rest, place = _along(rest, place, lengths[2], strides[2])
+        rest, place = _along(rest, place, lengths[1], strides[1])
+        place = place + np.int64(rest) * strides[0]
+        # Unsigned, or Numba would add the length to a negative index.
+        target[np.uint64(index)] = source[np.uint64(place)]
+
+
 @cuda.jit  # type: ignore[untyped-decorator]
 def scaleAdd(y: Any, a: Any, x: Any) -> None:
     """``y += a * x``, float32."""

@@ -14,12 +14,14 @@ from muninn.devices.host.streams import workerOf
 from muninn.devices.port import Stream
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
+from muninn.kernels.words import MAX_AXES
 
-#: Every kernel, and the types of its arguments: of arrays, by their elements, and of
-#: numbers.
+#: Every kernel, and the types of its arguments: of arrays, by their elements, of numbers,
+#: and of tuples, by their numbers. A `word` is any unsigned integer.
 KERNELS: dict[str, tuple[str, ...]] = {
     "readSum": ("uint64[::1]", "uint64[::1]"),
     "copyElements": ("uint64[::1]", "uint64[::1]"),
+    "packElements": ("word[::1]", "word[::1]", "uint64", "int64", "uint64 * 9", "int64 * 9"),
     "scaleAdd": ("float32[::1]", "float32", "float32[::1]"),
     "fillPattern": ("uint64[::1]", "uint64"),
     "countMismatches": ("uint64[::1]", "uint64", "uint64[::1]"),
@@ -28,6 +30,10 @@ KERNELS: dict[str, tuple[str, ...]] = {
 }
 #: Enough blocks to fill the largest GPU of today several times; more would only wait.
 _MAX_BLOCKS = 4096
+#: Numba warns of fewer blocks. More than there is work for end at once.
+_MIN_BLOCKS = 128
+#: The ends of the types of arrays and tuples.
+_ARRAY, _TUPLE = "[::1]", f" * {MAX_AXES}"
 _NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
 
 
@@ -61,13 +67,19 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
             f"Use one of {', '.join(KERNELS)}",
         )
     arrays = [
-        argument for argument, kind in zip(arguments, types, strict=True) if kind not in _NUMBERS
+        argument for argument, kind in zip(arguments, types, strict=True) if kind.endswith(_ARRAY)
     ]
     for array in arrays:
         if not isinstance(array, np.ndarray) and not hasattr(array, "__cuda_array_interface__"):
             raise TypeError(
                 f"{name} takes arrays of numpy or of a GPU, not {type(array).__name__}: of a "
                 "buffer pass its deviceArray()"
+            )
+    for argument, kind in zip(arguments, types, strict=True):
+        if kind.endswith(_TUPLE) and len(argument) != MAX_AXES:
+            raise InvalidArgument(
+                f"{name} takes the lengths and strides of {MAX_AXES} axes, not of {len(argument)}",
+                "Take them from muninn.kernels.words.wordLayout",
             )
     if all(isinstance(array, np.ndarray) for array in arrays):
         from muninn.kernels import references
@@ -79,10 +91,7 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
         reference() if queue is None else queue.submit(reference)
         return
     device = _deviceKernels()
-    given = tuple(
-        _NUMBERS[kind](argument) if kind in _NUMBERS else argument
-        for argument, kind in zip(arguments, types, strict=True)
-    )
+    given = tuple(map(_converted, arguments, types))
     blocks = _blocksFor(name, arrays, device.BLOCK_THREADS)
     if blocks:
         try:
@@ -91,17 +100,26 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
             raise _typed(error) from error
 
 
-def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
-    """The PTX of a kernel for one kind of GPU, such as ``(9, 0)``. Needs Numba and the
-    CUDA toolkit, and no GPU.
+def requireKernels() -> None:
+    """Raise `DeviceUnavailable` where `launch` would find no compiler for a GPU."""
+    _deviceKernels()
+
+
+def ptxOf(name: str, computeCapability: tuple[int, int], word: str = "uint64") -> str:
+    """The PTX of a kernel for one kind of GPU, such as ``(9, 0)``, and one type of words
+    if it takes any. Needs Numba and the CUDA toolkit, and no GPU.
     """
     device = _deviceKernels()
     from muninn.kernels.numbacuda import types
 
-    named = {kind: getattr(types, kind.removesuffix("[::1]")) for kind in KERNELS[name]}
-    signature = types.void(
-        *(named[kind][::1] if kind.endswith("[::1]") else named[kind] for kind in KERNELS[name])
-    )
+    def typed(kind: str) -> Any:
+        element = kind.removesuffix(_ARRAY).removesuffix(_TUPLE)
+        number = getattr(types, word if element == "word" else element)
+        if kind.endswith(_ARRAY):
+            return number[::1]
+        return types.UniTuple(number, MAX_AXES) if kind.endswith(_TUPLE) else number
+
+    signature = types.void(*map(typed, KERNELS[name]))
     try:
         ptx, _ = device.cuda.compile_ptx(
             getattr(device, name).py_func, signature, cc=computeCapability
@@ -109,6 +127,13 @@ def ptxOf(name: str, computeCapability: tuple[int, int]) -> str:
     except _libraryMissing() as error:
         raise _typed(error) from error
     return str(ptx)
+
+
+def _converted(argument: Any, kind: str) -> Any:
+    """An argument as a kernel for GPUs takes it."""
+    if kind.endswith(_TUPLE):
+        return tuple(map(_NUMBERS[kind.removesuffix(_TUPLE)], argument))
+    return _NUMBERS[kind](argument) if kind in _NUMBERS else argument
 
 
 def _deviceKernels() -> ModuleType:
@@ -140,7 +165,7 @@ def _typed(error: Exception) -> DeviceUnavailable:
 
 def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
     """The number of blocks: one per slice for the digests of slices, else so many that
-    each thread gets one element.
+    each thread gets one element; within bounds, and 0 where there is nothing to do.
     """
     sizes = [int(np.prod(array.shape)) for array in arrays]
     wanted = (
@@ -148,7 +173,7 @@ def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
         if name == "sliceDigests"
         else -(-(sizes[1] if name == "copyElements" else sizes[0]) // blockThreads)
     )
-    return min(wanted, _MAX_BLOCKS)
+    return min(max(wanted, _MIN_BLOCKS), _MAX_BLOCKS) if wanted else 0
 
 
 def _queueOf(stream: Any) -> Stream | None:

@@ -26,6 +26,32 @@ def copyElements(target: Array, source: Array) -> None:
     target[: source.size] = source
 
 
+def packElements(
+    target: Array,
+    source: Array,
+    begin: int,
+    first: int,
+    lengths: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> None:
+    """Write the words of an array with strides in C order: word i of `target` becomes
+    word ``begin + i`` of the array (`words.WordLayout`) whose lowest word is
+    ``source[0]``.
+    """
+    axes = [
+        (np.int64(length), np.int64(stride))
+        for length, stride in zip(lengths, strides, strict=True)
+    ]
+    for start in range(0, target.size, _PART):
+        end = min(start + _PART, target.size)
+        rest = np.arange(start, end) + np.int64(begin)
+        place = np.full(end - start, first, np.int64)
+        for length, stride in axes[:0:-1]:
+            rest, position = np.divmod(rest, length)
+            place += position * stride
+        target[start:end] = source[place + rest * axes[0][1]]
+
+
 def scaleAdd(y: Array, a: float, x: Array) -> None:
     """``y += a * x``, float32."""
     y[: x.size] += np.float32(a) * x

@@ -91,6 +91,14 @@ def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
     calls = {
         "readSum": (data, np.array([3], np.uint64)),
         "copyElements": (np.zeros(size, np.uint64), data),
+        "packElements": (
+            np.zeros(size - size // 2, np.uint64),
+            data,
+            size // 2,
+            size - 1,
+            (size, *(1,) * 8),
+            (-1, *(0,) * 8),
+        ),
         "scaleAdd": (np.ones(size, np.float32), 3.0, np.arange(size, dtype=np.float32) % 1000),
         "fillPattern": (np.zeros(size, np.uint64), (1 << 64) - 5),
         "countMismatches": (data, 9, np.zeros(1, np.uint64)),

@@ -1,6 +1,7 @@
 import numpy as np
 import muninn
 from muninn.kernels import device, references
+from muninn.kernels.words import wordLayout
 
 cuda, rng = device.cuda, np.random.default_rng(1)
 for size, blocks in SHAPES:
@@ -26,6 +27,23 @@ for size, blocks in SHAPES:
     both("scaleAdd", np.ones(size, np.float32), np.float32(3), np.arange(size, dtype=np.float32))
     both("fillPattern", np.zeros(size, np.uint64), np.uint64((1 << 64) - 5))
     both("countMismatches", data, np.uint64(9), np.zeros(1, np.uint64))
+    for word in (np.uint8, np.uint16, np.uint32, np.uint64):
+        cube = data[: 6 * (size // 6)].astype(word).reshape(-1, 2, 3)
+        for array in (
+            cube[::-1, :, 1:],
+            cube.transpose(2, 0, 1),
+            np.broadcast_to(cube, (2, *cube.shape)),
+        ):
+            if array.size:
+                address = array.__array_interface__["data"][0]
+                layout = wordLayout(address, array.shape, array.strides, array.itemsize)
+                skipped = (layout.lowest - cube.ctypes.data) // layout.dtype.itemsize
+                source = cube.reshape(-1).view(layout.dtype)[skipped:]
+                packed = np.zeros(layout.total - 1, layout.dtype)
+                numbers = np.uint64(1), np.int64(layout.first)
+                lengths = tuple(map(np.uint64, layout.lengths))
+                strides = tuple(map(np.int64, layout.strides))
+                both("packElements", packed, source, *numbers, lengths, strides)
     changed = data.copy()
     changed[size // 2] ^= np.uint64(1)
     changed[-1] ^= np.uint64(1)

@@ -2,8 +2,8 @@
  * of their own: STANDIN_REFERENCES names this library.
  *
  * They compute the same as `muninn/kernels/references.py`; `tests/cuda/test_kernels.py`
- * compares the two. An array of Numba is seven parameters: the third is its length and
- * the fifth its address.
+ * compares the two. An array of Numba is seven parameters: the third is its length, the
+ * fourth the size of an element and the fifth its address. Each number of a tuple is one.
  */
 #include <stdint.h>
 #include <string.h>
@@ -21,7 +21,7 @@ typedef int (*Reference)(const Launch *launch, void *data);
 extern int standinRegisterKernel(const char *part, Reference reference, void *data);
 extern void *standinHostPointer(uint64_t address, uint64_t bytes, int write);
 
-enum { LAUNCH_FAILED = 719, COUNT = 2, DATA = 4, ARRAY = 7 };
+enum { LAUNCH_FAILED = 719, COUNT = 2, SIZE = 3, DATA = 4, ARRAY = 7 };
 
 typedef struct {
 	uint64_t *words, count;
@@ -72,6 +72,37 @@ static int copyElements(const Launch *launch, void *unused)
 	return 0;
 }
 
+/* The arrays have words of any size, so they are not `Array`s. */
+static int packElements(const Launch *launch, void *unused)
+{
+	enum { BEGIN = 2 * ARRAY, FIRST, LENGTHS, AXES = 9, STRIDES = LENGTHS + AXES };
+	(void)unused;
+	uint64_t begin = value(launch, BEGIN), first = value(launch, FIRST);
+	uint64_t lengths[AXES], strides[AXES];
+	for (int axis = 0; axis < AXES; axis++) {
+		lengths[axis] = value(launch, LENGTHS + axis);
+		strides[axis] = value(launch, STRIDES + axis);
+	}
+	uint64_t count = value(launch, COUNT), size = value(launch, SIZE);
+	uint64_t span = value(launch, ARRAY + COUNT);
+	unsigned char *target = standinHostPointer(value(launch, DATA), count * size, 1);
+	const unsigned char *source = standinHostPointer(value(launch, ARRAY + DATA), span * size, 0);
+	if (!target || !source || value(launch, ARRAY + SIZE) != size)
+		return LAUNCH_FAILED;
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t rest = begin + i, place = first;
+		for (int axis = AXES - 1; axis > 0; axis--) {
+			place += rest % lengths[axis] * strides[axis];
+			rest /= lengths[axis];
+		}
+		place += rest * strides[0];
+		if (place >= span)
+			return LAUNCH_FAILED;
+		memcpy(target + i * size, source + place * size, size);
+	}
+	return 0;
+}
+
 static int fillPattern(const Launch *launch, void *unused)
 {
 	(void)unused;
@@ -101,6 +132,7 @@ void standinReferences(void)
 {
 	standinRegisterKernel("readSum", readSum, NULL);
 	standinRegisterKernel("copyElements", copyElements, NULL);
+	standinRegisterKernel("packElements", packElements, NULL);
 	standinRegisterKernel("fillPattern", fillPattern, NULL);
 	standinRegisterKernel("countMismatches", countMismatches, NULL);
 }
