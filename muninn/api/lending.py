@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muninn.api import packing
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
@@ -52,12 +53,19 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     placed = replace(options, mode=asked.value, preferredGpu=target)
     wanted = specOf(caller, source.shape, source.element, placed)
     if copy or 0 in source.shape:
+        copyTo = packing.copier(device, source, gpu)
         openBuffer = creation.create(
             wanted,
-            put=lambda address: device.copyNow(address, source.address, wanted.sizeBytes, gpu),
+            put=lambda address: copyTo(address, wanted.sizeBytes),
             progress=options.progress,
         )
         return MuninnBuffer._of(openBuffer, wanted.access, renewal)
+    if source.strides is not None:
+        raise InvalidArgument(
+            f"the array of shape {source.shape} has strides {source.strides}, and other "
+            "processes take an array that is shared where it lies in C order",
+            "Share a copy (copy=True)",
+        )
     if wanted.manifest:
         raise InvalidArgument(
             f"dtype {source.element} can not be shared where it lies",
@@ -78,8 +86,7 @@ def hostCopy(value: Any) -> HostArray:
     device = deviceOf(current())
     source, gpu = _described(device, value)
     out = np.empty(source.shape, source.element.bits)
-    if out.size:
-        device.copyNow(addressOf(out), source.address, out.nbytes, gpu)
+    packing.copier(device, source, gpu)(addressOf(out), out.nbytes)
     return HostArray(out, source.element)
 
 
@@ -92,11 +99,6 @@ def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
         raise _unreachable(device, value)
     aside.refuseOwn()  # its stream is waited for
     source = describeArray(value, device.onGpu)
-    if source.strides is not None:
-        raise InvalidArgument(
-            f"the array of shape {source.shape} is not C-contiguous",
-            "Share a contiguous copy of it",
-        )
     if 0 in source.shape:
         # It has no address that would tell its GPU.
         return source, source.deviceId or 0

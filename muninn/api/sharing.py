@@ -103,14 +103,17 @@ def share(
         list. Or an array on a GPU: any object with `__cuda_array_interface__` or
         `__dlpack__` (Numba, CuPy, PyTorch, JAX); it is copied to other VRAM of the same
         GPU, and the copy outlives this process. Elements of any type that is not a
-        Python object, bfloat16, the 8-bit floats and packed ones too; an array may have
-        any strides, no dimensions or no elements. Of a tensor of PyTorch the values are
-        shared, as `detach().resolve_conj().resolve_neg()` gives them.
+        Python object, bfloat16, the 8-bit floats and packed ones too. Strides may be
+        any (transposed, sliced, negative, 0 as of `expand`): the buffer has the
+        elements in C order. On a GPU a kernel copies such an array, which needs
+        numba-cuda and compiles for a second at its first use in a process. An array may
+        have no dimensions or no elements. Of a tensor of PyTorch the values are shared,
+        as `detach().resolve_conj().resolve_neg()` gives them.
     copy
-        False shares an array on a GPU in place, without a copy. The array is kept as
-        long as this buffer is open here, and is gone with this process: processes that
-        still have it open get `OwnerDied`. `close`, and the end of the process, wait
-        for them for `devices.ipcGraceMs`.
+        False shares an array on a GPU, whose elements are in C order, in place, without
+        a copy. The array is kept as long as this buffer is open here, and is gone with
+        this process: processes that still have it open get `OwnerDied`. `close`, and
+        the end of the process, wait for them for `devices.ipcGraceMs`.
     **options
         As in `muninn.api.options.BufferOptions`.
 
@@ -122,6 +125,8 @@ def share(
     Raises
     ------
     InvalidDtype, InvalidArgument, BufferExists, QuotaExceeded, HostMemoryFull
+    DeviceUnavailable
+        The array is on a GPU and has strides, and no kernel can be compiled here.
     """
     given = optionsOf(
         share,

@@ -247,7 +247,6 @@ def test_memoryThatCanNotBeLentIsRefused(domain: str, actor: Start) -> None:
     other = actor("from numba import cuda\nmine = cuda.to_device(np.arange(100).reshape(10, 10))")
     for bad in (
         "muninn.share(mine[:, 2], copy=False)",
-        "muninn.share(mine[:, 2])",
         "muninn.share(mine, copy=False, mode='bigMode')",
         "muninn.share(muninn.share(np.arange(3), 'v', mode='fastMode').deviceArray(), copy=False)",
     ):
