@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 
 from muninn.errors import InvalidArgument
 from muninn.kernels import launch
-from muninn.kernels.words import MAX_AXES, wordLayout
+from muninn.kernels.words import MAX_AXES, tileOrder, wordLayout
 
 ITEM_BYTES = (1, 2, 3, 4, 8, 12, 16, 24, 100)
 
@@ -69,6 +69,51 @@ def test_theWordsArePackedInCOrder(array: np.ndarray[Any, Any], cut: int) -> Non
     assert packed.tobytes() == np.ascontiguousarray(array).tobytes()
 
 
+@given(
+    st.tuples(st.integers(14, 40), st.integers(1, 3), st.integers(14, 40)),
+    st.permutations((0, 1, 2)),
+    st.tuples(*[st.sampled_from((1, -1))] * 3),
+    st.sampled_from((1, 2, 4, 8)),
+)
+def test_tilesMakeTheSameCopy(
+    shape: tuple[int, ...], order: list[int], turns: tuple[int, ...], itemBytes: int
+) -> None:
+    memory = np.random.default_rng(2).integers(0, 256, (*shape, itemBytes), np.uint8)
+    array = memory.view(f"V{itemBytes}")[..., 0][tuple(slice(None, None, turn) for turn in turns)]
+    array = array.transpose(order)
+    layout, source = wordsOf(array)
+    tiles = tileOrder(layout)
+    event("by tiles" if tiles else "not by tiles")
+    if tiles is not None:
+        packed = np.zeros(layout.total, layout.dtype)
+        launch.launch("packTransposed", packed, source, layout.first, *tiles)
+        assert packed.tobytes() == np.ascontiguousarray(array).tobytes()
+
+
+def test_tilesAreForWordsThatAreNearestAlongAnotherAxis() -> None:
+    def isTiled(array: np.ndarray[Any, Any]) -> bool:
+        return tileOrder(wordsOf(array)[0]) is not None
+
+    matrix, cube = np.zeros((40, 48), np.float32), np.zeros((16, 3, 16), np.float16)
+    assert isTiled(matrix.T) and isTiled(matrix[::-1, ::-1].T) and isTiled(cube.transpose(2, 1, 0))
+    assert isTiled(np.broadcast_to(matrix.T, (3, 48, 40)))
+    assert tileOrder(wordsOf(cube.transpose(2, 1, 0))[0]) == (
+        (1, 1, 1, 1, 1, 1, 3, 16, 16),
+        (0, 0, 0, 0, 0, 0, 16, 1, 48),
+        (48, 48, 48, 48, 48, 48, 16, 48, 1),
+    )
+    for array, why in (
+        (matrix[:, 1:9], "the rows have no gaps"),
+        (matrix[:, ::2], "nearest along the innermost axis"),
+        (matrix[:15].T, "15 columns"),
+        (matrix[:, :15].T, "15 rows"),
+        (matrix[:, ::8].T, "a word in 32 bytes"),
+        (np.broadcast_to(matrix[:, :1], (40, 48)), "each word is read 48 times"),
+        (matrix.astype(np.complex128).T, "an element has two words"),
+    ):
+        assert not isTiled(array), why
+
+
 @given(arrays())
 def test_noWordIsOutsideOfTheSpan(array: np.ndarray[Any, Any]) -> None:
     layout, _ = wordsOf(array)
@@ -118,6 +163,9 @@ def test_moreAxesThanTheKernelTakesAreRefused() -> None:
 
 def test_lengthsOfAnotherNumberOfAxesAreRefused() -> None:
     words = np.zeros(4, np.uint64)
-    for lengths, strides in (((4,), (1,)), ((1,) * MAX_AXES, (1,) * 3)):
+    ones = (1,) * MAX_AXES
+    for lengths, strides in (((4,), (1,)), (ones, (1,) * 3)):
         with pytest.raises(InvalidArgument, match="of 9 axes, not of"):
             launch.launch("packElements", words, words, 0, 0, lengths, strides)
+    with pytest.raises(InvalidArgument, match="of 9 axes, not of 2"):
+        launch.launch("packTransposed", words, words, 0, ones, ones, (1, 1))

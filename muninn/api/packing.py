@@ -1,10 +1,11 @@
 """Packing: the bytes of an array on a GPU, copied in C order into new memory.
 
-An array without gaps is one copy of the driver. An array with strides is copied by the
-kernel `packElements`, which reads each element once. The kernel runs on the GPU that
-holds the array. It writes memory of that GPU directly. Memory of the host and of other
-GPUs gets the words piece by piece, through scratch memory on the array's GPU: a second
-copy of a large array would not always find room there.
+An array without gaps is one copy of the driver. An array with strides is copied by a
+kernel on the GPU that holds it, which reads each element once: `packElements`, or
+`packTransposed` where words that are neighbours in memory are none in C order. The
+kernel writes memory of that GPU directly. Memory of the host and of other GPUs gets the
+words piece by piece, through scratch memory on the array's GPU: a second copy of a
+large array would not always find room there.
 
 All here is private to the process, and nothing of it is left when the copy fails.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.errors import DeviceUnavailable
 from muninn.interop import arrays
-from muninn.kernels.words import WordLayout, wordLayout
+from muninn.kernels.words import WordLayout, tileOrder, wordLayout
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device, Stream
@@ -59,7 +60,7 @@ def copier(device: Device, source: ForeignArray, gpu: int) -> Callable[[int, int
     def copy(target: int, sizeBytes: int) -> None:
         with device.createStream(gpu) as stream:
             if device.gpuOf(target) == gpu:
-                _pack(device, stream, layout, target, 0, layout.total)
+                _packWhole(device, stream, layout, target)
                 return
             wordBytes = layout.dtype.itemsize
             with device.allocate(gpu, min(sizeBytes, _PIECE_BYTES)) as scratch:
@@ -72,36 +73,50 @@ def copier(device: Device, source: ForeignArray, gpu: int) -> Callable[[int, int
     return copy
 
 
+def _packWhole(device: Device, stream: Stream, layout: WordLayout, target: int) -> None:
+    """Write an array to an address on the stream's GPU."""
+    order = tileOrder(layout)
+    if order is None:
+        _pack(device, stream, layout, target, 0, layout.total)
+    else:
+        _run(device, stream, layout, "packTransposed", target, layout.total, layout.first, *order)
+
+
 def _pack(
     device: Device, stream: Stream, layout: WordLayout, target: int, begin: int, count: int
 ) -> None:
     """Write `count` words of an array, from word `begin` on, to an address on the
     stream's GPU.
     """
-    from muninn.kernels import launch
+    numbers = begin, layout.first, layout.lengths, layout.strides
+    _run(device, stream, layout, "packElements", target, count, *numbers)
+
+
+def _run(
+    device: Device,
+    stream: Stream,
+    layout: WordLayout,
+    kernel: str,
+    target: int,
+    count: int,
+    *numbers: Any,
+) -> None:
+    """Run a kernel that writes `count` words of an array, and wait for it."""
+    from muninn.kernels import launch, numbacuda
 
     with device.onGpu(stream.gpu):
-        launch.launch(
-            "packElements",
-            _onGpu(_Words(target, count, layout)),
-            _onGpu(_Words(layout.lowest, layout.span, layout)),
-            begin,
-            layout.first,
-            layout.lengths,
-            layout.strides,
-            stream=stream,
+        written, read = (
+            numbacuda.on(None, _Words(address, words, layout))
+            for address, words in ((target, count), (layout.lowest, layout.span))
         )
+        launch.launch(kernel, written, read, *numbers, stream=stream)
     stream.synchronize()
 
 
-def _onGpu(words: _Words) -> Any:
-    from muninn.kernels import numbacuda
-
-    return numbacuda.on(None, words)
-
-
 def _requireKernels(strides: tuple[int, ...]) -> None:
-    """Raise `DeviceUnavailable` where no kernel can be compiled, before anything is made."""
+    """Raise `DeviceUnavailable` where no kernel can be compiled. The caller has made
+    nothing yet.
+    """
     from muninn.kernels import launch
 
     try:

@@ -106,8 +106,8 @@ def share(
         Python object, bfloat16, the 8-bit floats and packed ones too. Strides may be
         any (transposed, sliced, negative, 0 as of `expand`): the buffer has the
         elements in C order. On a GPU a kernel copies such an array, which needs
-        numba-cuda and compiles for a second at its first use in a process. An array may
-        have no dimensions or no elements. Of a tensor of PyTorch the values are shared,
+        numba-cuda and compiles for a second or two at its first use in a process. An
+        array may have no dimensions or no elements. Of a tensor of PyTorch the values are shared,
         as `detach().resolve_conj().resolve_neg()` gives them.
     copy
         False shares an array on a GPU, whose elements are in C order, in place, without

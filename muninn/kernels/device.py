@@ -15,6 +15,11 @@ from muninn.kernels.numbacuda import cuda
 
 #: Threads of a block, and the length of the shared arrays.
 BLOCK_THREADS = 256
+#: The side of a tile, in words: the threads of a warp.
+_TILE = 32
+#: A row of a tile in shared memory: with one word more, the words of a column lie in
+#: different banks.
+_TILE_ROW = _TILE + 1
 
 
 # Numba's decorators have no types.
@@ -66,14 +71,27 @@ def copyElements(target: Any, source: Any) -> None:
 
 @cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
 def _along(rest: Any, place: Any, length: Any, stride: Any) -> Any:
-    """One axis of `packElements`: the index that is left for the axes around it, and the
-    place with this axis's part.
+    """One axis of an array with strides: the index that is left for the axes around it,
+    and the place with this axis's part.
     """
     # The same branch in all threads. It spares the division, which costs most here.
     if length > np.uint64(1):
         place = place + np.int64(rest % length) * stride
         rest = rest // length
     return rest, place
+
+
+@cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
+def _around(rest: Any, place: Any, lengths: Any, strides: Any) -> Any:
+    """The place with the parts of all axes around the last two."""
+    # Written out, since tuples that are indexed by a variable would be kept in memory.
+    rest, place = _along(rest, place, lengths[6], strides[6])
+    rest, place = _along(rest, place, lengths[5], strides[5])
+    rest, place = _along(rest, place, lengths[4], strides[4])
+    rest, place = _along(rest, place, lengths[3], strides[3])
+    rest, place = _along(rest, place, lengths[2], strides[2])
+    rest, place = _along(rest, place, lengths[1], strides[1])
+    return place + np.int64(rest) * strides[0]
 
 
 @cuda.jit  # type: ignore[untyped-decorator]
@@ -86,18 +104,46 @@ def packElements(
     """
     for index in range(cuda.grid(1), target.size, cuda.gridsize(1)):
         rest, place = begin + np.uint64(index), first
-        # Written out, since tuples that are indexed by a variable would be kept in memory.
         rest, place = _along(rest, place, lengths[8], strides[8])
         rest, place = _along(rest, place, lengths[7], strides[7])
-        rest, place = _along(rest, place, lengths[6], strides[6])
-        rest, place = _along(rest, place, lengths[5], strides[5])
-        rest, place = _along(rest, place, lengths[4], strides[4])
-        rest, place = _along(rest, place, lengths[3], strides[3])
-        rest, place = _along(rest, place, lengths[2], strides[2])
-        rest, place = _along(rest, place, lengths[1], strides[1])
-        place = place + np.int64(rest) * strides[0]
+        place = _around(rest, place, lengths, strides)
         # Unsigned, or Numba would add the length to a negative index.
         target[np.uint64(index)] = source[np.uint64(place)]
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def packTransposed(
+    target: Any, source: Any, first: Any, lengths: Any, strides: Any, targetStrides: Any
+) -> None:
+    """As `packElements`, the whole array at once, by tiles of its last two axes
+    (`words.TileOrder`): a tile is read along the last but one and written along the
+    last.
+    """
+    tile = cuda.shared.array((_TILE, _TILE_ROW), np.uint64)
+    lane, line = cuda.threadIdx.x % _TILE, cuda.threadIdx.x // _TILE
+    rows, columns = np.int64(lengths[7]), np.int64(lengths[8])
+    across, down = (columns + _TILE - 1) // _TILE, (rows + _TILE - 1) // _TILE
+    tiles = across * down
+    # Written out: see `_around`.
+    tiles *= np.int64(lengths[0] * lengths[1] * lengths[2] * lengths[3])
+    tiles *= np.int64(lengths[4] * lengths[5] * lengths[6])
+    for number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+        column, row = number % across * _TILE, number // across % down * _TILE
+        rest = np.uint64(number // across // down)
+        place, targetPlace = (
+            _around(rest, first, lengths, strides),
+            _around(rest, np.int64(0), lengths, targetStrides),
+        )
+        for step in range(line, _TILE, BLOCK_THREADS // _TILE):
+            if row + lane < rows and column + step < columns:
+                read = place + (row + lane) * strides[7] + (column + step) * strides[8]
+                tile[step, lane] = source[np.uint64(read)]
+        cuda.syncthreads()
+        for step in range(line, _TILE, BLOCK_THREADS // _TILE):
+            if row + step < rows and column + lane < columns:
+                write = targetPlace + (row + step) * targetStrides[7] + column + lane
+                target[np.uint64(write)] = tile[lane, step]
+        cuda.syncthreads()  # the next tile of the block uses its memory again
 
 
 @cuda.jit  # type: ignore[untyped-decorator]

@@ -16,12 +16,13 @@ from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 from muninn.kernels.words import MAX_AXES
 
-#: Every kernel, and the types of its arguments: of arrays, by their elements, of numbers,
-#: and of tuples, by their numbers. A `word` is any unsigned integer.
+#: Every kernel, and the types of its arguments: of arrays, by their elements, of
+#: numbers, and of tuples, by their numbers. A `word` is any unsigned integer.
 KERNELS: dict[str, tuple[str, ...]] = {
     "readSum": ("uint64[::1]", "uint64[::1]"),
     "copyElements": ("uint64[::1]", "uint64[::1]"),
     "packElements": ("word[::1]", "word[::1]", "uint64", "int64", "uint64 * 9", "int64 * 9"),
+    "packTransposed": ("word[::1]", "word[::1]", "int64", "uint64 * 9", "int64 * 9", "int64 * 9"),
     "scaleAdd": ("float32[::1]", "float32", "float32[::1]"),
     "fillPattern": ("uint64[::1]", "uint64"),
     "countMismatches": ("uint64[::1]", "uint64", "uint64[::1]"),

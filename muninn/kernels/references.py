@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _STEP, _FIRST, _SECOND = (
@@ -50,6 +51,24 @@ def packElements(
             rest, position = np.divmod(rest, length)
             place += position * stride
         target[start:end] = source[place + rest * axes[0][1]]
+
+
+def packTransposed(
+    target: Array,
+    source: Array,
+    first: int,
+    lengths: tuple[int, ...],
+    strides: tuple[int, ...],
+    targetStrides: tuple[int, ...],
+) -> None:
+    """As `packElements`, the whole array at once, with its axes in the order of
+    `words.TileOrder`.
+    """
+    shape, itemBytes = tuple(map(int, lengths)), target.itemsize
+    read, write = (
+        tuple(int(stride) * itemBytes for stride in each) for each in (strides, targetStrides)
+    )
+    as_strided(target, shape, write)[...] = as_strided(source[int(first) :], shape, read)
 
 
 def scaleAdd(y: Array, a: float, x: Array) -> None:

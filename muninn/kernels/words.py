@@ -1,4 +1,5 @@
-"""An array with any strides as words in memory, as `packElements` reads it.
+"""An array with any strides as words in memory, as `packElements` and `packTransposed`
+read it.
 
 An element has any size, and strides may be no multiples of it. So the array is seen as
 bytes, with one more axis inside: the bytes of an element. Neighbouring axes that follow
@@ -16,12 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 from muninn.errors import InvalidArgument
+from muninn.interop.layouts import compactStrides
 
 #: The most axes of an array that are left after merging.
 _MAX_DIMENSIONS = 8
 #: The most axes of the words: those of the array, and the words of an element.
 MAX_AXES = _MAX_DIMENSIONS + 1
 _WIDEST_BYTES = 8
+#: So many bytes a GPU reads at once; of words that are farther apart it reads more than
+#: it needs, in any order.
+_SECTOR_BYTES = 32
+#: Tiles of 32 × 32 words pay from this length on.
+_TILE_LEAST = 16
 
 
 class WordLayout(NamedTuple):
@@ -51,6 +58,17 @@ class WordLayout(NamedTuple):
     lengths: tuple[int, ...]
     strides: tuple[int, ...]
     total: int
+
+
+class TileOrder(NamedTuple):
+    """The axes of a `WordLayout` in the order of `packTransposed`: the last one is the
+    innermost one of the array, and the last but one that along which words are nearest
+    to each other in memory. Strides in words: of the array, and of its copy in C order.
+    """
+
+    lengths: tuple[int, ...]
+    strides: tuple[int, ...]
+    targetStrides: tuple[int, ...]
 
 
 def wordLayout(
@@ -95,6 +113,25 @@ def wordLayout(
         strides=tuple(stride for _, stride in padded),
         total=math.prod(length for length, _ in padded),
     )
+
+
+def tileOrder(layout: WordLayout) -> TileOrder | None:
+    """The order of the axes for `packTransposed`, or None where that is no faster than
+    `packElements`: the words are as near to each other along the innermost axis, or
+    there are too few for tiles.
+    """
+    targetStrides = compactStrides(layout.lengths, 1)
+    *axes, columns = zip(layout.lengths, layout.strides, targetStrides, strict=True)
+    near = [
+        axis
+        for axis in axes
+        if axis[0] >= _TILE_LEAST and 0 < abs(axis[1]) * layout.dtype.itemsize < _SECTOR_BYTES
+    ]
+    rows = min(near, key=lambda axis: abs(axis[1]), default=columns)
+    if columns[0] < _TILE_LEAST or abs(rows[1]) >= abs(columns[1]):
+        return None
+    axes.remove(rows)
+    return TileOrder(*zip(*axes, rows, columns, strict=True))
 
 
 def _merged(axes: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -22,6 +22,8 @@ CUBE = np.arange(6 * 40 * 50, dtype=np.float32).reshape(6, 40, 50)
 #: By what is special: views of numpy arrays, as which an array on a GPU is made.
 VIEWS: dict[str, np.ndarray[Any, Any]] = {
     "transposed": CUBE.T,
+    "transposed sheets": CUBE.transpose(0, 2, 1),
+    "turned bytes": CUBE.view(np.uint8)[::-1, :, ::-1].T,
     "sliced": CUBE[1::2, 3:20, 4:45:3],
     "rows": CUBE[:, :, 10:20],
     "negative": CUBE[::-1, ::-2, ::-3],

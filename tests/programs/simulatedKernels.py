@@ -1,7 +1,7 @@
 import numpy as np
 import muninn
 from muninn.kernels import device, references
-from muninn.kernels.words import wordLayout
+from muninn.kernels.words import tileOrder, wordLayout
 
 cuda, rng = device.cuda, np.random.default_rng(1)
 for size, blocks in SHAPES:
@@ -44,6 +44,13 @@ for size, blocks in SHAPES:
                 lengths = tuple(map(np.uint64, layout.lengths))
                 strides = tuple(map(np.int64, layout.strides))
                 both("packElements", packed, source, *numbers, lengths, strides)
+        sheets = rng.integers(0, 256, (2, 34, 40)).astype(word)[:, ::-1].transpose(0, 2, 1)
+        layout = wordLayout(0, sheets.shape, sheets.strides, sheets.itemsize)
+        if size > 256:  # several tiles, whole and partial ones
+            lengths, strides, targetStrides = tileOrder(layout)
+            packed = np.zeros(sheets.size, word)
+            source = sheets.base.reshape(-1)
+            both("packTransposed", packed, source, layout.first, lengths, strides, targetStrides)
     changed = data.copy()
     changed[size // 2] ^= np.uint64(1)
     changed[-1] ^= np.uint64(1)

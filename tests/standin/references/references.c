@@ -72,17 +72,23 @@ static int copyElements(const Launch *launch, void *unused)
 	return 0;
 }
 
-/* The arrays have words of any size, so they are not `Array`s. */
+enum { AXES = 9 };
+
+static void axes(const Launch *launch, int first, uint64_t made[AXES])
+{
+	for (int axis = 0; axis < AXES; axis++)
+		made[axis] = value(launch, first + axis);
+}
+
+/* The arrays of these two have words of any size, so they are not `Array`s. */
 static int packElements(const Launch *launch, void *unused)
 {
-	enum { BEGIN = 2 * ARRAY, FIRST, LENGTHS, AXES = 9, STRIDES = LENGTHS + AXES };
+	enum { BEGIN = 2 * ARRAY, FIRST, LENGTHS, STRIDES = LENGTHS + AXES };
 	(void)unused;
 	uint64_t begin = value(launch, BEGIN), first = value(launch, FIRST);
 	uint64_t lengths[AXES], strides[AXES];
-	for (int axis = 0; axis < AXES; axis++) {
-		lengths[axis] = value(launch, LENGTHS + axis);
-		strides[axis] = value(launch, STRIDES + axis);
-	}
+	axes(launch, LENGTHS, lengths);
+	axes(launch, STRIDES, strides);
 	uint64_t count = value(launch, COUNT), size = value(launch, SIZE);
 	uint64_t span = value(launch, ARRAY + COUNT);
 	unsigned char *target = standinHostPointer(value(launch, DATA), count * size, 1);
@@ -99,6 +105,35 @@ static int packElements(const Launch *launch, void *unused)
 		if (place >= span)
 			return LAUNCH_FAILED;
 		memcpy(target + i * size, source + place * size, size);
+	}
+	return 0;
+}
+
+static int packTransposed(const Launch *launch, void *unused)
+{
+	enum { FIRST = 2 * ARRAY, LENGTHS, STRIDES = LENGTHS + AXES, TARGETS = STRIDES + AXES };
+	(void)unused;
+	uint64_t first = value(launch, FIRST);
+	uint64_t lengths[AXES], strides[AXES], targets[AXES];
+	axes(launch, LENGTHS, lengths);
+	axes(launch, STRIDES, strides);
+	axes(launch, TARGETS, targets);
+	uint64_t count = value(launch, COUNT), size = value(launch, SIZE);
+	uint64_t span = value(launch, ARRAY + COUNT);
+	unsigned char *target = standinHostPointer(value(launch, DATA), count * size, 1);
+	const unsigned char *source = standinHostPointer(value(launch, ARRAY + DATA), span * size, 0);
+	if (!target || !source || value(launch, ARRAY + SIZE) != size)
+		return LAUNCH_FAILED;
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t rest = i, from = first, to = 0;
+		for (int axis = AXES - 1; axis >= 0; axis--) {
+			from += rest % lengths[axis] * strides[axis];
+			to += rest % lengths[axis] * targets[axis];
+			rest /= lengths[axis];
+		}
+		if (from >= span || to >= count)
+			return LAUNCH_FAILED;
+		memcpy(target + to * size, source + from * size, size);
 	}
 	return 0;
 }
@@ -133,6 +168,7 @@ void standinReferences(void)
 	standinRegisterKernel("readSum", readSum, NULL);
 	standinRegisterKernel("copyElements", copyElements, NULL);
 	standinRegisterKernel("packElements", packElements, NULL);
+	standinRegisterKernel("packTransposed", packTransposed, NULL);
 	standinRegisterKernel("fillPattern", fillPattern, NULL);
 	standinRegisterKernel("countMismatches", countMismatches, NULL);
 }
