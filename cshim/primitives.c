@@ -431,11 +431,14 @@ int mnnSeal(int fd, int seals) { return resultOf(fcntl(fd, F_ADD_SEALS, seals));
 
 static int protectionOf(int writable) { return writable ? PROT_READ | PROT_WRITE : PROT_READ; }
 
-int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
+int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int kind, void **out)
 {
-	int flags = MAP_SHARED | MAP_NORESERVE;
+	int protection = protectionOf(kind != MNN_MAP_READ);
+	/* Without MAP_NORESERVE, a private mapping would need as much free memory as if each
+	 * of its pages were written. */
+	int flags = (kind == MNN_MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE;
 	if (alignment <= PAGE_BYTES) {
-		void *address = mmap(NULL, bytes, protectionOf(writable), flags, fd, 0);
+		void *address = mmap(NULL, bytes, protection, flags, fd, 0);
 		if (address == MAP_FAILED)
 			return -errno;
 		*out = address;
@@ -450,7 +453,7 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 	if (start == MAP_FAILED)
 		return -errno;
 	char *aligned = start + (alignment - (uintptr_t)start % alignment) % alignment;
-	if (mmap(aligned, bytes, protectionOf(writable), flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
+	if (mmap(aligned, bytes, protection, flags | MAP_FIXED, fd, 0) == MAP_FAILED) {
 		int error = errno;
 		munmap(start, reserved);
 		return -error;
@@ -463,7 +466,7 @@ int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out)
 }
 
 int mnnMapPath(
-	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out)
+	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int kind, void **out)
 {
 	int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 	if (fd >= 0 && fd <= STDERR_FILENO) {
@@ -485,7 +488,7 @@ int mnnMapPath(
 		(uint64_t)status.st_size < bytes)
 		result = -EBADMSG;
 	else
-		result = mnnMap(fd, bytes, alignment, writable, out);
+		result = mnnMap(fd, bytes, alignment, kind, out);
 	close(fd);
 	return result;
 }

@@ -177,14 +177,17 @@ MNN_API int mnnBlockSignals(void);
  * descriptor. */
 MNN_API int mnnMemfdCreate(const char *name, uint64_t bytes);
 MNN_API int mnnSeal(int fd, int seals);
-/* Map the file from its beginning, shared. `alignment` is 0 or a power of two: the
- * address is a multiple of it. */
-MNN_API int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int writable, void **out);
+/* How a file is mapped. What is written to a private mapping goes to pages of this
+ * process, and never to the file. */
+enum mnnMapKind { MNN_MAP_READ = 0, MNN_MAP_WRITE = 1, MNN_MAP_PRIVATE = 2 };
+/* Map the file from its beginning. `alignment` is 0 or a power of two: the address is a
+ * multiple of it. */
+MNN_API int mnnMap(int fd, uint64_t bytes, uint64_t alignment, int kind, void **out);
 /* The same for the file at `path`, without a descriptor that outlives the call.
  * -EBADMSG unless it is a regular file of `owner`, closed to other users, of at least
  * so many bytes. */
 MNN_API int mnnMapPath(
-	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int writable, void **out);
+	const char *path, uint32_t owner, uint64_t bytes, uint64_t alignment, int kind, void **out);
 MNN_API int mnnUnmap(void *address, uint64_t bytes);
 /* A range of addresses that a mapping has. The call that maps stores the address here;
  * NULL: there is no mapping. */

@@ -34,6 +34,8 @@ class Access(enum.StrEnum):
     READ_ONLY = "readOnly"
     READ_MOSTLY = "readMostly"
     READ_WRITE = "readWrite"
+    #: Of one buffer object only: no buffer is shared so, and no row states it.
+    COPY_ON_WRITE = "copyOnWrite"
 
 
 class Lifetime(enum.StrEnum):
@@ -65,12 +67,14 @@ class Reserve(enum.StrEnum):
 #: enumeration is declared.
 ModeWord = Literal["bigMode", "fastMode"]
 AccessWord = Literal["readOnly", "readMostly", "readWrite"]
+OpenAccessWord = Literal["readOnly", "readMostly", "readWrite", "copyOnWrite"]
 LifetimeWord = Literal["keep", "lastClose"]
 RenewWord = Literal["auto", "onUse"]
 ReserveWord = Literal["full", "lazy"]
 
 MODES = tuple(Mode)
-ACCESSES = tuple(Access)
+#: The words with which a buffer is shared.
+ACCESSES = (Access.READ_ONLY, Access.READ_MOSTLY, Access.READ_WRITE)
 LIFETIMES = tuple(Lifetime)
 #: How the bytes get from process to process.
 TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
@@ -113,7 +117,8 @@ def _byText(kind: type[_Word]) -> Mapping[str, _Word]:
     return {word.value: word for word in kind}
 
 
-_MODES, _ACCESSES, _LIFETIMES = _byText(Mode), _byText(Access), _byText(Lifetime)
+_MODES, _OPEN_ACCESSES, _LIFETIMES = _byText(Mode), _byText(Access), _byText(Lifetime)
+_ACCESSES = {word.value: word for word in ACCESSES}
 _RENEWS, _RESERVES = _byText(Renew), _byText(Reserve)
 
 
@@ -125,8 +130,20 @@ def asMode(value: object, caller: str = "") -> Mode:
 
 
 def asAccess(value: object, caller: str = "") -> Access:
-    """`value` as an `Access`, or `InvalidArgument`."""
+    """`value` as an `Access` with which a buffer is shared, or `InvalidArgument`."""
+    if value == Access.COPY_ON_WRITE:
+        where = f"{caller}: " if caller else ""
+        raise InvalidArgument(
+            f"{where}access 'copyOnWrite' is how one process opens a buffer, and not how a "
+            "buffer is shared",
+            'Share it with another access, and then muninn.open(name, access="copyOnWrite")',
+        )
     return _choice(_ACCESSES, "access", value, InvalidArgument, caller)
+
+
+def asOpenAccess(value: object, caller: str = "") -> Access:
+    """`value` as an `Access` with which a buffer is opened, or `InvalidArgument`."""
+    return _choice(_OPEN_ACCESSES, "access", value, InvalidArgument, caller)
 
 
 def asLifetime(value: object, caller: str = "") -> Lifetime:

@@ -10,7 +10,6 @@ is used elsewhere, or no longer exists.
 _.waitNextAsync
 _.PromotionDenied
 _.NvmeSpillUnavailable
-_.READ_MOSTLY
 
 # The last argument of `__exit__`, which the language passes.
 _.trace
@@ -48,6 +47,8 @@ _.answerEvents
 # is for the tests that look at what is compiled.
 _.readSum
 _.copyElements
+_.packElements
+_.packTransposed
 _.scaleAdd
 _.fillPattern
 _.countMismatches

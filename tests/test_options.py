@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,16 @@ def test_typeCheckersKnowTheOptionsOfTheDataclass() -> None:
     ("words", "kind"),
     [
         (terms.ModeWord, terms.Mode),
-        (terms.AccessWord, terms.Access),
+        (terms.AccessWord, terms.ACCESSES),
+        (terms.OpenAccessWord, terms.Access),
         (terms.LifetimeWord, terms.Lifetime),
         (terms.RenewWord, terms.Renew),
         (terms.ReserveWord, terms.Reserve),
     ],
 )
-def test_literalTypesAreTheWordsOfTheirEnumerations(words: Any, kind: type[enum.StrEnum]) -> None:
+def test_literalTypesAreTheWordsOfTheirEnumerations(
+    words: Any, kind: Iterable[enum.StrEnum]
+) -> None:
     assert typing.get_args(words) == tuple(each.value for each in kind)
 
 

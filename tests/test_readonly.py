@@ -4,6 +4,7 @@ reading.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -58,14 +59,17 @@ def test_pyTorchIsWarnedOfMemoryThatItMayNotWrite(domain: str, pyTorch: Any, mod
 
 
 def test_theFixOfWhatWasSharedForReadingIsACopy(domain: str, pyTorch: Any) -> None:
-    """Broken: the fix was to open the buffer for writing, which is refused."""
-    with muninn.share(np.ones(3), name="a", access="readOnly") as mine:
-        for reading in (mine, muninn.open("a")):
-            with pytest.warns(UserWarning, match=WARNED) as warned:
-                pyTorch(reading)
-            assert "readWrite" not in str(warned[0].message) and "tensor.clone()" in str(
-                warned[0].message
-            )
+    """Or a private mapping, in host memory. Broken: the fix was to open the buffer for
+    writing, which is refused.
+    """
+    for mode in ("bigMode", "fastMode"):
+        with muninn.share(np.ones(3), name=mode, mode=mode, access="readOnly") as mine:  # type: ignore[arg-type]
+            for reading in (mine, muninn.open(mode)):
+                with pytest.warns(UserWarning, match=WARNED) as warned:
+                    pyTorch(reading)
+                said = str(warned[0].message)
+                assert "readWrite" not in said and said.endswith("tensor.clone()")
+                assert ('muninn.open(name, access="copyOnWrite")' in said) is (mode == "bigMode")
 
 
 def test_aLineWarnsOnceForAllBuffers(domain: str, pyTorch: Any) -> None:
@@ -147,15 +151,21 @@ def test_aCapsuleThatCanNotSayItIsRefusedWithWhatHelps(domain: str) -> None:
     with muninn.open("a") as reading:
         with pytest.raises(
             BufferError,
-            match=r"^'a' is open for reading.*Fix: muninn.open\(name, access=\"readWrite\"\)",
+            match=r"^'a' is open for reading.*Fix: muninn.open\(name, access=\"copyOnWrite\"\)",
         ):
             reading.__dlpack__(stream=None)
         assert "dltensor" in repr(reading.__dlpack__(copy=True))
-    with (
-        muninn.share(np.ones(3), name="b", access="readOnly") as mine,
-        pytest.raises(BufferError, match=r"Fix: Give it a copy"),
+    for mode, access, fix in (
+        ("bigMode", "readOnly", 'muninn.open(name, access="copyOnWrite")'),
+        ("fastMode", "readMostly", 'muninn.open(name, access="readWrite")'),
+        ("fastMode", "readOnly", "Give it a copy"),
     ):
-        mine.__dlpack__()
+        muninn.share(np.ones(3), name=mode + access, mode=mode, access=access)  # type: ignore[arg-type]
+        with (
+            muninn.open(mode + access) as reading,
+            pytest.raises(BufferError, match=re.escape(f"Fix: {fix}")),
+        ):
+            reading.__dlpack__()
     with muninn.open("a", access="readWrite") as writing:
         assert "dltensor" in repr(writing.__dlpack__())
 
@@ -168,4 +178,7 @@ def test_jaxReadsWhatIsOpenForWritingWithoutACopy(domain: str) -> None:
             numpyOfJax.from_dlpack(reading)
         taken = numpyOfJax.from_dlpack(writing)
         assert taken.unsafe_buffer_pointer() == writing.array.__array_interface__["data"][0]
+        private = muninn.open("a", access="copyOnWrite")
+        taken = numpyOfJax.from_dlpack(private)
+        assert taken.unsafe_buffer_pointer() == private.array.__array_interface__["data"][0]
         assert numpyOfJax.asarray(reading).sum() == 1000

@@ -41,6 +41,25 @@ def test_oneMappingReadsTheBytesThatAnotherWrites(paths: Paths) -> None:
     os.close(other)
 
 
+@pytest.mark.parametrize("sizeBytes", [8192, 4 << 20])
+def test_whatIsWrittenToAPrivateMappingIsNotInTheFile(paths: Paths, sizeBytes: int) -> None:
+    fd = segments.create(paths, 1, 2, sizeBytes)
+    writing = segments.Mapping(fd, sizeBytes, writable=True)
+    private = [segments.mapped(paths, 1, 2, sizeBytes, isPrivate=True) for _ in range(2)]
+    source = np.full(8, 7, np.uint8)
+    segments.atomics.copy(private[0].address, source.ctypes.data, 8)
+    segments.atomics.copy(writing.address + 4096, source.ctypes.data, 8)
+    copies = np.empty((3, 2, 8), np.uint8)
+    for copy, mapping in zip(copies, (writing, *private), strict=True):
+        segments.atomics.copy(copy[0].ctypes.data, mapping.address, 8)
+        segments.atomics.copy(copy[1].ctypes.data, mapping.address + 4096, 8)
+    assert copies[:, 0, 0].tolist() == [0, 7, 0] and (copies[:, 1] == 7).all()
+    assert all(mapping.writable for mapping in private)
+    for mapping in (writing, *private):
+        mapping.close()
+    os.close(fd)
+
+
 def test_aLeftoverOfADeadCreatorIsReplaced(paths: Paths) -> None:
     first, second = segments.create(paths, 1, 2, 4096), segments.create(paths, 1, 2, 8192)
     assert os.fstat(second).st_size == 8192 and os.fstat(first).st_ino != os.fstat(second).st_ino

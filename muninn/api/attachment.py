@@ -9,7 +9,7 @@ end of the buffer.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -19,8 +19,12 @@ from muninn.interop.dtypes import elementOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current
 from muninn.session.openbuffer import OpenBuffer, checkExpiry
+from muninn.session.privatememory import PrivateMemory
 from muninn.system.clock import monotonicMs
 from muninn.terms import Access, Renew
+
+if TYPE_CHECKING:
+    from muninn.session.mappings import Memory
 
 
 class Attachment:
@@ -35,7 +39,9 @@ class Attachment:
         "_isFreed",
         "_isLender",
         "_openBuffer",
+        "_private",
         "_renewal",
+        "_rights",
         "_writable",
     )
 
@@ -46,10 +52,24 @@ class Attachment:
         buffer._bind(openBuffer, access, renew)
         return buffer
 
-    def _bind(self, openBuffer: OpenBuffer, access: Access, renew: Renew) -> None:
-        self._writable = access is not Access.READ_ONLY
-        if self._writable:
+    def _bind(
+        self,
+        openBuffer: OpenBuffer,
+        access: Access,
+        renew: Renew,
+        private: PrivateMemory | None = None,
+    ) -> None:
+        """Refer to an open buffer. With copyOnWrite `private` is the private memory that
+        this object has already, if there is one.
+        """
+        if access is Access.COPY_ON_WRITE:
+            private = private or openBuffer.openPrivate()
+            openBuffer.keepFor(private)
+        elif access is not Access.READ_ONLY:
             openBuffer.allowWriting()
+        isOwn = access in (Access.READ_ONLY, Access.COPY_ON_WRITE)
+        self._rights = access if isOwn else Access.READ_WRITE
+        self._writable, self._private = access is not Access.READ_ONLY, private
         self._renewal = openBuffer.renewal() if renew is Renew.AUTO else None
         self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + openBuffer.ttlMs
         self._openBuffer: OpenBuffer | None = openBuffer
@@ -76,7 +96,7 @@ class Attachment:
         # Read once, because a finalizer may close this object between two reads.
         openBuffer = self._openBuffer
         if openBuffer is None:
-            raise BufferFreed("this buffer object is closed", "Open the name again")
+            raise _closed()
         return openBuffer
 
     def _reopen(self, old: OpenBuffer) -> OpenBuffer:
@@ -92,10 +112,27 @@ class Attachment:
             raise BufferFreed(f"{old.description.name!r} was freed")
         self._bind(
             openBuffer,
-            Access.READ_WRITE if self._writable else Access.READ_ONLY,
+            self._rights,
             Renew.ON_USE if self._expiresMs else Renew.AUTO,
+            self._private,
         )
         return openBuffer
+
+    @property
+    def _isPrivate(self) -> bool:
+        """Whether this object is open copyOnWrite."""
+        return self._rights is Access.COPY_ON_WRITE
+
+    def _bytes(self, openBuffer: OpenBuffer) -> Memory | PrivateMemory:
+        """The memory of which this object gives arrays. Raises `BufferFreed` if it was
+        private, and this object was closed meanwhile: the shared memory is no substitute.
+        """
+        if not self._isPrivate:
+            return openBuffer.memory
+        private = self._private
+        if private is None:
+            raise _closed()
+        return private
 
     @property
     def _description(self) -> Any:
@@ -134,13 +171,16 @@ class Attachment:
 
     @property
     def access(self) -> str:
-        """The access that the buffer allows; `writable` says whether this object may
-        write.
+        """The access with which the buffer was shared; `writable` says whether this object
+        may write, and ``describe()["openedAs"]`` how it was opened.
         """
         return str(self._description.access.value)
 
     @property
     def writable(self) -> bool:
+        """Whether the arrays of this object may be written: for all processes, or for
+        this object only if it is open copyOnWrite.
+        """
         return self._writable
 
     @property
@@ -155,11 +195,11 @@ class Attachment:
     @property
     def handle(self) -> bytes:
         """64 opaque bytes by which any process of this domain opens this buffer, with
-        the rights of this object.
+        the rights of this object. One that is open copyOnWrite may read what is shared.
         """
         openBuffer = self._checked()
         secret = openBuffer.tables.block.secret
-        access = Access.READ_WRITE if self._writable else Access.READ_ONLY
+        access = Access.READ_ONLY if self._isPrivate else self._rights
         description = openBuffer.description
         issued: bytes = load().handles.issue(
             secret,
@@ -185,3 +225,7 @@ class Attachment:
             f"{description.dtype}{list(description.shape)} {asText(description.sizeBytes)} "
             f"{where}>"
         )
+
+
+def _closed() -> BufferFreed:
+    return BufferFreed("this buffer object is closed", "Open the name again")

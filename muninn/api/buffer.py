@@ -19,7 +19,7 @@ from muninn.api.handles import held
 from muninn.api.listing import describeRow
 from muninn.api.notebooks import htmlOf
 from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
-from muninn.api.protocols import Exposure, Protocols
+from muninn.api.protocols import Exposure, Protocols, privateForKernels
 from muninn.api.specs import asSize, specOf
 from muninn.api.views import Region
 from muninn.arguments import named, secondsOf, timeoutOf
@@ -36,7 +36,7 @@ from muninn.sync.asyncwait import waited
 from muninn.sync.publications import nextOf
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 from muninn.system import aside
-from muninn.terms import AccessWord, ModeWord, asRenew
+from muninn.terms import Access, AccessWord, ModeWord, asRenew
 
 
 @describesOptions
@@ -87,7 +87,8 @@ class MuninnBuffer(Protocols, Attachment):
 
     def _exposed(self) -> Exposure:
         openBuffer = self._checked()
-        return Exposure(openBuffer, _regionOf(openBuffer), self._writable)
+        memory = self._bytes(openBuffer)
+        return Exposure(openBuffer, memory, Region.of(openBuffer), self._writable)
 
     @property
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:
@@ -101,9 +102,9 @@ class MuninnBuffer(Protocols, Attachment):
 
     def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
         if self._array is None:
-            region = _regionOf(openBuffer)
+            region = Region.of(openBuffer)
             try:
-                self._array = views.hostArray(openBuffer.memory, region, self._writable)
+                self._array = views.hostArray(self._bytes(openBuffer), region, self._writable)
             except ValueError as error:
                 raise ControlBlockInvalid(
                     f"the row of {openBuffer.description.name!r} states a shape that its bytes "
@@ -114,7 +115,9 @@ class MuninnBuffer(Protocols, Attachment):
         return self._array.view()
 
     def describe(self) -> dict[str, Any]:
-        """All properties of the buffer, as a plain dict."""
+        """All properties of the buffer, as a plain dict, and the rights of this object as
+        ``"openedAs"``.
+        """
         openBuffer = self._checked()
         described = describeRow(
             openBuffer.tables, openBuffer.context.gpus, openBuffer.row, openBuffer.description
@@ -125,6 +128,7 @@ class MuninnBuffer(Protocols, Attachment):
         if self.gpu is not None:
             # The row has the index in the process that made the buffer.
             described["gpu"] = self.gpu
+        described["openedAs"] = self._rights.value
         return described
 
     @named
@@ -151,6 +155,13 @@ class MuninnBuffer(Protocols, Attachment):
         if not self._writable:
             raise PermissionDenied(
                 f"{self.name!r} is open for reading", 'Open it with access="readWrite"'
+            )
+        if self._isPrivate:
+            raise PermissionDenied(
+                f"{self.name!r} is open copyOnWrite: its changes are this object's, and are not "
+                "published",
+                'Open it with access="readWrite" as well, and copy buffer.array into the view of '
+                "its write()",
             )
         return Writing(self, timeoutOf("write", timeout), stream)
 
@@ -293,7 +304,11 @@ class MuninnBuffer(Protocols, Attachment):
         ------
         BarPressureHigh
             The budget of mapped host memory is used up.
+        InvalidArgument
+            This object is open copyOnWrite; the address of `array` is for the CPU.
         """
+        if self._isPrivate:
+            raise privateForKernels(self.name)
         openBuffer = self._checked()
         openBuffer.memory.device = device = deviceOf(openBuffer.context)
         return openBuffer.memory.devicePointer(device, progress)
@@ -304,12 +319,8 @@ class MuninnBuffer(Protocols, Attachment):
         """
         if self._isLender:
             aside.refuseOwn()  # it waits until no other process has the buffer open
-        openBuffer, self._openBuffer, self._renewal, self._array = (
-            self._openBuffer,
-            None,
-            None,
-            None,
-        )
+        openBuffer, private = self._openBuffer, self._private
+        self._openBuffer = self._private = self._renewal = self._array = None
         if openBuffer is not None:
             context = openBuffer.context
             if self._isLender and not context.isStale():
@@ -318,8 +329,8 @@ class MuninnBuffer(Protocols, Attachment):
                 )
             # This may be the last reference. Without arrays on the memory, the lease
             # and the mapping are given back in this call.
-            last = [openBuffer]
-            del openBuffer
+            last = [openBuffer, private]
+            del openBuffer, private
             context.releases.letGo(last)
 
     def free(self) -> None:
@@ -370,18 +381,19 @@ class MuninnBuffer(Protocols, Attachment):
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Any, tuple[str, bytes]]:
-        return _unpickle, (self.name, self.handle)
+    def __reduce__(self) -> tuple[Any, tuple[str, bytes, Access | None]]:
+        """A pickle, and a copy by `copy`, open the buffer anew. If this object is open
+        copyOnWrite, so is the new one, with the shared bytes and private memory of its own.
+        """
+        access = Access.COPY_ON_WRITE if self._isPrivate else None
+        return _unpickle, (self.name, self.handle, access)
 
     def _repr_html_(self) -> str:
-        return htmlOf(None if self._openBuffer is None else self.describe(), self._writable)
+        return htmlOf(None if self._openBuffer is None else self.describe())
 
 
-def _regionOf(openBuffer: OpenBuffer) -> Region:
-    """All of an open buffer, as its array."""
-    return Region(0, openBuffer.description.shape, elementOf(openBuffer))
-
-
-def _unpickle(name: str, handle: bytes) -> MuninnBuffer:
-    """Open a buffer that was pickled, by its handle. The name is for the error message."""
-    return MuninnBuffer._of(*held(handle, name))
+def _unpickle(name: str, handle: bytes, access: Access | None = None) -> MuninnBuffer:
+    """Open a buffer that was pickled, by its handle, with its rights or with `access`. The
+    name is for the error message.
+    """
+    return MuninnBuffer._of(*held(handle, name, access))

@@ -14,10 +14,10 @@ from typing import Any, Unpack
 import msgpack
 import numpy as np
 
-from muninn.api import views
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
+from muninn.api.protocols import Exposure
 from muninn.api.sharedarray import SharedArray
 from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
@@ -30,7 +30,7 @@ from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.openbuffer import OpenBuffer
-from muninn.terms import AccessWord, RenewWord, asRenew
+from muninn.terms import OpenAccessWord, RenewWord, asRenew
 
 _ALIGNMENT = 256
 _MAX_KEYS = 1 << 20
@@ -67,13 +67,17 @@ class Bundle(Mapping[str, Any]):
         If the bundle is open for reading, the array is read-only. numpy refuses to
         write to it; PyTorch does not, and the process ends by SIGSEGV:
         `torch.from_numpy(bundle[key])` warns, `torch.from_dlpack(bundle[key])` does
-        not. `openBundle(name, access="readWrite")` gives arrays that may be changed in
-        place, and `torch.tensor(bundle[key])` makes a copy.
+        not. `openBundle(name, access="copyOnWrite")` gives arrays whose changes in
+        place stay in this object, `access="readWrite"` arrays whose changes all
+        processes see, and `torch.tensor(bundle[key])` makes a copy.
         """
         region, openBuffer = self._entries[key], self.buffer._checked()
+        exposure = Exposure(
+            openBuffer, self.buffer._bytes(openBuffer), region, self.buffer.writable
+        )
         if openBuffer.memory.isHostVisible and region.element.isNumpys:
-            return views.hostArray(openBuffer.memory, region, self.buffer.writable)
-        return SharedArray(openBuffer, region, self.buffer.writable)
+            return exposure.hostArray()
+        return SharedArray(exposure)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -230,7 +234,7 @@ def shareBundle(
 @named
 def openBundle(
     name: str,
-    access: AccessWord = "readOnly",
+    access: OpenAccessWord = "readOnly",
     timeout: float | None = None,
     *,
     tenant: str | None = None,

@@ -100,9 +100,12 @@ def _freed(tables: Tables, pid: int) -> dict[SegmentKey, int]:
             key = tables.paths.segmentOf(
                 line.partition(mark)[2].removesuffix(b" (deleted)").decode(errors="replace")
             )
-            first, _, last = line.partition(b" ")[0].partition(b"-")
+            addresses, _, offset = line.split(b" ", 3)[:3]
+            first, _, last = addresses.partition(b"-")
             if key is not None:
-                sizes[key] = sizes.get(key, 0) + int(last, 16) - int(first, 16)
+                # A process may map a segment more than once, and each mapping in parts.
+                end = int(offset, 16) + int(last, 16) - int(first, 16)
+                sizes[key] = max(sizes.get(key, 0), end)
     return sizes
 
 

@@ -16,6 +16,9 @@ from muninn.session.membership import current
 from muninn.session.openbuffer import OpenBuffer
 from muninn.terms import Access, asTenant
 
+#: Rights that change no shared bytes.
+_READING = (Access.READ_ONLY, Access.COPY_ON_WRITE)
+
 
 def held(
     handle: bytes, name: str | None = None, access: Access | None = None, tenant: str | None = None
@@ -48,6 +51,6 @@ def held(
     if tenant is not None and asTenant(tenant) != description.tenant:
         raise PermissionDenied(f"the handle is for tenant {description.tenant!r}, not {tenant!r}")
     granted = capability.access
-    if access is not None and access is not Access.READ_ONLY and granted is Access.READ_ONLY:
+    if access not in (None, *_READING) and granted is Access.READ_ONLY:
         raise PermissionDenied(f"the handle of {description.name!r} allows reading only")
     return openBuffer, granted if access is None else access

@@ -15,7 +15,11 @@ def _escaped(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def htmlOf(described: dict[str, Any] | None, isWritable: bool) -> str:
+#: From how a buffer object was opened to the words for it.
+_RIGHTS = {"readOnly": "read-only", "readWrite": "read-write", "copyOnWrite": "copy-on-write"}
+
+
+def htmlOf(described: dict[str, Any] | None) -> str:
     """A small table for notebooks, from the dict of `MuninnBuffer.describe`; None for a
     buffer that is closed.
     """
@@ -33,8 +37,7 @@ def htmlOf(described: dict[str, Any] | None, isWritable: bool) -> str:
         "name": described["name"],
         "array": f"{described['dtype'] or described['kind']} {tuple(described['shape'])}",
         "size": f"{asText(described['size'])} in {where}",
-        "access": f"{'read-write' if isWritable else 'read-only'} here, shared "
-        f"{described['access']}",
+        "access": f"{_RIGHTS[described['openedAs']]} here, shared {described['access']}",
         "generation": described["generation"],
         "held by": holders,
     }

@@ -29,7 +29,7 @@ from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf
-from muninn.terms import AccessWord, RenewWord, asAccess, asName, asRenew, asTenant
+from muninn.terms import OpenAccessWord, RenewWord, asName, asOpenAccess, asRenew, asTenant
 
 if TYPE_CHECKING:
     from muninn.session.member import Membership
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 def open(
     name: str | bytes,
-    access: AccessWord = "readOnly",
+    access: OpenAccessWord = "readOnly",
     timeout: float | None = None,
     *,
     tenant: str | None = None,
@@ -52,8 +52,12 @@ def open(
     name
         The name, or the 64 bytes of a handle.
     access
-        ``"readOnly"``, or ``"readWrite"`` (``"readMostly"`` means the same here) where
-        the buffer allows it.
+        ``"readOnly"``; ``"readWrite"`` (``"readMostly"`` means the same here) where the
+        buffer allows it; or ``"copyOnWrite"``: the arrays of this object may be
+        written, and what is written goes to pages of this object alone. Another open
+        and other processes never see it, and ``write()`` publishes none of it. A page
+        (4 KiB) that was never written shows what others write to the shared bytes
+        later; a page that was written does not any more. Host memory only.
     timeout
         Seconds to wait until the name is there; None does not wait.
     tenant
@@ -64,6 +68,8 @@ def open(
     Raises
     ------
     BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
+    InvalidArgument
+        The buffer is fastMode, which can not be opened copyOnWrite.
     """
     if unknown:  # not by `named`, which would make each call a tenth slower
         checkKeywords("open", unknown, keywordsOf(open))
@@ -80,7 +86,7 @@ def open(
 
 def openAny(
     name: str | bytes,
-    access: AccessWord = "readOnly",
+    access: OpenAccessWord = "readOnly",
     timeout: float | None = None,
     *,
     tenant: str | None = None,
@@ -88,7 +94,7 @@ def openAny(
     caller: str = "open",
 ) -> MuninnBuffer:
     """`open`, also for a bundle as bytes. The user called the function `caller`."""
-    wanted, renewal = asAccess(access, caller), asRenew(renew, caller)
+    wanted, renewal = asOpenAccess(access, caller), asRenew(renew, caller)
     if not isinstance(name, str) and isinstance(name, bytes | bytearray | memoryview):
         return MuninnBuffer._of(*held(bytes(name), None, wanted, tenant), renewal)
     openBuffer = _findAnywhere(

@@ -15,21 +15,49 @@ import numpy as np
 from muninn.api import views
 from muninn.api.views import Region
 from muninn.arguments import named
+from muninn.errors import InvalidArgument
 from muninn.interop import arrays, readonly
 from muninn.interop.elements import shown
 from muninn.session.gpus import deviceOf
+from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer
+from muninn.session.privatememory import PrivateMemory
 from muninn.sync import fences
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshotOf
-from muninn.terms import Access
+from muninn.terms import Access, Mode
 
 
 class Exposure(NamedTuple):
-    """What an object lends: a range of an open buffer, and whether it may be written."""
+    """What an object lends: a range of an open buffer, and whether it may be written.
+
+    Attributes
+    ----------
+    memory
+        The buffer's memory, or the private memory of an object that is open
+        copyOnWrite.
+    """
 
     openBuffer: OpenBuffer
+    memory: Memory | PrivateMemory
     region: Region
     isWritable: bool
+
+    @property
+    def isPrivate(self) -> bool:
+        return isinstance(self.memory, PrivateMemory)
+
+    def hostArray(self) -> np.ndarray[Any, np.dtype[Any]]:
+        return views.hostArray(self.memory, self.region, self.isWritable)
+
+
+def privateForKernels(name: str) -> InvalidArgument:
+    """The error for an operation of GPUs on an object that is open copyOnWrite. To pin a
+    private mapping for a GPU, the kernel copies all of its pages.
+    """
+    return InvalidArgument(
+        f"{name!r} is open copyOnWrite, and kernels of GPUs do not reach private memory",
+        "Open it readOnly for kernels, or copy its array to the GPU",
+    )
 
 
 class Protocols:
@@ -55,8 +83,7 @@ class Protocols:
         InvalidDtype
             numpy does not have the type: bfloat16 and its like need ml_dtypes.
         """
-        openBuffer, region, isWritable = self._exposed()
-        return views.hostArray(openBuffer.memory, region, isWritable)
+        return self._exposed().hostArray()
 
     @named
     def view(self, dtype: Any) -> np.ndarray[Any, np.dtype[Any]]:
@@ -64,8 +91,8 @@ class Protocols:
         integers of their size: no copy, no fence. The last length changes where the
         elements have another size.
         """
-        openBuffer, region, isWritable = self._exposed()
-        return views.hostArray(openBuffer.memory, views.asType(region, dtype), isWritable)
+        exposed = self._exposed()
+        return exposed._replace(region=views.asType(exposed.region, dtype)).hostArray()
 
     @named
     def deviceArray(self, gpu: int | None = None, *, dtype: Any = None) -> Any:
@@ -91,8 +118,13 @@ class Protocols:
             Numba has no such type.
         BarPressureHigh
             The host memory can not be mapped for GPUs: the budget is used up.
+        InvalidArgument
+            This object is open copyOnWrite.
         """
-        openBuffer, region, isWritable = self._exposed()
+        exposed = self._exposed()
+        openBuffer, _, region, isWritable = exposed
+        if exposed.isPrivate:
+            raise privateForKernels(openBuffer.description.name)
         openBuffer.memory.device = deviceOf(openBuffer.context)
         if dtype is not None:
             region = views.asType(region, dtype)
@@ -101,7 +133,7 @@ class Protocols:
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        openBuffer, region, _ = self._exposed()
+        openBuffer, _, region, _ = self._exposed()
         if not openBuffer.memory.isHostVisible:
             if copy is False:
                 raise ValueError(
@@ -126,9 +158,12 @@ class Protocols:
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped.
         Any other buffer has no such attribute.
         """
-        openBuffer, region, isWritable = self._exposed()
+        exposed = self._exposed()
+        openBuffer, _, region, isWritable = exposed
         memory = openBuffer.memory
-        if memory.device is None or not memory.isMapped() or memory.device.runsKernelsOnHost:
+        # Of a private object, another one may have mapped the shared bytes.
+        isMapped = memory.isMapped() and not exposed.isPrivate
+        if memory.device is None or not isMapped or memory.device.runsKernelsOnHost:
             raise AttributeError(f"{openBuffer.description.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device) + region.offset
         # The library that takes the array waits for the stream named in it: the default
@@ -139,12 +174,12 @@ class Protocols:
         )
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
-        openBuffer, region, isWritable = self._exposed()
-        memory = openBuffer.memory
+        openBuffer, memory, region, isWritable = self._exposed()
         if not isWritable:
             description = openBuffer.description
             mayBeWritten = description.access is not Access.READ_ONLY
-            readonly.tellBorrower(description.name, mayBeWritten, keywords)
+            mayBePrivate = description.mode is Mode.BIG
+            readonly.tellBorrower(description.name, mayBeWritten, mayBePrivate, keywords)
         if memory.isHostVisible and region.element.isNumpys:
             return self.array.__dlpack__(stream=stream, **keywords)
         if not memory.isHostVisible and (consumer := arrays.consumerStream(stream)) is not None:

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from muninn.api.protocols import Exposure, Protocols
-from muninn.api.views import Region
-from muninn.session.openbuffer import OpenBuffer
 
 
 class SharedArray(Protocols):
@@ -23,40 +21,38 @@ class SharedArray(Protocols):
     host memory, and a copy for VRAM.
     """
 
-    __slots__ = ("_isWritable", "_openBuffer", "_region")
+    __slots__ = ("_exposure",)
 
-    def __init__(self, openBuffer: OpenBuffer, region: Region, isWritable: bool) -> None:
-        self._openBuffer = openBuffer
-        self._region = region
-        self._isWritable = isWritable
+    def __init__(self, exposure: Exposure) -> None:
+        self._exposure = exposure
 
     def _exposed(self) -> Exposure:
-        return Exposure(self._openBuffer, self._region, self._isWritable)
+        return self._exposure
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._region.shape
+        return self._exposure.region.shape
 
     @property
     def ndim(self) -> int:
-        return len(self._region.shape)
+        return len(self._exposure.region.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """numpy's dtype. Raises `InvalidDtype` where numpy has none, or only by
         ml_dtypes, and that is not installed.
         """
-        return self._region.element.dtype
+        return self._exposure.region.element.dtype
 
     @property
     def nbytes(self) -> int:
-        return self._region.sizeBytes
+        return self._exposure.region.sizeBytes
 
     @property
     def gpu(self) -> int | None:
         """The GPU in whose VRAM it is, by its index in this process, or None."""
-        return self._openBuffer.memory.gpu
+        return self._exposure.openBuffer.memory.gpu
 
     def __repr__(self) -> str:
         where = "host memory" if self.gpu is None else f"GPU {self.gpu}"
-        return f"<muninn.SharedArray {self._region.element}{list(self.shape)} in {where}>"
+        return f"<muninn.SharedArray {self._exposure.region.element}{list(self.shape)} in {where}>"

@@ -51,6 +51,7 @@ from muninn.session import creation
 from muninn.session.creation import Source
 from muninn.session.membership import current
 from muninn.session.names import NameWait
+from muninn.session.openbuffer import requirePages
 from muninn.sync.lock import Lock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.digests import digestOf
@@ -60,10 +61,11 @@ from muninn.terms import (
     LifetimeWord,
     Mode,
     ModeWord,
+    OpenAccessWord,
     Reserve,
-    asAccess,
     asMode,
     asName,
+    asOpenAccess,
     asRenew,
 )
 
@@ -218,7 +220,7 @@ def array(
     shape: Any,
     dtype: Any = np.float64,
     *,
-    access: AccessWord = "readWrite",
+    access: OpenAccessWord = "readWrite",
     timeout: float = _CREATION_BOUND_SECONDS,
     **options: Unpack[ArrayKeywords],
 ) -> MuninnBuffer:
@@ -229,8 +231,8 @@ def array(
     name, shape, dtype
         The name of the array, and the shape and dtype that it must have.
     access
-        The rights of this object. Other processes may write an array that was created
-        here in any case, or it would be zeros for ever.
+        The rights of this object, as in `open`. Other processes may write an array that
+        was created here in any case, or it would be zeros for ever.
     timeout
         Seconds to wait while another process is creating it.
     **options
@@ -241,16 +243,17 @@ def array(
     BufferMismatch
         The name exists with another shape or dtype.
     """
-    given = optionsOf(
-        array, name=name, access="readWrite" if access == "readOnly" else access, **options
-    )
+    shared: AccessWord = "readWrite" if access == "readOnly" or access == "copyOnWrite" else access
+    given = optionsOf(array, name=name, access=shared, **options)
     (lengths, itemType), own, renewal = (
         asItems(shape, dtype),
-        asAccess(access, "array"),
+        asOpenAccess(access, "array"),
         asRenew(given.renew, "array"),
     )
     asName(name)  # refuses None, which elsewhere makes a name up
     wanted = specOf("array", lengths, itemType, given)
+    if own is Access.COPY_ON_WRITE:
+        requirePages(wanted.mode, repr(name))
     openBuffer = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
     _compare(openBuffer, lengths, itemType, wanted.mode)
     return MuninnBuffer._of(openBuffer, own, renewal)

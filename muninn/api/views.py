@@ -8,16 +8,19 @@ GPUs the CPU references of the kernels run, and take a numpy array.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop import arrays, dlpack, hostarrays
+from muninn.interop.dtypes import elementOf
 from muninn.interop.elements import ElementType, asElement
+from muninn.interop.hostarrays import MappedMemory
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
+    from muninn.session.openbuffer import OpenBuffer
 
 _CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,6 +41,11 @@ class Region(NamedTuple):
     shape: tuple[int, ...]
     element: ElementType
 
+    @classmethod
+    def of(cls, openBuffer: OpenBuffer) -> Self:
+        """All of an open buffer, as its array."""
+        return cls(0, openBuffer.description.shape, elementOf(openBuffer))
+
     @property
     def sizeBytes(self) -> int:
         return math.prod(self.shape) * self.element.itemBytes
@@ -57,7 +65,7 @@ class Exposed:
         )
 
 
-def hostArray(memory: Memory, region: Region, writable: bool) -> Array:
+def hostArray(memory: MappedMemory, region: Region, writable: bool) -> Array:
     """The live bytes as an array of the host.
 
     Raises
@@ -128,7 +136,7 @@ def _numba() -> Any:
 
 
 def tensor(
-    memory: Memory,
+    memory: MappedMemory,
     region: Region,
     writable: bool,
     *,
@@ -144,7 +152,7 @@ def tensor(
     if copy:
         raise BufferError("this is a view of shared memory; copy the tensor that you get")
     return dlpack.exportCapsule(
-        memory.source.address + region.offset,
+        memory.address + region.offset,
         region.shape,
         region.element,
         device,
@@ -154,6 +162,6 @@ def tensor(
     )
 
 
-def tensorDevice(memory: Memory) -> tuple[int, int]:
+def tensorDevice(memory: MappedMemory) -> tuple[int, int]:
     """DLPack's (kind, index) of the device on which the bytes are."""
     return (_CPU, 0) if memory.isHostVisible else (_CUDA, memory.gpu or 0)

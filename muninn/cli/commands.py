@@ -130,16 +130,20 @@ def runAlloc(arguments: argparse.Namespace) -> int:
 
 def runOpen(arguments: argparse.Namespace) -> int:
     from muninn.api.opening import openAny
+    from muninn.interop.hostarrays import addressOf
 
     with (
         waitingBy("--timeout"),
         openAny(arguments.name, arguments.access, arguments.timeout) as buffer,
     ):
         stop = _stopped()
+        # Kernels do not reach private memory, so such a buffer has no address for them.
+        isPrivate = arguments.access == "copyOnWrite"
+        address = addressOf(buffer.array) if isPrivate else buffer.open()
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
         shown = (
             f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode} at "
-            f"{buffer.open():#x}; held {bound}until Ctrl-C"
+            f"{address:#x}; held {bound}until Ctrl-C"
         )
         if not arguments.json:
             printDescription(buffer.describe())

@@ -286,7 +286,9 @@ def _addHolding(add: _Add) -> None:
     )
     _named(command)
     command.add_argument(
-        "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"
+        "--access",
+        default="readOnly",
+        help="readOnly (default), readMostly, readWrite or copyOnWrite",
     )
     command.add_argument(
         "--timeout", type=_seconds, metavar="S", help="wait so many seconds for the name"

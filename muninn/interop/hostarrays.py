@@ -19,8 +19,8 @@ from muninn.interop.elements import ElementType
 Flat: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-class SharedMemory(Protocol):
-    """The memory of one buffer, as a session has mapped it.
+class MappedMemory(Protocol):
+    """Memory of one buffer, as a session has mapped it: shared, or private.
 
     Attributes
     ----------
@@ -36,6 +36,11 @@ class SharedMemory(Protocol):
     def address(self) -> int: ...
     @property
     def gpu(self) -> int | None: ...
+
+
+class SharedMemory(MappedMemory, Protocol):
+    """The memory of a buffer that is being filled."""
+
     def copyIn(self, source: int, sizeBytes: int, offset: int = 0) -> None: ...
 
 
@@ -91,7 +96,7 @@ def addressOf(array: np.ndarray[Any, Any]) -> int:
     return address
 
 
-def flatOf(memory: SharedMemory, sizeBytes: int, offset: int = 0, writable: bool = True) -> Flat:
+def flatOf(memory: MappedMemory, sizeBytes: int, offset: int = 0, writable: bool = True) -> Flat:
     """`sizeBytes` bytes from `offset` as an array that keeps the memory mapped. Raises
     `NotHostVisible`.
     """

@@ -32,7 +32,7 @@ _COPYING = {"tensor", "new_tensor"}
 _SHARING = {"from_dlpack", "as_tensor", "asarray"}
 
 
-def tellBorrower(name: str, mayBeWritten: bool, asked: dict[str, Any]) -> None:
+def tellBorrower(name: str, mayBeWritten: bool, mayBePrivate: bool, asked: dict[str, Any]) -> None:
     """Refuse, warn or let pass a library that asks for memory which is open for
     reading. `__dlpack__` calls this, and the frame that called `__dlpack__` is looked
     at.
@@ -43,6 +43,8 @@ def tellBorrower(name: str, mayBeWritten: bool, asked: dict[str, Any]) -> None:
         The buffer's name.
     mayBeWritten
         Whether the buffer can be opened for writing at all.
+    mayBePrivate
+        Whether it can be opened copyOnWrite.
     asked
         The keywords of `__dlpack__`.
 
@@ -54,26 +56,28 @@ def tellBorrower(name: str, mayBeWritten: bool, asked: dict[str, Any]) -> None:
     if asked.get("copy"):
         return
     if not capsules.wantsVersioned(asked.get("max_version")):
+        access = "copyOnWrite" if mayBePrivate else "readWrite"
         opened = (
-            'muninn.open(name, access="readWrite"), also where a library only reads, as '
+            f'muninn.open(name, access="{access}"), also where a library only reads, as '
             "JAX does; or give it"
         )
+        isOpened = mayBePrivate or mayBeWritten
         raise BufferError(
             f"{name!r} is open for reading, which a DLPack capsule without a "
             "version can not say, and none with one was "
-            f"asked for. Fix: {opened if mayBeWritten else 'Give it'} a copy, buffer.read()"
+            f"asked for. Fix: {opened if isOpened else 'Give it'} a copy, buffer.read()"
         )
     borrower = sys._getframe(1).f_back
     if borrower is not None and _isPyTorch(borrower) and not _isCopied(borrower, asked):
-        fix = (
-            'To change what is shared, muninn.open(name, access="readWrite"); else'
-            if mayBeWritten
-            else "It was shared readOnly:"
-        )
+        fixes = ["tensor.clone()"]
+        if mayBePrivate:
+            fixes.insert(0, 'muninn.open(name, access="copyOnWrite") to change it here only')
+        if mayBeWritten:
+            fixes.insert(0, 'muninn.open(name, access="readWrite") to change what is shared')
         warnings.warn(
             "PyTorch has no read-only tensors, and this memory is open for reading: an "
             "in-place operation on a tensor that shares it ends "
-            f"the process by SIGSEGV. {fix} tensor.clone()",
+            f"the process by SIGSEGV. Fix: {', or '.join(fixes)}",
             UserWarning,
             stacklevel=3 + _depth(borrower),
         )

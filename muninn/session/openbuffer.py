@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING
 from muninn.control import layout, ownerlock
 from muninn.control.generations import Generation
 from muninn.control.tickets import Tickets
-from muninn.errors import BufferFreed, LeaseExpired, LeaseRevoked, OwnerDied, PermissionDenied
+from muninn.errors import (
+    BufferFreed,
+    InvalidArgument,
+    LeaseExpired,
+    LeaseRevoked,
+    OwnerDied,
+    PermissionDenied,
+)
+from muninn.session.privatememory import PrivateMemory
 from muninn.storage import segments
 from muninn.system import atomics, clock, green
 from muninn.system.clock import monotonicMs
-from muninn.terms import Access
+from muninn.terms import Access, Mode
 
 if TYPE_CHECKING:
     from muninn.control.descriptions import RowDescription
@@ -188,6 +196,43 @@ class OpenBuffer:
             raise PermissionDenied(f"{self.description.name!r} was shared readOnly")
         if isinstance(self.memory.source, segments.Mapping):
             self.memory.source.allowWriting()
+
+    def openPrivate(self) -> PrivateMemory:
+        """New private memory of this buffer.
+
+        Raises
+        ------
+        InvalidArgument
+            The buffer is in VRAM.
+        """
+        description = self.description
+        requirePages(description.mode, repr(description.name))
+        return PrivateMemory(
+            segments.mapped(
+                self.tables.paths,
+                self.row,
+                self.incarnation,
+                description.segmentBytes,
+                description.origin,
+                isPrivate=True,
+            )
+        )
+
+    def keepFor(self, private: PrivateMemory) -> None:
+        """Keep the memory, and with it the lease, until private memory is unmapped."""
+        self.context.releases.private.keep(private, self.memory)
+
+
+def requirePages(mode: Mode, what: str) -> None:
+    """Raise `InvalidArgument` unless memory of this mode can be opened copyOnWrite. An
+    emulated GPU is refused like a real one.
+    """
+    if mode is Mode.FAST:
+        raise InvalidArgument(
+            f"{what} is fastMode and can not be opened copyOnWrite: a GPU does not copy the pages "
+            "that it writes",
+            "Open it readOnly, and change a copy: buffer.read(), or tensor.clone()",
+        )
 
 
 def checkExpiry(name: str, expiresMs: int) -> None:

@@ -4,10 +4,10 @@ unmapped, their leases are given back and the broker is told.
 A lease belongs to a `Lease` object before it is taken, and memory to a lease. When
 no object refers to the `Lease` any more, its tenure is in `LeaseTable.gone`.
 `reclaimGone` then undoes it, on the thread that closes or on the background thread; a
-finalizer may only wake that thread. The order is: unmap, give the lease back,
-tell the broker. Each step may be done twice, because a signal handler may come between
-a step and the note that it was done. A death at any point leaves the lease to the
-broker, and the mapping to the kernel.
+finalizer may only wake that thread. The order is: unmap, private memory first
+(`privatememory.py`), give the lease back, tell the broker. Each step may be done twice,
+because a signal handler may come between a step and the note that it was done. A death
+at any point leaves the lease to the broker, and the mappings to the kernel.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from muninn.errors import BufferFreed
 from muninn.session.client import Client
 from muninn.session.leases import Tenure
 from muninn.session.mappings import Memory, NoBytes
+from muninn.session.privatememory import PrivateMemories
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
 from muninn.storage import segments
@@ -52,6 +53,7 @@ class Releases:
         #: other thread need be woken for it.
         self.closing = 0
         tables.leases.onGone = self._onGone
+        self.private = PrivateMemories(self._onGone)
 
     def add(self, row: int, incarnation: int) -> None:
         """Note that the broker must be told that this process has released a buffer."""
@@ -74,13 +76,14 @@ class Releases:
             self._dropGone()
         elif self.closing != green.identity():
             self.reclaimGone()
-            if self._released or self._tables.leases.gone:
+            if self.hasReleased():
                 self._wake()
 
     def _dropGone(self) -> None:
         """In a forked child, and after the end of the membership: end the mappings, and
         leave the leases alone, which are not this process's.
         """
+        self.private.endGone()
         gone = self._tables.leases.gone
         while gone:
             tenure = gone.popleft()
@@ -102,8 +105,8 @@ class Releases:
 
     def reclaimGone(self) -> None:
         """Unmap memory that is not used any more, and release its leases."""
-        gone = self._tables.leases.gone
-        while (gone or self._ofDevices) and not self._reclaiming._is_owned():  # type: ignore[attr-defined]
+        gone, private = self._tables.leases.gone, self.private.gone
+        while (gone or private or self._ofDevices) and not self._reclaiming._is_owned():  # type: ignore[attr-defined]
             if not aside.isOwn():
                 with self._reclaiming:
                     self._endAll(gone)
@@ -122,6 +125,7 @@ class Releases:
                 self._closeOnDevice()
 
     def _endAll(self, gone: deque[Tenure]) -> None:
+        self.private.endGone()
         while gone:
             # It is undone first, and removed from the queue second: after an
             # interruption in between, the next call does it again.
@@ -172,7 +176,7 @@ class Releases:
 
     def hasReleased(self) -> bool:
         """Whether the broker must be told of a release, now or after `reclaimGone`."""
-        return bool(self._released or self._tables.leases.gone)
+        return bool(self._released or self._tables.leases.gone or self.private.gone)
 
     def tryReclaimReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it

@@ -9,7 +9,9 @@ plant one.
 2. With `reserve="full"` it allocates every page before another process maps the file.
    So if `/dev/shm` is full, the creator gets an error, and no reader gets a SIGBUS.
 3. Each other process maps the file once, for reading, when it opens the buffer.
-4. A segment outlives all processes. Only the broker unlinks it, when its row is DEAD.
+4. A process that opens it copyOnWrite maps it once more for each buffer object, private:
+   what it writes goes to pages of its own.
+5. A segment outlives all processes. Only the broker unlinks it, when its row is DEAD.
    The memory is freed with the last mapping.
 
 A process that opens a segment just before it is unlinked keeps a valid mapping: it
@@ -59,6 +61,9 @@ class Mapping:
     file
         A descriptor, or the path of a file of this user. A path is looked up and mapped
         in one step.
+    isPrivate
+        Whether what is written goes to pages of this process, and never to the file.
+        Pages that were not written show what other processes write.
 
     Attributes
     ----------
@@ -73,7 +78,9 @@ class Mapping:
 
     __slots__ = ("__weakref__", "_protecting", "_range", "address", "sizeBytes", "writable")
 
-    def __init__(self, file: int | Known | str, sizeBytes: int, writable: bool) -> None:
+    def __init__(
+        self, file: int | Known | str, sizeBytes: int, writable: bool, isPrivate: bool = False
+    ) -> None:
         self.address = 0
         self.sizeBytes = sizeBytes
         self.writable = writable
@@ -82,13 +89,20 @@ class Mapping:
         # range that the end of this object unmaps.
         self._range = owned = atomics.OwnedRange(None, sizeBytes)
         alignment = alignmentOf(sizeBytes)
+        kind = (
+            atomics.MAP_PRIVATE
+            if isPrivate
+            else atomics.MAP_WRITE
+            if writable
+            else atomics.MAP_READ
+        )
         if isinstance(file, str):
             atomics.checked(
-                atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, writable, owned),
+                atomics.mapPath(file.encode(), os.geteuid(), sizeBytes, alignment, kind, owned),
                 file,
             )
         else:
-            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, writable, owned), "mmap")
+            atomics.checked(atomics.mapFile(file, sizeBytes, alignment, kind, owned), "mmap")
         self.address = owned.address or 0
 
     def allowWriting(self) -> None:
@@ -181,15 +195,22 @@ def open_(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int 
     return fd
 
 
-def mapped(paths: Paths, row: int, incarnation: int, sizeBytes: int, origin: int = 0) -> Mapping:
-    """Map an existing segment for reading. Raises the errors of `open_`."""
+def mapped(
+    paths: Paths,
+    row: int,
+    incarnation: int,
+    sizeBytes: int,
+    origin: int = 0,
+    isPrivate: bool = False,
+) -> Mapping:
+    """Map an existing segment, for reading or private. Raises the errors of `open_`."""
     path = f"{SHM_ROOT}{paths.segmentName(row, incarnation, origin)}"
     try:
-        return Mapping(path, sizeBytes, writable=False)
+        return Mapping(path, sizeBytes, isPrivate, isPrivate)
     except OSError:
         fd = open_(paths, row, incarnation, sizeBytes, origin)  # raises the typed error
     try:
-        return Mapping(fd, sizeBytes, writable=False)
+        return Mapping(fd, sizeBytes, isPrivate, isPrivate)
     except OSError as error:
         raise fileError(error, path) from error
     finally:

@@ -269,6 +269,7 @@ descriptorServerFetch: Callable[[int | Known, int, int, int, int], Descriptor] =
     _slow, "mnnDescriptorServerFetch", _owner, _I32, _U32, _U64, _I64, _I64
 )
 
+MAP_READ, MAP_WRITE, MAP_PRIVATE = 0, 1, 2  # enum mnnMapKind
 mapFile = _bound(_slow, "mnnMap", _I32, _I32, _U64, _U64, _I32, ctypes.POINTER(MappedRange))
 mapPath = _bound(
     _slow, "mnnMapPath", _I32, ctypes.c_char_p, _U32, _U64, _U64, _I32, ctypes.POINTER(MappedRange)

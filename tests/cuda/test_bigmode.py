@@ -51,6 +51,22 @@ def test_isTakenByLibrariesOnceItIsMapped(domain: str, actor: Start) -> None:
     assert other.do("b.__cuda_array_interface__['data'][0] == b.open()")
 
 
+def test_privateMemoryIsNotTakenForTheSharedBytes(domain: str) -> None:
+    """Broken: an object that is open copyOnWrite gave kernels the shared memory, which
+    another object had mapped for them, and let them write it.
+    """
+    shared = muninn.share(np.arange(4.0), "a")
+    private = muninn.open("a", access="copyOnWrite")
+    private.array[0] = 9
+    assert shared.open() and hasattr(shared, "__cuda_array_interface__")
+    assert not hasattr(private, "__cuda_array_interface__")
+    for call in (private.open, private.deviceArray):
+        with pytest.raises(InvalidArgument, match="kernels of GPUs do not reach"):
+            call()
+    assert private.array[0] == 9 and shared.array[0] == 0
+    assert private.__dlpack_device__() == (1, 0)
+
+
 def test_progressCountsEveryByteOnce(domain: str) -> None:
     seen: list[int] = []
     with muninn.share(np.zeros(4 * MIB, np.uint8), "a") as buffer:

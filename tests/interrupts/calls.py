@@ -90,6 +90,16 @@ def _openForWriting(_: None) -> None:
     assert muninn.open("written", access="readWrite", timeout=BOUND_SECONDS).writable
 
 
+def _private() -> muninn.MuninnBuffer:
+    return muninn.open("precious", access="copyOnWrite")
+
+
+def _openPrivate(_: None) -> None:
+    array = _private().array
+    array[3] += 1
+    assert array[3] == 8
+
+
 def _share(_: None) -> None:
     assert muninn.share(_values(), name=OWN + "share").array[3] == 7
 
@@ -223,6 +233,7 @@ CALLS: dict[str, Call] = {
     "share fastMode": Call(_shareFast),
     "open": Call(_open),
     "open readWrite": Call(_openForWriting),
+    "open copyOnWrite": Call(_openPrivate),
     "open what is open": Call(_reopen, _precious),
     "open by handle": Call(_openByHandle, lambda: _precious().handle),
     "array": Call(_array),
@@ -245,6 +256,7 @@ CALLS: dict[str, Call] = {
     "wait": Call(_wait, _written),
     "describe": Call(_describe, _precious),
     "close": Call(_close, _precious, ends=True),
+    "close copyOnWrite": Call(_close, _private, ends=True),
     "close nameless": Call(_close, lambda: muninn.share(_values()), ends=True),
     "free": Call(_free, _own, ends=True),
     "free by name": Call(_freeByName, _own, ends=True),

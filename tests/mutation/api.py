@@ -20,6 +20,7 @@ _SHARING = "muninn/api/sharing.py"
 _FENCES = "muninn/sync/fences.py"
 _ACCESS = "muninn/sync/access.py"
 _MAPPINGS = "muninn/session/mappings.py"
+_PRIVATE = "muninn/session/privatememory.py"
 _SNAPSHOTS = "muninn/sync/snapshots.py"
 _CONTENTION = "muninn/sync/contention.py"
 _READONLY = "muninn/interop/readonly.py"
@@ -52,6 +53,26 @@ MUTANTS = [
     Mutant("muninn/api/protocols.py", "mayBeWritten = description.access is not Access.READ_ONLY", "mayBeWritten = True", "read-only memory is not opened for writing", "test_readonly.py::test_theFixOfWhatWasSharedForReadingIsACopy"),
     Mutant(_READONLY, "stacklevel=3 + _depth(borrower)", "stacklevel=3", "the warning is of the program's line", "test_readonly.py::test_pyTorchIsWarnedOfMemoryThatItMayNotWrite"),
     Mutant(_READONLY, "            \"PyTorch has no read-only tensors, and", "            f\"{name!r}: PyTorch has no read-only tensors, and", "a line warns once for all buffers", "test_readonly.py::test_aLineWarnsOnceForAllBuffers"),
+    # --- private memory ---------------------------------------------------------------
+    Mutant(_PRIVATE, "            kept.mapping.close()\n", "", "private memory is unmapped before the lease is given back", "test_privatememory.py::test_itIsUnmappedBeforeTheLeaseIsGivenBack"),
+    Mutant(_PRIVATE, "            with contextlib.suppress(ValueError):  # another call has removed it\n                self.gone.remove(reference)\n", "            self.gone.popleft()\n", "the end of private memory may end the same again", "test_privatememory.py::test_anEndThatIsInterruptedOrComesAgainIsWhole"),
+    Mutant(_PRIVATE, "        self._kept[id(reference)] = _Kept(private.mapping, memory, reference, waker)\n", "        self._kept[id(reference)] = _Kept(private.mapping, None, reference, waker)\n", "arrays of private memory keep the lease", "test_privatememory.py::test_arraysOutliveTheObjectAndTheBuffer"),
+    Mutant(_RELEASES, "        self.private.endGone()\n        while gone:\n            # It is", "        while gone:\n            # It is", "private memory is unmapped once no array uses it", "test_privatememory.py::test_objectsOfAProcessHaveOneLease"),
+    Mutant(_RELEASES, "        self.private.endGone()\n        gone = self._tables.leases.gone\n", "        gone = self._tables.leases.gone\n", "a child unmaps private memory that it inherited", "test_privatememory.py::test_aChildThatUsesNothingHarmsNothing"),
+    Mutant(_RELEASES, "while (gone or private or self._ofDevices)", "while (gone or self._ofDevices)", "private memory is ended while the shared memory goes on", "test_privatememory.py::test_anObjectsMappingGoesWithIt"),
+    Mutant(_ATTACHMENT, "            private = private or openBuffer.openPrivate()\n", "            private = openBuffer.openPrivate()\n", "an object keeps its changes across a fork", "test_privatememory.py::test_aForkedChildHasWhatItsParentWroteAndWritesForItself"),
+    Mutant(_ATTACHMENT, "            openBuffer.keepFor(private)\n", "", "private memory keeps its lease", "test_privatememory.py::test_arraysOutliveTheObjectAndTheBuffer"),
+    Mutant(_ATTACHMENT, "        access = Access.READ_ONLY if self._isPrivate else self._rights\n", "        access = Access.READ_WRITE if self._isPrivate else self._rights\n", "a handle gives no rights that its object has not", "test_privatememory.py::test_handlesOfItAllowReadingOnly"),
+    Mutant("muninn/api/protocols.py", "        if exposed.isPrivate:\n            raise privateForKernels(", "        if False:\n            raise privateForKernels(", "kernels do not get the shared bytes for private ones", "test_privatememory.py::test_kernelsDoNotReachIt"),
+    Mutant(_BUFFER, "        access = Access.COPY_ON_WRITE if self._isPrivate else None\n", "        access = None\n", "a pickle is opened as its object was", "test_privatememory.py::test_aPickleIsOpenedSoWithoutTheChanges"),
+    Mutant(_BUFFER, "        if self._isPrivate:\n            raise PermissionDenied(", "        if False:\n            raise PermissionDenied(", "private changes are not published", "test_privatememory.py::test_nothingOfItIsPublished"),
+    Mutant(_ATTACHMENT, "        if private is None:\n            raise _closed()\n", "        if private is None:\n            return openBuffer.memory\n", "shared memory is not given for private memory", "test_privatememory.py::test_anObjectThatIsClosedMeanwhileGivesNoSharedMemory"),
+    Mutant(_OPEN_BUFFER, "    if mode is Mode.FAST:\n", "    if False:\n", "VRAM is not opened copyOnWrite", "test_privatememory.py::test_vramIsNotOpenedSo"),
+    Mutant(_SHARING, "    if own is Access.COPY_ON_WRITE:\n", "    if False:\n", "a name is not made for an open that is refused", "test_privatememory.py::test_vramIsNotOpenedSo"),
+    Mutant("muninn/terms.py", "    if value == Access.COPY_ON_WRITE:\n", "    if False:\n", "an error says that a word is for opening", "test_privatememory.py::test_noBufferIsSharedSo"),
+    Mutant(_BUFFER, "views.hostArray(self._bytes(openBuffer), region, self._writable)", "views.hostArray(openBuffer.memory, region, self._writable)", "an array is of the object's own memory", "test_privatememory.py::test_anObjectsWritesAreItsOwn"),
+    Mutant("muninn/api/bundle.py", "self.buffer._bytes(openBuffer)", "openBuffer.memory", "an array of a bundle is of the object's own memory", "test_privatememory.py::test_aBundlesArraysArePrivate"),
+    Mutant("muninn/api/freedmemory.py", "sizes[key] = max(sizes.get(key, 0), end)", "sizes[key] = sizes.get(key, 0) + end", "a segment that is mapped twice is counted once", "test_privatememory.py::test_freedMemoryIsListedWithItsSizeOnce"),
     # --- arguments --------------------------------------------------------------------
     Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found with any capitals", "test_options.py::test_theNearestWordIsFoundWithAnyCapitals"),
     Mutant("muninn/api/sharing.py", "_shared(\"shareOnce\", loaded, copy, options)", "_shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
@@ -213,7 +234,7 @@ MUTANTS = [
     # --- lock, sharing, fences --------------------------------------------------------
     Mutant(_SHARING, "        openBuffer = waiting.look()\n        if openBuffer is not None:\n            return openBuffer\n        if not waiting", "        if not waiting", "a thread that waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
     Mutant("muninn/api/handles.py", "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
-    Mutant("muninn/api/handles.py", "access is not Access.READ_ONLY and granted is Access.READ_ONLY:", "False:", "a handle gives no more than the rights in it", "test_sharing.py::test_handlesCarryTheRightsOfTheirObject"),
+    Mutant("muninn/api/handles.py", "access not in (None, *_READING) and granted is Access.READ_ONLY:", "False:", "a handle gives no more than the rights in it", "test_sharing.py::test_handlesCarryTheRightsOfTheirObject"),
     Mutant("muninn/api/handles.py", "    inRange = capability.row < membership.rows.count()\n", "    inRange = True\n", "a handle's row is in the table", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
     Mutant(_FENCES, "    if ticket is not None and not 0 <= ticket <= last:", "    if False:", "a ticket that was never issued is not waited for", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
     Mutant(_FENCES, "        onReached(error)  # nobody else would complete the ticket, and its waiters must not hang\n", "", "a fence that can not be recorded is poisoned", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned", "the background thread poisons the ticket of a signal that was cut off, some time later"),

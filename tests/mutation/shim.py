@@ -16,6 +16,20 @@ _SANITIZED = "test_primitives.py::test_primitivesKeepTheirPromisesUnderSanitizer
 
 MUTANTS = [
     Mutant(
+        _SHIM,
+        "kind == MNN_MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED",
+        "MAP_SHARED",
+        "a private mapping never changes the file",
+        "test_segments.py::test_whatIsWrittenToAPrivateMappingIsNotInTheFile",
+    ),
+    Mutant(
+        _SHIM,
+        "(kind == MNN_MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE",
+        "kind == MNN_MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED | MAP_NORESERVE",
+        "a private mapping needs no memory until it is written",
+        "test_privatememory.py::test_aGreatBufferNeedsNoMemoryUntilItIsWritten",
+    ),
+    Mutant(
         _OWNERS,
         "releaseAs(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);",
         "releaseAs(owner, 0);",

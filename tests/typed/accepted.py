@@ -58,3 +58,6 @@ muninn.loadBundle(
 )
 muninn.open("name", "readWrite", 1.0, tenant="t", renew="onUse")
 muninn.openBundle("name", access="readMostly")
+muninn.open("name", access="copyOnWrite")
+muninn.openBundle("name", "copyOnWrite")
+muninn.array("name", 3, access="copyOnWrite")

@@ -28,6 +28,10 @@ muninn.loadBundle({"a": (3, "f4")}, print, renew="on")  # rejected
 muninn.open("name", "rw")  # rejected
 muninn.open("name", renew="no")  # rejected
 muninn.openBundle("name", access="rw")  # rejected
+muninn.open("name", access="copyonwrite")  # rejected
+muninn.share(A, access="copyOnWrite")  # rejected
+muninn.MuninnBuffer(4096, access="copyOnWrite")  # rejected
+muninn.shareBundle({"a": A}, access="copyOnWrite")  # rejected
 # A keyword that is misspelt, or another function's.
 muninn.share(A, nmae="x")  # rejected
 muninn.share(A, lifetime_ms=5)  # rejected
