@@ -10,6 +10,11 @@ is used elsewhere, or no longer exists.
 _.waitNextAsync
 _.PromotionDenied
 _.NvmeSpillUnavailable
+_.shareModule
+_.attachModule
+_.stateDict
+_.missingKeys
+_.unexpectedKeys
 
 # The last argument of `__exit__`, which the language passes.
 _.trace

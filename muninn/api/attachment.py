@@ -62,14 +62,14 @@ class Attachment:
         """Refer to an open buffer. With copyOnWrite `private` is the private memory that
         this object has already, if there is one.
         """
+        self._writable = access is not Access.READ_ONLY
         if access is Access.COPY_ON_WRITE:
             private = private or openBuffer.openPrivate()
             openBuffer.keepFor(private)
-        elif access is not Access.READ_ONLY:
+        elif self._writable:
             openBuffer.allowWriting()
-        isOwn = access in (Access.READ_ONLY, Access.COPY_ON_WRITE)
-        self._rights = access if isOwn else Access.READ_WRITE
-        self._writable, self._private = access is not Access.READ_ONLY, private
+            access = Access.READ_WRITE
+        self._rights, self._private = access, private
         self._renewal = openBuffer.renewal() if renew is Renew.AUTO else None
         self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + openBuffer.ttlMs
         self._openBuffer: OpenBuffer | None = openBuffer

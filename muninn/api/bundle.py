@@ -8,6 +8,7 @@ vector units and CUDA's texture alignment require.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -19,7 +20,7 @@ from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.protocols import Exposure
 from muninn.api.sharedarray import SharedArray
-from muninn.api.sources import asArray
+from muninn.api.sources import Source, asSource
 from muninn.api.specs import asItems, specOf
 from muninn.api.views import Region
 from muninn.arguments import named, requireCallable
@@ -29,8 +30,9 @@ from muninn.interop.elements import asElement
 from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
+from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer
-from muninn.terms import OpenAccessWord, RenewWord, asRenew
+from muninn.terms import Mode, OpenAccessWord, RenewWord, asRenew
 
 _ALIGNMENT = 256
 _MAX_KEYS = 1 << 20
@@ -179,21 +181,38 @@ def _loaded(
 ) -> Bundle:
     """`loadBundle`. The user called the function `caller`."""
     requireCallable("loadBundle: fill", fill)
+
+    def fillAll(memory: Memory, entries: dict[str, Region]) -> None:
+        def write(flat: Flat) -> None:
+            fill(BundleDraft(entries, flat))
+
+        fillMemory(memory, _endOf(entries), write)
+
+    return _made(caller, specs, {}, fillAll, options)
+
+
+def _made(
+    caller: str,
+    specs: Mapping[str, tuple[Any, Any]],
+    aliases: Mapping[str, str],
+    fill: Callable[[Memory, dict[str, Region]], None],
+    options: BufferOptions,
+) -> Bundle:
+    """A new bundle, whose memory `fill` writes. The arrays of `aliases` are on the bytes
+    of others.
+    """
     renewal = asRenew(options.renew, caller)
-    entries, sizeBytes = _laidOut(specs)
+    entries = _laidOut(specs, aliases)
     manifest: bytes = msgpack.packb(
         [
             [key, region.offset, list(region.shape), region.element.text]
             for key, region in entries.items()
         ]
     )
+    sizeBytes = _endOf(entries)
     wanted = specOf(caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
-
-    def write(flat: Flat) -> None:
-        fill(BundleDraft(entries, flat))
-
     openBuffer = creation.create(
-        wanted, fill=lambda memory: fillMemory(memory, sizeBytes, write), progress=options.progress
+        wanted, fill=lambda memory: fill(memory, entries), progress=options.progress
     )
     return Bundle(MuninnBuffer._of(openBuffer, wanted.access, renewal))
 
@@ -208,7 +227,9 @@ def shareBundle(
     Parameters
     ----------
     arrays
-        Key to array, as in `share`.
+        Key to array, as in `share`. Arrays that are on the same bytes, as tied weights
+        are, are copied once and stay on the same bytes. Arrays on a GPU are copied
+        there; without `mode`, the bundle is in VRAM if all of them are on one GPU.
     **options
         As in `muninn.api.options.BufferOptions`.
 
@@ -217,18 +238,37 @@ def shareBundle(
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
     given = optionsOf(shareBundle, name=name, **options)
-    sources = {key: asArray(array) for key, array in _items("shareBundle: arrays", arrays)}
+    sources = {_asKey(key): asSource(array) for key, array in _items("shareBundle: arrays", arrays)}
+    specs: dict[str, tuple[Any, Any]] = {}
+    first: dict[object, str] = {}
+    aliases: dict[str, str] = {}
+    for key, source in sources.items():
+        if (original := first.setdefault(source.place, key)) != key:
+            aliases[key] = original
+        specs[key] = (source.shape, source.element)
 
-    def fill(draft: BundleDraft) -> None:
-        for key, (source, _) in sources.items():
-            np.copyto(draft.bytesOf(key).view(source.dtype).reshape(source.shape), source)
+    def fill(memory: Memory, entries: dict[str, Region]) -> None:
+        for key, source in sources.items():
+            if key not in aliases:
+                source.copyTo(memory, entries[key].offset)
 
-    return _loaded(
-        "shareBundle",
-        {key: (source.shape, element) for key, (source, element) in sources.items()},
-        fill,
-        given,
-    )
+    return _made("shareBundle", specs, aliases, fill, _placed(sources, given))
+
+
+def _placed(sources: Mapping[str, Source], options: BufferOptions) -> BufferOptions:
+    """The options, with VRAM as the place of arrays that are all on one GPU, where the
+    user has named none.
+    """
+    gpus = {source.gpu for source in sources.values()}
+    if options.mode is not None or gpus <= {None}:
+        return options
+    if len(gpus) > 1:
+        raise InvalidArgument(
+            "the arrays are on "
+            + " and ".join(sorted("the host" if gpu is None else f"GPU {gpu}" for gpu in gpus)),
+            'Say where the bundle is to be: mode="bigMode", or mode="fastMode" and preferredGpu',
+        )
+    return replace(options, mode=Mode.FAST.value, preferredGpu=gpus.pop())
 
 
 @named
@@ -246,10 +286,7 @@ def openBundle(
     return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew, caller="openBundle"))
 
 
-def _laidOut(
-    specs: Mapping[str, tuple[Any, Any]],
-) -> tuple[dict[str, Region], int]:
-    """(entries with offsets, total bytes)."""
+def _laidOut(specs: Mapping[str, tuple[Any, Any]], aliases: Mapping[str, str]) -> dict[str, Region]:
     items = _items("loadBundle: specs", specs)
     if not 0 < len(items) <= _MAX_KEYS:
         raise InvalidArgument(
@@ -264,10 +301,17 @@ def _laidOut(
                 f"{key!r} has dtype {element}: a bundle holds plain types",
                 "Share it as an array of its own",
             )
+        if key in aliases:
+            entries[key] = entries[aliases[key]]
+            continue
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
         entries[key] = region = Region(offset, lengths, element)
         end = offset + region.sizeBytes
-    return entries, end
+    return entries
+
+
+def _endOf(entries: Mapping[str, Region]) -> int:
+    return max(region.offset + region.sizeBytes for region in entries.values())
 
 
 def _items(what: str, given: Any) -> list[tuple[Any, Any]]:

@@ -8,10 +8,9 @@ and their next use is `OwnerDied`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Self
 
 from muninn.api import packing
 from muninn.api.buffer import MuninnBuffer
@@ -19,7 +18,7 @@ from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.arrays import ForeignArray, describeArray
-from muninn.interop.hostarrays import HostArray, addressOf
+from muninn.interop.elements import ElementType
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
@@ -29,6 +28,7 @@ from muninn.terms import Mode, asMode, asRenew
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device
+    from muninn.session.mappings import Memory
 
 _WORK_SECONDS = 60.0
 
@@ -81,13 +81,41 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     return buffer
 
 
-def hostCopy(value: Any) -> HostArray:
-    """An array on a GPU, copied to the host."""
-    device = deviceOf(current())
-    source, gpu = _described(device, value)
-    out = np.empty(source.shape, source.element.bits)
-    packing.copier(device, source, gpu)(addressOf(out), out.nbytes)
-    return HostArray(out, source.element)
+class DeviceArray:
+    """An array on a GPU that is copied into shared memory. Keeps it until then."""
+
+    def __init__(self, device: Device, array: ForeignArray, gpu: int) -> None:
+        self._array = array
+        self._copy = packing.copier(device, array, gpu)
+        self.gpu: int | None = gpu
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """Waits until the work that writes the array is done."""
+        device = deviceOf(current())
+        return cls(device, *_described(device, value))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def element(self) -> ElementType:
+        return self._array.element
+
+    @property
+    def place(self) -> object:
+        """Equal for two arrays of the same elements on the same bytes."""
+        array = self._array
+        return (
+            object()
+            if 0 in array.shape
+            else (array.address, array.shape, array.strides, array.element)
+        )
+
+    def copyTo(self, memory: Memory, offset: int) -> None:
+        """Copy the elements, in C order, into shared memory from `offset` on."""
+        self._copy(memory.address + offset, math.prod(self.shape) * self.element.itemBytes)
 
 
 def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:

@@ -52,6 +52,8 @@ def copier(device: Device, source: ForeignArray, gpu: int) -> Callable[[int, int
         The array has strides, and no kernel can be compiled here.
     """
     strides = source.strides
+    if 0 in source.shape:
+        return lambda *_: None
     if strides is None:
         return lambda target, sizeBytes: device.copyNow(target, source.address, sizeBytes, gpu)
     layout = wordLayout(source.address, source.shape, strides, source.element.itemBytes)

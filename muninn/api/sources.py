@@ -4,7 +4,7 @@ elements.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,16 +12,41 @@ from muninn.api import lending
 from muninn.api.protocols import Protocols
 from muninn.interop.arrays import isOnDevice
 from muninn.interop.dlpack import takeTensor
-from muninn.interop.elements import asElement
+from muninn.interop.elements import ElementType, asElement
 from muninn.interop.hostarrays import HostArray, borrowed
 from muninn.interop.tensors import isTensor, plainTensor
 
+if TYPE_CHECKING:
+    from muninn.session.mappings import Memory
+
+
+class Source(Protocol):
+    """An array that is copied into shared memory, from wherever it is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def element(self) -> ElementType: ...
+    @property
+    def gpu(self) -> int | None: ...
+    @property
+    def place(self) -> object:
+        """Equal for two arrays of the same elements on the same bytes."""
+
+    def copyTo(self, memory: Memory, offset: int) -> None:
+        """Copy the elements, in C order, into shared memory from `offset` on."""
+
+
+def asSource(value: Any) -> Source:
+    """`value` as an array to be copied; on a GPU it stays where it is until then."""
+    value = plainTensor(value)
+    return lending.DeviceArray.of(value) if isOnDevice(value) else asArray(value)
+
 
 def asArray(value: Any) -> HostArray:
-    """`value` as an array of the host. A list or a number is refused, because its dtype
-    would be a guess.
+    """`value`, which is not on a GPU, as an array of the host. A list or a number is
+    refused, because its dtype would be a guess.
     """
-    value = plainTensor(value)
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):
             raise TypeError(
@@ -29,8 +54,6 @@ def asArray(value: Any) -> HostArray:
                 "its mask"
             )
         source = value
-    elif isOnDevice(value):
-        return lending.hostCopy(value)
     elif isinstance(value, Protocols):
         element = value._exposed().region.element
         return HostArray(value.view(element.bits), element)

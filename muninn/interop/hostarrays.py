@@ -59,6 +59,31 @@ class HostArray(NamedTuple):
     array: np.ndarray[Any, np.dtype[Any]]
     element: ElementType
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def gpu(self) -> None:
+        """No GPU has it."""
+
+    @property
+    def place(self) -> object:
+        """Equal for two arrays of the same elements on the same bytes."""
+        if not self.array.size:
+            return object()
+        address = self.array.__array_interface__["data"][0]
+        return address, self.shape, self.array.strides, self.element
+
+    def copyTo(self, memory: SharedMemory, offset: int) -> None:
+        """Copy the elements, in C order, into shared memory from `offset` on."""
+        if memory.isHostVisible:
+            target = flatOf(memory, self.array.nbytes, offset)
+            np.copyto(target.view(self.array.dtype).reshape(self.shape), self.array)
+        elif self.array.size:
+            compact = np.ascontiguousarray(self.array)
+            memory.copyIn(addressOf(compact), compact.nbytes, offset)
+
 
 class _Exposed:
     """An object from which numpy takes an array. The array keeps it, and it keeps the

@@ -160,3 +160,44 @@ def test_aCopyThatFailsLeavesNothing(
         assert muninn.listBuffers() == []
         eventually(lambda: freeBytes() >= before, "the memory is free again")
     assert maker.do(f"muninn.share(mine[:, ::2], 'a', mode={mode!r}).nbytes") == 8 << 20
+
+
+def test_aBundleOfArraysOnAGpuIsThereToo(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes do not go through the host: no copy to it is made."""
+    weight = OnGpu(CUBE[:, :, 10:20], gpu=1)
+    twin, nothing = OnGpu(CUBE, gpu=1), OnGpu(CUBE, gpu=1)
+    nothing.__cuda_array_interface__ |= {"shape": (0, 3), "strides": None}
+    device = gpus.deviceOf(membership.current())
+    copied: list[bool] = []
+    copyNow = device.copyNow
+
+    def counted(target: int, source: int, sizeBytes: int, gpu: int) -> None:
+        if sizeBytes > 10_000:  # not the manifest
+            copied.append(None not in (device.gpuOf(target), device.gpuOf(source)))
+        copyNow(target, source, sizeBytes, gpu)
+
+    monkeypatch.setattr(type(device), "copyNow", staticmethod(counted))
+    arrays = {"weight": weight, "tied": weight, "whole": twin, "again": twin}
+    assert muninn.share(nothing).shape == (0, 3)
+    with muninn.shareBundle(arrays, name="model") as bundle:
+        assert copied == [True], "the packed one is written by its kernel"
+        monkeypatch.undo()
+        assert (bundle.buffer.mode, bundle.buffer.gpu) == ("fastMode", 1)
+        np.testing.assert_array_equal(bundle["weight"], CUBE[:, :, 10:20])
+        np.testing.assert_array_equal(bundle["whole"], CUBE)
+        np.testing.assert_array_equal(bundle["tied"], CUBE[:, :, 10:20])
+        assert bundle.nbytes < 2 * CUBE.nbytes
+        bundle.free()
+
+
+def test_arraysOfSeveralPlacesNeedAWord(domain: str) -> None:
+    arrays = {"a": OnGpu(CUBE, gpu=0), "b": OnGpu(CUBE, gpu=1), "c": np.ones(3)}
+    with pytest.raises(InvalidArgument, match=r"GPU 0 and GPU 1 and the host.*preferredGpu"):
+        muninn.shareBundle(arrays, name="model")
+    for mode, gpu in (("bigMode", None), ("fastMode", 1)):
+        with muninn.shareBundle(arrays, name="model", mode=mode, preferredGpu=gpu) as bundle:
+            assert bundle.buffer.gpu == gpu
+            for key in "ab":
+                np.testing.assert_array_equal(bundle[key], CUBE)
+            assert np.asarray(bundle["c"]).tolist() == [1, 1, 1]
+            bundle.free()

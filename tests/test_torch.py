@@ -1,0 +1,192 @@
+"""`muninn.torch`: a module's weights are shared once and attached elsewhere; what a
+process does with its module harms no other.
+"""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.errors import BufferMismatch, BufferNotFound, InvalidArgument
+from support import Actor, leftovers
+
+Start = Callable[..., Actor]
+
+_MODEL = (Path(__file__).parent / "programs" / "torchModel.py").read_text()
+
+
+@pytest.fixture
+def lab(torch: Any) -> Any:
+    """The names of the program above, in this process."""
+    names: dict[str, Any] = {"__name__": "lab"}
+    exec(_MODEL, names)  # the actors run the same text
+    torch.manual_seed(7)
+
+    class Lab:
+        model = staticmethod(names["Model"])
+        answer = staticmethod(names["answer"])
+        muninn = names["muninn"].torch
+
+    return Lab
+
+
+def test_anotherProcessAttachesAModuleWithoutWeights(
+    domain: str, actor: Start, lab: Any, torch: Any
+) -> None:
+    model = lab.model()
+    model.norm.running_mean += 3
+    bundle = lab.muninn.shareModule(model, "model")
+    assert set(bundle) == {*model.state_dict(), "frequencies"}
+    other = actor(_MODEL)
+    other.do("with torch.device('meta'): model = Model()")
+    assert other.do("len(muninn.torch.attachModule(model, 'model').missingKeys)") == 0
+    assert other.do("answer(model)") == lab.answer(model)
+    assert other.do("model.head.weight is model.embedding.weight")
+    assert other.do("model.embedding.weight.requires_grad, model.again is model.norm") == [
+        True,
+        True,
+    ]
+
+
+def test_aForgottenEvalCostsAPageAndNotTheProcess(
+    domain: str, actor: Start, lab: Any, torch: Any
+) -> None:
+    model = lab.model()
+    bundle = lab.muninn.shareModule(model, "model", access="readOnly")
+    before = {key: np.asarray(bundle[key]).copy() for key in bundle}
+    other = actor(_MODEL)
+    other.do("model = Model(); muninn.torch.attachModule(model, 'model'); model.train()")
+    other.do("model(torch.arange(5)).sum().backward()")
+    other.do("torch.optim.SGD(model.parameters(), 0.5).step()")
+    assert other.do("int(model.norm.num_batches_tracked)") == 2
+    for key, value in before.items():
+        np.testing.assert_array_equal(np.asarray(bundle[key]), value)
+    other.do("fresh = Model(); muninn.torch.attachModule(fresh, 'model')")
+    assert other.do("answer(fresh)") == lab.answer(model)
+
+
+def test_tiedWeightsAreThereOnce(domain: str, lab: Any, torch: Any) -> None:
+    model = lab.model()
+    bundle = lab.muninn.shareModule(model, "model")
+    assert np.shares_memory(bundle["embedding.weight"], bundle["head.weight"])
+    assert not np.shares_memory(bundle["norm.weight"], bundle["norm.bias"])
+    assert bundle.nbytes < 2 * 256 * len(model.state_dict())
+
+
+def test_aStateDictLoads(domain: str, lab: Any, torch: Any) -> None:
+    model = lab.model().to(torch.bfloat16)
+    lab.muninn.shareModule(model, "model")
+    state = lab.muninn.stateDict("model")
+    assert state["embedding.weight"].dtype == torch.bfloat16
+    twin = lab.model().to(torch.bfloat16)
+    frequencies = state.pop("frequencies")
+    assert frequencies.tolist() == [0, 1, 2]
+    twin.load_state_dict(state, assign=True)
+    assert lab.answer(twin) == lab.answer(model)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_keysOfOneSideOnlyAreToldAsByLoadStateDict(
+    domain: str, lab: Any, torch: Any, strict: bool
+) -> None:
+    model = lab.model()
+    state = dict(model.state_dict())
+    del state["norm.bias"]
+    state["surplus"] = torch.ones(2)
+    muninn.shareBundle(state, "model")
+    before = copy.deepcopy(model.state_dict())
+    if strict:
+        with pytest.raises(BufferMismatch, match=r"norm\.bias is missing.*surplus is not"):
+            lab.muninn.attachModule(model, "model")
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        assert all(not isinstance(each, str) for each in model.parameters())
+        return
+    attached = lab.muninn.attachModule(model, "model", strict=False)
+    expected = model.load_state_dict(state, strict=False)
+    assert attached.missingKeys == expected.missing_keys
+    assert attached.unexpectedKeys == expected.unexpected_keys
+
+
+def test_otherShapesAreRefusedAndChangeNothing(domain: str, lab: Any, torch: Any) -> None:
+    lab.muninn.shareModule(lab.model(4), "model")
+    wider = lab.model(6)
+    kept = dict(wider.named_parameters())
+    for strict in (True, False):
+        with pytest.raises(BufferMismatch, match=r"\(7, 4\).*module's \(7, 6\).* more"):
+            lab.muninn.attachModule(wider, "model", strict=strict)
+    assert all(kept[key] is value for key, value in wider.named_parameters())
+
+
+def test_whatIsNoModuleOfTensorsIsRefused(domain: str, lab: Any, torch: Any) -> None:
+    class WithState(torch.nn.Linear):  # type: ignore[misc]
+        def state_dict(self, *given: Any, **options: Any) -> Any:  # pylint: disable=invalid-name
+            return {**super().state_dict(*given, **options), "_extra_state": {"epoch": 3}}
+
+    with pytest.raises(InvalidArgument, match="_extra_state"):
+        lab.muninn.shareModule(WithState(2, 2))
+    with pytest.raises(InvalidArgument, match="ReLU has no parameters"):
+        lab.muninn.shareModule(torch.nn.ReLU())
+    with pytest.raises(BufferNotFound):
+        lab.muninn.attachModule(lab.model(), "nothing")
+    with pytest.raises(BufferMismatch):
+        muninn.share(np.ones(3), "array")
+        lab.muninn.stateDict("array")
+    muninn.free("array")
+    assert leftovers(domain) == []
+
+
+def test_aModuleOutlivesItsBundleAndItsSharer(
+    domain: str, actor: Start, lab: Any, torch: Any
+) -> None:
+    sharer = actor(_MODEL)
+    sharer.do("model = Model(); bundle = muninn.torch.shareModule(model, 'model')")
+    expected = sharer.do("answer(model)")
+    model = lab.model()
+    attached = lab.muninn.attachModule(model, "model")
+    sharer.kill()
+    muninn.free("model")
+    attached.bundle.close()
+    assert lab.answer(model) == expected
+
+
+def test_moduleOfSeveralTypes(domain: str, lab: Any, torch: Any) -> None:
+    class Mixed(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(2.0))
+            self.empty = torch.nn.Parameter(torch.empty(0, 4))
+            self.packed = torch.nn.Parameter(
+                torch.arange(6, dtype=torch.uint8).view(torch.float4_e2m1fn_x2), False
+            )
+            self.register_buffer("turned", torch.arange(6.0).half().reshape(2, 3).t())
+            self.register_buffer("eighth", torch.ones(3).to(torch.float8_e4m3fn))
+            self.register_buffer("nothing", None)
+
+    model, twin = Mixed(), Mixed()
+    lab.muninn.shareModule(model, "mixed")
+    twin.scale.data.zero_()
+    lab.muninn.attachModule(twin, "mixed")
+    for key, value in model.state_dict().items():
+        found = twin.state_dict()[key]
+        assert (found.dtype, found.shape) == (value.dtype, value.shape), key
+        assert torch.equal(
+            found.contiguous().reshape(-1).view(torch.uint8),
+            value.contiguous().reshape(-1).view(torch.uint8),
+        ), key
+    assert twin.nothing is None
+
+
+def test_muninnAloneDoesNotImportTorch() -> None:
+    program = "import sys, muninn; muninn.domainInfo(); print('torch' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout.strip() == "False"
