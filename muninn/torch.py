@@ -23,11 +23,14 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 
+from muninn.api import views
 from muninn.api.bundle import Bundle, openBundle, shareBundle
+from muninn.api.opening import openAny
 from muninn.api.options import NamedKeywords, takesOptions
-from muninn.api.sharedarray import SharedArray
 from muninn.arguments import named
 from muninn.errors import BufferMismatch, InvalidArgument
+from muninn.interop import arrays
+from muninn.sync import fences
 from muninn.terms import Mode
 
 #: The version of DLPack in which a capsule tells that values are padded.
@@ -107,7 +110,8 @@ def attachModule(module: torch.nn.Module, name: str, strict: bool = True) -> Att
     unexpected = [key for key in bundle if key not in own]
     problems = [f"{key} is missing" for key in missing] if strict else []
     problems += [f"{key} is not the module's" for key in unexpected] if strict else []
-    tensors = {key: tensorOf(bundle, key) for key in own if key in bundle}
+    shared = _tensorsOf(bundle)
+    tensors = {key: shared[key] for key in own if key in shared}
     problems += [
         f"{key} has shape {tuple(tensor.shape)}, and the module's {tuple(own[key].shape)}"
         for key, tensor in tensors.items()
@@ -128,30 +132,34 @@ def stateDict(name: str) -> dict[str, torch.Tensor]:
     """The tensors of a bundle by their keys, for `load_state_dict(…, assign=True)` and
     other loaders: views of the shared memory, on host memory copy-on-write.
     """
-    bundle = _opened(name)
-    return {key: tensorOf(bundle, key) for key in bundle}
+    return _tensorsOf(_opened(name))
 
 
-def tensorOf(bundle: Bundle, key: str) -> torch.Tensor:
-    """One array of an open bundle as a tensor, on the same bytes."""
-    array: Any = bundle[key]
-    if not isinstance(array, SharedArray):
-        return torch.utils.dlpack.from_dlpack(array)
-    stream = None if array.gpu is None else torch.cuda.current_stream(array.gpu).cuda_stream or 1
-    # The capsule, and not the array: PyTorch has no read-only tensors, of which it would
-    # have to be warned for each.
-    return torch.utils.dlpack.from_dlpack(array.__dlpack__(stream=stream, max_version=_VERSION))
+def _tensorsOf(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """The arrays of an open bundle as tensors, on the same bytes. The current stream waits
+    for a writer.
+    """
+    openBuffer, memory, _, isWritable = bundle.buffer._exposed()
+    if memory.gpu is not None:
+        stream = torch.cuda.current_stream(memory.gpu).cuda_stream or arrays.LEGACY_STREAM
+        fences.holdBack(openBuffer, stream, writing=False, timeout=None)
+    # Capsules, and not arrays: PyTorch has no read-only tensors, and would be warned of
+    # that for each.
+    return {
+        key: torch.utils.dlpack.from_dlpack(
+            views.tensor(memory, region, isWritable, max_version=_VERSION)
+        )
+        for key, region in bundle._entries.items()
+    }
 
 
 def _opened(name: str) -> Bundle:
     """The bundle, so that writes of this process do not reach the others where there is
     such memory.
     """
-    bundle = openBundle(name)
-    if bundle.buffer.mode == Mode.FAST.value:
-        return bundle
-    with bundle:
-        return openBundle(name, access="copyOnWrite")
+    with openAny(name) as buffer:
+        isVram = buffer.mode == Mode.FAST.value
+        return openBundle(name, access="readOnly" if isVram else "copyOnWrite")
 
 
 def _stateOf(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -105,11 +105,13 @@ class GradientTensor(Tensor):
 
 
 class WordlessTensor(Tensor):
-    """Like a tensor of PyTorch whose dtype has no typestr."""
+    """Like a tensor of PyTorch whose dtype has no typestr: 2.11 on an H200 raises this
+    for the 8-bit floats.
+    """
 
     @property
     def __cuda_array_interface__(self) -> Any:
-        raise TypeError("no typestr")
+        raise KeyError("torch.float8_e4m3fn")
 
 
 # --- __cuda_array_interface__ -------------------------------------------------------

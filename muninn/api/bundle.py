@@ -81,6 +81,9 @@ class Bundle(Mapping[str, Any]):
             return exposure.hostArray()
         return SharedArray(exposure)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

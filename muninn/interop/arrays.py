@@ -133,7 +133,7 @@ def describeArray(
     """
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
-    except TypeError:  # PyTorch: a dtype that has no typestr; DLPack may have a code for it
+    except (TypeError, KeyError):  # PyTorch: a dtype without a typestr; DLPack may have a word
         interface = None
     if interface is None:
         return _fromTensor(value, onGpu)

@@ -181,14 +181,12 @@ def exportCapsule(
         asElement(element),
     )
     word, itemBytes = dlpackWord(itemType), itemType.itemBytes
-    stepsBytes = (
-        compactStrides(lengths, itemBytes)
-        if strides is None
-        else tuple(operator.index(step) for step in strides)
-    )
+    stepsBytes = None if strides is None else tuple(operator.index(step) for step in strides)
     if problem := layoutProblem(address, lengths, stepsBytes, itemBytes):
         raise InvalidArgument(f"an array can not be lent: {problem}")
-    if any(step % itemBytes for step in stepsBytes):
+    if stepsBytes is None:
+        stepsBytes = compactStrides(lengths, itemBytes)
+    elif any(step % itemBytes for step in stepsBytes):
         raise BufferError(
             f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which "
             "DLPack counts them"

@@ -281,6 +281,7 @@ def unreadable(dtype: Dtype) -> InvalidDtype:
     )
 
 
+@functools.lru_cache(maxsize=len(TABLE))
 def _element(words: Words) -> ElementType:
     return ElementType(words.text, words.itemBytes)
 

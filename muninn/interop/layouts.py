@@ -10,14 +10,16 @@ import math
 MAX_DIMENSIONS = 64
 _MAX_BYTES = (1 << 63) - 1
 _MAX_ADDRESS = 1 << 64
+_TOO_FAR = "its elements reach beyond the addresses that there are"
 
 
 def compactStrides(shape: tuple[int, ...], itemBytes: int) -> tuple[int, ...]:
     """The strides, in bytes, of an array whose elements follow each other in C order."""
-    return tuple(
-        itemBytes * math.prod(max(1, length) for length in shape[axis + 1 :])
-        for axis in range(len(shape))
-    )
+    steps, step = [], itemBytes
+    for length in reversed(shape):
+        steps.append(step)
+        step *= max(1, length)
+    return tuple(reversed(steps))
 
 
 def packedStrides(
@@ -50,6 +52,9 @@ def layoutProblem(
         return "its address is not one of 64 bits"
     if any(length < 0 for length in shape):
         return "a length is negative"
+    if strides is None and 0 < (total := math.prod(shape) * itemBytes) <= _MAX_BYTES:
+        # The common case, which needs no look at each axis.
+        return None if address + total <= _MAX_ADDRESS else _TOO_FAR
     # Without the lengths of 0, because numpy bounds the product of the others as well.
     if math.prod(length for length in shape if length) * itemBytes > _MAX_BYTES:
         return "its size does not fit 63 bits"
@@ -64,5 +69,5 @@ def layoutProblem(
         sum(reach for reach in reaches if reach > 0) + itemBytes,
     )
     if address + low < 0 or address + high > _MAX_ADDRESS:
-        return "its elements reach beyond the addresses that there are"
+        return _TOO_FAR
     return None

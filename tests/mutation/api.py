@@ -94,7 +94,7 @@ MUTANTS = [
     Mutant("muninn/interop/tensors.py", "    torchElement(str(value.dtype).removeprefix(\"torch.\"))  # refuses a type that others lack\n", "", "a type that only PyTorch has is refused", "test_tensors.py::test_aTypeThatOnlyTorchHasIsRefused"),
     Mutant("muninn/api/bundle.py", "first.setdefault(source.place, key)", "first.setdefault(key, key)", "arrays on the same bytes are there once", "test_torch.py::test_tiedWeightsAreThereOnce"),
     Mutant("muninn/torch.py", "            if id(old) not in made:\n", "            if True:\n", "tied weights stay tied", "test_torch.py::test_anotherProcessAttachesAModuleWithoutWeights"),
-    Mutant("muninn/torch.py", "        return openBundle(name, access=\"copyOnWrite\")\n", "        return openBundle(name)\n", "a module's writes stay in its process", "test_torch.py::test_aForgottenEvalCostsAPageAndNotTheProcess"),
+    Mutant("muninn/torch.py", "\"readOnly\" if isVram else \"copyOnWrite\"", "\"readOnly\"", "a module's writes stay in its process", "test_torch.py::test_aForgottenEvalCostsAPageAndNotTheProcess"),
     Mutant("muninn/torch.py", "        if tensor.shape != own[key].shape\n", "        if False\n", "tensors of another shape are refused", "test_torch.py::test_otherShapesAreRefusedAndChangeNothing"),
     Mutant("muninn/interop/tensors.py", "value.detach().resolve_conj().resolve_neg()", "value.detach().resolve_conj()", "a sign that was put off is put in", "test_tensors.py::test_theValuesOfATensorAreShared"),
     Mutant("muninn/interop/dlpack.py", "bits < BYTE_BITS and bool(flags & FLAG_PADDED)", "False", "padded values are not taken for packed ones", "test_elements.py::test_dlpackCarriesEachTypeBothWays"),
