@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,14 +27,26 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
+def needLibrary(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed: make interop")
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_weightsAreServedByWorkersOfEachLibrary(domain: str, library: str) -> None:
+    needLibrary(library)
+    ran = run(f"weights{library}")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search("workers (give|compute) one answer", ran.stdout)
+    assert leftovers(domain) == []
+
+
 @pytest.mark.parametrize(
-    ("name", "library"), [("withnumba", "numpy"), ("withtorch", "torch"), ("withjax", "jax")]
+    ("name", "library"),
+    [("withnumba", "numpy"), ("withtorch", "torch"), ("withjax", "jax")],
 )
 def test_aTensorIsSharedWithEachLibrary(domain: str, name: str, library: str) -> None:
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(
-            f"{library} is not installed" + (": make interop" if library == "torch" else "")
-        )
+    needLibrary(library)
     # Broken: the second found the name taken, because the first had left its memory.
     for _ in range(2):
         ran = run(name)
