@@ -68,7 +68,7 @@ def shareModule(
         too, so that a module of meta tensors can be attached whole.
     **options
         As in `muninn.api.options.BufferOptions`. Without `mode`, the bundle is in VRAM
-        if the tensors are.
+        if the tensors are; without `access`, it is ``"readOnly"``.
 
     Raises
     ------
@@ -83,6 +83,8 @@ def shareModule(
             f"a {type(module).__name__} has no parameters and no buffers to share",
             "Share a module that has weights",
         )
+    if options.get("access") is None:
+        options["access"] = "readOnly"
     return shareBundle(tensors, name, **options)
 
 

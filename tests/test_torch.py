@@ -60,7 +60,8 @@ def test_aForgottenEvalCostsAPageAndNotTheProcess(
     domain: str, actor: Start, lab: Any, torch: Any
 ) -> None:
     model = lab.model()
-    bundle = lab.muninn.shareModule(model, "model", access="readOnly")
+    bundle = lab.muninn.shareModule(model, "model")
+    assert bundle.buffer.access == "readOnly"
     before = {key: np.asarray(bundle[key]).copy() for key in bundle}
     other = actor(_MODEL)
     other.do("model = Model(); muninn.torch.attachModule(model, 'model'); model.train()")
