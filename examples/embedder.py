@@ -46,9 +46,11 @@ def private() -> tuple[dict[str, np.ndarray], float]:
     """The same tensors, read into memory of this process."""
     started = time.perf_counter()
     with openFile(model.folder() / "model.safetensors") as source:
-        tensors = {key: np.empty(entry.shape, entry.dtype) for key, entry in source.entries.items()}
+        tensors = {
+            key: np.empty(entry.shape, entry.element.dtype) for key, entry in source.entries.items()
+        }
         for key, tensor in tensors.items():
-            source.readInto(key, tensor)
+            source.readInto(key, tensor.reshape(-1).view(np.uint8))
     tensors[model.VOCABULARY] = np.frombuffer((model.folder() / "vocab.txt").read_bytes(), np.uint8)
     return tensors, time.perf_counter() - started
 

@@ -31,7 +31,7 @@ def share(name: str) -> None:
             for key in source.entries:
                 source.readInto(
                     key,
-                    spec[key],
+                    spec.bytesOf(key),
                     progress=lambda count: print(json.dumps({"read": count}), flush=True),
                 )
 
