@@ -56,7 +56,8 @@ int mnnSumRows(const void *rows, uint32_t count, uint8_t *marks, uint64_t *sums,
 		const char *row = (const char *)rows + (size_t)index * MNN_ROW_BYTES;
 		unsigned state = stateOf(row);
 		marks[index] = 0;
-		if ((state != MNN_ROW_LIVE && state != MNN_ROW_PROBING && state != MNN_ROW_DYING) ||
+		if ((state != MNN_ROW_LIVE && state != MNN_ROW_PROBING && state != MNN_ROW_DYING &&
+				state != MNN_ROW_REPLACED) ||
 			!isInRange(row))
 			continue;
 		marks[index] = MNN_MARK_COUNTED |

@@ -20,6 +20,7 @@ from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
 from muninn.api.listing import domainInfo, listBuffers
 from muninn.api.opening import free, open
+from muninn.api.publishing import publish
 from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share, shareOnce
 from muninn.api.streams import createStream
@@ -45,6 +46,7 @@ __all__ = [
     "loadBundle",
     "open",
     "openBundle",
+    "publish",
     "share",
     "shareBundle",
     "shareOnce",

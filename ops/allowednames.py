@@ -10,8 +10,6 @@ is used elsewhere, or no longer exists.
 _.waitNextAsync
 _.PromotionDenied
 _.NvmeSpillUnavailable
-_.shareModule
-_.attachModule
 _.stateDict
 _.missingKeys
 _.unexpectedKeys
@@ -89,7 +87,6 @@ _.when
 
 # The writer's half of the seqlock, which the C part does inside an access. The tests
 # write with it as a process without an owner, and the fail points are named after it.
-_.publish
 
 # The test rigs count the leases of one member with it.
 _.holdsOf

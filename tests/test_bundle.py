@@ -14,7 +14,7 @@ from lab import describe
 
 import muninn
 from muninn import errors
-from muninn.api.bundle import _unpacked
+from muninn.api.manifests import unpacked
 from support import Actor, leftovers
 
 Start = Callable[..., Actor]
@@ -147,7 +147,7 @@ def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
     raw = msgpack.packb(entries)
     memory = SimpleNamespace(copyBytes=lambda *_: raw)
     with pytest.raises(errors.ControlBlockInvalid, match="manifest"):
-        _unpacked(
+        unpacked(
             SimpleNamespace(
                 description=describe("model", sizeBytes=4096, metaBytes=len(raw)), memory=memory
             )

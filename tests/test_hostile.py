@@ -225,6 +225,7 @@ def test_aMemberWhoseRequestsMakeNoSenseGetsErrors(domain: str, actor: Start) ->
             choices: dict[type, tuple[Any, ...]] = {
                 int: _HOSTILE_NUMBERS,
                 str: _HOSTILE_TEXTS,
+                bool: (True, False),
                 list: ([], [[1]], [["a", 2]], [[0, 1]] * 300),
             }
             fields = {

@@ -34,6 +34,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "array": muninn.array,
     "loadArray": muninn.loadArray,
     "shareOnce": muninn.shareOnce,
+    "publish": muninn.publish,
     "shareBundle": muninn.shareBundle,
     "loadBundle": muninn.loadBundle,
     "MuninnBuffer": muninn.MuninnBuffer,
@@ -69,7 +70,7 @@ def test_signaturesListEveryOptionAndItsDefault(name: str) -> None:
     assert parameters.keys() >= OPTIONS and all(
         each.kind is not each.VAR_KEYWORD for each in parameters.values()
     )
-    own = {"mode": {"MuninnBuffer"}, "access": {"array"}, "name": {"array", "shareOnce"}}
+    own = {"mode": {"MuninnBuffer"}, "access": {"array"}, "name": {"array", "shareOnce", "publish"}}
     for field in dataclasses.fields(BufferOptions):
         parameter = parameters[field.name]
         if name not in own.get(field.name, ()):

@@ -185,7 +185,7 @@ def test_moduleOfSeveralTypes(domain: str, lab: Any, torch: Any) -> None:
     assert twin.nothing is None
 
 
-def test_muninnAloneDoesNotImportTorch() -> None:
+def test_muninnAloneDoesNotImportTorch(domain: str) -> None:
     program = "import sys, muninn; muninn.domainInfo(); print('torch' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

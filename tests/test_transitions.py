@@ -24,6 +24,7 @@ ROW_STATES = (
     layout.ROW_PROBING,
     layout.ROW_DYING,
     layout.ROW_DEAD,
+    layout.ROW_REPLACED,
 )
 MEMBER_STATES = (layout.MEMBER_FREE, layout.MEMBER_CLAIMING, layout.MEMBER_LIVE, layout.MEMBER_DEAD)
 

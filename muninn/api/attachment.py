@@ -1,5 +1,5 @@
 """The part of a buffer object that refers to an open buffer, with rights of its own,
-and the properties that are read from it.
+the properties that are read from it, and the wait for a newer version of its name.
 
 Each method gets the open buffer by `_checked`. That refuses a buffer that was freed and
 a lease that was revoked or has expired, and in a forked child it takes a new lease.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from muninn.arguments import named, timeoutOf
 from muninn.config.sizes import asText
 from muninn.errors import BufferFreed
 from muninn.interop.dtypes import elementOf
@@ -20,6 +21,8 @@ from muninn.session.lateimports import load
 from muninn.session.membership import current
 from muninn.session.openbuffer import OpenBuffer, checkExpiry
 from muninn.session.privatememory import PrivateMemory
+from muninn.sync.asyncwait import waited
+from muninn.sync.versions import awaitNewer, watchOf
 from muninn.system.clock import monotonicMs
 from muninn.terms import Access, Renew
 
@@ -109,7 +112,7 @@ class Attachment:
             .openBuffers.hold(old.row, old.incarnation)
         )
         if openBuffer is None:
-            raise BufferFreed(f"{old.description.name!r} was freed")
+            raise _ended(old)
         self._bind(
             openBuffer,
             self._rights,
@@ -133,6 +136,41 @@ class Attachment:
         if private is None:
             raise _closed()
         return private
+
+    @property
+    def isCurrent(self) -> bool:
+        """Whether `open` would give this version of the name. False for a buffer that
+        was freed, or whose name a newer version has (`muninn.publish`), and for a
+        closed object.
+        """
+        openBuffer = self._openBuffer
+        return openBuffer is not None and openBuffer.isLive()
+
+    @named
+    def waitNewer(self, timeout: float | None = None) -> None:
+        """Wait until the name has a newer version (`muninn.publish`). Returns at once if
+        it has one already. This object stays on its own version: open the name again.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None waits as long as the buffer lives. `TimeoutError` when they
+            are over.
+
+        Raises
+        ------
+        BufferFreed, LeaseRevoked
+        """
+        awaitNewer(self, timeoutOf("waitNewer", timeout))
+
+    @named
+    async def waitNewerAsync(self, timeout: float | None = None) -> None:
+        """`waitNewer` for asyncio: it waits in a thread of its own, which ends soon after
+        the task is cancelled.
+        """
+        bound = timeoutOf("waitNewerAsync", timeout)
+        watch = watchOf(self)
+        await waited(lambda cancelled: awaitNewer(self, bound, cancelled), watch.wake)
 
     @property
     def _description(self) -> Any:
@@ -229,3 +267,15 @@ class Attachment:
 
 def _closed() -> BufferFreed:
     return BufferFreed("this buffer object is closed", "Open the name again")
+
+
+def _ended(openBuffer: OpenBuffer) -> BufferFreed:
+    """The error for a buffer that this process can not open again."""
+    name = openBuffer.description.name
+    if openBuffer.tables.rows.isReplaced(openBuffer.row, openBuffer.incarnation):
+        return BufferFreed(
+            f"{name!r} has a newer version, and this process had not opened the older one "
+            "before its fork",
+            "Open the name again",
+        )
+    return BufferFreed(f"{name!r} was freed")

@@ -12,10 +12,10 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Unpack
 
-import msgpack
 import numpy as np
 
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.manifests import packed, unpacked
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.protocols import Exposure
@@ -25,13 +25,11 @@ from muninn.api.specs import asItems, specOf
 from muninn.api.views import Region
 from muninn.arguments import named, requireCallable
 from muninn.control import layout
-from muninn.errors import BufferMismatch, ControlBlockInvalid, InvalidArgument, InvalidDtype
-from muninn.interop.elements import asElement
+from muninn.errors import BufferMismatch, InvalidArgument, InvalidDtype
 from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.mappings import Memory
-from muninn.session.openbuffer import OpenBuffer
 from muninn.terms import Mode, OpenAccessWord, RenewWord, asRenew
 
 _ALIGNMENT = 256
@@ -50,7 +48,7 @@ class Bundle(Mapping[str, Any]):
                 f"{buffer.name!r} is an array and no bundle", "Open it by muninn.open"
             )
         self.buffer = buffer
-        self._entries = _unpacked(buffer._checked())
+        self._entries = unpacked(buffer._checked())
 
     @property
     def name(self) -> str:
@@ -60,6 +58,21 @@ class Bundle(Mapping[str, Any]):
     def nbytes(self) -> int:
         """Bytes of all arrays, alignment included."""
         return self.buffer.nbytes
+
+    @property
+    def isCurrent(self) -> bool:
+        """As `MuninnBuffer.isCurrent`."""
+        return self.buffer.isCurrent
+
+    @named
+    def waitNewer(self, timeout: float | None = None) -> None:
+        """As `MuninnBuffer.waitNewer`."""
+        self.buffer.waitNewer(timeout)
+
+    @named
+    async def waitNewerAsync(self, timeout: float | None = None) -> None:
+        """As `MuninnBuffer.waitNewerAsync`."""
+        await self.buffer.waitNewerAsync(timeout)
 
     def __getitem__(self, key: str) -> Any:
         """The live bytes of one array, without a copy: a plain numpy array, or where
@@ -206,14 +219,10 @@ def _made(
     """
     renewal = asRenew(options.renew, caller)
     entries = _laidOut(specs, aliases)
-    manifest: bytes = msgpack.packb(
-        [
-            [key, region.offset, list(region.shape), region.element.text]
-            for key, region in entries.items()
-        ]
-    )
     sizeBytes = _endOf(entries)
-    wanted = specOf(caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
+    wanted = specOf(
+        caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, packed(entries)
+    )
     openBuffer = creation.create(
         wanted, fill=lambda memory: fill(memory, entries), progress=options.progress
     )
@@ -240,8 +249,12 @@ def shareBundle(
     ------
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    given = optionsOf(shareBundle, name=name, **options)
-    sources = {_asKey(key): asSource(array) for key, array in _items("shareBundle: arrays", arrays)}
+    return shared("shareBundle", arrays, optionsOf(shareBundle, name=name, **options))
+
+
+def shared(caller: str, arrays: Mapping[str, Any], options: BufferOptions) -> Bundle:
+    """`shareBundle`. The user called the function `caller`."""
+    sources = {_asKey(key): asSource(array) for key, array in _items(f"{caller}: arrays", arrays)}
     specs: dict[str, tuple[Any, Any]] = {}
     first: dict[object, str] = {}
     aliases: dict[str, str] = {}
@@ -255,7 +268,7 @@ def shareBundle(
             if key not in aliases:
                 source.copyTo(memory, entries[key].offset)
 
-    return _made("shareBundle", specs, aliases, fill, _placed(sources, given))
+    return _made(caller, specs, aliases, fill, _placed(sources, options))
 
 
 def _placed(sources: Mapping[str, Source], options: BufferOptions) -> BufferOptions:
@@ -345,43 +358,3 @@ def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
             f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}"
         ) from None
     return shape, dtype
-
-
-def _unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
-    """The entries of a bundle's manifest, copied and then checked against the bundle's
-    size.
-    """
-    description = openBuffer.description
-    raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
-    try:
-        entries = {
-            key: Region(offset, tuple(shape), asElement(text))
-            for key, offset, shape, text in msgpack.unpackb(raw)
-        }
-    except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
-        raise ControlBlockInvalid(
-            f"the manifest of bundle {description.name!r} is damaged: {error}"
-        ) from error
-    if not entries or not all(
-        _isInside(key, entry, description.sizeBytes) for key, entry in entries.items()
-    ):
-        raise ControlBlockInvalid(
-            f"the manifest of bundle {description.name!r} names no arrays, or some that are "
-            "not inside of it"
-        )
-    return entries
-
-
-def _isInside(key: Any, region: Region, sizeBytes: int) -> bool:
-    """Whether an entry is one that `_laidOut` could have made, within the bundle. In a
-    damaged manifest each part may have any type that msgpack has.
-    """
-    offset, shape, element = region
-    if (
-        not isinstance(key, str)
-        or len(shape) > layout.MAX_NDIM
-        or any(type(number) is not int or number < 0 for number in (offset, *shape))
-        or element.structure is not None
-    ):
-        return False
-    return offset + region.sizeBytes <= sizeBytes

@@ -37,10 +37,15 @@ def held(
         membership.openBuffers.hold(capability.row, capability.incarnation) if inRange else None
     )
     if openBuffer is None:
+        ended = (
+            "has a newer version"
+            if inRange and membership.rows.isReplaced(capability.row, capability.incarnation)
+            else "was freed"
+        )
         raise BufferNotFound(
-            f"the buffer {name!r} of this handle was freed"
+            f"the buffer {name!r} of this handle {ended}"
             if name
-            else "the buffer of this handle was freed"
+            else f"the buffer of this handle {ended}"
         )
     description = openBuffer.description
     if (

@@ -44,6 +44,7 @@ _STATES = {
     layout.ROW_PROBING: "live",
     layout.ROW_DYING: "dying",
     layout.ROW_DEAD: "dying",
+    layout.ROW_REPLACED: "replaced",
 }
 #: How long a list waits for a broker. After that it shows the rows as the last broker
 #: left them.
@@ -92,7 +93,7 @@ def _isOver(described: dict[str, Any]) -> bool:
     """Whether a buffer has ended and no process holds it. It is there only until a
     broker reclaims it.
     """
-    return described["state"] == "dying" and not described["importers"]
+    return described["state"] in ("dying", "replaced") and not described["importers"]
 
 
 def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[dict[str, Any]]:

@@ -75,6 +75,15 @@ class BufferOptions:
     renew: RenewWord = "auto"
     numaNode: int | None = None
     progress: Callable[[int], None] | None = None
+    #: Whether another buffer may have the name until the commit takes it.
+    replaces = False
+
+
+class VersionOptions(BufferOptions):
+    """The options of a buffer that takes the name of another at its commit."""
+
+    __slots__ = ()
+    replaces = True
 
 
 class ShareKeywords(TypedDict, total=False):
@@ -122,6 +131,11 @@ def optionsOf(function: Callable[..., Any], **options: Unpack[AllKeywords]) -> B
     except TypeError:
         checkKeywords(callerOf(function), options, keywordsOf(function))
         raise
+
+
+def versionOf(options: BufferOptions) -> VersionOptions:
+    """The same options, of a new version of the name."""
+    return VersionOptions(**{each.name: getattr(options, each.name) for each in fields(options)})
 
 
 def takesOptions(function: Function) -> Function:

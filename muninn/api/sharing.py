@@ -52,9 +52,8 @@ from muninn.session.creation import Source
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffer import requirePages
-from muninn.sync.lock import Lock
+from muninn.sync.lock import Lock, lockNameOf
 from muninn.system.deadlines import deadlineOf, remaining
-from muninn.system.digests import digestOf
 from muninn.terms import (
     Access,
     AccessWord,
@@ -75,9 +74,6 @@ if TYPE_CHECKING:
     from muninn.session.spec import BufferSpec
 
 _CREATION_BOUND_SECONDS = 60.0
-#: Names of up to so many bytes are a part of the name of `shareOnce`'s lock; longer
-#: ones are replaced by a digest.
-_LOCKED_NAME_BYTES = 100
 
 
 @named
@@ -140,10 +136,10 @@ def share(
         lifetime=lifetime,
         **options,
     )
-    return _shared("share", array, copy, given)
+    return shared("share", array, copy, given)
 
 
-def _shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
+def shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
     """`share`. The user called the function `caller`."""
     renewal, value = asRenew(options.renew, caller), plainTensor(value)
     if not isTruth(copy):
@@ -301,7 +297,7 @@ def shareOnce(
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     openBuffer = membership.openBuffers.find(asName(name))
     if openBuffer is None:
-        with Lock(f"shareOnce:{_asLockName(name)}").held(remaining(deadline)):
+        with Lock(lockNameOf("shareOnce", name)).held(remaining(deadline)):
             openBuffer = _openOrLoad(membership, name, loader, deadline, copy, given)
     if openBuffer.description.kind != layout.ROW_KIND_ARRAY:
         raise BufferMismatch(f"{name!r} is a bundle of arrays", "Open it by muninn.openBundle")
@@ -328,19 +324,11 @@ def _openOrLoad(
             loaded = loader() if loaded is None else loaded
             # Another process may have shared the name since the look.
             with contextlib.suppress(BufferExists):
-                return _shared("shareOnce", loaded, copy, options)._checked()
+                return shared("shareOnce", loaded, copy, options)._checked()
         if not waiting.sleep(deadline):
             raise TimeoutError(
                 f"another process has been creating {name!r}, and was not ready in time"
             )
-
-
-def _asLockName(name: str) -> str:
-    """`name`, or its digest where it is too long for the name of a lock."""
-    encoded = name.encode()
-    if len(encoded) <= _LOCKED_NAME_BYTES:
-        return name
-    return digestOf(encoded, 32).hex()
 
 
 def _attachOrCreate(

@@ -20,7 +20,7 @@ from muninn.interop.dtypes import encoded
 from muninn.interop.elements import ElementType, asElement
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
-from muninn.session.spec import BufferSpec
+from muninn.session.spec import BufferSpec, versionSpec
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.terms import Lifetime, Mode, asAccess, asLifetime, asMode, asName, asReserve, asTenant
@@ -105,7 +105,7 @@ def specOf(
     gpu = _asGpu(membership, asked, options.preferredGpu)
     made = f"anonymous-{os.urandom(8).hex()}"
     asLasting = Lifetime.LAST_CLOSE if options.name is None else Lifetime.KEEP
-    return BufferSpec(
+    spec = BufferSpec(
         name=made if options.name is None else asName(options.name),
         tenant=settings.tenancy.defaultTenant
         if options.tenant is None
@@ -125,6 +125,7 @@ def specOf(
         deadlineMs=asDeadline(options.lifetimeMs),
         numaNode=_asNode(options.numaNode),
     )
+    return versionSpec(spec) if options.replaces else spec
 
 
 def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:

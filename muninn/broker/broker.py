@@ -14,7 +14,8 @@ begins its term in this order:
 1. It removes the copies that its predecessors did not finish, and opens the journal of
    its epoch.
 2. It fences: it raises the epoch of all rows, and from then on each CAS of a
-   predecessor fails (`control/rows.py`).
+   predecessor fails (`control/rows.py`). It finishes the exchange of two versions of a
+   name, if its predecessor died in the middle of one (`succession.py`).
 3. It listens at the socket of its epoch, opens the descriptor server, and announces the
    epoch. Members connect, and bring the descriptors of memory that has no name.
 4. While it serves already, it finishes what its predecessors left half done, a piece at
@@ -62,6 +63,10 @@ _log = Log("muninn.broker")
 #: After how many steps with requests a broker does a piece of maintenance. A broker
 #: that is always busy would otherwise never do any.
 _SERVED_FIRST = 16
+_DAMAGED = (
+    "a row of the control block carries an epoch that has not come yet; run "
+    "`python -m muninn doctor`"
+)
 
 
 class Broker:
@@ -149,6 +154,7 @@ class Broker:
         what its predecessors left half done while it serves already.
         """
         self._directory.fence()
+        self._finishSuccession()
         self._server.listen()
         self._directory.descriptorStore.open(
             self._block.paths.descriptorServerPath(self._term.epoch), self._block.paths.uid
@@ -156,6 +162,17 @@ class Broker:
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
         self._maintenance.takeOver()
+
+    def _finishSuccession(self) -> None:
+        """Finish the exchange of two versions that a predecessor has begun. No request
+        is answered before.
+        """
+        try:
+            self._directory.succession.finishLeft()
+        except Deposed:
+            if self.isDeposed():
+                raise
+            _log.error(_DAMAGED)
 
     def isDeposed(self) -> bool:
         return self._election.term() != self._term
@@ -224,10 +241,7 @@ class Broker:
         except Deposed:
             if self.isDeposed():
                 raise
-            _log.error(
-                "a row of the control block carries an epoch that has not come yet; run "
-                "`python -m muninn doctor`"
-            )
+            _log.error(_DAMAGED)
 
     def close(self) -> None:
         """Release everything of the term that is private to this process. Shared memory

@@ -94,6 +94,14 @@ class Catalog:
         self._rowOfName[usage.name] = row
         self._count(row, usage)
 
+    def replace(self, row: int, usage: Usage) -> None:
+        """Count a row that takes its name from another one, whose bytes still count. No
+        moment comes at which no row has the name.
+        """
+        self.forgetName(row)
+        self._rowOfName[usage.name] = row
+        self._count(row, usage)
+
     def forgetName(self, row: int) -> None:
         """Free the name; the bytes still count. A name from before this term is free as
         soon as its row can not be opened any more.

@@ -13,9 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 
+from muninn.control.descriptions import RowDescription
+from muninn.errors import ProtocolViolation
 from muninn.system import ownership
 from muninn.system.descriptors import Descriptor, own
 from muninn.system.logs import Log
+from muninn.terms import Mode
 from muninn.wire.descriptorserver import DescriptorServer
 
 _log = Log("muninn.broker")
@@ -66,6 +69,19 @@ class DescriptorStore:
         """The descriptor; None when it is not here, or the program has closed it."""
         kept = self._descriptors.get((row, incarnation))
         return kept.number if kept is not None and kept.isOurs() else None
+
+    def requireOf(self, row: int, incarnation: int, description: RowDescription) -> None:
+        """Raise `ProtocolViolation` if the row's memory has no name, and its descriptor
+        is not here.
+        """
+        if (
+            description.mode is Mode.FAST
+            and description.transport != "cudaIpc"
+            and self.get(row, incarnation) is None
+        ):
+            raise ProtocolViolation(
+                f"the fastMode buffer {description.name!r} came without its descriptor"
+            )
 
     def drop(self, row: int, incarnation: int) -> None:
         kept = self._descriptors.pop((row, incarnation), None)

@@ -17,8 +17,9 @@ Free. An opener first takes a lease on the row, and then reads the row's state w
 may use the memory if the word is LIVE. The broker does it the other way round:
 
 1. It writes a `free` record, and takes the row from LIVE to DYING by a CAS. The name is
-   free from then on, and no opener may use the row any more.
-2. It counts the leases on the row. While there are any, the row stays DYING: each
+   free from then on, and no opener may use the row any more. A row whose name a newer
+   version takes goes to REPLACED instead (`broker/succession.py`).
+2. It counts the leases on the row. While there are any, the row stays as it is: each
    holder reports its release, and each report runs `tryReclaim` again.
 3. When it has counted none, it takes the row to DEAD by a CAS of exactly the word that
    it saw. DEAD is never taken back.
@@ -44,13 +45,14 @@ from muninn.broker.descriptorstore import DescriptorStore
 from muninn.broker.halfmade import HalfMade, createRecord
 from muninn.broker.holders import Holders
 from muninn.broker.journal import Journal, Record
+from muninn.broker.policy.heirs import requireHeir
 from muninn.broker.policy.usage import Usage, usageOf
+from muninn.broker.succession import Succession
 from muninn.control import layout
 from muninn.control.block import ControlBlock
-from muninn.control.descriptions import RowDescription
 from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
-from muninn.control.rows import RowTable
+from muninn.control.rows import Deposed, RowTable
 from muninn.control.rowstate import RowState
 from muninn.errors import (
     BufferFreed,
@@ -61,9 +63,9 @@ from muninn.errors import (
 from muninn.storage import segments
 from muninn.system import clock
 from muninn.system.descriptors import Descriptor, own
-from muninn.terms import Mode
 
 _HELD_BY_NAME = (layout.ROW_LIVE, layout.ROW_PROBING)
+_USABLE = (*_HELD_BY_NAME, layout.ROW_REPLACED)
 
 
 class Directory:
@@ -88,6 +90,7 @@ class Directory:
         self._catalog: Catalog | None = None
         self._halfMade = HalfMade(block.paths, epoch, journal)
         self.holders = Holders(block, members, self.rows)
+        self.succession = Succession(block, self.rows, self._index, epoch, journal)
 
     @property
     def catalog(self) -> Catalog:
@@ -136,7 +139,7 @@ class Directory:
             self.catalog.forgetName(other)
             other = None
         if other is not None:
-            again = self._grantedBefore(member, other)
+            again = self.holders.grantedBefore(member, other)
             if again is None:
                 raise self.holders.nameTaken(usage.name, other)
             return other, again
@@ -157,56 +160,53 @@ class Directory:
         self.catalog.add(row, usage)
         return row, incarnation
 
-    def _grantedBefore(self, member: MemberKey, row: int) -> int | None:
-        """The incarnation of the row, if this member repeats a request whose answer it
-        did not get.
-        """
-        state = self.rows.state(row)
-        return (
-            state.incarnation
-            if (state.state, state.creator) == (layout.ROW_CREATING, member.slot)
-            else None
-        )
-
     def commit(
-        self, member: MemberKey, row: int, incarnation: int, descriptor: Descriptor | None
-    ) -> None:
+        self,
+        member: MemberKey,
+        row: int,
+        incarnation: int,
+        descriptor: Descriptor | None,
+        replaces: bool = False,
+    ) -> int | None:
         """CREATING → LIVE: the creator has filled the memory and the description. The
         directory owns the descriptor from here on.
+
+        Returns the row whose name it has taken, if it `replaces` one. The caller tries
+        to reclaim that row.
         """
         state = self.rows.state(row)
-        isRepeated = state.state in _HELD_BY_NAME and state.incarnation == incarnation
-        if (state.state, state.creator, state.incarnation) == (
-            layout.ROW_DYING,
-            member.slot,
-            incarnation,
-        ):
+        isRepeated = state.state in _USABLE and state.incarnation == incarnation
+        isCreators = (state.creator, state.incarnation) == (member.slot, incarnation)
+        if not isRepeated and not (isCreators and state.state == layout.ROW_CREATING):
             if descriptor is not None:
                 own(descriptor).close()
-            # The row was committed and freed, and the answer to the commit was lost.
-            raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")
-        if not isRepeated and (state.state, state.creator, state.incarnation) != (
-            layout.ROW_CREATING,
-            member.slot,
-            incarnation,
-        ):
-            if descriptor is not None:
-                own(descriptor).close()
+            if isCreators and state.state == layout.ROW_DYING:
+                # The row was committed and freed, and the answer to the commit was lost.
+                raise BufferFreed(f"row {row}.{incarnation} was freed as soon as it was there")
             raise ProtocolViolation(
                 f"row {row}.{incarnation} is not being created by slot {member.slot}"
             )
         if descriptor is not None:
             self.descriptorStore.put(row, incarnation, descriptor)
         if isRepeated:
-            return
+            return None
         try:
-            description = self._checkedDescription(row, incarnation)
-            # The description may have another name than the grant.
-            self.catalog.forgetName(row)
-            self.catalog.add(row, usageOf(description))
-            self._journal.append(
-                "live", row=row, incarnation=incarnation, description=description.packed()
-            )
+            description = self.rows.description(row)
+            self.descriptorStore.requireOf(row, incarnation, description)
+            old = self._predecessor(description.name) if replaces else None
+            if old is not None:
+                requireHeir(self.rows.description(old), description.kind, description.tenant)
+                self.succession.begin(row, incarnation, description, old)
+                self.catalog.replace(row, usageOf(description))
+            else:
+                # The description may have another name than the grant.
+                self.catalog.forgetName(row)
+                self.catalog.add(row, usageOf(description))
+                self._journal.append(
+                    "live", row=row, incarnation=incarnation, description=description.packed()
+                )
+        except Deposed:
+            raise  # the creator asks the successor, which still has the row
         except Exception:
             if self._journal.hindrance is None:  # otherwise the member asks the successor
                 self._reclaim(row, state)
@@ -214,19 +214,22 @@ class Directory:
         isIndexed = self._index.insert(description.name.encode(), row, incarnation)
         self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
         self._halfMade.forget(row)
+        if old is not None:
+            self.succession.finish(old)
         self._index.tell(description.name.encode(), isIndexed)
+        return old
 
-    def _checkedDescription(self, row: int, incarnation: int) -> RowDescription:
-        description = self.rows.description(row)
-        if (
-            description.mode is Mode.FAST
-            and description.transport != "cudaIpc"
-            and self.descriptorStore.get(row, incarnation) is None
-        ):
-            raise ProtocolViolation(
-                f"the fastMode buffer {description.name!r} came without its descriptor"
-            )
-        return description
+    def _predecessor(self, name: str) -> int | None:
+        """The row whose name a new version takes. Raises `BufferExists` while another
+        process creates a buffer of that name.
+        """
+        old = self._namedRow(name)
+        if old is not None and self.holders.isGivenUp(old):
+            self.catalog.forgetName(old)
+            return None
+        if old is not None and self.rows.state(old).state == layout.ROW_CREATING:
+            raise self.holders.nameTaken(name, old)
+        return old
 
     def abandon(self, member: MemberKey, row: int, incarnation: int) -> None:
         """The creator gives up: reclaim the row, with what there is of its segment."""
@@ -286,11 +289,12 @@ class Directory:
 
     def free(self, row: int, incarnation: int) -> None:
         """LIVE → DYING: the name is free at once, and the memory when the last lease on
-        it ends. Freeing twice is fine.
+        it ends. Freeing twice is fine. A row that was replaced meanwhile has no name
+        any more, and its holders keep it.
         """
         state = self.rows.state(row)
         if state.incarnation != incarnation or state.state not in (
-            *_HELD_BY_NAME,
+            *_USABLE,
             layout.ROW_DYING,
             layout.ROW_DEAD,
         ):
@@ -306,7 +310,7 @@ class Directory:
         whether it was freed.
         """
         state = self.rows.state(row)
-        if state.state not in _HELD_BY_NAME or not clock.isOver(self.rows.deadlineMs(row)):
+        if state.state not in _USABLE or not clock.isOver(self.rows.deadlineMs(row)):
             return False
         self.holders.revoke(row, "lifetimeEnded")
         self.free(row, state.incarnation)
@@ -334,17 +338,16 @@ class Directory:
         # are read here; the lease is written before the state is read there.
         if state.state == layout.ROW_PROBING and self.holders.isHeld(row):
             return self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
-        isOver = state.state in (layout.ROW_PROBING, layout.ROW_DYING) and not self.holders.isHeld(
-            row
-        )
+        isEnding = state.state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
+        isOver = isEnding and not self.holders.isHeld(row)
         return self._reclaim(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
-        """The memory of a LIVE row belonged to its creator, and went with it. Revoke
-        the leases, so that each holder is told at its next use, and free the row.
+        """The memory of a row belonged to its creator, and went with it. Revoke the
+        leases, so that each holder is told at its next use, and free the row.
         """
         state = self.rows.state(row)
-        if state.state in _HELD_BY_NAME:
+        if state.state in _USABLE:
             self.holders.revoke(row, "ownerDied")
             self.free(row, state.incarnation)
 

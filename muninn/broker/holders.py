@@ -14,7 +14,10 @@ from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.errors import BufferExists, ControlBlockInvalid
 from muninn.system import atomics
-from muninn.terms import Lifetime
+from muninn.terms import INTERNAL_PREFIX, Lifetime
+
+#: A user's lock has one prefix before its name (`sync/lock.py`).
+_OWN_LOCK = INTERNAL_PREFIX.encode() * 2
 
 
 class Holders:
@@ -32,19 +35,31 @@ class Holders:
             return False
 
     def isLockNotFree(self, row: int) -> bool:
-        """Whether the row is a `Lock` whose word is not free. If no process has a lease
-        on the row, the holder has died. The data that the lock protects may outlive
-        every process. So the row stays, and the next process that takes the lock learns
-        of the death.
+        """Whether the row is a user's `Lock` whose word is not free. If no process has a
+        lease on the row, the holder has died. The data that the lock protects may
+        outlive every process. So the row stays, and the next process that takes the
+        lock learns of the death. A lock of Muninn's own has nothing to tell.
         """
-        return bool(
-            atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
-        ) and self._rows.isLock(row)
+        word = atomics.loadAcquire32(self._block.rowAddress(row) + layout.ROW_OWNER_LOCK_OFFSET)
+        return (
+            bool(word) and self._rows.isLock(row) and not self._rows.name(row).startswith(_OWN_LOCK)
+        )
 
     def isHeld(self, row: int) -> bool:
         return (
             leases.countHolds(self._block, self._members, row, self._rows.state(row).incarnation)
             > 0
+        )
+
+    def grantedBefore(self, member: MemberKey, row: int) -> int | None:
+        """The incarnation of the row, if this member repeats a request whose answer it
+        did not get.
+        """
+        state = self._rows.state(row)
+        return (
+            state.incarnation
+            if (state.state, state.creator) == (layout.ROW_CREATING, member.slot)
+            else None
         )
 
     def nameTaken(self, name: str, row: int) -> BufferExists:

@@ -33,7 +33,7 @@ from muninn.broker.snapshot import Snapshot
 from muninn.control import layout
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.members import MemberKey
-from muninn.errors import BrokerUnavailable
+from muninn.errors import BrokerUnavailable, MuninnError
 from muninn.storage import segments
 from muninn.storage.paths import SegmentKey
 from muninn.system import clock
@@ -243,6 +243,16 @@ class Maintenance:
         following = unheld[_SLICE_RECLAIMED] if len(unheld) > _SLICE_RECLAIMED else end
         if following < rows.count():
             self._chores.append(lambda: self.tryReclaimUnheld(following))
+
+    def reclaimReplaced(self, row: int) -> None:
+        """Try to reclaim a row whose name a newer version has taken. An error does not
+        become the answer to the commit, which has happened: maintenance tries again.
+        """
+        try:
+            self._directory.tryReclaim(row)
+        except (MuninnError, OSError) as error:
+            _log.warning("the version before, row %d, is not reclaimed yet: %s", row, error)
+            self._chores.append(self.tryReclaimUnheld)
 
     def _dropLeftovers(self) -> None:
         """Remove the sockets of predecessors, and the journals in which they wrote

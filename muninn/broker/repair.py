@@ -45,6 +45,7 @@ from muninn.control.geometry import Geometry
 from muninn.control.index import NameIndex
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberTable
+from muninn.control.replacement import Replacement
 from muninn.control.rows import RowTable
 from muninn.control.rowstate import MAX_EPOCH
 from muninn.control.withdrawal import Withdrawal, reinstate
@@ -124,8 +125,11 @@ class Adoption:
         """
         if self._old is None:
             return
-        rows = RowTable(self._old)
+        rows, exchange = RowTable(self._old), Replacement(self._old).read()
+        isTaken = exchange is not None and rows.state(exchange.new).state == layout.ROW_LIVE
         for row in rows.named(0, rows.count()):
+            if isTaken and exchange is not None and row == exchange.old:
+                continue  # the broker died after the newer version was live
             key = SegmentKey(
                 rows.origin(row) or self._old.identity, row, rows.state(row).incarnation
             )
@@ -294,11 +298,14 @@ def _livingRows(
 
     In the journals of one block the last record of a row counts. If the journals of one
     block have ended a row, a record of another block does not revive it: that block is
-    older, because a block adopts before its first term.
+    older, because a block adopts before its first term. A row whose name a newer
+    version has taken is in none of the three: it lives only if the old block can be
+    read, and says so.
     """
     living: dict[SegmentKey, RowDescription] = {}
     unread: set[SegmentKey] = set()
     ended: set[SegmentKey] = set()
+    taken: set[SegmentKey] = set()  # their names have newer versions
     originOf: dict[tuple[int, int, int], int] = {}
     for paths, epoch in journals:
         for record in read(paths, epoch):
@@ -316,15 +323,37 @@ def _livingRows(
                 key = SegmentKey(originOf[named], row, incarnation)
                 living[key] = description
                 ended.discard(key)
+                taken.discard(key)
+                if (replaced := _replacedBy(record)) is not None:
+                    old = (paths.identity, *replaced)
+                    taken.add(SegmentKey(originOf.get(old, paths.identity), *replaced))
             elif record["op"] in ("free", "gone"):
                 key = SegmentKey(originOf.get(named, paths.identity), row, incarnation)
                 ended.add(key)
                 unread.discard(key)
     return (
-        {key: description for key, description in living.items() if key not in ended},
+        {
+            key: description
+            for key, description in living.items()
+            if key not in ended and key not in taken
+        },
         unread,
         ended,
     )
+
+
+def _replacedBy(record: dict[str, Any]) -> tuple[int, int] | None:
+    """(row, incarnation) of the version whose name the row of this record has taken. If
+    the exchange was taken back, a later record vouches for that version again.
+    """
+    replaced = record.get("replaced")
+    if (
+        not isinstance(replaced, list)
+        or len(replaced) != 2
+        or not all(isinstance(number, int) for number in replaced)
+    ):
+        return None
+    return replaced[0], replaced[1]
 
 
 def _newestOfName(

@@ -32,6 +32,7 @@ _COLOURS = {
     "fail": "bold red",
     "-": "dim",
     "dying": "yellow",
+    "replaced": "yellow",
     "expired": "yellow",
 }
 _LEAST_WIDTH = 8

@@ -78,6 +78,7 @@ class ControlBlock:
         self.rowsReadyAddress: Final = self.address + layout.ROWS_READY_OFFSET
         self.drainAddress: Final = self.address + layout.DRAIN_OFFSET
         self.forkedAddress: Final = self.address + layout.FORKED_OFFSET
+        self.replacementAddress: Final = self.address + layout.REPLACEMENT_OFFSET
         # Stored here, so that reading a row does not calculate it again.
         self.rowsOffset: Final = geometry.rowsOffset
         self.rowsAddress: Final = self.address + self.rowsOffset

@@ -70,7 +70,7 @@ class NameIndex:
         in the index, they ask the broker for it.
         """
         address = self.wakeAddress(name)
-        # SYNC names: pairs with NameWait.look; the row or the entry was changed
+        # SYNC names: pairs with NameWatch.see; the row or the entry was changed
         # before.
         atomics.fetchAddAcqRel32(address, _INDEXED if isIndexed else _NOT_INDEXED)
         atomics.futexWake32(address, atomics.FUTEX_ALL)

@@ -64,7 +64,7 @@ from muninn.system.pages import PAGE_BYTES
 MAGIC = b"MUNINN\x00\x01"
 #: Raised when a process of the old version could misread anything in the block; members
 #: of different versions refuse each other by MNN-0019.
-VERSION = 5
+VERSION = 6
 CACHE_LINE_BYTES = 64
 
 # --- header --------------------------------------------------------------------------
@@ -118,6 +118,16 @@ DRAIN_ON, DRAIN_TEXT, DRAIN_EPOCH = BitField(0, 1), BitField(0, 40), BitField(40
 # owner: a forked child of any member, once and for all. A stale read hides freed memory
 # of a child from one list. u32, 1: processes that are no members may map buffers
 FORKED_OFFSET = DRAIN_OFFSET + 8 * (1 + DRAIN_REASON_WORDS)
+# owner: the broker, CAS; every successor re-stamps the epoch. Only a successor reads
+# it, after it has fenced, so a read is never stale. u64 {epoch:24 | new row+1:20 | old
+# row+1:20}: the replacement that the broker has begun and not finished; 0, 0: none. See
+# control/replacement.py.
+REPLACEMENT_OFFSET = FORKED_OFFSET + 8
+REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH = (
+    BitField(0, 20),
+    BitField(20, 20),
+    BitField(40, 24),
+)
 HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone
 # (+1), or has come and is not in the index (+2^16). A stale read costs one more look.
@@ -279,6 +289,8 @@ MAX_HANDLE_BYTES = 128
 ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
+#: A newer version has the name: the holders use the buffer, and no process opens it.
+ROW_REPLACED = 6
 ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
 ROW_FLAG_LAZY = 1
 #: A ticket promises that work will be over. The ticket of a signal is PENDING, and then
@@ -331,7 +343,8 @@ MAX_BUFFERS_LIMIT = LEASE_ROW.top - 1
 MAX_LEASES_LIMIT = 1 << 16
 
 assert LAYOUT_VERSION_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
-assert FORKED_OFFSET + 4 <= NAME_WAKES_OFFSET and NAME_WAKES & (NAME_WAKES - 1) == 0
+assert REPLACEMENT_OFFSET + 8 <= NAME_WAKES_OFFSET and REPLACEMENT_OFFSET % 8 == 0
+assert NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
@@ -361,6 +374,7 @@ assert areDisjoint(ELECTION_SLOT, ELECTION_EPOCH) and areDisjoint(
 assert areDisjoint(DRAIN_TEXT, DRAIN_EPOCH) and areDisjoint(
     NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED
 )
+assert areDisjoint(REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH)
 assert areDisjoint(MEMBER_STATE, MEMBER_GENERATION) and areDisjoint(
     ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS
 )
@@ -378,7 +392,8 @@ assert areDisjoint(LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION)
 )
 assert (
     ROW_EPOCH.bits == ROWS_READY_EPOCH.bits <= ELECTION_EPOCH.bits
-    and ROWS_READY_EPOCH == DRAIN_EPOCH
+    and ROWS_READY_EPOCH == DRAIN_EPOCH == REPLACEMENT_EPOCH
 )
 assert ROW_INCARNATION.bits == INDEX_INCARNATION.bits == LEASE_INCARNATION.bits
 assert ROW_CREATOR.bits == OWNER_SLOT.bits == TICKET_SLOT.bits and INDEX_ROW.bits == LEASE_ROW.bits
+assert REPLACEMENT_OLD.bits == REPLACEMENT_NEW.bits == LEASE_ROW.bits

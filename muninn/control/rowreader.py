@@ -18,6 +18,7 @@ from muninn.terms import LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
 _STATE_MASK, _CREATED_MASK = layout.ROW_STATE.mask, layout.ROW_CREATOR.mask
 _CREATOR_SHIFT, _INCARNATION_SHIFT = layout.ROW_CREATOR.shift, layout.ROW_INCARNATION.shift
 _COUNT_MASK = layout.ROWS_READY_COUNT.mask
+_USABLE = (layout.ROW_LIVE, layout.ROW_REPLACED)
 #: Where the lifetime is in the word of four bytes that begins with the mode.
 _LIFETIME_SHIFT = (layout.ROW_LIFETIME_OFFSET - layout.ROW_MODE_OFFSET) * 8
 assert layout.ROW_MODE_OFFSET % 4 == 0 and 0 < _LIFETIME_SHIFT < 32
@@ -57,6 +58,19 @@ class RowReader:
             layout.ROW_LIVE,
             layout.ROW_PROBING,
         )
+
+    def mayBeUsed(self, row: int, incarnation: int) -> bool:
+        """Whether a holder may go on using the buffer: it is LIVE, or a newer version
+        has its name.
+        """
+        # SYNC row: pairs with RowTable.change. A holder's lease keeps a REPLACED row.
+        word = int(atomics.loadSeqCst64(self._first + row * layout.ROW_BYTES))
+        return word & _STATE_MASK in _USABLE and word >> _INCARNATION_SHIFT == incarnation
+
+    def isReplaced(self, row: int, incarnation: int) -> bool:
+        """Whether a newer version has the buffer's name, and a process still holds it."""
+        state = self.state(row)
+        return (state.state, state.incarnation) == (layout.ROW_REPLACED, incarnation)
 
     def isLive(self, row: int, incarnation: int) -> bool:
         # SYNC row: pairs with RowTable.change. The creator's description is visible
@@ -168,13 +182,13 @@ class RowReader:
         )
 
     def ownedBy(self, slot: int) -> list[int]:
-        """The rows that can be opened, and whose memory belongs to their creator and
-        ends with it: transport `cudaIpc`.
+        """The rows that can be opened or used, and whose memory belongs to their creator
+        and ends with it: transport `cudaIpc`.
         """
         creator = slot << _CREATOR_SHIFT
         live = (
             row
-            for state in (layout.ROW_LIVE, layout.ROW_PROBING)
+            for state in (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_REPLACED)
             for row in self._matching(_STATE_MASK | _CREATED_MASK, state | creator)
         )
         return [row for row in live if not self.needsDescriptor(row)]
@@ -236,7 +250,7 @@ class RowReader:
         if first >= end:
             return []
         indices, found = atomics.indexBuffer(end - first), list[int]()
-        for state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_DEAD):
+        for state in (layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED, layout.ROW_DEAD):
             count = atomics.scan64(
                 self._first + first * layout.ROW_BYTES,
                 layout.ROW_BYTES,

@@ -12,9 +12,10 @@ description and asks for the commit. The broker notes it in its journal, puts th
 into the index, and CASes CREATING to LIVE, which publishes the description. At a free
 the broker first CASes LIVE to DYING (or to PROBING, for a buffer that goes with its
 last lease) and then scans the leases; an opener first stores its lease and then reads
-the state. Both sides write first and read second, so at least one sees the other. When
-no lease is left, the broker CASes to DEAD, removes the memory, and CASes to FREE. The
-description does not change between LIVE and FREE.
+the state. Both sides write first and read second, so at least one sees the other. A
+newer version of a name takes the row from LIVE to REPLACED in the same order
+(`broker/succession.py`). When no lease is left, the broker CASes to DEAD, removes the
+memory, and CASes to FREE. The description does not change between LIVE and FREE.
 
 A death between two steps leaves a state from which a successor goes on. A stale read of
 a state costs an opener a lease that it takes back.
@@ -40,7 +41,8 @@ from muninn.system import atomics
 _STATE_MASK = layout.ROW_STATE.mask
 _EPOCH_SHIFT, _EPOCH_MASK = layout.ROW_EPOCH.shift, layout.ROW_EPOCH.top
 _COUNT_MASK = layout.ROWS_READY_COUNT.mask
-#: The epoch field of the row count's word, and of the drain's words.
+#: The epoch field of the row count's word, of the drain's words, and of the
+#: replacement's.
 _COUNT_EPOCH_SHIFT, _COUNT_EPOCH_MASK = layout.ROWS_READY_EPOCH.shift, layout.ROWS_READY_EPOCH.mask
 _FREE_SCAN_ROWS = 1024
 
@@ -100,14 +102,15 @@ class RowTable(RowReader):
         return new
 
     def fence(self, epoch: int) -> None:
-        """Raise the epoch of every row, of the row count and of the drain's words to
-        `epoch`.
+        """Raise the epoch of every row, of the row count, of the drain's words and of
+        the replacement's word to `epoch`.
 
         The count comes first: after that no other broker adds rows.
         """
         for address, words in (
             (self._block.rowsReadyAddress, 1),
             (self._block.drainAddress, 1 + layout.DRAIN_REASON_WORDS),
+            (self._block.replacementAddress, 1),
         ):
             # SYNC epoch: pairs with RowTable.change. From here on a CAS of the deposed
             # broker fails, whenever it has read the word.

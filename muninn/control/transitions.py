@@ -6,7 +6,8 @@ no such case: then the CAS fails.
 
 A row that is FREE is granted (CREATING), committed (LIVE) and freed (DYING). A row that
 goes with its last lease is PROBING while the broker looks whether any process holds it,
-and LIVE again if one does. DEAD is never taken back: from there on the broker removes
+and LIVE again if one does. A row whose name a newer version takes is REPLACED, and no
+process opens it any more. DEAD is never taken back: from there on the broker removes
 the memory, and then the row is FREE. A slot that is FREE is claimed by a member
 (CLAIMING), which enters (LIVE); a broker that has confirmed its death marks it (DEAD),
 reclaims what it held and frees the slot. A claim that was begun and not finished is
@@ -61,6 +62,18 @@ ROW_TRANSITIONS = (
     Transition(layout.ROW_PROBING, layout.ROW_LIVE, Actor.BROKER, "a process holds it after all"),
     Transition(layout.ROW_PROBING, layout.ROW_DYING, Actor.BROKER, "the buffer is freed meanwhile"),
     Transition(layout.ROW_PROBING, layout.ROW_DEAD, Actor.BROKER, "no process holds it"),
+    Transition(
+        layout.ROW_LIVE, layout.ROW_REPLACED, Actor.BROKER, "a newer version takes the name"
+    ),
+    Transition(
+        layout.ROW_PROBING,
+        layout.ROW_REPLACED,
+        Actor.BROKER,
+        "a newer version takes the name meanwhile",
+    ),
+    Transition(
+        layout.ROW_REPLACED, layout.ROW_DEAD, Actor.BROKER, "its last holder has released it"
+    ),
     Transition(layout.ROW_DYING, layout.ROW_DEAD, Actor.BROKER, "its last holder has released it"),
     Transition(layout.ROW_DEAD, layout.ROW_FREE, Actor.BROKER, "its memory is gone"),
 )

@@ -12,6 +12,9 @@
    broker takes the row from CREATING to LIVE, which publishes the description and the
    contents.
 
+A version that is to replace another (`api/publishing.py`) has a name of its own until
+its commit, by which it takes the public one (`broker/succession.py`).
+
 No other process can open the buffer before the commit, because an opener accepts only a
 LIVE row. A stale read of the row's state by an opener costs it an answer that the
 buffer does not exist yet.
@@ -94,7 +97,12 @@ def create(
         requireCallable("progress", progress)
     while True:
         membership = current()
-        reservation = Reservation(membership.client, membership.openBuffers.creating, wanted.name)
+        reservation = Reservation(
+            membership.client,
+            membership.openBuffers.creating,
+            wanted.grantedAs or wanted.name,
+            replaces=bool(wanted.grantedAs),
+        )
         with reservation.begun():
             try:
                 reservation.takeName()
@@ -134,7 +142,7 @@ def _create(
     )
     try:
         row, incarnation = reservation.grant(
-            name=wanted.name,
+            name=wanted.grantedAs or wanted.name,
             tenant=wanted.tenant,
             mode=wanted.mode.value,
             gpu=wanted.gpu,

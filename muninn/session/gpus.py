@@ -66,7 +66,7 @@ class Gpus:
     def _usedBytes(self, gpu: int) -> int:
         """Bytes that the domain holds on a GPU: a sum over the rows."""
         rows = self._rows
-        held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING)
+        held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
         described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
         return sum(
             each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu

@@ -41,6 +41,47 @@ def absent(tables: Tables, name: str, waited: str = "", fix: str | None = LOOK) 
     )
 
 
+class NameWatch:
+    """The wake word of a name, as one thread has seen it.
+
+    Attributes
+    ----------
+    seen
+        The word.
+    """
+
+    def __init__(self, tables: Tables, name: str) -> None:
+        self._word = tables.index.wakeAddress(name.encode())
+        self.seen = 0
+
+    def see(self) -> None:
+        """Read the word. The caller then looks; if the name comes, goes or gets another
+        version from here on, the next `sleep` ends.
+        """
+        # SYNC names: pairs with NameIndex.tell; the word is read before the look, so
+        # nothing that comes afterwards is missed.
+        self.seen = int(atomics.loadAcquire32(self._word))
+
+    def sleep(self, deadline: float | None, mostNs: int = _LOOK_NS) -> bool:
+        """Sleep until the name may have changed, at most `mostNs`; False when the
+        deadline has passed.
+        """
+        timeoutNs = sleepNs(deadline, mostNs)
+        if timeoutNs <= 0:
+            return False
+        aside.refuseOwn()
+        # SYNC names: pairs with NameIndex.tell. The word is compared as the thread
+        # falls asleep. SYNC again: pairs with NameWatch.wake.
+        sleepOn(self._word, self.seen, timeoutNs)
+        return True
+
+    def wake(self) -> None:
+        """Let the sleepers look again."""
+        # SYNC again: pairs with NameWatch.sleep. A thread that falls asleep just now is
+        # missed, and sleeps until its next look.
+        atomics.futexWake32(self._word, atomics.FUTEX_ALL)
+
+
 class NameWait:
     """One thread's wait for one name.
 
@@ -53,8 +94,7 @@ class NameWait:
     def __init__(self, openBuffers: OpenBuffers, name: str) -> None:
         self._openBuffers = openBuffers
         self._name = name
-        self._word = openBuffers.tables.index.wakeAddress(name.encode())
-        self._seen = 0
+        self._watch = NameWatch(openBuffers.tables, name)
         self._asked: tuple[int, int] | None = None
         self._askAgainMs = 0
         self.isComing = False
@@ -63,9 +103,7 @@ class NameWait:
         """The open buffer of the name, if it is there. If the name comes or goes from
         here on, the next `sleep` ends.
         """
-        # SYNC names: pairs with NameIndex.tell; the word is read before the look, so
-        # nothing that comes afterwards is missed.
-        self._seen = int(atomics.loadAcquire32(self._word))
+        self._watch.see()
         openBuffers = self._openBuffers
         openBuffer = openBuffers.known(self._name)
         if openBuffer is None and self._mayBeKnownToTheBroker():
@@ -75,7 +113,8 @@ class NameWait:
     def _mayBeKnownToTheBroker(self) -> bool:
         # While a process is creating the name, any change of the word counts. Otherwise
         # only a change outside of the index does: the index shows the others.
-        told = self._seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(self._seen)
+        seen = self._watch.seen
+        told = seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(seen)
         state, now = (self._openBuffers.tables.election.epoch(), told), monotonicMs()
         if state == self._asked and now < self._askAgainMs:
             return False
@@ -89,12 +128,7 @@ class NameWait:
         Raises `BrokerUnavailable` when the calling thread itself is creating the name,
         and was interrupted by this call.
         """
-        timeoutNs = sleepNs(deadline, _LOOK_NS)
-        if timeoutNs <= 0:
+        if sleepNs(deadline, _LOOK_NS) <= 0:
             return False
-        aside.refuseOwn()
         self._openBuffers.creating.refuseOwn(self._name)
-        # SYNC names: pairs with NameIndex.tell. The word is compared as the thread
-        # falls asleep.
-        sleepOn(self._word, self._seen, timeoutNs)
-        return True
+        return self._watch.sleep(deadline)

@@ -176,7 +176,7 @@ class OpenBuffer:
                     f"the memory of {self.description.name!r} went with the process that owned it"
                 )
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: {reason}")
-        if not self.tables.rows.isLive(self.row, self.incarnation):
+        if not self.tables.rows.mayBeUsed(self.row, self.incarnation):
             raise BufferFreed(f"{self.description.name!r} was freed")
         now = monotonicMs()
         if 0 < self.description.deadlineMs <= now and clock.knowsHostTime():

@@ -20,6 +20,10 @@ word first and reads the leases second. All four operations are sequentially con
 so at least one of the two sees the other: the opener finds no live row, or the broker
 keeps the memory until the lease ends.
 
+A newer version takes a name in the same order: it is live before the row of the older
+one is REPLACED. So a process that finds an older version replaced looks again, and
+finds a newer one.
+
 A stale index entry costs one look at a row. A row that is read before the lease is
 taken may be another buffer's by the time the memory is mapped; therefore the process
 trusts nothing that it read before the lease.
@@ -51,6 +55,9 @@ from muninn.terms import Access, Lifetime, Mode
 
 _FETCH_ATTEMPTS = 200
 _FETCH_PAUSE_SECONDS = 0.005
+#: How often the broker is asked again for a name whose row is not live any more when it
+#: is opened. Each time another version must have been published meanwhile.
+_ASK_ATTEMPTS = 32
 
 
 class OpenBuffers:
@@ -99,8 +106,13 @@ class OpenBuffers:
         """Ask the broker for a name: the open buffer if the name is live, and otherwise
         whether a process is creating it.
         """
-        pair, isBeingCreated = self.context.client.find(name)
-        return (None if pair is None else self.hold(*pair)), isBeingCreated
+        for _ in range(_ASK_ATTEMPTS):
+            pair, isBeingCreated = self.context.client.find(name)
+            openBuffer = None if pair is None else self.hold(*pair)
+            if pair is None or openBuffer is not None:
+                return openBuffer, isBeingCreated
+            # It was freed since the answer, or a newer version has the name.
+        return None, False
 
     def hold(self, row: int, incarnation: int) -> OpenBuffer | None:
         """The open buffer of a row; None when the row is not live (any more)."""

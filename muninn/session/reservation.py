@@ -11,7 +11,8 @@ answer was stored, so that this process does not know which row was granted. The
 2. The thread stores the request, and then sends it.
 3. If the creation fails or is interrupted, `giveUp` sends the same request again, and
    the broker returns the same row. `giveUp` then abandons that row, and also frees it
-   if the commit may have happened.
+   if the commit may have happened. It does not free a version that replaces another:
+   once the commit has happened, the name has no other version.
 4. If `giveUp` is interrupted too, or no broker answers, the end of the `Cleanup` queues
    the same requests for the background thread (`undo`).
 5. Then the name is released.
@@ -113,6 +114,11 @@ class Reservation:
     ----------
     thread
         The thread that creates.
+
+    Parameters
+    ----------
+    replaces
+        Whether the buffer replaces the one that has its public name.
     """
 
     __slots__ = (
@@ -124,13 +130,17 @@ class Reservation:
         "_mayBeLive",
         "_name",
         "_question",
+        "_replaces",
         "thread",
     )
 
-    def __init__(self, client: Client, creating: Creating, name: str) -> None:
+    def __init__(
+        self, client: Client, creating: Creating, name: str, replaces: bool = False
+    ) -> None:
         self._client = client
         self._creating = creating
         self._name = name
+        self._replaces = replaces
         self.thread = green.identity()
         self._question: dict[str, Any] | None = None
         self._granted: tuple[int, int] | None = None
@@ -191,9 +201,11 @@ class Reservation:
         """Ask for CREATING → LIVE. Memory without a name goes along as a descriptor."""
         assert self._granted is not None
         row, incarnation = self._granted
-        self._mayBeLive = True
+        self._mayBeLive = not self._replaces
         try:
-            self._client.request("commit", descriptors, row=row, incarnation=incarnation)
+            self._client.request(
+                "commit", descriptors, row=row, incarnation=incarnation, replaces=self._replaces
+            )
         except BrokerUnavailable:
             self._isUnanswered = True
             raise

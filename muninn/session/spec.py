@@ -7,6 +7,7 @@ buffer states the same for all others.
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 from muninn.control import layout
@@ -46,6 +47,9 @@ class BufferSpec(NamedTuple):
     numaNode: int | None
     #: Device memory that is shared where it lies.
     lent: LentMemory | None = None
+    #: The name of the grant, if another buffer may have this one's name until the
+    #: commit takes it; "" for a buffer whose name must be free.
+    grantedAs: str = ""
 
     @property
     def metaOffset(self) -> int:
@@ -60,6 +64,13 @@ class BufferSpec(NamedTuple):
         # An array without elements has a page too, which is mapped and leased as any
         # other memory.
         return pagesUp(max(1, self.sizeBytes)) + pagesUp(len(self.manifest))
+
+
+def versionSpec(wanted: BufferSpec) -> BufferSpec:
+    """The spec of a new version of a name: its row is granted under a name that no
+    other row has, and that no user can choose.
+    """
+    return wanted._replace(grantedAs=f"{INTERNAL_PREFIX * 2}next:{os.urandom(8).hex()}")
 
 
 def lockSpec(name: str) -> BufferSpec:

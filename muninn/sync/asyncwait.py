@@ -7,12 +7,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from muninn.system import threads
 from muninn.system.threads import refuseImports
 
+Value = TypeVar("Value")
 
-async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], object]) -> int:
+
+async def waited(wait: Callable[[threading.Event], Value], wake: Callable[[], object]) -> Value:
     """Call `wait` on another thread; returns its result, or raises its exception.
 
     Parameters
@@ -22,28 +26,23 @@ async def waited(wait: Callable[[threading.Event], int], wake: Callable[[], obje
     wake
         Wakes `wait`, so that it looks at the event.
     """
-    refuseImports("no generation can be awaited")
+    refuseImports("nothing can be awaited")
     import asyncio
 
     loop, cancelled = asyncio.get_running_loop(), threading.Event()
-    future: asyncio.Future[int] = loop.create_future()
+    future: asyncio.Future[Value] = loop.create_future()
 
-    def resolve(value: int, error: BaseException | None) -> None:
-        if future.done():
-            return  # cancelled meanwhile
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(value)
+    def resolve(end: Callable[[], object]) -> None:
+        if not future.done():  # otherwise it was cancelled meanwhile
+            end()
 
     def run() -> None:
-        value, failure = 0, None
         try:
-            value = wait(cancelled)
+            end = partial(future.set_result, wait(cancelled))
         except BaseException as error:
-            failure = error
+            end = partial(future.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop is closed, and no task waits
-            loop.call_soon_threadsafe(resolve, value, failure)
+            loop.call_soon_threadsafe(resolve, end)
 
     # Not a thread of a pool: the interpreter waits for those when it ends, and this
     # thread may wait for ever.

@@ -41,9 +41,11 @@ from muninn.session.spec import lockSpec
 from muninn.sync.contention import OwnerWait, awaitOwner, ownerShown
 from muninn.system import atomics
 from muninn.system.deadlines import deadlineOf
+from muninn.system.digests import digestOf
 from muninn.terms import INTERNAL_PREFIX, asName
 
 _CREATION_BOUND_SECONDS = 30.0
+_LOCKED_NAME_BYTES = 100
 _NO_BOOL = "leave it out to wait, or pass timeout=0 not to"
 
 
@@ -72,7 +74,8 @@ class _Taking(atomics.AccessScope):
         ended = awaitOwner(openBuffer, deadline, word)
         if ended is OwnerWait.TIME_OVER:
             other = ownerShown(openBuffer, word)
-            raise TimeoutError(f"{other} has held lock {self.name!r} for {timeout} s")
+            shown = self.name.removeprefix(INTERNAL_PREFIX)
+            raise TimeoutError(f"{other} has held lock {shown!r} for {timeout} s")
         return ended is OwnerWait.OWNER_DEAD
 
     def _refuse(self, reason: int) -> None:
@@ -107,8 +110,11 @@ class Lock(_Taking):
 
     @named
     def __init__(self, name: str) -> None:
+        self._begin(asName(name))
+
+    def _begin(self, name: str) -> None:
         super().__init__(None, _CALLS, id(self), id(self))
-        self.name = asName(name)
+        self.name = name
         self._openBuffer = self._found()
         self._owner = self._openBuffer.owner
 
@@ -200,6 +206,27 @@ class Lock(_Taking):
 
     def __repr__(self) -> str:
         return f"<muninn.Lock {self.name!r}>"
+
+
+def lockNameOf(purpose: str, name: str) -> str:
+    """The name of the lock under which Muninn itself does something with a buffer's
+    name: that name stands in it, or its digest where it is too long.
+    """
+    encoded = name.encode()
+    isShort = len(encoded) <= _LOCKED_NAME_BYTES
+    return f"{purpose}:{name if isShort else digestOf(encoded, 32).hex()}"
+
+
+class OwnLock(Lock):
+    """A lock of Muninn's own, under which it does something with a buffer's name. No
+    user's lock has its name.
+
+    What it protects is whole after a death of its holder. So nobody need be told, and
+    it is gone with the last process that uses it.
+    """
+
+    def __init__(self, purpose: str, name: str) -> None:
+        self._begin(f"{INTERNAL_PREFIX}{lockNameOf(purpose, name)}")
 
 
 class _Held(_Taking):

@@ -59,7 +59,7 @@ OPERATIONS: dict[str, Operation] = {
         },
         answer=_ROW,
     ),
-    "commit": Operation(_ROW),
+    "commit": Operation({**_ROW, "replaces": bool}),
     "abandon": Operation(_ROW, mayComeLate=True),
     "find": Operation({"name": str}),  # the answer names a row where there is one
     "fetch": Operation(_ROW, answer={"found": bool}),

@@ -47,6 +47,7 @@ static void sumsWhatTakesMemory(void)
 	make(8, MNN_ROW_LIVE, "g", "t", 1, PAGE);
 	make(9, MNN_ROW_LIVE, "h", "t", 99, PAGE);
 	make(10, MNN_ROW_LIVE, "i", "t", 0, UINT64_MAX);
+	make(11, MNN_ROW_REPLACED, "a", "t", 0, PAGE);
 	put64(7, MNN_ROW_DEADLINE_MS_OFFSET, 5);
 	CHECK(mnnSumRows(table, ROWS, marks, sums, ROOM) == 3);
 	uint64_t ofT = 0, ofU = 0, others = 0;
@@ -54,7 +55,7 @@ static void sumsWhatTakesMemory(void)
 		uint64_t row = sums[2 * entry], sum = sums[2 * entry + 1];
 		*(row == 1 ? &ofT : row == 8 ? &ofU : &others) += sum;
 	}
-	CHECK(ofT == 3 * PAGE && ofU == PAGE && others == PAGE);
+	CHECK(ofT == 4 * PAGE && ofU == PAGE && others == PAGE);
 	CHECK(marks[0] == MNN_MARK_COUNTED && marks[7] == (MNN_MARK_COUNTED | MNN_MARK_DEADLINE));
 	CHECK(!marks[1] && !marks[5] && !marks[6] && !marks[9] && !marks[10]);
 	free(marks);
@@ -85,6 +86,7 @@ static void findsANameThatCanBeOpened(void)
 {
 	memset(table, 0, (size_t)ROWS * MNN_ROW_BYTES);
 	make(2, MNN_ROW_DYING, "wanted", "t", 0, PAGE);
+	make(3, MNN_ROW_REPLACED, "wanted", "t", 0, PAGE);
 	make(4, MNN_ROW_LIVE, "wanted!", "t", 0, PAGE);
 	make(ROWS - 1, MNN_ROW_PROBING, "wanted", "t", 0, PAGE);
 	CHECK(mnnFindName(table, ROWS, "wanted", 6) == ROWS - 1);

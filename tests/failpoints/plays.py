@@ -23,14 +23,14 @@ from muninn.storage.paths import Paths
 _WORDS = 64
 _BOUND_SECONDS = 20.0
 _held: list[Any] = []
-_SHARED = ("kept", "precious", "vram")
+_SHARED = ("kept", "precious", "served", "vram")
 
 
 def prepare() -> None:
     """Make the buffers of the scene, unless they exist. No player writes `precious`,
-    and every player writes `kept`.
+    every player writes `kept`, and every player publishes versions of `served`.
     """
-    for name in ("precious", "kept"):
+    for name in ("precious", "kept", "served"):
         if name not in {each["name"] for each in muninn.listBuffers() if each["state"] == "live"}:
             muninn.share(np.full(_WORDS, 7), name=name).close()
     _held[:] = [_vram()]
@@ -160,6 +160,19 @@ def _together(tag: str) -> None:
     attached = muninn.array(f"{tag}-array", (4,), "f8")
     attached.free()
     attached.close()
+    _publish(f"{tag}-versions")
+    muninn.free(f"{tag}-versions")
+
+
+def _publish(name: str) -> None:
+    """Publish two versions, of which the older one stays with its holder."""
+    older = muninn.publish(name, np.full(_WORDS, 3))
+    muninn.publish(name, np.full(_WORDS, 5)).close()
+    older.waitNewer(_BOUND_SECONDS)
+    assert not older.isCurrent and older.read().sum() == 3 * _WORDS
+    with muninn.open(name) as newer:
+        assert len(set(newer.read().tolist())) == 1
+    older.close()
 
 
 def _common() -> None:
@@ -169,6 +182,7 @@ def _common() -> None:
         assert len(set(kept.read().tolist())) == 1
         with kept.read(timeout=_BOUND_SECONDS, stream=None) as view:
             assert len(set(view.tolist())) == 1
+    _publish("served")
     with muninn.Lock("held").held(_BOUND_SECONDS):
         pass
     with muninn.Lock("lock"), muninn.Lock("lock"):
@@ -187,6 +201,7 @@ def inspect(alive: list[int]) -> None:
     member = membership.current()
     tidy()
     assert _sum("precious") == 7 * _WORDS
+    assert _sum("served") in (3 * _WORDS, 5 * _WORDS, 7 * _WORDS)
     with muninn.open("kept", access="readWrite") as kept:
         try:
             assert len(set(kept.read().tolist())) == 1
@@ -194,7 +209,7 @@ def inspect(alive: list[int]) -> None:
             with kept.write() as view:
                 view[:] = 8
             assert kept.read().sum() == 8 * _WORDS
-    wanted = (sorted(alive), sorted(_SHARED), 2, [], [])
+    wanted = (sorted(alive), sorted(_SHARED), 3, [], [])
     deadline = time.monotonic() + _BOUND_SECONDS
     while (found := _census(member)) != wanted:
         assert time.monotonic() < deadline, f"{found} and not {wanted}: {muninn.listBuffers()}"

@@ -334,7 +334,7 @@ def _alone(
         victim.resume()  # it may hold CREATE, which others wait for
         victim.result()
     newcomer = stage.enter("next")
-    if (names := newcomer.call(plays.names)) != ["kept", "precious"]:
+    if (names := newcomer.call(plays.names)) != ["kept", "precious", "served"]:
         raise PlayerError(f"of what was shared there is {names} after {deed}")
     newcomer.call(plays.prepare)
     return True

@@ -17,7 +17,7 @@ import numpy as np
 from lab import describe
 
 from fuzz.target import Target, eachBit, eachLength, mutated
-from muninn.api import bundle
+from muninn.api import manifests
 from muninn.broker import journal
 from muninn.config.sizes import asBytes
 from muninn.control.descriptions import RowDescription
@@ -234,7 +234,7 @@ class ManifestTarget(Target):
         ]
 
     def run(self, raw: bytes) -> None:
-        for region in bundle._unpacked(_openBuffer(raw, 4096)).values():
+        for region in manifests.unpacked(_openBuffer(raw, 4096)).values():
             flat = np.zeros(4096, np.uint8)[region.offset : region.offset + region.sizeBytes]
             flat.view(region.element.bits).reshape(region.shape)
 

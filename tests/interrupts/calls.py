@@ -120,6 +120,18 @@ def _shareOnce(_: None) -> None:
     assert muninn.shareOnce(OWN + "once", _values).array[3] == 7
 
 
+def _publish(_: None) -> None:
+    assert muninn.publish(OWN + "first", _values()).array[3] == 7
+
+
+def _publishNext(kit: muninn.MuninnBuffer) -> None:
+    assert muninn.publish(kit.name, _values()).array[3] == kit.array[3] == 7
+
+
+def _version() -> muninn.MuninnBuffer:
+    return muninn.publish(OWN + "version", _values())
+
+
 def _array(_: None) -> None:
     assert muninn.array(OWN + "array", (WORDS,)).array[3] == 0
 
@@ -239,6 +251,8 @@ CALLS: dict[str, Call] = {
     "array": Call(_array),
     "array attached": Call(_attach),
     "shareOnce": Call(_shareOnce),
+    "publish": Call(_publish),
+    "publish the next": Call(_publishNext, _version),
     "loadArray": Call(_loadArray),
     "shareBundle": Call(_shareBundle),
     "openBundle": Call(_openBundle),

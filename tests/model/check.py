@@ -51,6 +51,13 @@ SOUND = (
     Case("access", "N=3"),
     Case("access", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=READS DEATHS=2"),
     Case("access", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=COPIES"),
+    Case("publication", "N=2 DEATHS=0 SPURIOUS=0"),
+    Case("publication", "N=2 DEATHS=0 SPURIOUS=0 NO_ROOM_IN_INDEX"),
+    Case("publication", "N=2 DEATHS=1 SPURIOUS=0 OTHERS=REST"),
+    Case("publication", "N=2 DEATHS=0 SPURIOUS=1 OTHERS=REST"),
+    Case("publication", "N=2 DEATHS=1 SPURIOUS=0 FIRST=1 OTHERS=REST", isQuick=False),
+    Case("publication", "N=2 DEATHS=0 SPURIOUS=1", isQuick=False),
+    Case("publication", "N=2 DEATHS=1 SPURIOUS=0", isQuick=False),
     Case("buffers", f"{_OPEN_FREE} DEATHS=0"),
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=RENEWS DOES1=OPENS DEATHS=0 SPURIOUS=0"),
     Case("buffers", "N=2 THERE_IS_ONE=1 DOES0=OPENS DOES1=REVOKES DEATHS=0 SPURIOUS=0"),
@@ -106,6 +113,19 @@ MUTILATED = (
     ),
     Case("access", "N=2 ROLE0=WRITES ROLE1=WRITES", "TAKE_FROM_THE_SUSPECTED"),
     *(
+        Case("publication", "N=2 DEATHS=0 SPURIOUS=0", without)
+        for without in ("OLD_FIRST", "FREE_IN_DOUBT", "OPEN_REPLACED")
+    ),
+    Case("publication", "N=2 DEATHS=0 SPURIOUS=0 NO_ROOM_IN_INDEX", "ASK_ONCE"),
+    *(
+        Case("publication", "N=2 DEATHS=1 SPURIOUS=0 OTHERS=REST", without)
+        for without in ("NO_FINISH", "WORD_AFTER_LIVE", "NO_VOUCHING")
+    ),
+    *(
+        Case("publication", "N=2 DEATHS=0 SPURIOUS=1 OTHERS=REST", without)
+        for without in ("NO_WORD", "NO_WORD_FENCE", "RECORD_BEFORE_WORD")
+    ),
+    *(
         Case("buffers", f"{_OPEN_FREE} DEATHS=0", without)
         for without in (
             "PLAIN_LEASE",
@@ -156,7 +176,8 @@ def explore(case: Case) -> Outcome:
             [os.environ.get("SPIN", "spin"), *defines, "-a", str(HERE / f"{case.model}.pml")],
             folder,
         )
-        optimise = "-O0" if case.without else "-O2"  # compiling them costs more than running them
+        # Compiling these costs more than running them.
+        optimise = "-O0" if case.without or case.model == "publication" else "-O2"
         compiler = shlex.split(os.environ.get("CC") or "cc")
         _run(
             [

@@ -34,6 +34,15 @@ _PUBLICATIONS = "muninn/sync/publications.py"
 
 # fmt: off
 MUTANTS = [
+    # --- versions ---------------------------------------------------------------------
+    Mutant("muninn/session/openbuffers.py", "        for _ in range(_ASK_ATTEMPTS):\n", "        for _ in range(1):\n", "an opener asks again when the version was replaced meanwhile", "test_publishing.py::test_aVersionThatIsReplacedWhileItIsOpenedIsLookedForAgain"),
+    Mutant("muninn/session/reservation.py", "        self._mayBeLive = not self._replaces\n", "        self._mayBeLive = True\n", "a version that may have the name is not taken back", "test_publishing.py::test_anInterruptedCommitLeavesOneOfTheTwoVersions"),
+    Mutant("muninn/api/publishing.py", "            if deadline is None or not watch.sleep(deadline, _LOOK_NS):", "            if True:", "a timeout waits for room", "test_publishing.py::test_aTimeoutWaitsForRoom"),
+    Mutant("muninn/api/publishing.py", "            if not watch.sleep(deadline, _LOOK_NS):\n                raise\n", "            raise\n", "a publisher waits for a process that creates the name", "test_publishing.py::test_aPublisherWaitsForAProcessThatIsCreatingTheName"),
+    Mutant("muninn/api/publishing.py", "    with OwnLock(\"publish\", asName(name)).held(remaining(deadline)):", "    asName(name)\n    if True:", "publishers of one name take turns", "test_publishing.py::test_aDeadPublisherLeavesNoLockBehind"),
+    Mutant("muninn/sync/versions.py", "        if cancelled is not None and cancelled.is_set():\n", "        if False:\n", "a wait that is cancelled ends", "test_publishing.py::test_waitNewerIsAwaitedAndCancelled"),
+    Mutant("muninn/broker/policy/heirs.py", "    if kind != old.kind:\n", "    if False:\n", "a name keeps its kind", "test_publishing.py::test_aNameKeepsItsKind"),
+    Mutant("muninn/broker/policy/heirs.py", "    if tenant != old.tenant:\n", "    if False:\n", "a name keeps its tenant", "test_publishing.py::test_aNameKeepsItsTenant"),
     Mutant(_ROLE, "            if not isDisplaced(tables.paths.uid) and tables.election.term() == term:", "            if not isDisplaced(tables.paths.uid):", "a broker that is deposed has not failed in its term", "test_membership.py::test_aBrokerThatIsDeposedWhileItsTermBeginsHasNotFailed"),
     Mutant("muninn/storage/paths.py", "            raise fileError(error, self.directory) from error\n", "            raise\n", "a directory that can not be listed is a typed error", "test_membership.py::test_leavesQuietlyWhereItMayOpenNothingMore"),
     # --- objects of another block -----------------------------------------------------
@@ -75,7 +84,7 @@ MUTANTS = [
     Mutant("muninn/api/freedmemory.py", "sizes[key] = max(sizes.get(key, 0), end)", "sizes[key] = sizes.get(key, 0) + end", "a segment that is mapped twice is counted once", "test_privatememory.py::test_freedMemoryIsListedWithItsSizeOnce"),
     # --- arguments --------------------------------------------------------------------
     Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found with any capitals", "test_options.py::test_theNearestWordIsFoundWithAnyCapitals"),
-    Mutant("muninn/api/sharing.py", "_shared(\"shareOnce\", loaded, copy, options)", "_shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
+    Mutant("muninn/api/sharing.py", "shared(\"shareOnce\", loaded, copy, options)", "shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
     Mutant("muninn/api/options.py", "if name not in own for line", "for line", "a function's own description of an option stands", "test_options.py::test_docstringsDescribeEveryOption"),
     Mutant("muninn/api/options.py", "signature.replace(parameters=[*listed, *taken])", "signature.replace(parameters=listed)", "an argument that is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
     # --- silence ----------------------------------------------------------------------
@@ -128,7 +137,7 @@ MUTANTS = [
     Mutant(_LISTING, "                membership.client.once(\"tryReclaim\", row=row, incarnation=incarnation)\n", "                pass\n", "a broker is asked to end a lifetime that is over", "test_listing.py::test_anEndedLifetimeIsNotListedAsLive"),
     Mutant(_OPEN_BUFFERS, "            if mapped is None or not tables.rows.isLive(row, incarnation) or", "            if mapped is None or", "memory that arrays keep is no buffer when it was freed", "test_openbuffers.py::test_freedMemoryThatOnlyArraysHoldIsNoBuffer"),
     Mutant(_OPEN_BUFFER, "        if atomics.loadAcquire64(self._leaseAddress) != self._leaseWord:", "        if False:", "a revoked lease refuses", "test_buffer.py::test_aRevokedLeaseForbidsAndFreesNothing"),
-    Mutant(_OPEN_BUFFER, "        if not self.tables.rows.isLive(self.row, self.incarnation):\n            raise", "        if False:\n            raise", "a freed buffer refuses", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
+    Mutant(_OPEN_BUFFER, "        if not self.tables.rows.mayBeUsed(self.row, self.incarnation):\n            raise", "        if False:\n            raise", "a freed buffer refuses", "test_buffer.py::test_freeingKeepsWhatIsMapped"),
     Mutant(_OPEN_BUFFER, "        if self.description.access is Access.READ_ONLY:", "        if False:", "a buffer that was shared readOnly stays so", "test_sharing.py::test_readOnlyStaysReadOnly"),
     Mutant(_OPEN_BUFFERS, "        if openBuffer is not None and openBuffer.isLive():\n            return openBuffer\n        tables, encoded", "        if openBuffer is not None:\n            return openBuffer\n        tables, encoded", "a name opens the buffer that has it now", "test_openbuffers.py::test_aNameOpensTheBufferThatHasItNow"),
     Mutant(_OPEN_BUFFERS, "if tables.rows.isLive(row, incarnation) and tables.rows.nameIs(row, encoded):", "if tables.rows.isLive(row, incarnation):", "a hint is believed only after the name was read", "test_openbuffers.py::test_aHintThatIsAnotherNamesIsNotBelieved"),
@@ -246,7 +255,7 @@ MUTANTS = [
     Mutant(_SHARING, "            with contextlib.suppress(BufferExists):  # somebody has", "            with contextlib.suppress(KeyError):  # somebody has", "shareOnce opens a buffer that another process shared meanwhile", "test_sharing.py"),
     Mutant(_SHARING, "        if not waiting.isComing:\n            loaded", "        if True:\n            loaded", "no name is loaded that another process is sharing", "test_sharing.py"),
     Mutant(_NAMES, "if state == self._asked and now < self._askAgainMs:", "if False:", "the broker is asked when it may know more", "test_names.py"),
-    Mutant(_NAMES, "told = self._seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(self._seen)", "told = layout.NAME_WAKE_NOT_INDEXED.of(self._seen)", "a name that was given up is told", "test_names.py"),
+    Mutant(_NAMES, "told = seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(seen)", "told = layout.NAME_WAKE_NOT_INDEXED.of(seen)", "a name that was given up is told", "test_names.py"),
     Mutant(_NAMES, "state, now = (self._openBuffers.tables.election.epoch(), told)", "state, now = (0, told)", "a new broker is asked once", "test_names.py"),
 ]
 # fmt: on

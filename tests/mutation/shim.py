@@ -30,6 +30,13 @@ MUTANTS = [
         "test_privatememory.py::test_aGreatBufferNeedsNoMemoryUntilItIsWritten",
     ),
     Mutant(
+        "cshim/rows.c",
+        " &&\n\t\t\t\tstate != MNN_ROW_REPLACED)",
+        ")",
+        "a replaced version counts against the quotas",
+        "test_succession.py::test_bothVersionsCountAgainstTheQuotas",
+    ),
+    Mutant(
         _OWNERS,
         "releaseAs(owner, isWhole || !shown(scope)->recovered ? 0 : DEAD_OWNER);",
         "releaseAs(owner, 0);",

@@ -56,6 +56,12 @@ assert_type(muninn.shareBundle({"a": A}, "name", mode="fastMode", access="readOn
 muninn.loadBundle(
     {"a": ((3,), "f4")}, lambda spec: None, name="name", reserve="full", renew="onUse"
 )
+assert_type(muninn.publish("name", A), muninn.MuninnBuffer)
+assert_type(muninn.publish("name", {"a": A}, timeout=1.5, tenant="t"), muninn.Bundle)
+muninn.publish("name", source=A, mode="fastMode", preferredGpu=0, access="readOnly", renew="auto")
+assert_type(muninn.open("name").isCurrent, bool)
+muninn.open("name").waitNewer(timeout=1.0)
+muninn.openBundle("name").waitNewer()
 muninn.open("name", "readWrite", 1.0, tenant="t", renew="onUse")
 muninn.openBundle("name", access="readMostly")
 muninn.open("name", access="copyOnWrite")

@@ -25,6 +25,7 @@ muninn.loadArray(3, "f4", print, reserve="some")  # rejected
 muninn.shareOnce("name", lambda: A, access="rw")  # rejected
 muninn.shareBundle({"a": A}, mode="fast")  # rejected
 muninn.loadBundle({"a": (3, "f4")}, print, renew="on")  # rejected
+muninn.publish("name", A, access="rw")  # rejected
 muninn.open("name", "rw")  # rejected
 muninn.open("name", renew="no")  # rejected
 muninn.openBundle("name", access="rw")  # rejected
@@ -43,6 +44,8 @@ muninn.loadArray(3, "f4", print, progres=print)  # rejected
 muninn.shareOnce("name", lambda: A, tenat="t")  # rejected
 muninn.shareBundle({"a": A}, mod="fastMode")  # rejected
 muninn.loadBundle({"a": (3, "f4")}, print, kind=1)  # rejected
+muninn.publish("name", A, copy=False)  # rejected
+muninn.publish("name", A, name="x")  # rejected
 # A value of another kind.
 muninn.share(A, preferredGpu="0")  # rejected
 muninn.share(A, lifetimeMs="5")  # rejected

@@ -50,7 +50,12 @@ def commit(
     """The creator has filled the row: from now on any process may open it."""
     row, incarnation = _named(context, message)
     descriptor = descriptors.pop(0) if descriptors else None
-    context.directory.commit(session.member(), row, incarnation, descriptor)
+    replaced = context.directory.commit(
+        session.member(), row, incarnation, descriptor, message["replaces"]
+    )
+    if replaced is not None:
+        # Now, and not later: the creator's next grant may need the room.
+        context.maintenance.reclaimReplaced(replaced)
     return {}, ()
 
 

@@ -21,7 +21,11 @@ def evict(context: TermContext, session: Session, message: Message, _: list[Desc
     directory = context.directory
     reason = message["reason"] if message["reason"] in leases.REVOCATION_REASONS[1:] else "evicted"
     rows, revoked = 0, 0
-    for number, row in enumerate(directory.rows.inState(layout.ROW_LIVE)):
+    held = (
+        *directory.rows.inState(layout.ROW_LIVE),
+        *directory.rows.inState(layout.ROW_REPLACED),
+    )
+    for number, row in enumerate(held):
         if number % _ROWS_A_BEAT == 0:
             context.beat()
         if _isCalled(directory.rows, row, message["name"], message["tenant"]):

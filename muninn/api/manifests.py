@@ -1,0 +1,68 @@
+"""Manifests: which arrays a bundle has, and where each of them is in its segment.
+
+The creator writes the manifest after the data, before any process can open the bundle,
+and nobody changes it. A reader copies it, and checks the copy against the bundle's size
+before it uses an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+
+from muninn.api.views import Region
+from muninn.control import layout
+from muninn.errors import ControlBlockInvalid, InvalidDtype
+from muninn.interop.elements import asElement
+from muninn.session.openbuffer import OpenBuffer
+
+
+def packed(entries: Mapping[str, Region]) -> bytes:
+    """The manifest of these entries."""
+    raw: bytes = msgpack.packb(
+        [
+            [key, region.offset, list(region.shape), region.element.text]
+            for key, region in entries.items()
+        ]
+    )
+    return raw
+
+
+def unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
+    """The entries of a bundle's manifest."""
+    description = openBuffer.description
+    raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
+    try:
+        entries = {
+            key: Region(offset, tuple(shape), asElement(text))
+            for key, offset, shape, text in msgpack.unpackb(raw)
+        }
+    except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
+        raise ControlBlockInvalid(
+            f"the manifest of bundle {description.name!r} is damaged: {error}"
+        ) from error
+    if not entries or not all(
+        _isInside(key, entry, description.sizeBytes) for key, entry in entries.items()
+    ):
+        raise ControlBlockInvalid(
+            f"the manifest of bundle {description.name!r} names no arrays, or some that are "
+            "not inside of it"
+        )
+    return entries
+
+
+def _isInside(key: Any, region: Region, sizeBytes: int) -> bool:
+    """Whether an entry is one that `Bundle` could have made, within the bundle. In a
+    damaged manifest each part may have any type that msgpack has.
+    """
+    offset, shape, element = region
+    if (
+        not isinstance(key, str)
+        or len(shape) > layout.MAX_NDIM
+        or any(type(number) is not int or number < 0 for number in (offset, *shape))
+        or element.structure is not None
+    ):
+        return False
+    return offset + region.sizeBytes <= sizeBytes

@@ -1,0 +1,49 @@
+"""Versions: waiting until a buffer's name has a newer version.
+
+The row of the buffer says whether it has: it is REPLACED then. A waiter reads the wake
+word of the name first and the row second, and sleeps until the word changes
+(`session/names.py`); the broker changes the row first and the word second. A stale read
+costs one more look. A broker that died between the two may not have changed the word,
+so a sleep is short enough that the next look comes soon.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from muninn.session.names import NameWatch
+from muninn.session.openbuffer import OpenBuffer
+from muninn.system.deadlines import deadlineOf
+
+
+class Attached(Protocol):
+    """The method of a buffer object that a wait uses."""
+
+    def _checked(self) -> OpenBuffer:
+        """The open buffer, for one more operation. Raises the error that forbids the
+        operation.
+        """
+
+
+def watchOf(buffer: Attached) -> NameWatch:
+    """The watch over the name of a buffer."""
+    openBuffer = buffer._checked()
+    return NameWatch(openBuffer.tables, openBuffer.description.name)
+
+
+def awaitNewer(
+    buffer: Attached, timeout: float | None, cancelled: threading.Event | None = None
+) -> None:
+    """`MuninnBuffer.waitNewer`. Raises `InterruptedError` soon after `cancelled` is set."""
+    watch, deadline = watchOf(buffer), deadlineOf(timeout)
+    while True:
+        watch.see()
+        if cancelled is not None and cancelled.is_set():
+            raise InterruptedError
+        openBuffer = buffer._checked()
+        if openBuffer.tables.rows.isReplaced(openBuffer.row, openBuffer.incarnation):
+            return
+        if not watch.sleep(deadline):
+            name = openBuffer.description.name
+            raise TimeoutError(f"no newer version of {name!r} within {timeout} s")
