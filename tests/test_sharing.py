@@ -276,6 +276,19 @@ def test_fastModeMemoryOutlivesItsOwnerAndTheBroker(domain: str, actor: Start) -
     assert late.do("muninn.open('v', timeout=20).array[:3].tolist()") == [500, 1, 2]
 
 
+def test_fastModeMemoryThatNobodyMayWriteOutlivesItsOwnerToo(domain: str, actor: Start) -> None:
+    """Broken: its readers could not pass on what they may only read, so each of them
+    resigned as broker, and no process answered any more.
+    """
+    owner = actor("mine = muninn.share(np.arange(9), 'v', mode='fastMode', access='readOnly')")
+    readers = [actor("held = muninn.open('v')") for _ in range(2)]
+    owner.kill()
+    assert actor().do("muninn.open('v', timeout=20).array.sum().item()") == 36
+    readers[0].kill()
+    assert actor().do("muninn.open('v', timeout=20).array.sum().item()") == 36
+    assert actor().do("muninn.share(np.ones(2), 'w').name") == "w"
+
+
 def test_aEmulatedGpuHasAnEnd(domain: str) -> None:
     os.environ["MUNINN_HOST_GPU_BYTES"] = "2M"
     try:

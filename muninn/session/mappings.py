@@ -203,11 +203,11 @@ def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object
 
 
 def exported(source: Bytes) -> tuple[Descriptor, ...]:
-    """A new descriptor of memory that has no name and can be handed on; nothing for all
-    other memory.
+    """A new descriptor of memory that has no name and can be handed on, with the rights
+    that this process has; nothing for all other memory.
     """
     return (
-        (source.exportDescriptor(),)
+        (source.exportDescriptor(source.writable),)
         if isinstance(source, Allocation) and source.transport != "cudaIpc"
         else ()
     )

@@ -112,8 +112,11 @@ def test_survivesTheKillOfItsOwner(domain: str, actor: Start) -> None:
     assert newcomer.do("int(theirs.read().sum())") == 4950
 
 
-def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start) -> None:
-    broker = actor("buffer = muninn.share(np.arange(100), 'a', mode='fastMode')")
+@pytest.mark.parametrize("access", ["readOnly", "readWrite"])
+def test_survivesTheKillOfTheBrokerThatMadeIt(domain: str, actor: Start, access: str) -> None:
+    broker = actor(
+        f"buffer = muninn.share(np.arange(100), 'a', mode='fastMode', access={access!r})"
+    )
     successor = actor("theirs = muninn.open('a')")
     assert muninn.domainInfo()["brokerPid"] == broker.pid
     broker.kill()
