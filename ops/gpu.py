@@ -4,7 +4,7 @@ it says so and exits with 2.
 With `--rehearse` the same parts run on the stand-in driver with small sizes: that shows
 whether the command works, and says nothing about a GPU. The parts are: the suite (every
 kernel against its CPU reference, the rules of the device port, the library on real
-VRAM, the crashes); the two demos; the benchmarks; the answers that the stand-in had to
+VRAM, the crashes); the three demos; the benchmarks; the answers that the stand-in had to
 guess; the sanitizer; and hundreds of processes that are killed inside a kernel. The
 results go to `build/gpu/`.
 """
@@ -291,6 +291,7 @@ def main() -> int:
         "demos": lambda: [
             *demo("demo A", "stream", *(["0.1", "2", "2"] if small else [])),
             *demo("demo B", "vram", *(["30", "4"] if small else ["500", "256"])),
+            *demo("weights", "weights", "--gib", "0.05" if small else "8"),
         ],
         "bench": lambda: benchmarks(small, driver),
         "guesses": lambda: [guesses(driver)],
