@@ -92,7 +92,7 @@ class MemfdAllocation(MappedAllocation[Mapping]):
                     f"the allocation can not be passed on any more: {error.strerror}"
                 ) from error
             mayWrite = _mayWrite(fd)
-            if writable and not mayWrite:
+            if writable and not (mayWrite and self.writable):
                 raise PermissionDenied(
                     "this process was given read access only, and can not pass on more"
                 )
