@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import bulk, crowd, opens
+from bench import bulk, crowd, loading, opens
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -22,6 +22,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "exchange": opens.exchanging,
     "stream": bulk.streaming,
     "share": bulk.sharing,
+    "load": loading.toHost,
     "takeover": crowd.takeover,
     "crowd": crowd.crowding,
     "idle": crowd.idling,

@@ -27,6 +27,7 @@ import muninn
 from bench.driver import GIB, IS_REHEARSAL, MIB, device, inScope, sizesOf, timedDriver, title
 from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
+from bench.loading import toVram
 from bench.table import RESULTS, tableOf, write
 from muninn.devices.cuda.driver import call
 from muninn.kernels import launch
@@ -311,12 +312,18 @@ def registering(options: Options) -> list[Row]:
     ]
 
 
+def loading(options: Options) -> list[Row]:
+    """The first load of a model from the page cache."""
+    return toVram(options, 64 * MIB if IS_REHEARSAL or options.quick else 8 * GIB)
+
+
 GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "open": opening,
     "own": ownShare,
     "stream": streaming,
     "register": registering,
     "fence": fencing,
+    "load": loading,
 }
 
 

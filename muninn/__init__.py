@@ -19,10 +19,12 @@ from muninn import errors
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, BundleDraft, loadBundle, openBundle, shareBundle
 from muninn.api.listing import domainInfo, listBuffers
+from muninn.api.loading import load
+from muninn.api.once import shareOnce
 from muninn.api.opening import free, open
 from muninn.api.publishing import publish
 from muninn.api.sharedarray import SharedArray
-from muninn.api.sharing import array, loadArray, share, shareOnce
+from muninn.api.sharing import array, loadArray, share
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
 from muninn.sync.lock import Lock
@@ -42,6 +44,7 @@ __all__ = [
     "errors",
     "free",
     "listBuffers",
+    "load",
     "loadArray",
     "loadBundle",
     "open",

@@ -28,8 +28,9 @@ from muninn.api.bundle import Bundle, openBundle, shareBundle
 from muninn.api.opening import openAny
 from muninn.api.options import NamedKeywords, takesOptions
 from muninn.arguments import named
-from muninn.errors import BufferMismatch, InvalidArgument
+from muninn.errors import BufferMismatch
 from muninn.interop import arrays
+from muninn.interop.tensors import moduleState, sharedState
 from muninn.sync import fences
 from muninn.terms import Mode
 
@@ -77,15 +78,9 @@ def shareModule(
         `get_extra_state`.
     InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    tensors = _stateOf(module)
-    if not tensors:
-        raise InvalidArgument(
-            f"a {type(module).__name__} has no parameters and no buffers to share",
-            "Share a module that has weights",
-        )
     if options.get("access") is None:
         options["access"] = "readOnly"
-    return shareBundle(tensors, name, **options)
+    return shareBundle(sharedState(module), name, **options)
 
 
 @named
@@ -107,7 +102,7 @@ def attachModule(module: torch.nn.Module, name: str, strict: bool = True) -> Att
     BufferNotFound
         There is no such name.
     """
-    bundle, own = _opened(name), _stateOf(module)
+    bundle, own = _opened(name), moduleState(module)
     missing = [key for key in module.state_dict(keep_vars=True) if key not in bundle]
     unexpected = [key for key in bundle if key not in own]
     problems = [f"{key} is missing" for key in missing] if strict else []
@@ -162,21 +157,6 @@ def _opened(name: str) -> Bundle:
     with openAny(name) as buffer:
         isVram = buffer.mode == Mode.FAST.value
         return openBundle(name, access="readOnly" if isVram else "copyOnWrite")
-
-
-def _stateOf(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by their names, persistent or not."""
-    found: dict[str, torch.Tensor] = {}
-    for key, value in module.state_dict(keep_vars=True).items():
-        if not isinstance(value, torch.Tensor):
-            raise InvalidArgument(
-                f"{key} of a {type(module).__name__} is no tensor but a {type(value).__name__}",
-                "Share the tensors of a module without get_extra_state, by shareBundle",
-            )
-        found[key] = value
-    for key, value in module.named_buffers(remove_duplicate=False):
-        found.setdefault(key, value)
-    return found
 
 
 def _replaceAll(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:

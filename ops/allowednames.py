@@ -14,9 +14,6 @@ _.stateDict
 _.missingKeys
 _.unexpectedKeys
 
-# The last argument of `__exit__`, which the language passes.
-_.trace
-
 # The commands of the inspector, which `muninn/cli/main.py` names as `module:function`.
 _.runAlloc
 _.runOpen
@@ -72,8 +69,8 @@ _.__del__
 # A word of a row that only the C part uses; the header is generated from the layout.
 _.ROW_SUCCESSOR_OFFSET
 
-# A reference that keeps memory mapped as long as the object that has it lives.
-_._memory
+# A method that `io` calls.
+_.readable
 
 # Part of the contract of the device port, which the conformance suite holds.
 _.anchor

@@ -42,6 +42,7 @@ ORDER = [
     "session.gpus._lock",
     "broker.broker._lock",
     "session.reservation._changing",
+    "session.crew._changed",
     "control.lockfile._reopening",
     "session.mappings._mapping",
     "storage.segments._protecting",

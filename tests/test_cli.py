@@ -504,6 +504,40 @@ def test_loadsFiles(domain: str, folder: Path, suffix: str, kind: str) -> None:
     assert not there.flags.writeable
 
 
+def test_loadsAModelInSeveralFiles(domain: str, folder: Path) -> None:
+    muninn.domainInfo()
+    for number in range(2):
+        header = json.dumps({f"w{number}": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+        raw = struct.pack("<Q", len(header)) + header.encode() + b"1234"
+        (folder / f"{number}.safetensors").write_bytes(raw)
+    index = {"weight_map": {f"w{number}": f"{number}.safetensors" for number in range(2)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = run("load", str(folder), "--name", "model")
+    assert done.stdout == "model: 2 arrays, 8 B, from model.safetensors.index.json\n"
+    assert sorted(muninn.openBundle("model")) == ["w0", "w1"]
+
+
+def test_loadsIntoVramAndHoldsIt(domain: str, folder: Path) -> None:
+    muninn.domainInfo()
+    np.savez(folder / "x.npz", inside=np.arange(1000.0))
+    command = (sys.executable, "-m", "muninn", "load", str(folder / "x.npz"), "--name", "model")
+    held = subprocess.Popen(
+        [*command, "--mode", "fastMode", "--gpu", "0", "--json"], stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout is not None
+    stated = json.loads(held.stdout.readline())
+    assert (stated["mode"], stated["gpu"], stated["kind"]) == ("fastMode", 0, "bundle")
+    assert np.asarray(muninn.openBundle("model")["inside"]).sum() == 499500
+    held.send_signal(signal.SIGINT)
+    assert held.wait(60) == 0
+    held.stdout.close()
+
+
+def test_loadTakesAGpuForVramOnly(domain: str, folder: Path) -> None:
+    done = run("load", str(folder / "x.npz"), "--name", "x", "--gpu", "0")
+    assert done.returncode == 2 and "--gpu is for --mode fastMode" in done.stderr
+
+
 def test_keepsTheTypesOfAFile(domain: str, folder: Path) -> None:
     header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     (folder / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"1234")

@@ -185,7 +185,9 @@ def test_aKeyThatIsNoneIsAnsweredByThoseOfItsTable(folder: Path) -> None:
         InvalidConfig, match=r"bigmodeMax is not known \(bigModeMaxBytes\?\)"
     ) as caught:
         loadSettings({"MUNINN_CONFIG": str(file)})
-    assert caught.value.fix == "Use one of bigModeMaxBytes, fastModeMaxBytes, prefaultThreads"
+    assert caught.value.fix == (
+        "Use one of bigModeMaxBytes, fastModeMaxBytes, loadThreads, prefaultThreads"
+    )
 
 
 def test_refusesAFileThatCanNotBeRead(folder: Path) -> None:

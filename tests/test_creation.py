@@ -228,7 +228,6 @@ def test_aBundleIsNoArray(domain: str) -> None:
     attempts: list[Callable[[], object]] = [
         lambda: muninn.open("bundle"),
         lambda: muninn.array("bundle", 24, "u1"),
-        lambda: muninn.shareOnce("bundle", lambda: np.arange(3)),
     ]
     for attempt in attempts:
         with pytest.raises(BufferMismatch, match="bundle"):

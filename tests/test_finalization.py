@@ -71,6 +71,7 @@ OF_BUFFERS = {
 }
 #: Calls that need an import, and are refused.
 REFUSED = {
+    "load": "muninn.load('x.npy', 'x')",
     "createStream": "muninn.createStream()",
     "shareOnGpu": "muninn.share(np.arange(3.), name='x', mode='fastMode')",
     "shareStructured": "muninn.share(items, name='x')",

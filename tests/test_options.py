@@ -36,6 +36,7 @@ MAKERS: dict[str, Callable[..., Any]] = {
     "shareOnce": muninn.shareOnce,
     "publish": muninn.publish,
     "shareBundle": muninn.shareBundle,
+    "load": muninn.load,
     "loadBundle": muninn.loadBundle,
     "MuninnBuffer": muninn.MuninnBuffer,
 }

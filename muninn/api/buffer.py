@@ -24,7 +24,7 @@ from muninn.api.specs import asSize, specOf
 from muninn.api.views import Region
 from muninn.arguments import named, secondsOf, timeoutOf
 from muninn.control import layout
-from muninn.errors import ControlBlockInvalid, PermissionDenied
+from muninn.errors import PermissionDenied
 from muninn.interop.dtypes import elementOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
@@ -103,13 +103,7 @@ class MuninnBuffer(Protocols, Attachment):
     def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
         if self._array is None:
             region = Region.of(openBuffer)
-            try:
-                self._array = views.hostArray(self._bytes(openBuffer), region, self._writable)
-            except ValueError as error:
-                raise ControlBlockInvalid(
-                    f"the row of {openBuffer.description.name!r} states a shape that its bytes "
-                    f"do not have: {error}"
-                ) from error
+            self._array = views.hostArray(self._bytes(openBuffer), region, self._writable)
         # Each caller gets an array object of its own, whose shape and flags it may
         # change.
         return self._array.view()

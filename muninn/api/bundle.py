@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.mappings import Memory
 from muninn.terms import Mode, OpenAccessWord, RenewWord, asRenew
+
+if TYPE_CHECKING:
+    from muninn.session.spec import BufferSpec
 
 _ALIGNMENT = 256
 _MAX_KEYS = 1 << 20
@@ -218,15 +221,26 @@ def _made(
     of others.
     """
     renewal = asRenew(options.renew, caller)
-    entries = _laidOut(specs, aliases)
-    sizeBytes = _endOf(entries)
-    wanted = specOf(
-        caller, (sizeBytes,), np.uint8, options, layout.ROW_KIND_BUNDLE, packed(entries)
-    )
+    entries, wanted = planned(caller, specs, options, aliases)
     openBuffer = creation.create(
         wanted, fill=lambda memory: fill(memory, entries), progress=options.progress
     )
     return Bundle(MuninnBuffer._of(openBuffer, wanted.access, renewal))
+
+
+def planned(
+    caller: str,
+    specs: Mapping[str, tuple[Any, Any]],
+    options: BufferOptions,
+    aliases: Mapping[str, str] | None = None,
+) -> tuple[dict[str, Region], BufferSpec]:
+    """(the entries of a bundle that is to be made, its spec). `specs` is that of
+    `loadBundle`; the arrays of `aliases` are on the bytes of others. The user called
+    the function `caller`.
+    """
+    entries = _laidOut(specs, aliases or {})
+    shape, manifest = (_endOf(entries),), packed(entries)
+    return entries, specOf(caller, shape, np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
 
 
 @named
@@ -249,10 +263,10 @@ def shareBundle(
     ------
     InvalidArgument, InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    return shared("shareBundle", arrays, optionsOf(shareBundle, name=name, **options))
+    return sharedBundle("shareBundle", arrays, optionsOf(shareBundle, name=name, **options))
 
 
-def shared(caller: str, arrays: Mapping[str, Any], options: BufferOptions) -> Bundle:
+def sharedBundle(caller: str, arrays: Mapping[str, Any], options: BufferOptions) -> Bundle:
     """`shareBundle`. The user called the function `caller`."""
     sources = {_asKey(key): asSource(array) for key, array in _items(f"{caller}: arrays", arrays)}
     specs: dict[str, tuple[Any, Any]] = {}

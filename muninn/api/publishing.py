@@ -21,12 +21,14 @@ refuses.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
-from muninn.api import bundle, sharing
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.bundle import Bundle
+from muninn.api.bundle import Bundle, sharedBundle
+from muninn.api.loading import loadedFile
 from muninn.api.options import (
     BufferOptions,
     NamedKeywords,
@@ -34,6 +36,7 @@ from muninn.api.options import (
     takesOptions,
     versionOf,
 )
+from muninn.api.sharing import shared
 from muninn.arguments import named, timeoutOf
 from muninn.broker.policy.heirs import requireHeir
 from muninn.config.sizes import exactly
@@ -44,6 +47,7 @@ from muninn.errors import (
     HostMemoryFull,
     QuotaExceeded,
 )
+from muninn.interop.tensors import isModule, sharedState
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
@@ -98,8 +102,9 @@ def publish(
         The name. It keeps its kind, an array or a bundle, and its tenant; all other
         options are the new version's own.
     source
-        An array as in `share`, or a mapping from key to array as in `shareBundle`. This
-        call copies the bytes.
+        An array as in `share`, a mapping from key to array as in `shareBundle`, a module
+        of PyTorch as in `muninn.torch.shareModule`, or the path of a file as in `load`.
+        This call copies the bytes.
     timeout
         Seconds to wait for room for both versions, and for another process that
         publishes or creates the name. None waits as long as that process lives, and
@@ -122,7 +127,7 @@ def publish(
         There is no room for both versions.
     TimeoutError
         Another process was publishing the name after `timeout` seconds.
-    InvalidDtype, InvalidArgument, TableFull, DomainDraining
+    FileInvalid, InvalidDtype, InvalidArgument, TableFull, DomainDraining
     """
     given = optionsOf(publish, name=name, **options)
     version, bound = versionOf(given), timeoutOf("publish", timeout)
@@ -134,9 +139,15 @@ def publish(
 
 def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:
     """The function that makes a buffer of the source, and the kind of the buffer."""
+    if isinstance(source, (str, os.PathLike)):
+        isArray = Path(source).suffix.lower() == ".npy"
+        kind = layout.ROW_KIND_ARRAY if isArray else layout.ROW_KIND_BUNDLE
+        return lambda options: loadedFile("publish", source, options), kind
+    if isModule(source):
+        source = sharedState(source)
     if callable(getattr(source, "items", None)):
-        return lambda options: bundle.shared("publish", source, options), layout.ROW_KIND_BUNDLE
-    return lambda options: sharing.shared("publish", source, True, options), layout.ROW_KIND_ARRAY
+        return lambda options: sharedBundle("publish", source, options), layout.ROW_KIND_BUNDLE
+    return lambda options: shared("publish", source, True, options), layout.ROW_KIND_ARRAY
 
 
 def _published(

@@ -1,4 +1,4 @@
-"""Making arrays that other processes open: `share`, `loadArray`, `array`, `shareOnce`.
+"""Making arrays that other processes open: `share`, `loadArray`, `array`.
 
 Each function checks its arguments, builds the spec of the buffer and lets
 `session/creation.py` make it. No other process can open the name before the bytes are
@@ -9,18 +9,11 @@ compares shape, type and mode. If not, it asks the broker to create it. Of sever
 processes that ask at once the broker grants the name to one; the others get
 `BufferExists`, sleep until the name is live or free again, and look again.
 
-*shareOnce.* The process looks for the name. If it is not there, it takes the lock of
-that name (`sync/lock.py`), looks again, and calls the loader only if the name is still
-not there. If the process dies in its loader, the next one takes the lock over. `share`
-does not take the lock; a buffer that a process makes by it meanwhile is waited for and
-opened.
-
-A stale look costs a refused creation, or a loaded array that is dropped.
+A stale look costs a refused creation.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -38,7 +31,7 @@ from muninn.api.options import (
 )
 from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
-from muninn.arguments import isTruth, named, requireCallable, secondsOf, timeoutOf
+from muninn.arguments import isTruth, named, requireCallable, secondsOf
 from muninn.control import layout
 from muninn.errors import BufferExists, BufferMismatch, InvalidArgument
 from muninn.interop.arrays import isOnDevice
@@ -52,8 +45,7 @@ from muninn.session.creation import Source
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffer import requirePages
-from muninn.sync.lock import Lock, lockNameOf
-from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.deadlines import deadlineOf
 from muninn.terms import (
     Access,
     AccessWord,
@@ -253,82 +245,6 @@ def array(
     openBuffer = _attachOrCreate(current(), wanted, secondsOf("array", timeout), given.progress)
     _compare(openBuffer, lengths, itemType, wanted.mode)
     return MuninnBuffer._of(openBuffer, own, renewal)
-
-
-@named
-@takesOptions
-def shareOnce(
-    name: str,
-    loader: Callable[[], Any],
-    *,
-    timeout: float | None = None,
-    copy: bool = True,
-    **options: Unpack[NamedKeywords],
-) -> MuninnBuffer:
-    """Open the named buffer. If there is none, the first caller loads it, and all other
-    callers wait for that.
-
-    The caller that loaded it gets it for reading too, so that no program depends on the
-    order. If another process makes a buffer of that name meanwhile, for example by
-    `share`, this call waits for it and opens it.
-
-    Parameters
-    ----------
-    loader
-        Returns the array to share. It runs in one process only. When that process dies,
-        or the loader raises, the next caller loads.
-    timeout
-        Seconds to wait for another process's loader; None waits as long as that process
-        lives.
-    copy
-        As in `share`.
-    **options
-        As in `muninn.api.options.BufferOptions`.
-
-    Raises
-    ------
-    TimeoutError
-        Another process was still loading after `timeout` seconds.
-    BufferMismatch
-        The name is a bundle's.
-    """
-    given = optionsOf(shareOnce, name=name, **options)
-    requireCallable("shareOnce: loader", loader)
-    membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
-    openBuffer = membership.openBuffers.find(asName(name))
-    if openBuffer is None:
-        with Lock(lockNameOf("shareOnce", name)).held(remaining(deadline)):
-            openBuffer = _openOrLoad(membership, name, loader, deadline, copy, given)
-    if openBuffer.description.kind != layout.ROW_KIND_ARRAY:
-        raise BufferMismatch(f"{name!r} is a bundle of arrays", "Open it by muninn.openBundle")
-    return MuninnBuffer._of(openBuffer, Access.READ_ONLY)
-
-
-def _openOrLoad(
-    membership: Membership,
-    name: str,
-    loader: Callable[[], Any],
-    deadline: float | None,
-    copy: bool,
-    options: BufferOptions,
-) -> OpenBuffer:
-    """The open buffer of a name. The caller has the lock of its `shareOnce`, and this
-    function waits for a process that shares the name in another way.
-    """
-    waiting, loaded = NameWait(membership.openBuffers, name), None
-    while True:
-        openBuffer = waiting.look()
-        if openBuffer is not None:
-            return openBuffer
-        if not waiting.isComing:
-            loaded = loader() if loaded is None else loaded
-            # Another process may have shared the name since the look.
-            with contextlib.suppress(BufferExists):
-                return shared("shareOnce", loaded, copy, options)._checked()
-        if not waiting.sleep(deadline):
-            raise TimeoutError(
-                f"another process has been creating {name!r}, and was not ready in time"
-            )
 
 
 def _attachOrCreate(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from muninn.errors import DeviceUnavailable, InvalidArgument
+from muninn.errors import ControlBlockInvalid, DeviceUnavailable, InvalidArgument
 from muninn.interop import arrays, dlpack, hostarrays
 from muninn.interop.dtypes import elementOf
 from muninn.interop.elements import ElementType, asElement
@@ -43,8 +43,16 @@ class Region(NamedTuple):
 
     @classmethod
     def of(cls, openBuffer: OpenBuffer) -> Self:
-        """All of an open buffer, as its array."""
-        return cls(0, openBuffer.description.shape, elementOf(openBuffer))
+        """All of an open buffer, as its array. Raises `ControlBlockInvalid` if its row is
+        damaged.
+        """
+        description = openBuffer.description
+        region = cls(0, description.shape, elementOf(openBuffer))
+        if region.sizeBytes != description.sizeBytes:
+            raise ControlBlockInvalid(
+                f"the row of {description.name!r} states a shape that its bytes do not have"
+            )
+        return region
 
     @property
     def sizeBytes(self) -> int:
@@ -74,8 +82,6 @@ def hostArray(memory: MappedMemory, region: Region, writable: bool) -> Array:
         The bytes are in VRAM.
     InvalidDtype
         numpy does not have the type.
-    ValueError
-        The bytes do not have that shape.
     """
     flat = hostarrays.flatOf(memory, region.sizeBytes, region.offset, writable)
     return flat.view(region.element.dtype).reshape(region.shape)

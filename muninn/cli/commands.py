@@ -23,7 +23,6 @@ from muninn.system import clock
 
 if TYPE_CHECKING:
     from muninn import MuninnBuffer
-    from muninn.formats import Source
 
 _LOOK_SECONDS = 0.5
 
@@ -115,11 +114,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
         # The handlers are set before the message tells the user to press Ctrl-C.
         stop = _stopped() if buffer.mode == "fastMode" else None
         if stop is not None:
-            print(
-                "muninn: fastMode memory goes with the last process of the domain; holding it "
-                "until Ctrl-C",
-                file=sys.stderr,
-            )
+            _sayHeld()
         status = _say(
             arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}"
         )
@@ -247,48 +242,42 @@ def runKeep(arguments: argparse.Namespace) -> int:
 
 
 def runLoad(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
-    import muninn
+    from muninn import Bundle
+    from muninn.api.loading import loadedSource
+    from muninn.api.options import BufferOptions
     from muninn.formats import openFile
 
-    keywords = {"name": arguments.name, "tenant": arguments.tenant, "access": arguments.access}
+    if arguments.gpu is not None and arguments.mode == "bigMode":
+        arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
     with (
         openFile(arguments.file) as source,
         _bar(f"loading {source.path.name}", source.sizeBytes) as progress,
     ):
-        _checkShareable(source)
-        if source.isBundle:
-
-            def fill(draft: muninn.BundleDraft) -> None:
-                for key in source.entries:
-                    source.readInto(key, draft.bytesOf(key), progress)
-
-            loaded: Any = muninn.loadBundle(source.entries, fill, **keywords)
-        else:
-            entry = source.entries[""]
-
-            def fillOne(array: np.ndarray[Any, Any]) -> None:
-                source.readInto("", array.reshape(-1).view(np.uint8), progress)
-
-            loaded = muninn.loadArray(entry.shape, entry.element, fillOne, **keywords)
+        options = BufferOptions(
+            name=arguments.name,
+            mode=arguments.mode,
+            preferredGpu=arguments.gpu,
+            tenant=arguments.tenant,
+            access=arguments.access,
+            progress=progress,
+        )
+        loaded = loadedSource("load", source, options)
     with loaded:
         what = counted(len(source.entries), "array")
         text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
-        return _say(arguments, loaded.describe(), text)
+        # The handlers are set before the message tells the user to press Ctrl-C.
+        buffer = loaded.buffer if isinstance(loaded, Bundle) else loaded
+        stop = _stopped() if buffer.mode == "fastMode" else None
+        if stop is not None:
+            _sayHeld()
+        status = _say(arguments, loaded.describe(), text)
+        if stop is not None:
+            _hold(buffer, stop)
+    return status
 
 
-def _checkShareable(source: Source) -> None:
-    """Raise an error that names the first array that can not be shared, before anything
-    is allocated.
-    """
-    from muninn.api.specs import asItems
-    from muninn.errors import MuninnError
-
-    for key, entry in source.entries.items():
-        try:
-            asItems(entry.shape, entry.element)
-        except MuninnError as error:
-            raise type(error)(
-                f"{source.path}: {key or 'the array'}: {error.reason}", error.fix
-            ) from None
+def _sayHeld() -> None:
+    print(
+        "muninn: fastMode memory goes with the last process of the domain; holding it until Ctrl-C",
+        file=sys.stderr,
+    )

@@ -348,11 +348,15 @@ def _addChanging(add: _Add) -> None:
     command = add(
         "load",
         "commands:runLoad",
-        "read a .npy, .npz or .safetensors file into shared memory",
+        "read a file of arrays, or a model in several files, into shared memory",
         "load model.safetensors --name model",
     )
-    command.add_argument("file", metavar="FILE")
+    command.add_argument(
+        "file", metavar="FILE", help=".safetensors, .npz, .npy, .pt, an index, or a folder"
+    )
     command.add_argument("--name", required=True)
+    command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
+    command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: the GPU")
     command.add_argument("--tenant", help="whose quota it counts against")
     command.add_argument(
         "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"

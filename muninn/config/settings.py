@@ -34,6 +34,7 @@ class Memory(NamedTuple):
     bigModeMaxBytes: int
     fastModeMaxBytes: int
     prefaultThreads: int
+    loadThreads: int
 
 
 class Tenancy(NamedTuple):
@@ -137,6 +138,7 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "bigModeMaxBytes": _size(0),
         "fastModeMaxBytes": _size(0),
         "prefaultThreads": _count(0, 1024),
+        "loadThreads": _count(0, 1024),
     },
     "tenancy": {
         "defaultTenant": _tenant,

@@ -10,13 +10,11 @@ and dtype.
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import Any
 
-import numpy as np
-
-from muninn.formats.source import Entry, Progress, Source
+from muninn.formats.jsontext import jsonObject
+from muninn.formats.source import Entry, Place, Source, shown
 from muninn.interop.elements import fileElement
 
 _LENGTH = struct.Struct("<Q")
@@ -51,18 +49,8 @@ class SafetensorsSource(Source):
         self._checkCover(self._fileBytes - self._dataOffset)
 
     def _parsed(self, raw: bytes) -> dict[str, Any]:
-        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            if len({key for key, _ in pairs}) < len(pairs):
-                raise ValueError("a key stands twice")
-            return dict(pairs)
-
-        try:
-            # Decode first: from bytes `json` would also take UTF-16, which the format
-            # does not allow.
-            header = json.loads(raw.decode(), object_pairs_hook=unique)
-        except (ValueError, RecursionError) as error:
-            raise self.refuse(f"its header is damaged: {error}") from error
-        if not isinstance(header, dict) or not raw.startswith(b"{"):
+        header = jsonObject(self, raw, "its header")
+        if not raw.startswith(b"{"):
             raise self.refuse("its header is no JSON object")
         metadata = header.get("__metadata__", {})
         if not isinstance(metadata, dict) or not all(
@@ -75,11 +63,13 @@ class SafetensorsSource(Source):
         try:
             kind, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
         except (KeyError, TypeError, ValueError) as error:
-            raise self.refuse(f"{key} is not described as the format asks: {error!r}") from error
+            raise self.refuse(
+                f"{shown(key)} is not described as the format asks: {error!r}"
+            ) from error
         element = fileElement(kind)
         if element is None:
             raise self.refuse(
-                f"{key} has the dtype {str(kind)[:40]!r}, which has no counterpart here",
+                f"{shown(key)} has the dtype {str(kind)[:40]!r}, which has no counterpart here",
                 "Convert it to another dtype",
             )
         entry = self.checkedEntry(key, shape, element)
@@ -90,7 +80,7 @@ class SafetensorsSource(Source):
         )
         if not whole or begin < 0 or end - begin != entry.sizeBytes:
             raise self.refuse(
-                f"{key} has the offsets {str(begin)[:40]} and {str(end)[:40]}, which do not "
+                f"{shown(key)} has the offsets {str(begin)[:40]} and {str(end)[:40]}, which do not "
                 "match its shape and dtype"
             )
         self.entries[key] = entry
@@ -100,7 +90,8 @@ class SafetensorsSource(Source):
         """The entry of packed values in elements of two."""
         if not entry.shape or entry.shape[-1] % 2:
             raise self.refuse(
-                f"{key} has packed values in shape {entry.shape}, whose last length is not even"
+                f"{shown(key)} has packed values in shape {entry.shape}, whose "
+                "last length is not even"
             )
         return entry._replace(shape=(*entry.shape[:-1], entry.shape[-1] // 2))
 
@@ -111,11 +102,12 @@ class SafetensorsSource(Source):
             self.entries, key=lambda each: (self._begins[each], self.entries[each].sizeBytes)
         ):
             if self._begins[key] != end:
-                raise self.refuse(f"{key} begins at {self._begins[key]}, where {end} was expected")
+                raise self.refuse(
+                    f"{shown(key)} begins at {self._begins[key]}, where {end} was expected"
+                )
             end += self.entries[key].sizeBytes
         if end != dataBytes:
             raise self.refuse(f"its tensors take {end} bytes, and it has {dataBytes}")
 
-    def _readInto(self, key: str, target: np.ndarray[Any, Any], progress: Progress | None) -> None:
-        self._file.seek(self._dataOffset + self._begins[key])
-        self.fill(self._file, target, progress)
+    def placeOf(self, key: str) -> Place:
+        return Place(self, self._dataOffset + self._begins[key])

@@ -1,15 +1,18 @@
 """The contract of a file format: a source has the entries from the beginning, and reads
 bytes when it is asked for them.
 
-A source belongs to one thread of one process. It keeps the file open, so it reads the
-file that it checked, also when another file takes its name meanwhile. If the file is
-shortened or overwritten in place, the read finds that the bytes end early.
+One thread makes a source and closes it. Meanwhile several threads may read different
+entries, and parts of one entry whose place the source tells. A source keeps the file
+open, so it reads the file that it checked, also when another file takes its name
+meanwhile. If the file is shortened in place, the read finds that the bytes end early.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import stat
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +24,64 @@ import numpy as np
 from muninn.errors import FileInvalid, InvalidDtype
 from muninn.interop.elements import ElementType, asElement
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
+Flat = np.ndarray[Any, np.dtype[np.uint8]]
+#: Gives the room for the next bytes of an entry, at most so many.
+Room = Callable[[int], Flat]
 #: Bytes read at a time: large enough for the disk, small enough for a smooth progress
 #: bar.
 CHUNK_BYTES = 8 << 20
+_LONGEST_SHOWN = 100
+
+
+def viewOf(target: Flat) -> memoryview:
+    """The bytes of an array, for functions that take the buffer protocol."""
+    return memoryview(target)  # type: ignore[arg-type]  # numpy declares it from Python 3.12 on
+
+
+def shown(key: str) -> str:
+    """The key of an entry as messages show it."""
+    if len(key) > _LONGEST_SHOWN:
+        return f"{key[:_LONGEST_SHOWN]}... ({len(key)} characters)"
+    return key or "the array"
+
+
+class Checksum(NamedTuple):
+    """The CRC-32 of a range of a file that ends with the bytes of an entry.
+
+    Attributes
+    ----------
+    before
+        The checksum of what stands before those bytes.
+    whole
+        The checksum that the file states for the range.
+    """
+
+    before: int
+    whole: int
+
+
+class Place(NamedTuple):
+    """The bytes of an entry in a file: one after the other, in C order.
+
+    Attributes
+    ----------
+    source
+        The source that has the file open.
+    offset
+        The place of the first byte in the file.
+    checksum
+        If there is one, the bytes are to be read in their order, and compared.
+    """
+
+    source: Source
+    offset: int
+    checksum: Checksum | None = None
+
+    def compare(self, key: str, found: int) -> None:
+        """Raise `FileInvalid` if the bytes that were read have another checksum."""
+        if self.checksum is not None and found != self.checksum.whole:
+            raise self.source.refuse(f"{shown(key)} is damaged: it has another checksum")
 
 
 class Entry(NamedTuple):
@@ -69,9 +126,57 @@ class Source(ABC):
     def sizeBytes(self) -> int:
         return sum(entry.sizeBytes for entry in self.entries.values())
 
-    def readInto(
-        self, key: str, target: np.ndarray[Any, Any], progress: Progress | None = None
-    ) -> None:
+    @classmethod
+    def opened(cls, path: Path) -> Self:
+        """The source of a regular file. Raises `FileInvalid`."""
+        try:
+            # Check before opening: to open a pipe waits for its writer.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise FileInvalid(f"{path} is no regular file")
+            file = path.open("rb")
+            try:
+                return cls(path, file)
+            except BaseException:
+                file.close()
+                raise
+        except (OSError, ValueError) as error:
+            # ValueError: a path with a NUL in it.
+            raise FileInvalid(
+                f"{path} can not be read: {getattr(error, 'strerror', None) or error}"
+            ) from error
+
+    def placeOf(self, key: str) -> Place | None:
+        """Where the bytes of an entry lie in a file; None: they have to be decoded."""
+        return None
+
+    def readAt(self, offset: int, target: Flat) -> None:
+        """Read exactly the bytes of `target` from a place in the file. Does not move
+        the file's position.
+        """
+        done, view = 0, viewOf(target)
+        try:
+            while done < len(target):
+                count = os.preadv(self._file.fileno(), [view[done:]], offset + done)
+                if not count:
+                    raise self.refuse(f"it ends {len(target) - done} bytes early")
+                done += count
+        except OSError as error:
+            raise self.refuse(f"it can not be read: {error.strerror or error}") from error
+
+    def readThrough(self, key: str, room: Room) -> None:
+        """Decode one entry from its beginning to its end, into one room after the
+        other. A format that can not do so decodes it as a whole first.
+        """
+        sizeBytes = self.entries[key].sizeBytes
+        whole = np.empty(sizeBytes, np.uint8)
+        self.readInto(key, whole)
+        done = 0
+        while done < sizeBytes:
+            given = room(sizeBytes - done)
+            np.copyto(given, whole[done : done + len(given)])
+            done += len(given)
+
+    def readInto(self, key: str, target: Flat, progress: Progress | None = None) -> None:
         """Read one entry into an array.
 
         Parameters
@@ -93,12 +198,23 @@ class Source(ABC):
             raise ValueError(
                 f"the target of {key!r} must be {entry.sizeBytes} bytes, flat and contiguous"
             )
+        if (place := self.placeOf(key)) is not None:
+            self._readPlace(key, place, target, progress)
+            return
         try:
-            self._readInto(key, target, progress)
+            self._decode(key, target, progress)
         except OSError as error:
-            raise self.refuse(
-                f"{key or 'the array'} can not be read: {error.strerror or error}"
-            ) from error
+            raise self.refuse(f"{shown(key)} can not be read: {error.strerror or error}") from error
+
+    def _readPlace(self, key: str, place: Place, target: Flat, progress: Progress | None) -> None:
+        checksum = place.checksum.before if place.checksum else 0
+        for start in range(0, len(target), CHUNK_BYTES):
+            part = target[start : start + CHUNK_BYTES]
+            place.source.readAt(place.offset + start, part)
+            checksum = zlib.crc32(viewOf(part), checksum) if place.checksum else 0
+            if progress is not None:
+                progress(len(part))
+        place.compare(key, checksum)
 
     def close(self) -> None:
         self._file.close()
@@ -118,10 +234,9 @@ class Source(ABC):
     def _read(self) -> None:
         """Read and check the headers, and set `entries`."""
 
-    @abstractmethod
-    def _readInto(
-        self, key: str, target: np.ndarray[Any, Any], progress: Progress | None
-    ) -> None: ...
+    def _decode(self, key: str, target: Flat, progress: Progress | None) -> None:
+        """Read an entry that has no place."""
+        raise NotImplementedError(f"{type(self).__name__} has a place for each entry")
 
     def refuse(self, reason: str, fix: str | None = None) -> FileInvalid:
         """The error for a problem of this file."""
@@ -129,11 +244,11 @@ class Source(ABC):
 
     def checkedEntry(self, key: str, shape: Any, dtype: ElementType | np.dtype[Any]) -> Entry:
         """An entry whose key, shape and type are valid by themselves."""
-        what = key or "the array"
+        what = shown(key)
         try:
             key.encode()
         except UnicodeEncodeError:
-            raise self.refuse(f"the key {key!r} is not valid Unicode") from None
+            raise self.refuse(f"the key {what!r} is not valid Unicode") from None
         if isinstance(dtype, np.dtype) and dtype.hasobject:
             raise self.refuse(
                 f"{what} holds Python objects, which are never unpickled here",
@@ -160,8 +275,7 @@ class Source(ABC):
         """Read exactly the bytes of a flat `target` of uint8 from the position of
         `file`.
         """
-        view = memoryview(target)  # type: ignore[arg-type]  # numpy declares the protocol from Python 3.12 on
-        done = 0
+        done, view = 0, viewOf(target)
         while done < len(view):
             count = file.readinto(view[done : done + CHUNK_BYTES])  # type: ignore[attr-defined]  # every binary file here has it
             if not count:

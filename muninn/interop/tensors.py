@@ -88,3 +88,40 @@ def _partsOf(value: Any) -> tuple[str, ...]:
         return ()
     names, _ = flatten()
     return tuple(names)
+
+
+def isModule(value: object) -> bool:
+    """Whether a value is a module of PyTorch."""
+    kind = getattr(getattr(sys.modules.get("torch"), "nn", None), "Module", None)
+    return kind is not None and isinstance(value, kind)
+
+
+def moduleState(module: Any) -> dict[str, Any]:
+    """All parameters and buffers of a module by their names, persistent or not.
+
+    Raises
+    ------
+    InvalidArgument
+        Its state has a part that is no tensor, by `get_extra_state`.
+    """
+    found: dict[str, Any] = {}
+    for key, value in module.state_dict(keep_vars=True).items():
+        if not isTensor(value):
+            raise InvalidArgument(
+                f"{key} of a {type(module).__name__} is no tensor but a {type(value).__name__}",
+                "Share the tensors of a module without get_extra_state, by shareBundle",
+            )
+        found[key] = value
+    for key, value in module.named_buffers(remove_duplicate=False):
+        found.setdefault(key, value)
+    return found
+
+
+def sharedState(module: Any) -> dict[str, Any]:
+    """`moduleState` of a module that is to be shared: one that has any."""
+    if not (state := moduleState(module)):
+        raise InvalidArgument(
+            f"a {type(module).__name__} has no parameters and no buffers to share",
+            "Share a module that has weights",
+        )
+    return state

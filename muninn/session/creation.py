@@ -273,7 +273,10 @@ def _fillSegment(
             "Leave numaNode out, or name a node that `python -m muninn doctor` lists",
         ) from error
     address, sizeBytes = (None, 0) if source is None else source
-    if wanted.reserve is Reserve.FULL:
+    if wanted.isFilledInParts and segments.beginParts(mapping):
+        segments.populate(mapping, wanted.metaOffset, len(wanted.manifest))
+        return
+    if wanted.reserve is Reserve.FULL or wanted.isFilledInParts:
         segments.reserve(
             fd, mapping, tables.settings.memory.prefaultThreads, address, sizeBytes, progress
         )

@@ -50,6 +50,8 @@ class BufferSpec(NamedTuple):
     #: The name of the grant, if another buffer may have this one's name until the
     #: commit takes it; "" for a buffer whose name must be free.
     grantedAs: str = ""
+    #: Whether the `fill` function allocates each page of the data before it writes there.
+    isFilledInParts: bool = False
 
     @property
     def metaOffset(self) -> int:

@@ -33,7 +33,14 @@ from muninn.storage.paths import SHM_ROOT, Paths
 from muninn.system import atomics, descriptors, hostmemory, ownership, threads
 from muninn.system.descriptors import Descriptor, Known
 from muninn.system.oserrors import fileError, missingShm, requireFileBytes
-from muninn.system.pages import HUGE_PAGE_BYTES, OFFERS_HUGE, alignmentOf, hugePages, pagesUp
+from muninn.system.pages import (
+    HUGE_PAGE_BYTES,
+    OFFERS_HUGE,
+    PAGE_BYTES,
+    alignmentOf,
+    hugePages,
+    pagesUp,
+)
 
 #: How many bytes are copied at a time: enough to amortise the calls, and few enough for
 #: a smooth progress bar.
@@ -353,9 +360,27 @@ def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
         atomics.copy(mapping.address + offset, source + offset, length)
 
 
-def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
+def beginParts(mapping: Mapping) -> bool:
+    """Whether a segment can be allocated by `populatePart`: not on a kernel that can not
+    populate (before Linux 5.14). Raises `HostMemoryFull` if it can not fit.
+    """
+    _requireAvailable(mapping.sizeBytes)
+    return bool(atomics.advise(mapping.address, PAGE_BYTES, _MADV_POPULATE_WRITE) != -errno.EINVAL)
+
+
+def populatePart(mapping: Mapping, offset: int, sizeBytes: int) -> None:
+    """Allocate the pages of a part of a segment, unless the segment was reserved.
+    Raises `HostMemoryFull`.
+    """
+    before = offset % PAGE_BYTES
+    populate(mapping, offset - before, before + sizeBytes, isReserved=True)
+
+
+def populate(mapping: Mapping, offset: int, sizeBytes: int, *, isReserved: bool = False) -> None:
     """Allocate a range of a segment that is reserved lazily; the range begins at a
     page. Raises `HostMemoryFull` where a touch would be a SIGBUS.
+
+    `isReserved`: on a kernel that can not populate, the segment was reserved.
     """
     if (
         sizeBytes
@@ -365,6 +390,7 @@ def populate(mapping: Mapping, offset: int, sizeBytes: int) -> None:
             )
         )
         != 0
+        and not (isReserved and result == -errno.EINVAL)
     ):
         # EFAULT: a touch would be a SIGBUS.
         reason = "no page is left" if -result == errno.EFAULT else os.strerror(-result)

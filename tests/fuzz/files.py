@@ -10,17 +10,51 @@ import struct
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fuzz.target import Target, eachLength
 from muninn.config import loadSettings, settings
 from muninn.config.settings import DEFAULTS, FILE_VARIABLE
-from muninn.formats import openFile
+from muninn.formats import Source, openFile
+from muninn.formats.reading import jobsOf
 
 #: The target makes the arrays that a caller would make, but only of files that state no
 #: more bytes than this.
 _MAX_READ_BYTES = 1 << 20
+#: Short, so that small files have several pieces.
+_PIECE_BYTES = 16
+
+
+class _Room:
+    """An inlet of `formats/reading.py` that fills an array."""
+
+    def __init__(self, sizeBytes: int, isInPlace: bool) -> None:
+        self.isInPlace, self.memory = isInPlace, np.zeros(sizeBytes, np.uint8)
+
+    def begin(self, offset: int, sizeBytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return self.memory[offset : offset + sizeBytes]
+
+    def send(self) -> None:
+        """The bytes are in place."""
+
+
+def _readBothWays(source: Source) -> None:
+    """Read each entry as a whole, and all of them by jobs, in place and not: the bytes
+    are the same.
+    """
+    offsets, whole = dict[str, int](), list[bytes]()
+    for key, entry in source.entries.items():
+        offsets[key] = sum(len(each) for each in whole)
+        target = np.empty(entry.sizeBytes, np.uint8)
+        source.readInto(key, target)
+        whole.append(target.tobytes())
+    for isInPlace in (True, False):
+        room = _Room(source.sizeBytes, isInPlace)
+        for job in jobsOf(source, offsets, _PIECE_BYTES):
+            job(room, bool)
+        assert room.memory.tobytes() == b"".join(whole)
 
 
 class _FileTarget(Target):
@@ -38,9 +72,8 @@ class _FileTarget(Target):
     def run(self, raw: bytes) -> None:
         self._write(raw)
         with openFile(self._path) as source:
-            for key, entry in source.entries.items():
-                if entry.sizeBytes <= _MAX_READ_BYTES:
-                    source.readInto(key, np.empty(entry.shape, entry.dtype))
+            if source.sizeBytes <= _MAX_READ_BYTES:
+                _readBothWays(source)
 
     def close(self) -> None:
         os.close(self._file)
@@ -160,4 +193,35 @@ class SafetensorsTarget(_FileTarget):
         ]
 
 
-TARGETS = [ConfigTarget, VariablesTarget, NpyTarget, NpzTarget, SafetensorsTarget]
+class ShardsTarget(_FileTarget):
+    """The index of a model, whose two shards are sound."""
+
+    name, share, ending = "shards", 6, ".safetensors.index.json"
+
+    def open(self) -> None:
+        super().open()
+        for name in ("one", "two"):
+            text = json.dumps({name: {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}})
+            raw = struct.pack("<Q", len(text)) + text.encode() + b"1234"
+            (Path(self._folder) / f"{name}.safetensors").write_bytes(raw)
+
+    def seeds(self) -> list[bytes]:
+        maps: tuple[object, ...] = (
+            {"one": "one.safetensors", "two": "two.safetensors"},
+            {"one": "./one.safetensors"},
+            {"one": "two.safetensors"},
+            {"one": "../one.safetensors"},
+            {"one": "/dev/zero.safetensors"},
+            {"one": "one\0.safetensors"},
+            {"\ud800": "one.safetensors", "two": "\ud800.safetensors"},
+            {"one": ["one.safetensors"]},
+            [],
+        )
+        texts = [json.dumps({"metadata": {"total_size": 8}, "weight_map": each}) for each in maps]
+        return [*(text.encode() for text in texts), b'{"weight_map": {"a": "a", "a": "b"}}', b"["]
+
+    def all(self) -> Iterable[bytes]:
+        return eachLength(self.seeds()[0])
+
+
+TARGETS = [ConfigTarget, VariablesTarget, NpyTarget, NpzTarget, SafetensorsTarget, ShardsTarget]

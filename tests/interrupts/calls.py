@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -144,6 +146,20 @@ def _loadArray(_: None) -> None:
     assert muninn.loadArray((WORDS,), "f8", _fill, name=OWN + "load").array[3] == 7
 
 
+def _load(_: None) -> None:
+    assert muninn.load(_file(), OWN + "file")["a"][3] == 7  # type: ignore[index]
+
+
+def _file() -> str:
+    """A file of `_values`, which no call writes again."""
+    path = os.path.join(tempfile.gettempdir(), f"muninn-interrupts-{os.getuid()}.npz")
+    if not os.path.exists(path):
+        made = f"{path}.{os.getpid()}.npz"
+        np.savez(made, a=_values())
+        os.replace(made, path)
+    return path
+
+
 def _shareBundle(_: None) -> None:
     assert muninn.shareBundle({"a": _values(), "b": _values()}, name=OWN + "bundle")["b"][3] == 7
 
@@ -254,6 +270,7 @@ CALLS: dict[str, Call] = {
     "publish": Call(_publish),
     "publish the next": Call(_publishNext, _version),
     "loadArray": Call(_loadArray),
+    "load": Call(_load),
     "shareBundle": Call(_shareBundle),
     "openBundle": Call(_openBundle),
     "MuninnBuffer": Call(_class),

@@ -16,7 +16,7 @@ _LEAVING = "muninn/session/leaving.py"
 _BUFFER = "muninn/api/buffer.py"
 _CREATION = "muninn/session/creation.py"
 _LOCK = "muninn/sync/lock.py"
-_SHARING = "muninn/api/sharing.py"
+_ONCE = "muninn/api/once.py"
 _FENCES = "muninn/sync/fences.py"
 _ACCESS = "muninn/sync/access.py"
 _MAPPINGS = "muninn/session/mappings.py"
@@ -29,6 +29,7 @@ _ENTRY = "muninn/session/entry.py"
 _RESERVATION = "muninn/session/reservation.py"
 _LISTING = "muninn/api/listing.py"
 _ATTACHMENT = "muninn/api/attachment.py"
+_SHARING = "muninn/api/sharing.py"
 _OPENING = "muninn/api/opening.py"
 _PUBLICATIONS = "muninn/sync/publications.py"
 
@@ -82,9 +83,25 @@ MUTANTS = [
     Mutant(_BUFFER, "views.hostArray(self._bytes(openBuffer), region, self._writable)", "views.hostArray(openBuffer.memory, region, self._writable)", "an array is of the object's own memory", "test_privatememory.py::test_anObjectsWritesAreItsOwn"),
     Mutant("muninn/api/bundle.py", "self.buffer._bytes(openBuffer)", "openBuffer.memory", "an array of a bundle is of the object's own memory", "test_privatememory.py::test_aBundlesArraysArePrivate"),
     Mutant("muninn/api/freedmemory.py", "sizes[key] = max(sizes.get(key, 0), end)", "sizes[key] = sizes.get(key, 0) + end", "a segment that is mapped twice is counted once", "test_privatememory.py::test_freedMemoryIsListedWithItsSizeOnce"),
+    # --- files ------------------------------------------------------------------------
+    Mutant("muninn/formats/shards.py", "                if key not in shard.entries:\n", "                if False:\n", "a key is in the shard into which the index puts it", "test_loading.py::test_refusesBadFilesBeforeAnythingIsMade"),
+    Mutant("muninn/formats/shards.py", "                if key in self.entries:\n", "                if False:\n", "no key is in two shards", "test_loading.py::test_refusesBadFilesBeforeAnythingIsMade"),
+    Mutant("muninn/formats/shards.py", "not path.is_absolute() and \"..\" not in path.parts", "True", "no shard is out of its folder", "test_loading.py::test_refusesBadFilesBeforeAnythingIsMade"),
+    Mutant("muninn/formats/shards.py", "            for key, entry in shard.entries.items():\n", "            for key, entry in ((key, shard.entries[key]) for key in keys):\n", "every tensor of a shard is taken", "test_loading.py::test_everyTensorOfAShardIsTaken"),
+    Mutant("muninn/formats/shards.py", "self._fileBytes > _MAX_INDEX_BYTES", "False", "an index that is too long is not parsed", "test_loading.py::test_anIndexThatIsTooLongIsNotParsed"),
+    Mutant("muninn/formats/jsontext.py", "    if len(found) < len(pairs):\n", "    if False:\n", "a key stands once", "test_formats.py test_loading.py::test_refusesBadFilesBeforeAnythingIsMade"),
+    Mutant("muninn/formats/source.py", "if self.checksum is not None and found != self.checksum.whole:", "if False:", "a stored member's checksum is compared", "test_loading.py::test_aDamagedMemberLeavesNothing"),
+    Mutant("muninn/formats/members.py", "not self._left and self._checksum != self._member.CRC", "False", "a deflated member's checksum is compared", "test_formats.py::test_comparesTheChecksumsOfAnArchive"),
+    Mutant("muninn/formats/reading.py", "            pieces += _flushed(gathered)\n            alone", "            alone", "a piece covers no entry that another job reads", "test_loading.py::test_loadsEveryKindOfFile"),
+    Mutant("muninn/formats/reading.py", "        room[end - begin : part.start - begin] = 0\n", "", "padding reads zero", "test_loading.py::test_paddingReadsZero"),
+    Mutant("muninn/formats/torchfile.py", "            if (\n                plain.is_contiguous()\n                and ", "            if (\n                True and ", "only an array in C order is read from its place", "test_loading.py::test_loadsEveryKindOfFile"),
+    Mutant("muninn/session/crew.py", "        if self._isOver or self._errors or not self._jobs:\n", "        if not self._jobs:\n", "no job begins after an error", "test_crew.py"),
+    Mutant("muninn/session/crew.py", "        self._isOver = True\n", "", "no job begins after an interruption", "test_crew.py"),
+    Mutant("muninn/session/crew.py", "            except BaseException as error:\n                interruption = error\n", "            except ZeroDivisionError as error:\n                interruption = error\n", "threads end before an interruption leaves", "test_crew.py"),
+    Mutant("muninn/devices/upload.py", "        self._streams[number].synchronize()\n        self._room", "        self._room", "a piece is filled after its copy", "test_loading.py::test_aPieceIsFilledAfterItsCopy"),
     # --- arguments --------------------------------------------------------------------
     Mutant("muninn/terms.py", "    meant = {each.lower(): each for each in known}\n", "    meant = {each: each for each in known}\n", "the nearest word is found with any capitals", "test_options.py::test_theNearestWordIsFoundWithAnyCapitals"),
-    Mutant("muninn/api/sharing.py", "shared(\"shareOnce\", loaded, copy, options)", "shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
+    Mutant(_ONCE, "shared(\"shareOnce\", loaded, copy, options)", "shared(\"share\", loaded, copy, options)", "an error names the function that was called", "test_options.py::test_aWrongWordIsAnsweredWithTheFunctionAndTheNearestWord"),
     Mutant("muninn/api/options.py", "if name not in own for line", "for line", "a function's own description of an option stands", "test_options.py::test_docstringsDescribeEveryOption"),
     Mutant("muninn/api/options.py", "signature.replace(parameters=[*listed, *taken])", "signature.replace(parameters=listed)", "an argument that is passed on is a keyword", "test_arguments.py::test_aKeywordThatIsRightIsNotBlamedForAnotherArgument"),
     # --- silence ----------------------------------------------------------------------
@@ -246,15 +263,15 @@ MUTANTS = [
     Mutant(_RESERVATION, "reservation is not None and reservation.thread == green.identity()", "reservation is not None", "another thread's creation is waited for", "test_reservation.py::test_aNameThatAnotherThreadCreatesIsWaitedFor"),
     Mutant(_RESERVATION, "        if self._isUnanswered:\n", "        if False:\n", "a broker that does not answer is not waited for twice", "test_reservation.py::test_aBrokerThatDoesNotAnswerIsNotWaitedForTwice"),
     # --- lock, sharing, fences --------------------------------------------------------
-    Mutant(_SHARING, "        openBuffer = waiting.look()\n        if openBuffer is not None:\n            return openBuffer\n        if not waiting", "        if not waiting", "a thread that waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
+    Mutant(_ONCE, "        openBuffer = waiting.look()\n        if openBuffer is not None:\n            return openBuffer\n        if not waiting", "        if not waiting", "a thread that waited for a loader looks again", "test_sharing.py::test_loadsOnce test_creation.py::test_oneOfManyLoadsForAll"),
     Mutant("muninn/api/handles.py", "    if capability.tenantDigest != capabilities.tenantDigest(description.tenant) or capability.sizeBytes != description.sizeBytes:", "    if False:", "a handle matches its buffer", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
     Mutant("muninn/api/handles.py", "access not in (None, *_READING) and granted is Access.READ_ONLY:", "False:", "a handle gives no more than the rights in it", "test_sharing.py::test_handlesCarryTheRightsOfTheirObject"),
     Mutant("muninn/api/handles.py", "    inRange = capability.row < membership.rows.count()\n", "    inRange = True\n", "a handle's row is in the table", "test_openbuffers.py::test_aHandleThatDoesNotMatchItsBufferIsRefused"),
     Mutant(_FENCES, "    if ticket is not None and not 0 <= ticket <= last:", "    if False:", "a ticket that was never issued is not waited for", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned"),
     Mutant(_FENCES, "        onReached(error)  # nobody else would complete the ticket, and its waiters must not hang\n", "", "a fence that can not be recorded is poisoned", "test_buffer.py::test_aFenceThatCanNotBeRecordedIsPoisoned", "the background thread poisons the ticket of a signal that was cut off, some time later"),
     Mutant(_FENCES, "    if state == layout.TICKET_POISONED and mindsDeath:\n", "    if False:\n", "a dead promise is said", "test_buffer.py::test_aDeadPromiseIsPoisoned"),
-    Mutant(_SHARING, "            with contextlib.suppress(BufferExists):  # somebody has", "            with contextlib.suppress(KeyError):  # somebody has", "shareOnce opens a buffer that another process shared meanwhile", "test_sharing.py"),
-    Mutant(_SHARING, "        if not waiting.isComing:\n            loaded", "        if True:\n            loaded", "no name is loaded that another process is sharing", "test_sharing.py"),
+    Mutant(_ONCE, "            with contextlib.suppress(BufferExists):  # somebody has", "            with contextlib.suppress(KeyError):  # somebody has", "shareOnce opens a buffer that another process shared meanwhile", "test_sharing.py"),
+    Mutant(_ONCE, "        if not waiting.isComing:\n            if not", "        if True:\n            if not", "no name is loaded that another process is sharing", "test_sharing.py"),
     Mutant(_NAMES, "if state == self._asked and now < self._askAgainMs:", "if False:", "the broker is asked when it may know more", "test_names.py"),
     Mutant(_NAMES, "told = seen if self.isComing else layout.NAME_WAKE_NOT_INDEXED.of(seen)", "told = layout.NAME_WAKE_NOT_INDEXED.of(seen)", "a name that was given up is told", "test_names.py"),
     Mutant(_NAMES, "state, now = (self._openBuffers.tables.election.epoch(), told)", "state, now = (0, told)", "a new broker is asked once", "test_names.py"),

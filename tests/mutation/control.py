@@ -257,7 +257,7 @@ MUTANTS = [
     Mutant(_SEGMENTS, " or status.st_size < sizeBytes:", ":", "a truncated segment is not mapped", "test_segments.py::test_aTruncatedSegmentIsNotMapped"),
     Mutant(_DESCRIPTORS, "flags | os.O_NOFOLLOW", "flags", "a link in place of a segment is not followed", "test_segments.py::test_aLinkInPlaceOfASegmentIsNotFollowed"),
     Mutant(_SEGMENTS, "        with contextlib.suppress(FileNotFoundError):\n            os.unlink(path)\n        fd = descriptors", "        fd = descriptors", "the memory that a dead creator left is freed first", "test_segments.py::test_aLeftoverOfADeadCreatorIsReplaced"),
-    Mutant(_SEGMENTS, "    _requireAvailable(mapping.sizeBytes)\n", "", "a size that can not fit is refused before a page is taken", "test_segments.py::test_aSizeThatCanNotFitIsRefusedBeforeAPageIsTaken"),
+    Mutant(_SEGMENTS, "    _requireAvailable(mapping.sizeBytes)\n    workers", "    workers", "a size that can not fit is refused before a page is taken", "test_segments.py::test_aSizeThatCanNotFitIsRefusedBeforeAPageIsTaken"),
     Mutant("muninn/system/hostmemory.py", "_kept = until, available - sizeBytes", "_kept = until, available", "memory that was taken is not available any more", "test_hostDevice.py::test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere"),
     Mutant("muninn/system/hostmemory.py", "min(available, _SMALL_BYTES)", "available", "a large size reads the available memory anew", "test_hostDevice.py::test_theAvailableMemoryOfAMomentAgoIsForWhatIsSmallAndStillThere"),
     Mutant("muninn/system/hostmemory.py", "    if group is not None and group.leftBytes <= available:\n", "    if group is not None:\n", "a group that has room is not blamed", "test_hostDevice.py::test_theControlGroupThatIsFullIsNamed"),

@@ -18,7 +18,7 @@ MUTANTS = [
     Mutant(_LISTING, 'while info["brokerPid"] is None and', "while False and", "a list says the same each time", "test_cli.py::test_aCommandIsTheOnlyMemberOfAnEmptyDomain"),
     Mutant(_DOCTOR, 'if finding.verdict == "fail" else name', 'if False else name', "one reason is said once", "test_cli.py::test_doctorSaysThatTheCPartIsMissing"),
     Mutant("muninn/system/library.py", "        return Missing(error)\n", "        raise\n", "doctor says that the C part is missing", "test_cli.py::test_doctorSaysThatTheCPartIsMissing"),
-    Mutant("muninn/cli/commands.py", '    if arguments.gpu is not None and arguments.mode == "bigMode":\n', "    if False:\n", "an option that would be ignored is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
+    Mutant("muninn/cli/commands.py", '    if arguments.gpu is not None and arguments.mode == "bigMode":\n        arguments.fail("--gpu is for --mode fastMode: the others are in host memory")\n    if arguments.reserve', "    if arguments.reserve", "an option that would be ignored is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/commands.py", "    if arguments.off and arguments.reason:\n", "    if False:\n", "a reason to end a drain is refused", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/commands.py", '    if not arguments.off and told != ', '    if False and told != ', "the command says that the reason was cut", "test_cli.py::test_aDrainOutlivesAllMembersAndTellsWhy"),
     Mutant("muninn/cli/main.py", "            printJson(problem(str(error)))\n", "            pass\n", "wrong usage is an object too", "test_cli.py::test_wrongUsageIsStatusTwo"),

@@ -52,6 +52,13 @@ muninn.array(
 )
 muninn.loadArray((3,), "f4", filled, "name", mode="bigMode", access="readOnly", numaNode=1)
 muninn.shareOnce("name", lambda: A, timeout=3, access="readWrite", copy=True, lifetime="lastClose")
+assert_type(muninn.shareOnce("name", lambda: A), muninn.MuninnBuffer)
+assert_type(muninn.shareOnce("name", lambda: {"a": A}, access="readOnly"), muninn.Bundle)
+assert_type(muninn.shareOnce("name", "model.safetensors"), muninn.Bundle | muninn.MuninnBuffer)
+assert_type(
+    muninn.load("model.safetensors", "name", mode="fastMode", preferredGpu=1, progress=told),
+    muninn.Bundle | muninn.MuninnBuffer,
+)
 assert_type(muninn.shareBundle({"a": A}, "name", mode="fastMode", access="readOnly"), muninn.Bundle)
 muninn.loadBundle(
     {"a": ((3,), "f4")}, lambda spec: None, name="name", reserve="full", renew="onUse"

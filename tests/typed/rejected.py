@@ -23,6 +23,10 @@ muninn.array("name", 3, access="readwrite")  # rejected
 muninn.array("name", 3, mode="big")  # rejected
 muninn.loadArray(3, "f4", print, reserve="some")  # rejected
 muninn.shareOnce("name", lambda: A, access="rw")  # rejected
+muninn.shareOnce("name", 3)  # rejected
+muninn.load("file", "name", mode="fast")  # rejected
+muninn.load("file", gpu=1)  # rejected
+muninn.load(3)  # rejected
 muninn.shareBundle({"a": A}, mode="fast")  # rejected
 muninn.loadBundle({"a": (3, "f4")}, print, renew="on")  # rejected
 muninn.publish("name", A, access="rw")  # rejected
