@@ -7,7 +7,8 @@ that serves them.
 
 `shareModule` makes one bundle of a module's parameters and buffers, each under its name
 in `state_dict()`, and those that are tied once. `attachModule` puts views of that memory
-in their place. Nothing is copied.
+in their place. Nothing is copied. `followModule` does so again, between two calls,
+when a newer version was published.
 
 On host memory the views are copy-on-write: a module that was not put into `eval()`, or
 an optimizer, writes to pages of this process, and the shared bytes stay as they are. On
@@ -18,6 +19,7 @@ this process's work on that GPU (`illegal address`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Unpack
 
@@ -32,6 +34,7 @@ from muninn.errors import BufferMismatch
 from muninn.interop import arrays
 from muninn.interop.tensors import moduleState, sharedState
 from muninn.sync import fences
+from muninn.system.green import Condition, identity
 from muninn.terms import Mode
 
 #: The version of DLPack in which a capsule tells that values are padded.
@@ -122,6 +125,81 @@ def attachModule(module: torch.nn.Module, name: str, strict: bool = True) -> Att
         )
     _replaceAll(module, tensors)
     return Attached(bundle, missing, unexpected)
+
+
+class Follower:
+    """A module on the newest version of its weights. `followModule` makes one.
+
+    Attributes
+    ----------
+    module
+        The module, whose tensors are replaced.
+    bundle
+        The version that the module is on.
+    """
+
+    def __init__(self, module: torch.nn.Module, name: str, strict: bool) -> None:
+        self.module = module
+        self.bundle = attachModule(module, name, strict).bundle
+        self._name = name
+        self._strict = strict
+        #: How many calls of each thread are inside the module.
+        self._inside: Counter[int] = Counter()
+        self._changed = Condition()
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the module, on the newest version. If there is a newer one than the
+        module is on, this call waits until the calls of other threads are done, and
+        replaces the tensors.
+
+        Raises
+        ------
+        BufferMismatch
+            The newest version does not fit. The module stays on its own.
+        """
+        thread = identity()
+        with self._changed:
+            # A call from within the module goes on with its version.
+            while not (self.bundle.isCurrent or self._inside[thread]):
+                if not self._inside.total():
+                    before = self.bundle
+                    self.bundle = attachModule(self.module, self._name, self._strict).bundle
+                    before.close()
+                else:
+                    self._changed.wait()
+            self._inside[thread] += 1
+        try:
+            return self.module(*arguments, **keywords)
+        finally:
+            with self._changed:
+                self._inside[thread] -= 1
+                self._inside += Counter()  # forgets the threads that are not inside
+                self._changed.notifyAll()
+
+
+@named
+def followModule(module: torch.nn.Module, name: str, strict: bool = True) -> Follower:
+    """Attach a module, and change to a newer version of its weights between two calls.
+
+    Parameters
+    ----------
+    module, name, strict
+        As in `attachModule`.
+
+    Returns
+    -------
+    Follower
+        Called like the module, by any thread. Before each call it looks at a word of
+        shared memory; if there is a newer version (`muninn.publish`), it attaches that.
+        No call sees two versions. The memory of the older one is freed when the last
+        process has let it go.
+
+    Raises
+    ------
+    BufferMismatch, BufferNotFound
+        As from `attachModule`.
+    """
+    return Follower(module, name, strict)
 
 
 @named

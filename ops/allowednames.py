@@ -10,6 +10,7 @@ is used elsewhere, or no longer exists.
 _.waitNextAsync
 _.PromotionDenied
 _.NvmeSpillUnavailable
+_.followModule
 _.stateDict
 _.missingKeys
 _.unexpectedKeys

@@ -7,6 +7,8 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,87 @@ def test_moduleOfSeveralTypes(domain: str, lab: Any, torch: Any) -> None:
             value.contiguous().reshape(-1).view(torch.uint8),
         ), key
     assert twin.nothing is None
+
+
+def test_aFollowedModuleChangesBetweenTwoCalls(
+    domain: str, actor: Start, lab: Any, torch: Any
+) -> None:
+    first, second = lab.model(), lab.model()
+    expected = [lab.answer(model) for model in (first, second)]
+    lab.muninn.shareModule(first, "model")
+    follower = lab.muninn.followModule(lab.model().eval(), "model")
+    tokens = torch.arange(5)
+    with torch.no_grad():
+        assert follower(tokens).tolist() == expected[0]
+        before = follower.bundle
+        muninn.publish("model", second)
+        assert before.isCurrent is False and follower.bundle is before
+        assert follower(tokens).tolist() == expected[1]
+        assert follower.bundle.isCurrent and follower.bundle.buffer.access == "readOnly"
+        muninn.publish("model", {"other": np.ones(2)})
+        for _ in range(2):
+            with pytest.raises(BufferMismatch, match="is missing"):
+                follower(tokens)
+        assert follower.module(tokens).tolist() == expected[1]
+
+
+def test_callsOfSeveralThreadsSeeOneVersionEach(domain: str, lab: Any, torch: Any) -> None:
+    """Each version is a module of two equal layers, so a call that saw two of them gives a
+    number that no version gives.
+    """
+
+    class Twice(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.first = torch.nn.Parameter(torch.full((64,), value))
+            self.second = torch.nn.Parameter(torch.full((64,), value))
+
+        def forward(self) -> float:
+            one = float(self.first.sum())
+            time.sleep(0.001)
+            return one - float(self.second.sum())
+
+    lab.muninn.shareModule(Twice(0.0), "twice")
+    follower = lab.muninn.followModule(Twice(0.0), "twice")
+    over, differences = threading.Event(), list[float]()
+
+    def call() -> None:
+        while not over.is_set():
+            differences.append(follower())
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for version in range(1, 20):
+        muninn.publish("twice", Twice(float(version)))
+    over.set()
+    for thread in threads:
+        thread.join()
+    follower()
+    assert differences and not any(differences)
+    assert float(follower.module.first[0]) == 19
+    assert not follower._inside
+
+
+def test_aCallWithinACallGoesOnWithItsVersion(domain: str, lab: Any, torch: Any) -> None:
+    class Nested(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = torch.nn.Parameter(torch.tensor(value))
+
+        def forward(self, inner: Any = None) -> tuple[float, Any]:
+            before = float(self.value)
+            return before, inner and inner()
+
+    lab.muninn.shareModule(Nested(1.0), "nested")
+    follower = lab.muninn.followModule(Nested(0.0), "nested")
+
+    def inner() -> float:
+        muninn.publish("nested", Nested(2.0))
+        return float(follower()[0])
+
+    assert follower(inner) == (1.0, 1.0)
+    assert follower() == (2.0, None)
 
 
 def test_muninnAloneDoesNotImportTorch(domain: str) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
@@ -52,7 +53,7 @@ from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
 from muninn.system.deadlines import deadlineOf, remaining
-from muninn.terms import asName, asTenant
+from muninn.terms import Access, asName, asTenant
 
 if TYPE_CHECKING:
     from muninn.session.member import Membership
@@ -103,7 +104,8 @@ def publish(
         options are the new version's own.
     source
         An array as in `share`, a mapping from key to array as in `shareBundle`, a module
-        of PyTorch as in `muninn.torch.shareModule`, or the path of a file as in `load`.
+        of PyTorch as in `muninn.torch.shareModule` (without `access` it is
+        ``"readOnly"``), or the path of a file as in `load`.
         This call copies the bytes.
     timeout
         Seconds to wait for room for both versions, and for another process that
@@ -131,6 +133,8 @@ def publish(
     """
     given = optionsOf(publish, name=name, **options)
     version, bound = versionOf(given), timeoutOf("publish", timeout)
+    if isModule(source) and version.access is None:
+        version = replace(version, access=Access.READ_ONLY.value)
     make, kind = _makerOf(source)
     deadline = deadlineOf(bound)
     with OwnLock("publish", asName(name)).held(remaining(deadline)):

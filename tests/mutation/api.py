@@ -119,6 +119,8 @@ MUTANTS = [
     Mutant("muninn/interop/elements.py", "return dtype.isbuiltin == _OF_A_LIBRARY and dtype.name == self.text", "return dtype.itemsize == self.itemBytes", "a copy goes only into an array of its type", "test_elements.py::test_aCopyGoesIntoItsOwnTypeOrItsBits"),
     Mutant("muninn/interop/tensors.py", "    torchElement(str(value.dtype).removeprefix(\"torch.\"))  # refuses a type that others lack\n", "", "a type that only PyTorch has is refused", "test_tensors.py::test_aTypeThatOnlyTorchHasIsRefused"),
     Mutant("muninn/api/bundle.py", "first.setdefault(source.place, key)", "first.setdefault(key, key)", "arrays on the same bytes are there once", "test_torch.py::test_tiedWeightsAreThereOnce"),
+    Mutant("muninn/torch.py", "                if not self._inside.total():\n", "                if True:\n", "a call sees one version", "test_torch.py::test_callsOfSeveralThreadsSeeOneVersionEach"),
+    Mutant("muninn/torch.py", "            while not (self.bundle.isCurrent or self._inside[thread]):\n", "            while not self.bundle.isCurrent:\n", "a call within a call does not wait for itself", "test_torch.py::test_aCallWithinACallGoesOnWithItsVersion"),
     Mutant("muninn/torch.py", "            if id(old) not in made:\n", "            if True:\n", "tied weights stay tied", "test_torch.py::test_anotherProcessAttachesAModuleWithoutWeights"),
     Mutant("muninn/torch.py", "\"readOnly\" if isVram else \"copyOnWrite\"", "\"readOnly\"", "a module's writes stay in its process", "test_torch.py::test_aForgottenEvalCostsAPageAndNotTheProcess"),
     Mutant("muninn/torch.py", "        if tensor.shape != own[key].shape\n", "        if False\n", "tensors of another shape are refused", "test_torch.py::test_otherShapesAreRefusedAndChangeNothing"),
