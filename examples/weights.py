@@ -146,6 +146,9 @@ def main() -> int:
     )
     gib = parser.parse_args().gib
     os.environ.setdefault("MUNINN_DOMAIN", f"weights-{secrets.token_hex(4)}")
+    # Two versions are there for a moment, and the tensors of which the second is made.
+    for limit in ("MUNINN_FAST_MODE_MAX_BYTES", "MUNINN_DEFAULT_VRAM_QUOTA"):
+        os.environ[limit] = f"{int(gib * 4) + 1}G"
     name = "weights"
     publisher = Program("publish", name, str(gib))
     workers: list[Program] = []

@@ -50,7 +50,11 @@ def test_theVramOfAnOlderVersionGoesWithItsLastHolder(
     eventually(lambda: freeBytes() == before, "the older one is gone")
 
 
-def test_aFullGpuLeavesTheVersionBefore(domain: str, freeBytes: Free) -> None:
+def test_aFullGpuLeavesTheVersionBefore(
+    domain: str, freeBytes: Free, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("MUNINN_FAST_MODE_MAX_BYTES", "MUNINN_DEFAULT_VRAM_QUOTA"):
+        monkeypatch.setenv(limit, "1024G")  # above every card's memory
     size = freeBytes() * 6 // 10
     held = muninn.MuninnBuffer(size, mode="fastMode", name="a")
     with pytest.raises(QuotaExceeded, match="'a' that is there has"):
