@@ -15,6 +15,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import statistics
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def main() -> int:
         help="size of the model (default: %(default)s); two versions are there for a moment",
     )
     gib = parser.parse_args().gib
-    os.environ.setdefault("MUNINN_DOMAIN", f"weights-{secrets.token_hex(4)}")
+    os.environ["MUNINN_DOMAIN"] = domain = f"weights-{secrets.token_hex(4)}"
     # Two versions are there for a moment, and the tensors of which the second is made.
     for limit in ("MUNINN_FAST_MODE_MAX_BYTES", "MUNINN_DEFAULT_VRAM_QUOTA"):
         os.environ[limit] = f"{int(gib * 4) + 1}G"
@@ -175,6 +176,8 @@ def main() -> int:
             program.kill()
         if muninn.listBuffers():
             muninn.free(name)
+        muninn.session.membership.current().leave()
+        shutil.rmtree(f"/dev/shm/muninn-{os.getuid()}-{domain}.d")
 
 
 def told(name: str, workers: list[Program], first: dict[str, Any], second: dict[str, Any]) -> int:
