@@ -5,8 +5,8 @@ that serves them.
     muninn.torch.shareModule(model, "model")           # one process
     muninn.torch.attachModule(model, "model")          # the others, also of meta tensors
 
-`shareModule` makes one bundle of a module's parameters and buffers, each under its name
-in `state_dict()`, and those that are tied once. `attachModule` puts views of that memory
+`shareModule` makes one bundle of a module's parameters and buffers, each under its name,
+and those that are tied once. `attachModule` puts views of that memory
 in their place. Nothing is copied. `followModule` does so again, between two calls,
 when a newer version was published.
 
@@ -20,22 +20,22 @@ this process's work on that GPU (`illegal address`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, NamedTuple, Unpack
 
 import torch
 
 from muninn.api import views
-from muninn.api.bundle import Bundle, openBundle, shareBundle
+from muninn.api.buffer import MuninnBuffer
+from muninn.api.bundle import Bundle, shareBundle
 from muninn.api.opening import openAny
 from muninn.api.options import NamedKeywords, takesOptions
 from muninn.arguments import named
 from muninn.errors import BufferMismatch
 from muninn.interop import arrays
-from muninn.interop.tensors import moduleState, sharedState
+from muninn.interop.tensors import Place, moduleState, placesOf
 from muninn.sync import fences
 from muninn.system.green import Condition, identity
-from muninn.terms import Mode
+from muninn.terms import Access, Mode
 
 #: The version of DLPack in which a capsule tells that values are padded.
 _VERSION = (1, 1)
@@ -83,7 +83,7 @@ def shareModule(
     """
     if options.get("access") is None:
         options["access"] = "readOnly"
-    return shareBundle(sharedState(module), name, **options)
+    return shareBundle(moduleState(module), name, **options)
 
 
 @named
@@ -101,29 +101,37 @@ def attachModule(module: torch.nn.Module, name: str, strict: bool = True) -> Att
     Raises
     ------
     BufferMismatch
-        A shape differs, or with `strict` a key. The module is as it was.
+        A shape differs, or tensors are tied on one side only; or with `strict` a key.
+        The module is as it was.
     BufferNotFound
         There is no such name.
     """
-    bundle, own = _opened(name), moduleState(module)
-    missing = [key for key in module.state_dict(keep_vars=True) if key not in bundle]
-    unexpected = [key for key in bundle if key not in own]
-    problems = [f"{key} is missing" for key in missing] if strict else []
-    problems += [f"{key} is not the module's" for key in unexpected] if strict else []
-    shared = _tensorsOf(bundle)
-    tensors = {key: shared[key] for key in own if key in shared}
-    problems += [
-        f"{key} has shape {tuple(tensor.shape)}, and the module's {tuple(own[key].shape)}"
-        for key, tensor in tensors.items()
-        if tensor.shape != own[key].shape
+    places = placesOf(module)
+    bundle = _opened(name)
+    found, problems = _newOnes(places, _tensorsOf(bundle))
+    missing = [
+        place.key
+        for place in places
+        if id(place.tensor) not in found and (place.isNeeded or place.tensor.is_meta)
     ]
+    unexpected = sorted(set(bundle) - {place.key for place in places})
+    if strict:
+        problems += [f"{key} is missing" for key in missing]
+        problems += [f"{key} is not the module's" for key in unexpected]
     if problems:
         raise BufferMismatch(
             f"bundle {name!r} does not fit a {type(module).__name__}: {_listed(problems)}",
             "Attach it to the module of the same configuration, or pass strict=False for "
             "keys that only one side has",
         )
-    _replaceAll(module, tensors)
+    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keeps the old ones, and so their ids
+    for place in places:
+        old = place.tensor
+        if id(old) in made:
+            place.parts[place.name] = made[id(old)][1]
+        elif id(old) in found:
+            place.parts[place.name] = new = _like(old, found[id(old)])
+            made[id(old)] = (old, new)
     return Attached(bundle, missing, unexpected)
 
 
@@ -156,6 +164,8 @@ class Follower:
         ------
         BufferMismatch
             The newest version does not fit. The module stays on its own.
+        BufferNotFound
+            The name was freed, and nothing was published since.
         """
         thread = identity()
         with self._changed:
@@ -191,7 +201,8 @@ def followModule(module: torch.nn.Module, name: str, strict: bool = True) -> Fol
     Follower
         Called like the module, by any thread. Before each call it looks at a word of
         shared memory; if there is a newer version (`muninn.publish`), it attaches that.
-        No call sees two versions. The memory of the older one is freed when the last
+        No call sees two versions, unless its `forward` is a generator or a coroutine,
+        whose work comes after the call. The memory of the older one is freed when the last
         process has let it go.
 
     Raises
@@ -233,30 +244,32 @@ def _opened(name: str) -> Bundle:
     such memory.
     """
     with openAny(name) as buffer:
-        isVram = buffer.mode == Mode.FAST.value
-        return openBundle(name, access="readOnly" if isVram else "copyOnWrite")
+        # A version of the name, whichever is the newest by now.
+        openBuffer = buffer._checked()
+        isVram = openBuffer.description.mode is Mode.FAST
+        access = Access.READ_ONLY if isVram else Access.COPY_ON_WRITE
+        return Bundle(MuninnBuffer._of(openBuffer, access))
 
 
-def _replaceAll(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Put tensors into the places of a module's own, and one object wherever the module
-    has one.
+def _newOnes(
+    places: list[Place], shared: dict[str, torch.Tensor]
+) -> tuple[dict[int, torch.Tensor], list[str]]:
+    """(the shared tensor for each of a module's own that has one, by its `id`; what does
+    not fit). A tensor with several names takes that of any of them.
     """
-    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by the id of the old one, kept alive
-    for key, parts, name in _placesOf(module):
-        if key in tensors:
-            old = parts[name]
-            if id(old) not in made:
-                made[id(old)] = (old, _like(old, tensors[key]))
-            parts[name] = made[id(old)][1]
-
-
-def _placesOf(module: torch.nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """(key, a submodule's dict of parameters or buffers, name in it) of all of them."""
-    for prefix, owner in module.named_modules(remove_duplicate=False):
-        for parts in (owner._parameters, owner._buffers):
-            for name, value in parts.items():
-                if value is not None:
-                    yield (f"{prefix}.{name}" if prefix else name), parts, name
+    found: dict[int, torch.Tensor] = {}
+    problems = []
+    for place in places:
+        old, new = place.tensor, shared.get(place.key)
+        if new is None:
+            continue
+        if new.shape != old.shape:
+            problems.append(
+                f"{place.key} has shape {tuple(new.shape)}, and the module's {tuple(old.shape)}"
+            )
+        elif found.setdefault(id(old), new).data_ptr() != new.data_ptr():
+            problems.append(f"{place.key} is tied in the module, and not in the bundle")
+    return found, problems
 
 
 def _like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import admin
+from muninn.api import admin, publishing
 from muninn.broker.directory import Directory
 from muninn.control import layout
 from muninn.errors import (
-    BufferExists,
+    BrokerUnavailable,
     BufferFreed,
     BufferMismatch,
     BufferNotFound,
@@ -398,7 +398,7 @@ def test_aPublisherWaitsForAProcessThatIsCreatingTheName(actor: Start) -> None:
     creator.begin("muninn.loadArray((3,), 'f8', lambda view: go.wait(60), name='a')")
     rows = current().rows
     eventually(lambda: rows.inState(layout.ROW_CREATING), "it is being created")
-    with pytest.raises(BufferExists, match="is creating 'a'"):
+    with pytest.raises(TimeoutError, match="still creating 'a'"):
         muninn.publish("a", A, timeout=0.2)
     publishing = Background(lambda: muninn.publish("a", A).close()).asleep()
     creator.kill()
@@ -604,12 +604,13 @@ Succession.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     )
 
 
-def test_aDeadPublisherLeavesNoLockBehind(domain: str, actor: Start) -> None:
+def test_aDeadPublisherLeavesNoLockBehind(domain: str, actor: Start, tmp_path: Path) -> None:
     """Broken: the row of its lock stayed until another process published that name."""
     publisher = actor()
-    publisher.begin("muninn.publish('a', np.arange(3), progress=lambda _: time.sleep(600))")
-    rows = current().rows
-    eventually(lambda: rows.inState(layout.ROW_CREATING), "it is publishing")
+    inside, rows = tmp_path / "inside", current().rows
+    stay = f"lambda _: (open({str(inside)!r}, 'w').close(), time.sleep(600))"
+    publisher.begin(f"muninn.publish('a', np.arange(3), progress={stay})")
+    eventually(inside.exists, "it is publishing")
     with pytest.raises(TimeoutError, match="has held lock 'publish:a'"):
         muninn.publish("a", A, timeout=0.05)
     publisher.kill()
@@ -644,3 +645,35 @@ def test_aUserMayCallALockAsMuninnCallsItsOwn(actor: Start) -> None:
     holder.kill()
     with muninn.Lock("publish:a") as lock:
         assert lock.recovered, "a user is told of the death"
+
+
+def test_aCallInTheMiddleOfACreationIsRefused(domain: str) -> None:
+    """Broken: it waited for its own thread."""
+
+    def fill(array: np.ndarray[Any, Any]) -> None:
+        with pytest.raises(BrokerUnavailable, match="can not wait for the end of it"):
+            muninn.publish("a", np.ones(3))
+        array[:] = 7
+
+    assert muninn.loadArray(3, "f8", fill, "a").array.tolist() == [7, 7, 7]
+
+
+def test_nothingIsCopiedWhileAnotherProcessCreatesTheName(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: each look made the whole version, 180 in three seconds."""
+    slow = actor("import time")
+    slow.begin("muninn.loadArray(3, 'f8', lambda array: time.sleep(1.5), 'a').name")
+    eventually(lambda: not _isFree("a"), "the name is being created")
+    made = []
+    original = publishing.shared
+    monkeypatch.setattr(publishing, "shared", lambda *given: made.append(1) or original(*given))
+    with pytest.raises(TimeoutError, match="still creating 'a'"):
+        muninn.publish("a", np.ones(3), timeout=0.3)
+    assert muninn.publish("a", np.ones(3)).array.tolist() == [1, 1, 1]
+    assert len(made) == 1
+    slow.result()
+
+
+def _isFree(name: str) -> bool:
+    return current().client.find(name) == (None, False)

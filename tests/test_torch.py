@@ -102,7 +102,7 @@ def test_keysOfOneSideOnlyAreToldAsByLoadStateDict(
 ) -> None:
     model = lab.model()
     state = dict(model.state_dict())
-    del state["norm.bias"]
+    del state["norm.bias"], state["again.bias"]  # one tensor, of a submodule with two names
     state["surplus"] = torch.ones(2)
     muninn.shareBundle(state, "model")
     before = copy.deepcopy(model.state_dict())
@@ -185,6 +185,68 @@ def test_moduleOfSeveralTypes(domain: str, lab: Any, torch: Any) -> None:
             value.contiguous().reshape(-1).view(torch.uint8),
         ), key
     assert twin.nothing is None
+
+
+def test_aCheckpointThatHasOneNameOfATieIsWhole(
+    domain: str, tmp_path: Path, lab: Any, torch: Any
+) -> None:
+    """safetensors' save_model writes one name of tied weights."""
+    from safetensors.torch import save_model
+
+    model = lab.model()
+    save_model(model, str(tmp_path / "model.safetensors"))
+    bundle = muninn.load(tmp_path / "model.safetensors", "model")
+    assert not {"head.weight", "embedding.weight"} <= set(bundle)
+    twin = lab.model()
+    lab.muninn.attachModule(twin, "model")
+    assert twin.head.weight is twin.embedding.weight
+    assert lab.answer(twin) == lab.answer(model)
+    with torch.device("meta"):
+        empty = lab.model()
+    with pytest.raises(BufferMismatch, match="frequencies is missing"):
+        lab.muninn.attachModule(empty, "model")
+
+
+def test_tiesOfOneSideOnlyAreRefused(domain: str, lab: Any, torch: Any) -> None:
+    loose = lab.model()
+    loose.head.weight = torch.nn.Parameter(loose.head.weight + 1)
+    lab.muninn.shareModule(loose, "loose")
+    with pytest.raises(BufferMismatch, match=r"head\.weight is tied in the module, and not"):
+        lab.muninn.attachModule(lab.model(), "loose")
+
+
+def test_aModuleThatRenamesOrHidesItsStateIsAttachedWhole(
+    domain: str, lab: Any, torch: Any
+) -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    class Hides(torch.nn.Linear):  # type: ignore[misc]
+        def state_dict(self, *given: Any, **options: Any) -> Any:  # pylint: disable=invalid-name
+            return {}
+
+    for make in (
+        lambda: torch.nn.Sequential(checkpoint_wrapper(torch.nn.Linear(4, 3))),
+        lambda: Hides(4, 3),
+    ):
+        source, twin = make(), make()
+        with lab.muninn.shareModule(source, "m") as bundle:
+            lab.muninn.attachModule(twin, "m")
+            assert torch.equal(twin(torch.ones(4)), source(torch.ones(4)))
+            bundle.free()
+
+
+def test_aStateThatIsATensorOfNoPlaceIsRefused(domain: str, lab: Any, torch: Any) -> None:
+    class Scaled(torch.nn.Linear):  # type: ignore[misc]
+        def state_dict(self, *given: Any, **options: Any) -> Any:  # pylint: disable=invalid-name
+            return {**super().state_dict(*given, **options), "_extra_state": torch.ones(1)}
+
+    with pytest.raises(InvalidArgument, match="_extra_state.*would lose it"):
+        lab.muninn.shareModule(Scaled(2, 2))
+    for wrong in ("name", {"a": torch.ones(2)}):
+        with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+            lab.muninn.shareModule(wrong, "x")
+        with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+            lab.muninn.attachModule(wrong, "x")
 
 
 def test_aFollowedModuleChangesBetweenTwoCalls(

@@ -48,7 +48,7 @@ from muninn.errors import (
     HostMemoryFull,
     QuotaExceeded,
 )
-from muninn.interop.tensors import isModule, sharedState
+from muninn.interop.tensors import isModule, moduleState
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
@@ -128,7 +128,9 @@ def publish(
     QuotaExceeded, HostMemoryFull
         There is no room for both versions.
     TimeoutError
-        Another process was publishing the name after `timeout` seconds.
+        Another process was publishing or creating the name after `timeout` seconds.
+    BrokerUnavailable
+        This thread is creating the name, and was interrupted by this call.
     FileInvalid, InvalidDtype, InvalidArgument, TableFull, DomainDraining
     """
     given = optionsOf(publish, name=name, **options)
@@ -148,7 +150,7 @@ def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:
         kind = layout.ROW_KIND_ARRAY if isArray else layout.ROW_KIND_BUNDLE
         return lambda options: loadedFile("publish", source, options), kind
     if isModule(source):
-        source = sharedState(source)
+        source = moduleState(source)
     if callable(getattr(source, "items", None)):
         return lambda options: sharedBundle("publish", source, options), layout.ROW_KIND_BUNDLE
     return lambda options: shared("publish", source, True, options), layout.ROW_KIND_ARRAY
@@ -164,16 +166,24 @@ def _published(
     """The new version. The caller has the lock of the name."""
     while True:
         membership = current()
+        membership.openBuffers.creating.refuseOwn(name)
         watch = NameWatch(membership.tables, name)
         watch.see()
-        there = _requireHeir(membership, name, kind, options)
+        there, isBeingCreated = _requireHeir(membership, name, kind, options)
+        if isBeingCreated:
+            # Another process creates the name and has not filled it yet.
+            if not watch.sleep(deadline, _LOOK_NS):
+                raise TimeoutError(f"another process was still creating {name!r}")
+            continue
         try:
             return make(options)
         except (QuotaExceeded, HostMemoryFull) as error:
             if deadline is None or not watch.sleep(deadline, _LOOK_NS):
                 raise _forBoth(error, name, there) from None
         except BufferExists:
-            # Another process creates the name and has not filled it yet.
+            # Another process began to create the name after the look. The refusal itself
+            # has changed the word.
+            watch.see()
             if not watch.sleep(deadline, _LOOK_NS):
                 raise
 
@@ -195,28 +205,30 @@ def _forBoth(
 
 def _requireHeir(
     membership: Membership, name: str, kind: int, options: BufferOptions
-) -> RowDescription | None:
-    """The description of the version that is there; None if there is none. Raises if
-    the new one may not take its name.
+) -> tuple[RowDescription | None, bool]:
+    """(the description of the version that is there; whether a process is creating
+    one). Raises if the new one may not take its name.
     """
-    there = _there(membership, name)
+    there, isBeingCreated = _there(membership, name)
     if there is not None:
         usual = membership.settings.tenancy.defaultTenant
         requireHeir(there, kind, usual if options.tenant is None else asTenant(options.tenant))
-    return there
+    return there, isBeingCreated
 
 
-def _there(membership: Membership, name: str) -> RowDescription | None:
-    """The description of the version that is there. This process has no lease on it, so
-    the state of the row is read after the description.
+def _there(membership: Membership, name: str) -> tuple[RowDescription | None, bool]:
+    """(the description of the version that is there; whether a process is creating it).
+
+    This process has no lease on it, so the state of the row is read after the
+    description.
     """
     rows = membership.rows
     for _ in range(_ATTEMPTS):
-        pair, _ = membership.client.find(name)
+        pair, isBeingCreated = membership.client.find(name)
         if pair is None:
-            return None
+            return None, isBeingCreated
         description = rows.packed(pair[0])
         if rows.mayBeFreed(*pair):
-            return RowDescription.unpacked(description)
+            return RowDescription.unpacked(description), False
         # It was freed since the answer, or a newer version has the name.
-    return None
+    return None, False

@@ -6,7 +6,7 @@ a program that has done so.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from muninn.errors import InvalidArgument
 from muninn.interop.elements import torchElement
@@ -96,32 +96,69 @@ def isModule(value: object) -> bool:
     return kind is not None and isinstance(value, kind)
 
 
+class Place(NamedTuple):
+    """Where a module keeps one of its parameters or buffers.
+
+    Attributes
+    ----------
+    key
+        Its name, with those of the modules that it is in.
+    parts, name
+        The submodule's dict of parameters or buffers, and the name in that.
+    isNeeded
+        Whether the module is not whole without a value for it: all but buffers that are
+        not persistent, which a module makes itself.
+    """
+
+    key: str
+    parts: dict[str, Any]
+    name: str
+    isNeeded: bool
+
+    @property
+    def tensor(self) -> Any:
+        return self.parts[self.name]
+
+
+def placesOf(module: Any) -> list[Place]:
+    """The places of all parameters and buffers; one that has several names, as tied
+    weights have, has a place for each. Raises `TypeError` if it is no module.
+    """
+    if not isModule(module):
+        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
+    found = []
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        own = owner._non_persistent_buffers_set
+        for parts in (owner._parameters, owner._buffers):
+            found += [
+                Place(f"{prefix}.{name}" if prefix else name, parts, name, name not in own)
+                for name, value in parts.items()
+                if value is not None
+            ]
+    return found
+
+
 def moduleState(module: Any) -> dict[str, Any]:
-    """All parameters and buffers of a module by their names, persistent or not.
+    """The tensors of a module that is to be shared, by their names.
 
     Raises
     ------
     InvalidArgument
-        Its state has a part that is no tensor, by `get_extra_state`.
+        The module has no tensor; or its state has more than its parameters and
+        buffers, as by `get_extra_state`.
     """
-    found: dict[str, Any] = {}
-    for key, value in module.state_dict(keep_vars=True).items():
-        if not isTensor(value):
-            raise InvalidArgument(
-                f"{key} of a {type(module).__name__} is no tensor but a {type(value).__name__}",
-                "Share the tensors of a module without get_extra_state, by shareBundle",
-            )
-        found[key] = value
-    for key, value in module.named_buffers(remove_duplicate=False):
-        found.setdefault(key, value)
-    return found
-
-
-def sharedState(module: Any) -> dict[str, Any]:
-    """`moduleState` of a module that is to be shared: one that has any."""
-    if not (state := moduleState(module)):
+    state = {place.key: place.tensor for place in placesOf(module)}
+    if not state:
         raise InvalidArgument(
             f"a {type(module).__name__} has no parameters and no buffers to share",
             "Share a module that has weights",
         )
+    known = {id(tensor) for tensor in state.values()}
+    for key, value in module.state_dict(keep_vars=True).items():
+        if id(value) not in known:
+            raise InvalidArgument(
+                f"{key} of a {type(module).__name__} is neither a parameter nor a buffer, so "
+                "that attaching a module would lose it",
+                "Share its state by shareBundle, and load that by load_state_dict",
+            )
     return state

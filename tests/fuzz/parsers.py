@@ -25,7 +25,7 @@ from muninn.control.geometry import Geometry
 from muninn.errors import MuninnError
 from muninn.interop import dtypes
 from muninn.interop.elements import asElement
-from muninn.terms import Access, Lifetime, Mode
+from muninn.terms import ACCESSES, Access, Lifetime, Mode
 from muninn.wire import handles, messages, requests
 
 _SAMPLE: dict[type, Any] = {int: 3, str: "name", list: [[1, 2], [3, 4]], bool: True}
@@ -272,7 +272,7 @@ class HandleTarget(Target):
     _secret = bytes(range(32))
 
     def seeds(self) -> list[bytes]:
-        return [handles.issue(self._secret, 1, 2, access, 3, "default") for access in Access]
+        return [handles.issue(self._secret, 1, 2, access, 3, "default") for access in ACCESSES]
 
     def all(self) -> Iterable[bytes]:
         for seed in self.seeds():
@@ -282,7 +282,7 @@ class HandleTarget(Target):
     def run(self, raw: bytes) -> None:
         capability = handles.check(self._secret, raw)
         issued = handles._BODY.pack(
-            b"MNNH", 1, list(Access).index(capability.access), *capability[:2], *capability[3:]
+            b"MNNH", 1, ACCESSES.index(capability.access), *capability[:2], *capability[3:]
         )
         assert raw[: len(issued)] == issued, "a handle that was altered was taken"
 

@@ -23,7 +23,9 @@ def attempt(path):
     openFile(path).close()  # its headers are read without an interruption
     Source.readAt = readAt
     try:
-        muninn.load(path, "model")
+        for _ in range(10):
+            muninn.load(path, "model").free()
+            # The interruption came into a finalizer, where Python drops it.
     except KeyboardInterrupt:
         return "interrupted"
     finally:
