@@ -65,4 +65,4 @@ def _isInside(key: Any, region: Region, sizeBytes: int) -> bool:
         or element.structure is not None
     ):
         return False
-    return offset + region.sizeBytes <= sizeBytes
+    return region.isPossible and offset + region.sizeBytes <= sizeBytes

@@ -18,6 +18,7 @@ from muninn.control import layout
 from muninn.errors import InvalidArgument
 from muninn.interop.dtypes import encoded
 from muninn.interop.elements import ElementType, asElement
+from muninn.interop.layouts import layoutProblem
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.spec import BufferSpec, versionSpec
@@ -102,6 +103,8 @@ def specOf(
         raise InvalidArgument(
             f"{exactly(sizeBytes)} can not be", f"Use at most {exactly(_MAX_BYTES)}"
         )
+    if problem := layoutProblem(0, lengths, None, element.itemBytes):
+        raise InvalidArgument(f"an array of shape {lengths} can not be: {problem}", "Use less")
     gpu = _asGpu(membership, asked, options.preferredGpu)
     made = f"anonymous-{os.urandom(8).hex()}"
     asLasting = Lifetime.LAST_CLOSE if options.name is None else Lifetime.KEEP

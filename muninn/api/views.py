@@ -17,6 +17,7 @@ from muninn.interop import arrays, dlpack, hostarrays
 from muninn.interop.dtypes import elementOf
 from muninn.interop.elements import ElementType, asElement
 from muninn.interop.hostarrays import MappedMemory
+from muninn.interop.layouts import layoutProblem
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
@@ -48,11 +49,18 @@ class Region(NamedTuple):
         """
         description = openBuffer.description
         region = cls(0, description.shape, elementOf(openBuffer))
-        if region.sizeBytes != description.sizeBytes:
+        if region.sizeBytes != description.sizeBytes or not region.isPossible:
             raise ControlBlockInvalid(
                 f"the row of {description.name!r} states a shape that its bytes do not have"
             )
         return region
+
+    @property
+    def isPossible(self) -> bool:
+        """Whether there can be such an array: beside a length of 0 others may be too
+        large for any library.
+        """
+        return layoutProblem(0, self.shape, None, self.element.itemBytes) is None
 
     @property
     def sizeBytes(self) -> int:

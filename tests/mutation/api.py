@@ -128,6 +128,7 @@ MUTANTS = [
     Mutant("muninn/torch.py", "        if new.shape != old.shape:\n", "        if False:\n", "tensors of another shape are refused", "test_torch.py::test_otherShapesAreRefusedAndChangeNothing"),
     Mutant("muninn/session/mappings.py", "source.exportDescriptor(source.writable)", "source.exportDescriptor()", "a reader of VRAM can pass on what it may read", "test_sharing.py::test_fastModeMemoryThatNobodyMayWriteOutlivesItsOwnerToo"),
     Mutant("muninn/interop/tensors.py", "value.detach().resolve_conj().resolve_neg()", "value.detach().resolve_conj()", "a sign that was put off is put in", "test_tensors.py::test_theValuesOfATensorAreShared"),
+    Mutant("muninn/api/manifests.py", "region.isPossible and ", "", "an empty array has lengths that can be", "test_bundle.py::test_aManifestOfWhatNoBundleHoldsIsRefused"),
     Mutant("muninn/interop/dlpack.py", "bits < BYTE_BITS and bool(flags & FLAG_PADDED)", "False", "padded values are not taken for packed ones", "test_elements.py::test_dlpackCarriesEachTypeBothWays"),
     Mutant("muninn/interop/dlpack.py", "    if word.isPadded and name == LEGACY:\n", "    if False:\n", "padded values are not lent as packed ones", "test_elements.py::test_aLegacyCapsuleCanNotSayThatValuesArePadded"),
     Mutant("muninn/formats/safetensors.py", "entry.shape[-1] % 2", "False", "packed values fill whole elements", "test_formats.py::test_refusesPackedValuesThatDoNotFillElements"),
