@@ -37,6 +37,13 @@ def gib(text: str) -> float:
     return number
 
 
+def answerOf(program: str, *arguments: str) -> str:
+    """What another process prints that runs `program` with these arguments."""
+    command = [sys.executable, "-W", "ignore", program, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return ran.stdout.strip()
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a program to its end. An error of Muninn's ends it with one line, and not
     with a traceback.

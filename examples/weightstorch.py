@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 
 import given
@@ -62,11 +61,8 @@ def main() -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module, name = network(device), f"example/weightstorch-{os.getpid()}"
     with muninn.torch.shareModule(module, name, lifetime="lastClose") as bundle:
-        expected, answers = answer(module), []
-        for number in range(3):
-            command = [sys.executable, "-W", "ignore", __file__, "worker", name, str(number)]
-            ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-            answers.append(ran.stdout.strip())
+        expected = answer(module)
+        answers = [given.answerOf(__file__, "worker", name, str(number)) for number in range(3)]
         right = answers == [expected] * 3
         print(
             f"PyTorch {torch.__version__}, {len(bundle)} tensors, {bundle.nbytes >> 10} KiB once "

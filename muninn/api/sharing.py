@@ -143,8 +143,9 @@ def shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Munin
             "only an array on a GPU can be shared where it lies",
             "Leave copy out: the bytes are copied once",
         )
-    (source, element), progress = asArray(value), options.progress
-    wanted = specOf(caller, source.shape, element, options)
+    given, progress = asArray(value), options.progress
+    source = given.array
+    wanted = specOf(caller, source.shape, given.element, options)
     if source.flags.c_contiguous:
         openBuffer = creation.create(
             wanted, source=Source(addressOf(source), source.nbytes), progress=progress
@@ -152,13 +153,10 @@ def shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Munin
     else:
         # The copy touches every page. On a full host that must be an error, and no
         # SIGBUS.
-        wanted = wanted._replace(reserve=Reserve.FULL)
-
-        def write(flat: Flat) -> None:
-            np.copyto(flat.view(source.dtype).reshape(source.shape), source)
-
         openBuffer = creation.create(
-            wanted, fill=lambda memory: fillMemory(memory, source.nbytes, write), progress=progress
+            wanted._replace(reserve=Reserve.FULL),
+            fill=lambda memory: given.copyTo(memory, 0),
+            progress=progress,
         )
     return MuninnBuffer._of(openBuffer, wanted.access, renewal)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from muninn.errors import ControlBlockInvalid, DeviceUnavailable, InvalidArgument
 from muninn.interop import arrays, dlpack, hostarrays
+from muninn.interop.capsules import CPU, CUDA
 from muninn.interop.dtypes import elementOf
 from muninn.interop.elements import ElementType, asElement
 from muninn.interop.hostarrays import MappedMemory
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
 
-_CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA (dlpack.h)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -178,4 +178,4 @@ def tensor(
 
 def tensorDevice(memory: MappedMemory) -> tuple[int, int]:
     """DLPack's (kind, index) of the device on which the bytes are."""
-    return (_CPU, 0) if memory.isHostVisible else (_CUDA, memory.gpu or 0)
+    return (CPU, 0) if memory.isHostVisible else (CUDA, memory.gpu or 0)
