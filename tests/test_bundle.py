@@ -124,21 +124,25 @@ def test_aBundleIsPublishedAsAWhole(domain: str) -> None:
     [
         [],
         {},
-        [[1, 0, [1], "u1"]],
-        [["a", 0.5, [1], "u1"]],
-        [["a", True, [1], "u1"]],
-        [["a", -1, [1], "u1"]],
-        [["a", 0, "12", "u1"]],
-        [["a", 0, [1e308, 1e308], "u1"]],
-        [["a", 0, [1] * 9, "u1"]],
-        [["a", 0, [1 << 63, 1 << 63], "u1"]],
-        [["a", 0, [-1], "u1"]],
-        [["a", 4097, [0], "u1"]],
-        [["a", 0, [0, 1 << 63], "u1"]],
-        [["a", 0, [1], "bfloat17"]],
-        [["a", 0, [1], "2u1"]],
-        [["a", 0, [1], "u1,u1"]],
-        [["a", 0, [4097], "u1"]],
+        [[1, 0, [1], "u1", 0]],
+        [["a", 0.5, [1], "u1", 0]],
+        [["a", True, [1], "u1", 0]],
+        [["a", -1, [1], "u1", 0]],
+        [["a", 0, "12", "u1", 0]],
+        [["a", 0, [1e308, 1e308], "u1", 0]],
+        [["a", 0, [1] * 9, "u1", 0]],
+        [["a", 0, [1 << 63, 1 << 63], "u1", 0]],
+        [["a", 0, [-1], "u1", 0]],
+        [["a", 4097, [0], "u1", 0]],
+        [["a", 0, [0, 1 << 63], "u1", 0]],
+        [["a", 0, [1], "bfloat17", 0]],
+        [["a", 0, [1], "2u1", 0]],
+        [["a", 0, [1], "u1,u1", 0]],
+        [["a", 0, [4097], "u1", 0]],
+        [["a", 0, [1], "u1"]],
+        [["a", 0, [1], "u1", 1]],
+        [["a", 0, [1], "u1", -1]],
+        [["a", 0, [1], "u1", 0.0]],
     ],
 )
 def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
@@ -150,6 +154,8 @@ def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
     with pytest.raises(errors.ControlBlockInvalid, match="manifest"):
         unpacked(
             SimpleNamespace(
-                description=describe("model", sizeBytes=4096, metaBytes=len(raw)), memory=memory
+                description=describe("model", sizeBytes=4096, metaBytes=len(raw)),
+                memory=memory,
+                parts=(),
             )
         )  # type: ignore[arg-type]

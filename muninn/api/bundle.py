@@ -1,42 +1,36 @@
-"""Bundles: many arrays in one segment, found by one name.
+"""Bundles: many arrays found by one name, in one segment, or in one on each of several
+GPUs.
 
-The manifest {key: offset, shape, dtype} stands after the data, and the creator writes
-it before any process can open the bundle. Arrays begin at multiples of 256 bytes, as
-vector units and CUDA's texture alignment require.
+The manifest {key: offset, shape, dtype, segment} stands after the data of the first
+segment, and the creator writes it before any process can open the bundle. Arrays begin
+at multiples of 256 bytes, as vector units and CUDA's texture alignment require.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.manifests import packed, unpacked
+from muninn.api.manifests import unpacked
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
+from muninn.api.placement import endOf, keyed, planned
 from muninn.api.protocols import Exposure
 from muninn.api.sharedarray import SharedArray
-from muninn.api.sources import Source, asSource
-from muninn.api.specs import asItems, specOf
+from muninn.api.sources import asSource
 from muninn.api.views import Region
 from muninn.arguments import named, requireCallable
 from muninn.control import layout
-from muninn.errors import BufferMismatch, InvalidArgument, InvalidDtype
+from muninn.errors import BufferMismatch
 from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.mappings import Memory
-from muninn.terms import Mode, OpenAccessWord, RenewWord, asRenew
-
-if TYPE_CHECKING:
-    from muninn.session.spec import BufferSpec
-
-_ALIGNMENT = 256
-_MAX_KEYS = 1 << 20
+from muninn.terms import OpenAccessWord, RenewWord, asRenew
 
 
 class Bundle(Mapping[str, Any]):
@@ -60,7 +54,17 @@ class Bundle(Mapping[str, Any]):
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, alignment included."""
-        return self.buffer.nbytes
+        held = self.buffer._held()
+        return sum(each.description.sizeBytes for each in (held, *held.parts))
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPUs that have arrays of it, by their indices in this process; none for
+        host memory.
+        """
+        held = self.buffer._held()
+        gpus = (each.memory.gpu for each in (held, *held.parts))
+        return tuple(gpu for gpu in gpus if gpu is not None)
 
     @property
     def isCurrent(self) -> bool:
@@ -90,10 +94,13 @@ class Bundle(Mapping[str, Any]):
         processes see, and `torch.tensor(bundle[key])` makes a copy.
         """
         region, openBuffer = self._entries[key], self.buffer._checked()
-        exposure = Exposure(
-            openBuffer, self.buffer._bytes(openBuffer), region, self.buffer.writable
+        memory = (
+            openBuffer.parts[region.segment - 1].memory
+            if region.segment
+            else self.buffer._bytes(openBuffer)
         )
-        if openBuffer.memory.isHostVisible and region.element.isNumpys:
+        exposure = Exposure(openBuffer, memory, region, self.buffer.writable)
+        if memory.isHostVisible and region.element.isNumpys:
             return exposure.hostArray()
         return SharedArray(exposure)
 
@@ -153,9 +160,9 @@ class BundleDraft:
     place.
     """
 
-    def __init__(self, entries: dict[str, Region], flat: Flat) -> None:
+    def __init__(self, entries: dict[str, Region], flats: Sequence[Flat]) -> None:
         self._entries = entries
-        self._flat = flat
+        self._flats = flats
 
     def __getitem__(self, key: str) -> np.ndarray[Any, np.dtype[Any]]:
         region = self._entries[key]
@@ -164,7 +171,7 @@ class BundleDraft:
     def bytesOf(self, key: str) -> Flat:
         """The bytes of one array, flat, for elements of any type."""
         region = self._entries[key]
-        return self._flat[region.offset : region.offset + region.sizeBytes]
+        return self._flats[region.segment][region.offset : region.offset + region.sizeBytes]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -201,46 +208,51 @@ def _loaded(
     """`loadBundle`. The user called the function `caller`."""
     requireCallable("loadBundle: fill", fill)
 
-    def fillAll(memory: Memory, entries: dict[str, Region]) -> None:
-        def write(flat: Flat) -> None:
-            fill(BundleDraft(entries, flat))
+    def fillAll(segments: Sequence[Memory], entries: dict[str, Region]) -> None:
+        def fillNext(*flats: Flat) -> None:
+            """Fill the segments from `len(flats)` on: all are there when `fill` is
+            called.
+            """
+            number = len(flats)
+            if number == len(segments):
+                fill(BundleDraft(entries, flats))
+            else:
+                sizeBytes = endOf(entries, number)
+                fillMemory(segments[number], sizeBytes, lambda flat: fillNext(*flats, flat))
 
-        fillMemory(memory, _endOf(entries), write)
+        fillNext()
 
-    return _made(caller, specs, {}, fillAll, options)
+    pairs = {key: _asPair(key, spec) for key, spec in keyed("loadBundle: specs", specs).items()}
+    return _made(caller, pairs, {}, fillAll, options)
+
+
+def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
+    try:
+        shape, dtype = spec
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}"
+        ) from None
+    return shape, dtype
 
 
 def _made(
     caller: str,
     specs: Mapping[str, tuple[Any, Any]],
     aliases: Mapping[str, str],
-    fill: Callable[[Memory, dict[str, Region]], None],
+    fill: Callable[[Sequence[Memory], dict[str, Region]], None],
     options: BufferOptions,
+    gpus: Mapping[str, int | None] | None = None,
 ) -> Bundle:
-    """A new bundle, whose memory `fill` writes. The arrays of `aliases` are on the bytes
-    of others.
+    """A new bundle, whose segments `fill` writes. The other arguments are those of
+    `planned`.
     """
     renewal = asRenew(options.renew, caller)
-    entries, wanted = planned(caller, specs, options, aliases)
+    entries, wanted = planned(caller, specs, options, aliases, gpus)
     openBuffer = creation.create(
-        wanted, fill=lambda memory: fill(memory, entries), progress=options.progress
+        wanted, fill=lambda *segments: fill(segments, entries), progress=options.progress
     )
     return Bundle(MuninnBuffer._of(openBuffer, wanted.access, renewal))
-
-
-def planned(
-    caller: str,
-    specs: Mapping[str, tuple[Any, Any]],
-    options: BufferOptions,
-    aliases: Mapping[str, str] | None = None,
-) -> tuple[dict[str, Region], BufferSpec]:
-    """(the entries of a bundle that is to be made, its spec). `specs` is that of
-    `loadBundle`; the arrays of `aliases` are on the bytes of others. The user called
-    the function `caller`.
-    """
-    entries = _laidOut(specs, aliases or {})
-    shape, manifest = (_endOf(entries),), packed(entries)
-    return entries, specOf(caller, shape, np.uint8, options, layout.ROW_KIND_BUNDLE, manifest)
 
 
 @named
@@ -255,9 +267,11 @@ def shareBundle(
     arrays
         Key to array, as in `share`. Arrays that are on the same bytes, as tied weights
         are, are copied once and stay on the same bytes. Arrays on a GPU are copied
-        there; without `mode`, the bundle is in VRAM if all of them are on one GPU.
+        there: without `mode`, if all arrays are on GPUs, or with ``mode="fastMode"``,
+        each stays on its own GPU, and the others go to the first of these.
     **options
-        As in `muninn.api.options.BufferOptions`.
+        As in `muninn.api.options.BufferOptions`. With `preferredGpu`, all arrays go to
+        that GPU.
 
     Raises
     ------
@@ -268,7 +282,7 @@ def shareBundle(
 
 def sharedBundle(caller: str, arrays: Mapping[str, Any], options: BufferOptions) -> Bundle:
     """`shareBundle`. The user called the function `caller`."""
-    sources = {_asKey(key): asSource(array) for key, array in _items(f"{caller}: arrays", arrays)}
+    sources = {key: asSource(array) for key, array in keyed(f"{caller}: arrays", arrays).items()}
     specs: dict[str, tuple[Any, Any]] = {}
     first: dict[object, str] = {}
     aliases: dict[str, str] = {}
@@ -277,28 +291,14 @@ def sharedBundle(caller: str, arrays: Mapping[str, Any], options: BufferOptions)
             aliases[key] = original
         specs[key] = (source.shape, source.element)
 
-    def fill(memory: Memory, entries: dict[str, Region]) -> None:
+    def fill(segments: Sequence[Memory], entries: dict[str, Region]) -> None:
         for key, source in sources.items():
             if key not in aliases:
-                source.copyTo(memory, entries[key].offset)
+                region = entries[key]
+                source.copyTo(segments[region.segment], region.offset)
 
-    return _made(caller, specs, aliases, fill, _placed(sources, options))
-
-
-def _placed(sources: Mapping[str, Source], options: BufferOptions) -> BufferOptions:
-    """The options, with VRAM as the place of arrays that are all on one GPU, where the
-    user has named none.
-    """
-    gpus = {source.gpu for source in sources.values()}
-    if options.mode is not None or gpus <= {None}:
-        return options
-    if len(gpus) > 1:
-        raise InvalidArgument(
-            "the arrays are on "
-            + " and ".join(sorted("the host" if gpu is None else f"GPU {gpu}" for gpu in gpus)),
-            'Say where the bundle is to be: mode="bigMode", or mode="fastMode" and preferredGpu',
-        )
-    return replace(options, mode=Mode.FAST.value, preferredGpu=gpus.pop())
+    gpus = {key: source.gpu for key, source in sources.items()}
+    return _made(caller, specs, aliases, fill, options, gpus)
 
 
 @named
@@ -314,61 +314,3 @@ def openBundle(
     name.
     """
     return Bundle(openAny(name, access, timeout, tenant=tenant, renew=renew, caller="openBundle"))
-
-
-def _laidOut(specs: Mapping[str, tuple[Any, Any]], aliases: Mapping[str, str]) -> dict[str, Region]:
-    items = _items("loadBundle: specs", specs)
-    if not 0 < len(items) <= _MAX_KEYS:
-        raise InvalidArgument(
-            f"a bundle of {len(items)} arrays can not be", f"Use 1 to {_MAX_KEYS} arrays"
-        )
-    entries: dict[str, Region] = {}
-    end = 0
-    for key, (shape, dtype) in ((_asKey(key), _asPair(key, spec)) for key, spec in items):
-        lengths, element = asItems(shape, dtype)
-        if element.structure is not None:
-            raise InvalidDtype(
-                f"{key!r} has dtype {element}: a bundle holds plain types",
-                "Share it as an array of its own",
-            )
-        if key in aliases:
-            entries[key] = entries[aliases[key]]
-            continue
-        offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-        entries[key] = region = Region(offset, lengths, element)
-        end = offset + region.sizeBytes
-    return entries
-
-
-def _endOf(entries: Mapping[str, Region]) -> int:
-    return max(region.offset + region.sizeBytes for region in entries.values())
-
-
-def _items(what: str, given: Any) -> list[tuple[Any, Any]]:
-    if not callable(getattr(given, "items", None)):
-        raise TypeError(
-            f"{what} must be a mapping by key, such as a dict, not {type(given).__name__}"
-        )
-    return list(given.items())
-
-
-def _asKey(key: Any) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"the keys of a bundle are str, not {type(key).__name__}")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument(
-            f"the key {key!r} is not valid Unicode", "Use keys that can be written as UTF-8"
-        ) from None
-    return key
-
-
-def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
-    try:
-        shape, dtype = spec
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}"
-        ) from None
-    return shape, dtype

@@ -38,6 +38,8 @@ _KINDS = {
     layout.ROW_KIND_BUNDLE: "bundle",
     layout.ROW_KIND_LOCK: "lock",
 }
+#: A part is listed with its bundle.
+_UNLISTED = (layout.ROW_KIND_LOCK, layout.ROW_KIND_PART)
 _STATES = {
     layout.ROW_CREATING: "creating",
     layout.ROW_LIVE: "live",
@@ -106,7 +108,7 @@ def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[di
     described = []
     for row, state in rows:
         description = _stableDescription(membership.tables, row, state)
-        if description is None or description.kind == layout.ROW_KIND_LOCK:
+        if description is None or description.kind in _UNLISTED:
             continue
         # A damaged row must not hide the others; `doctor` reports it.
         with contextlib.suppress(ControlBlockInvalid):
@@ -176,13 +178,15 @@ class _Moment:
         topology: dict[str, list[str]] = (
             {"p2p": [], "staged": []} if mapped else self._deviceTopology()
         )
+        parts = self._partsOf(row, state, description)
         return {
             "bufferId": f"{row}.{state.incarnation}",
             "name": description.name,
             "kind": _KINDS.get(description.kind, "unknown"),
             "mode": description.mode.value,
             "gpu": description.gpu if description.gpu >= 0 else None,
-            "size": description.sizeBytes,
+            "gpus": [each.gpu for each in (description, *parts) if each.gpu >= 0],
+            "size": description.sizeBytes + sum(part.sizeBytes for part in parts),
             "shape": list(description.shape),
             "dtype": _dtypeName(description.dtype)
             if description.kind == layout.ROW_KIND_ARRAY
@@ -212,6 +216,19 @@ class _Moment:
                 ]
             ),
         }
+
+    def _partsOf(
+        self, row: int, state: RowState, description: RowDescription
+    ) -> list[RowDescription]:
+        """The further segments of a bundle. They may end meanwhile, as the bundle may."""
+        if not description.flags & layout.ROW_FLAG_PARTS:
+            return []
+        rows = self._tables.rows
+        described = (
+            _stableDescription(self._tables, part, rows.state(part))
+            for part, _ in rows.partsOf(row, state.incarnation)
+        )
+        return [each for each in described if each is not None]
 
     def _importers(self, holds: list[leases.Hold]) -> list[dict[str, Any]]:
         """The processes that have a buffer open. One process may be two members: it has

@@ -12,9 +12,11 @@ import os
 from typing import TYPE_CHECKING, Any, Unpack
 
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.bundle import Bundle, planned
+from muninn.api.bundle import Bundle
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
+from muninn.api.placement import planned
 from muninn.api.specs import asItems, specOf
+from muninn.api.views import Region
 from muninn.arguments import named, requireCallable
 from muninn.errors import MuninnError
 from muninn.session import creation
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from muninn.formats import Source
+    from muninn.session.mappings import Memory
     from muninn.session.spec import BufferSpec
 
 
@@ -88,25 +91,29 @@ def loadedSource(caller: str, source: Source, options: BufferOptions) -> Bundle 
     if not source.isBundle:
         entry = source.entries[""]
         wanted = specOf(caller, entry.shape, entry.element, options)
-        offsets = {"": 0}
+        regions = {"": Region(0, entry.shape, entry.element)}
     else:
         regions, wanted = planned(caller, source.entries, options)
-        offsets = {key: region.offset for key, region in regions.items()}
-    made = _made(source, wanted, offsets, options)
+    made = _made(source, wanted, regions, options)
     buffer = MuninnBuffer._of(made, wanted.access, renewal)
     return Bundle(buffer) if source.isBundle else buffer
 
 
 def _made(
-    source: Source, wanted: BufferSpec, offsets: Mapping[str, int], options: BufferOptions
+    source: Source, wanted: BufferSpec, regions: Mapping[str, Region], options: BufferOptions
 ) -> Any:
     from muninn.session import loading
 
     threads = current().settings.memory.loadThreads
-    return creation.create(
-        wanted._replace(isFilledInParts=True),
-        fill=lambda memory: loading.load(memory, source, offsets, threads, options.progress),
-    )
+
+    def fill(*segments: Memory) -> None:
+        for number, memory in enumerate(segments):
+            offsets = {
+                key: region.offset for key, region in regions.items() if region.segment == number
+            }
+            loading.load(memory, source, offsets, threads, options.progress)
+
+    return creation.create(wanted._replace(isFilledInParts=True), fill=fill)
 
 
 def _checkShareable(source: Source) -> None:

@@ -1,4 +1,4 @@
-"""Manifests: which arrays a bundle has, and where each of them is in its segment.
+"""Manifests: which arrays a bundle has, and where each of them is in its segments.
 
 The creator writes the manifest after the data, before any process can open the bundle,
 and nobody changes it. A reader copies it, and checks the copy against the bundle's size
@@ -7,7 +7,7 @@ before it uses an entry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -23,7 +23,7 @@ def packed(entries: Mapping[str, Region]) -> bytes:
     """The manifest of these entries."""
     raw: bytes = msgpack.packb(
         [
-            [key, region.offset, list(region.shape), region.element.text]
+            [key, region.offset, list(region.shape), region.element.text, region.segment]
             for key, region in entries.items()
         ]
     )
@@ -36,16 +36,15 @@ def unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
     raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
         entries = {
-            key: Region(offset, tuple(shape), asElement(text))
-            for key, offset, shape, text in msgpack.unpackb(raw)
+            key: Region(offset, tuple(shape), asElement(text), segment)
+            for key, offset, shape, text, segment in msgpack.unpackb(raw)
         }
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(
             f"the manifest of bundle {description.name!r} is damaged: {error}"
         ) from error
-    if not entries or not all(
-        _isInside(key, entry, description.sizeBytes) for key, entry in entries.items()
-    ):
+    sizes = [each.description.sizeBytes for each in (openBuffer, *openBuffer.parts)]
+    if not entries or not all(_isInside(key, entry, sizes) for key, entry in entries.items()):
         raise ControlBlockInvalid(
             f"the manifest of bundle {description.name!r} names no arrays, or some that are "
             "not inside of it"
@@ -53,16 +52,17 @@ def unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
     return entries
 
 
-def _isInside(key: Any, region: Region, sizeBytes: int) -> bool:
-    """Whether an entry is one that `Bundle` could have made, within the bundle. In a
-    damaged manifest each part may have any type that msgpack has.
+def _isInside(key: Any, region: Region, sizes: Sequence[int]) -> bool:
+    """Whether an entry is one that `Bundle` could have made, within segments of these
+    sizes. In a damaged manifest each item may have any type that msgpack has.
     """
-    offset, shape, element = region
+    offset, shape, element, segment = region
     if (
         not isinstance(key, str)
         or len(shape) > layout.MAX_NDIM
-        or any(type(number) is not int or number < 0 for number in (offset, *shape))
+        or any(type(number) is not int or number < 0 for number in (offset, segment, *shape))
         or element.structure is not None
+        or segment >= len(sizes)
     ):
         return False
-    return region.isPossible and offset + region.sizeBytes <= sizeBytes
+    return region.isPossible and offset + region.sizeBytes <= sizes[segment]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -41,7 +41,8 @@ class BufferOptions:
     mode
         ``"bigMode"`` (host memory) or ``"fastMode"`` (VRAM of `preferredGpu`).
     preferredGpu
-        The GPU in whose VRAM it is, for fastMode.
+        The GPU in whose VRAM it is, for fastMode. For a bundle also a mapping from the
+        beginnings of keys to GPUs: ``{"layers.0": 0, "layers.1": 1, "": 0}``.
     access
         The rights of other processes: ``"readOnly"`` (no process writes once it is
         shared), ``"readMostly"`` or ``"readWrite"``; ``"readMostly"`` unless configured
@@ -66,7 +67,7 @@ class BufferOptions:
 
     name: str | None = None
     mode: ModeWord | None = None
-    preferredGpu: int | None = None
+    preferredGpu: int | Mapping[str, int] | None = None
     access: AccessWord | None = None
     tenant: str | None = None
     lifetime: LifetimeWord | None = None
@@ -106,7 +107,7 @@ class ArrayKeywords(BufferKeywords, total=False):
     """`**options` of `array`, which has a default of its own for `access`."""
 
     mode: ModeWord | None
-    preferredGpu: int | None
+    preferredGpu: int | Mapping[str, int] | None
     tenant: str | None
 
 

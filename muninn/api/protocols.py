@@ -42,10 +42,6 @@ class Exposure(NamedTuple):
     region: Region
     isWritable: bool
 
-    @property
-    def isPrivate(self) -> bool:
-        return isinstance(self.memory, PrivateMemory)
-
     def hostArray(self) -> np.ndarray[Any, np.dtype[Any]]:
         return views.hostArray(self.memory, self.region, self.isWritable)
 
@@ -121,27 +117,27 @@ class Protocols:
         InvalidArgument
             This object is open copyOnWrite.
         """
-        exposed = self._exposed()
-        openBuffer, _, region, isWritable = exposed
-        if exposed.isPrivate:
+        openBuffer, memory, region, isWritable = self._exposed()
+        if isinstance(memory, PrivateMemory):
             raise privateForKernels(openBuffer.description.name)
-        openBuffer.memory.device = deviceOf(openBuffer.context)
+        memory.device = deviceOf(openBuffer.context)
         if dtype is not None:
             region = views.asType(region, dtype)
-        return views.deviceArray(openBuffer.memory, region, isWritable, gpu)
+        return views.deviceArray(memory, region, isWritable, gpu)
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        openBuffer, _, region, _ = self._exposed()
-        if not openBuffer.memory.isHostVisible:
+        openBuffer, memory, region, _ = self._exposed()
+        if not memory.isHostVisible:
             if copy is False:
                 raise ValueError(
                     f"{openBuffer.description.name!r} is in VRAM: an array on the host is a "
                     "copy of it"
                 )
             out = np.empty(region.shape, region.element.dtype)
-            snapshotOf(openBuffer, out, region.offset, READ_BOUND_SECONDS)
+            assert isinstance(memory, Memory), "private memory is the host's"
+            snapshotOf(openBuffer, out, region.offset, READ_BOUND_SECONDS, memory)
             return np.asarray(out, dtype)
         array = self.array
         if dtype is not None and np.dtype(dtype) != array.dtype:
@@ -158,12 +154,13 @@ class Protocols:
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped.
         Any other buffer has no such attribute.
         """
-        exposed = self._exposed()
-        openBuffer, _, region, isWritable = exposed
-        memory = openBuffer.memory
-        # Of a private object, another one may have mapped the shared bytes.
-        isMapped = memory.isMapped() and not exposed.isPrivate
-        if memory.device is None or not isMapped or memory.device.runsKernelsOnHost:
+        openBuffer, memory, region, isWritable = self._exposed()
+        if (
+            isinstance(memory, PrivateMemory)
+            or memory.device is None
+            or not memory.isMapped()
+            or memory.device.runsKernelsOnHost
+        ):
             raise AttributeError(f"{openBuffer.description.name!r} is not mapped for a GPU")
         address = memory.devicePointer(memory.device) + region.offset
         # The library that takes the array waits for the stream named in it: the default
@@ -187,7 +184,7 @@ class Protocols:
         return views.tensor(memory, region, isWritable, **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return views.tensorDevice(self._exposed().openBuffer.memory)
+        return views.tensorDevice(self._exposed().memory)
 
     def __len__(self) -> int:
         shape = self._exposed().region.shape

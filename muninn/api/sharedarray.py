@@ -51,7 +51,7 @@ class SharedArray(Protocols):
     @property
     def gpu(self) -> int | None:
         """The GPU in whose VRAM it is, by its index in this process, or None."""
-        return self._exposure.openBuffer.memory.gpu
+        return self._exposure.memory.gpu
 
     def __repr__(self) -> str:
         where = "host memory" if self.gpu is None else f"GPU {self.gpu}"

@@ -131,7 +131,7 @@ def specOf(
     return versionSpec(spec) if options.replaces else spec
 
 
-def _asGpu(membership: Membership, mode: Mode, preferredGpu: int | None) -> int:
+def _asGpu(membership: Membership, mode: Mode, preferredGpu: object) -> int:
     if preferredGpu is None:
         return 0 if mode is Mode.FAST else -1
     if (number := asInteger(preferredGpu)) is None:

@@ -36,11 +36,14 @@ class Region(NamedTuple):
         Bytes from the beginning of the buffer.
     shape
         Lengths, in elements, which follow each other in C order.
+    segment
+        Of a bundle on several GPUs, the segment that `offset` counts in: 0 is its first.
     """
 
     offset: int
     shape: tuple[int, ...]
     element: ElementType
+    segment: int = 0
 
     @classmethod
     def of(cls, openBuffer: OpenBuffer) -> Self:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 
+from muninn.control import layout
 from muninn.control.descriptions import RowDescription
+from muninn.control.rowreader import RowReader
 from muninn.errors import ProtocolViolation
 from muninn.system import ownership
 from muninn.system.descriptors import Descriptor, own
@@ -69,6 +71,16 @@ class DescriptorStore:
         """The descriptor; None when it is not here, or the program has closed it."""
         kept = self._descriptors.get((row, incarnation))
         return kept.number if kept is not None and kept.isOurs() else None
+
+    def lacksMemory(self, rows: RowReader, row: int) -> bool:
+        """Whether the row is LIVE and its memory has no name, and its descriptor is not
+        here.
+        """
+        state = rows.state(row)
+        isNameless = (
+            state.state == layout.ROW_LIVE and rows.isFastMode(row) and rows.needsDescriptor(row)
+        )
+        return isNameless and self.get(row, state.incarnation) is None
 
     def requireOf(self, row: int, incarnation: int, description: RowDescription) -> None:
         """Raise `ProtocolViolation` if the row's memory has no name, and its descriptor

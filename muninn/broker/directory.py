@@ -27,7 +27,8 @@ may use the memory if the word is LIVE. The broker does it the other way round:
    a `gone` record, and takes the row to FREE.
 
 A buffer that ends with its last close goes from LIVE to PROBING before the count, and
-back to LIVE when a lease is found: an opener that sees PROBING asks the broker.
+back to LIVE when a lease is found: an opener that sees PROBING asks the broker. The
+parts of a bundle end with it (`broker/parts.py`).
 
 The opener writes before it reads, and so does the broker; at least one of them sees the
 other. A stale count of leases costs a later `tryReclaim`, since a lease that is seen
@@ -45,6 +46,7 @@ from muninn.broker.descriptorstore import DescriptorStore
 from muninn.broker.halfmade import HalfMade, createRecord
 from muninn.broker.holders import Holders
 from muninn.broker.journal import Journal, Record
+from muninn.broker.parts import Parts
 from muninn.broker.policy.heirs import requireHeir
 from muninn.broker.policy.usage import Usage, usageOf
 from muninn.broker.succession import Succession
@@ -90,6 +92,7 @@ class Directory:
         self._catalog: Catalog | None = None
         self._halfMade = HalfMade(block.paths, epoch, journal)
         self.holders = Holders(block, members, self.rows)
+        self._parts = Parts(self.rows)
         self.succession = Succession(block, self.rows, self._index, epoch, journal)
 
     @property
@@ -114,7 +117,7 @@ class Directory:
         self.rows.fence(self._epoch)
 
     def exists(self, row: int, incarnation: int) -> bool:
-        """Whether there is such a row, and it has this incarnation now."""
+        """Whether there is such a row now."""
         return 0 <= row < self.rows.count() and self.rows.state(row).incarnation == incarnation
 
     def keep(self, pairs: list[tuple[int, int]], descriptors: list[Descriptor]) -> None:
@@ -193,6 +196,7 @@ class Directory:
         try:
             description = self.rows.description(row)
             self.descriptorStore.requireOf(row, incarnation, description)
+            self._parts.requireHead(description, member.slot)
             old = self._predecessor(description.name) if replaces else None
             if old is not None:
                 requireHeir(self.rows.description(old), description.kind, description.tenant)
@@ -273,17 +277,7 @@ class Directory:
         brought its descriptor to this broker.
         """
         row = self._namedRow(name)
-        return row is not None and self.isLost(row)
-
-    def isLost(self, row: int) -> bool:
-        """The same of a row."""
-        state = self.rows.state(row)
-        isNameless = (
-            state.state == layout.ROW_LIVE
-            and self.rows.isFastMode(row)
-            and self.rows.needsDescriptor(row)
-        )
-        return isNameless and self.descriptorStore.get(row, state.incarnation) is None
+        return row is not None and self.descriptorStore.lacksMemory(self.rows, row)
 
     # --- ending ----------------------------------------------------------------------
 
@@ -327,6 +321,9 @@ class Directory:
             and self.endLifetime(row)
         ):
             return self.rows.state(row)
+        if state.state == layout.ROW_LIVE and self._parts.isOver(row):
+            self.free(row, state.incarnation)
+            return self.rows.state(row)
         if (
             state.state == layout.ROW_LIVE
             and self.holders.endsWithLastClose(row)
@@ -344,9 +341,12 @@ class Directory:
 
     def ownerGone(self, row: int) -> None:
         """The memory of a row belonged to its creator, and went with it. Revoke the
-        leases, so that each holder is told at its next use, and free the row.
+        leases, so that each holder is told at its next use, and free the row. A bundle
+        ends before the part that it has lost.
         """
         state = self.rows.state(row)
+        if (head := self._parts.headOf(row)) is not None:
+            self.ownerGone(head)
         if state.state in _USABLE:
             self.holders.revoke(row, "ownerDied")
             self.free(row, state.incarnation)
@@ -364,7 +364,7 @@ class Directory:
             self._reclaim(row, state)
 
     def _reclaim(self, row: int, state: RowState) -> RowState:
-        """→ DEAD → memory gone → FREE."""
+        """→ DEAD → memory gone → parts freed → FREE."""
         if state.state != layout.ROW_DEAD:
             state = self.rows.change(row, state, self._epoch, layout.ROW_DEAD)
         # After the CAS to DEAD, which is never taken back: a broker that was deposed
@@ -377,6 +377,8 @@ class Directory:
         if origin := self.rows.origin(row):
             segments.unlink(self._block.paths, row, state.incarnation, origin)
         self.descriptorStore.drop(row, state.incarnation)
+        for part in self._parts.of(row, state.incarnation):
+            self.tryReclaim(part)
         self.catalog.remove(row)
         self._halfMade.forget(row)
         self._journal.note("gone", row=row, incarnation=state.incarnation)

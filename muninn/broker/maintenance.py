@@ -165,17 +165,14 @@ class Maintenance:
         """Free the fastMode rows whose memory is lost: this broker does not have it,
         and no member is left that could bring it.
         """
-        rows = self._directory.rows.fastMode()
-        if rows and self._mayStillCome():
+        rows = self._directory.rows
+        fast = rows.fastMode()
+        if fast and self._mayStillCome():
             return
         self._mayBeLost = False
-        for row in rows:
-            if self._directory.isLost(row):
-                _log.info(
-                    "row %d.%d has lost its memory",
-                    row,
-                    self._directory.rows.state(row).incarnation,
-                )
+        for row in fast:
+            if self._directory.descriptorStore.lacksMemory(rows, row):
+                _log.info("row %d.%d has lost its memory", row, rows.state(row).incarnation)
                 self._directory.ownerGone(row)
 
     def mayBeBrought(self, name: str) -> bool:

@@ -16,15 +16,40 @@ from muninn.errors import ControlBlockInvalid
 from muninn.terms import ACCESSES, LIFETIMES, MODES, TRANSPORTS, Access, Lifetime, Mode
 
 _DESCRIPTION = struct.Struct(
-    f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQ"
+    f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQQ"
 )
 #: Positions in an unpacked description.
 _MODE, _GPU, _TENANT_LENGTH, _TENANT = 6, 10, 14, 26
 DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
-assert DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_ORIGIN_OFFSET + 8
+assert DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_HEAD_OFFSET + 8
 
 #: Bytes of a description.
 DESCRIPTION_BYTES = _DESCRIPTION.size
+
+
+class Head(NamedTuple):
+    """The row of the bundle of which a row is a part, and which part it is, from 1 on."""
+
+    row: int
+    incarnation: int
+    number: int
+
+    def packed(self) -> int:
+        return int(
+            layout.HEAD_ROW.put(self.row + 1)
+            | layout.HEAD_NUMBER.put(self.number)
+            | layout.HEAD_INCARNATION.put(self.incarnation)
+        )
+
+    @staticmethod
+    def unpacked(word: int) -> Head | None:
+        """None if the row is no part."""
+        row = layout.HEAD_ROW.of(word) - 1
+        return (
+            Head(row, layout.HEAD_INCARNATION.of(word), layout.HEAD_NUMBER.of(word))
+            if row >= 0
+            else None
+        )
 
 
 class RowDescription(NamedTuple):
@@ -50,6 +75,8 @@ class RowDescription(NamedTuple):
     #: The identity in the segment's name if another block made the segment; 0: this
     #: block did.
     origin: int = 0
+    #: The bundle of which this is a part.
+    head: Head | None = None
 
     def packed(self) -> bytes:
         name, tenant, dtype = self.name.encode(), self.tenant.encode(), self.dtype.encode()
@@ -65,7 +92,15 @@ class RowDescription(NamedTuple):
         )
         lengths = (len(name), len(tenant), len(dtype), TRANSPORTS.index(self.transport))
         return _DESCRIPTION.pack(
-            *self[:6], *words, *lengths, *shape, dtype, tenant, name, self.origin
+            *self[:6],
+            *words,
+            *lengths,
+            *shape,
+            dtype,
+            tenant,
+            name,
+            self.origin,
+            0 if self.head is None else self.head.packed(),
         )
 
     @staticmethod
@@ -100,6 +135,7 @@ class RowDescription(NamedTuple):
             tenant,
             name,
             origin,
+            head,
         ) = _DESCRIPTION.unpack(raw)
         try:
             description = RowDescription(
@@ -121,6 +157,7 @@ class RowDescription(NamedTuple):
                 tenant[:tenantLength].decode(),
                 name[:nameLength].decode(),
                 origin,
+                Head.unpacked(head),
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error

@@ -64,7 +64,7 @@ from muninn.system.pages import PAGE_BYTES
 MAGIC = b"MUNINN\x00\x01"
 #: Raised when a process of the old version could misread anything in the block; members
 #: of different versions refuse each other by MNN-0019.
-VERSION = 6
+VERSION = 7
 CACHE_LINE_BYTES = 64
 
 # --- header --------------------------------------------------------------------------
@@ -234,6 +234,10 @@ MAX_NAME_BYTES = 128
 # u64, the identity in the segment's name. 0: that of this block; otherwise the buffer
 # was adopted
 ROW_ORIGIN_OFFSET = ROW_NAME_OFFSET + MAX_NAME_BYTES
+# u64, 0: the row is no part of a bundle; otherwise the bundle's own row, its head, and
+# which part this is, from 1 on: {head's incarnation:24 | number:20 | head's row+1:20}
+ROW_HEAD_OFFSET = ROW_ORIGIN_OFFSET + 8
+HEAD_ROW, HEAD_NUMBER, HEAD_INCARNATION = BitField(0, 20), BitField(20, 20), BitField(40, 24)
 # owner: the member that holds the owner lock; odd while it writes. Readers futex-wait
 # on the low half. A stale read costs one more wait or a retry.
 ROW_GENERATION_OFFSET = 448 - CACHE_LINE_BYTES  # u64
@@ -291,8 +295,8 @@ ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 #: A newer version has the name: the holders use the buffer, and no process opens it.
 ROW_REPLACED = 6
-ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK = 0, 1, 2
-ROW_FLAG_LAZY = 1
+ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK, ROW_KIND_PART = 0, 1, 2, 3
+ROW_FLAG_LAZY, ROW_FLAG_PARTS = 1, 2
 #: A ticket promises that work will be over. The ticket of a signal is PENDING, and then
 #: DONE; it is POISONED if its member died before. The ticket of a write access is
 #: WRITING, and then WRITTEN or TORN. The ticket of a read access is READING, and then
@@ -347,8 +351,8 @@ assert REPLACEMENT_OFFSET + 8 <= NAME_WAKES_OFFSET and REPLACEMENT_OFFSET % 8 ==
 assert NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
-assert ROW_TRANSPORT_OFFSET + 1 <= ROW_SHAPE_OFFSET
-assert ROW_ORIGIN_OFFSET % 8 == 0 and ROW_ORIGIN_OFFSET + 8 <= ROW_GENERATION_OFFSET
+assert ROW_TRANSPORT_OFFSET < ROW_SHAPE_OFFSET and ROW_ORIGIN_OFFSET % 8 == 0
+assert ROW_HEAD_OFFSET + 8 <= ROW_GENERATION_OFFSET
 assert ROW_ARRIVALS_OFFSET + 4 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
@@ -368,32 +372,29 @@ assert (
     ROW_GENERATION_OFFSET % CACHE_LINE_BYTES == 0
     and ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES == ROW_BYTES
 )
-assert areDisjoint(ELECTION_SLOT, ELECTION_EPOCH) and areDisjoint(
-    ROWS_READY_COUNT, ROWS_READY_EPOCH
-)
-assert areDisjoint(DRAIN_TEXT, DRAIN_EPOCH) and areDisjoint(
-    NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED
-)
-assert areDisjoint(REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH)
-assert areDisjoint(MEMBER_STATE, MEMBER_GENERATION) and areDisjoint(
-    ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS
-)
-assert areDisjoint(INDEX_ROW, INDEX_INCARNATION, INDEX_HASH) and areDisjoint(
-    INDEX_ROW, INDEX_TOMBSTONE_EPOCH
-)
-assert (
-    areDisjoint(ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION)
-    and INDEX_ROW.top == INDEX_TOMBSTONE
-)
-assert areDisjoint(OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED)
-assert areDisjoint(TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER)
-assert areDisjoint(LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION) and areDisjoint(
-    LEASE_EXPIRY, LEASE_READING
-)
+for _fields in (
+    (ELECTION_SLOT, ELECTION_EPOCH),
+    (ROWS_READY_COUNT, ROWS_READY_EPOCH),
+    (DRAIN_TEXT, DRAIN_EPOCH),
+    (NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED),
+    (REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH),
+    (MEMBER_STATE, MEMBER_GENERATION),
+    (ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS),
+    (INDEX_ROW, INDEX_INCARNATION, INDEX_HASH),
+    (INDEX_ROW, INDEX_TOMBSTONE_EPOCH),
+    (ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION),
+    (HEAD_ROW, HEAD_NUMBER, HEAD_INCARNATION),
+    (OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED),
+    (TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER),
+    (LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION),
+    (LEASE_EXPIRY, LEASE_READING),
+):
+    assert areDisjoint(*_fields)
 assert (
     ROW_EPOCH.bits == ROWS_READY_EPOCH.bits <= ELECTION_EPOCH.bits
     and ROWS_READY_EPOCH == DRAIN_EPOCH == REPLACEMENT_EPOCH
 )
 assert ROW_INCARNATION.bits == INDEX_INCARNATION.bits == LEASE_INCARNATION.bits
+assert HEAD_INCARNATION.bits == ROW_INCARNATION.bits and HEAD_ROW.bits == LEASE_ROW.bits
 assert ROW_CREATOR.bits == OWNER_SLOT.bits == TICKET_SLOT.bits and INDEX_ROW.bits == LEASE_ROW.bits
 assert REPLACEMENT_OLD.bits == REPLACEMENT_NEW.bits == LEASE_ROW.bits

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from muninn.control import layout
 from muninn.control.block import ControlBlock
-from muninn.control.descriptions import DESCRIPTION_BYTES, DESCRIPTION_OFFSET, RowDescription, Taken
+from muninn.control.descriptions import (
+    DESCRIPTION_BYTES,
+    DESCRIPTION_OFFSET,
+    Head,
+    RowDescription,
+    Taken,
+)
 from muninn.control.rowstate import RowState
 from muninn.system import atomics
 from muninn.terms import LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
@@ -18,6 +24,7 @@ from muninn.terms import LIFETIMES, MODES, TRANSPORTS, Lifetime, Mode
 _STATE_MASK, _CREATED_MASK = layout.ROW_STATE.mask, layout.ROW_CREATOR.mask
 _CREATOR_SHIFT, _INCARNATION_SHIFT = layout.ROW_CREATOR.shift, layout.ROW_INCARNATION.shift
 _COUNT_MASK = layout.ROWS_READY_COUNT.mask
+_HEAD_MASK = layout.HEAD_ROW.mask | layout.HEAD_INCARNATION.mask
 _USABLE = (layout.ROW_LIVE, layout.ROW_REPLACED)
 #: Where the lifetime is in the word of four bytes that begins with the mode.
 _LIFETIME_SHIFT = (layout.ROW_LIFETIME_OFFSET - layout.ROW_MODE_OFFSET) * 8
@@ -150,12 +157,47 @@ class RowReader:
         )
 
     def isLock(self, row: int) -> bool:
-        return (
-            self._block.bytes[
-                self._block.rowAddress(row) - self._block.address + layout.ROW_KIND_OFFSET
-            ]
-            == layout.ROW_KIND_LOCK
+        return self._described(row, layout.ROW_KIND_OFFSET) == layout.ROW_KIND_LOCK
+
+    def hasParts(self, row: int) -> bool:
+        """Whether the row is a bundle's that has parts."""
+        return bool(self._described(row, layout.ROW_FLAGS_OFFSET) & layout.ROW_FLAG_PARTS)
+
+    def headOf(self, row: int) -> Head | None:
+        """The bundle of which the row is a part, as its creator has said."""
+        if self._described(row, layout.ROW_KIND_OFFSET) != layout.ROW_KIND_PART:
+            return None
+        return Head.unpacked(
+            int(
+                atomics.loadAcquire64(self._first + row * layout.ROW_BYTES + layout.ROW_HEAD_OFFSET)
+            )
         )
+
+    def partsOf(self, row: int, incarnation: int) -> list[tuple[int, int]]:
+        """(row, incarnation) of the LIVE parts of a bundle, by their numbers. None comes
+        or goes while the caller has a lease on the bundle, and the bundle is LIVE.
+        """
+        count = self.count()
+        indices = atomics.indexBuffer(count)
+        found = atomics.scan64(
+            self._first + layout.ROW_HEAD_OFFSET,
+            layout.ROW_BYTES,
+            count,
+            _HEAD_MASK,
+            Head(row, incarnation, 0).packed(),
+            indices,
+            count,
+        )
+        numbered = []
+        for part in indices[: min(found, count)]:
+            state, head = self.state(part), self.headOf(part)
+            if state.state == layout.ROW_LIVE and head is not None:
+                numbered.append((head.number, part, state.incarnation))
+        return [(part, incarnation) for _, part, incarnation in sorted(numbered)]
+
+    def _described(self, row: int, offset: int) -> int:
+        """One byte of the description, unchecked."""
+        return self._block.bytes[self._block.rowsOffset + row * layout.ROW_BYTES + offset]
 
     def description(self, row: int) -> RowDescription:
         """The description. It is valid if the caller holds a lease on the row, or reads
@@ -195,9 +237,7 @@ class RowReader:
 
     def isFastMode(self, row: int) -> bool:
         """Whether the row's description says fastMode, in any state of the row."""
-        return self._block.bytes[
-            self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_MODE_OFFSET
-        ] == MODES.index(Mode.FAST)
+        return self._described(row, layout.ROW_MODE_OFFSET) == MODES.index(Mode.FAST)
 
     def needsDescriptor(self, row: int) -> bool:
         """Whether this fastMode row is opened by a descriptor. Otherwise its memory
@@ -206,9 +246,7 @@ class RowReader:
         return self._transport(row) != "cudaIpc"
 
     def _transport(self, row: int) -> str:
-        index = self._block.bytes[
-            self._block.rowsOffset + row * layout.ROW_BYTES + layout.ROW_TRANSPORT_OFFSET
-        ]
+        index = self._described(row, layout.ROW_TRANSPORT_OFFSET)
         return TRANSPORTS[index] if index < len(TRANSPORTS) else ""
 
     def inState(self, state: int) -> list[int]:

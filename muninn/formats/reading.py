@@ -59,18 +59,18 @@ class _Part(NamedTuple):
 
 
 def jobsOf(source: Source, offsets: Mapping[str, int], pieceBytes: int) -> list[Job]:
-    """The jobs that read all entries, the longest ones first.
+    """The jobs that read entries, the longest ones first.
 
     Parameters
     ----------
     offsets
-        From each key to the place of its entry in the memory. Between two entries there
-        is nothing, and so the bytes there may be written.
+        From the key of each entry that is read to its place in the memory. Between two
+        of them there is nothing, and so the bytes there may be written.
     """
     alone: list[tuple[int, Job]] = []
     pieces: list[Job] = []
     gathered: list[_Part] = []
-    for key in sorted(source.entries, key=offsets.__getitem__):
+    for key in sorted(offsets, key=offsets.__getitem__):
         sizeBytes, start = source.entries[key].sizeBytes, offsets[key]
         place = source.placeOf(key)
         if place is None or place.checksum is not None:

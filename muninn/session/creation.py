@@ -7,7 +7,9 @@
 3. It makes the memory, and copies the source into it.
 4. It writes the description into the row, with plain stores: no process reads the
    description of a CREATING row.
-5. It fills the memory: the `fill` function, the manifest, and the `put` function.
+5. It fills the memory: the `fill` function, the manifest, and the `put` function. For a
+   bundle on several GPUs it has taken steps 1 to 4 for each further segment before
+   (`broker/parts.py`), and commits those first.
 6. It asks the broker to commit. Memory without a name goes along as a descriptor. The
    broker takes the row from CREATING to LIVE, which publishes the description and the
    contents.
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.arguments import requireCallable
 from muninn.control import layout
-from muninn.control.descriptions import RowDescription
+from muninn.control.descriptions import Head, RowDescription
 from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgument
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
@@ -69,7 +71,7 @@ class Source(NamedTuple):
 
 def create(
     wanted: BufferSpec,
-    fill: Callable[[Memory], None] | None = None,
+    fill: Callable[..., None] | None = None,
     source: Source | None = None,
     progress: Progress | None = None,
     put: Callable[[int], None] | None = None,
@@ -79,7 +81,8 @@ def create(
     Parameters
     ----------
     fill
-        Called with the memory before another process can open it.
+        Called with the memory, and with that of each part, before another process can
+        open it.
     source
         Host memory whose bytes are copied in, in parallel with the reservation of
         memory. The caller keeps it alive.
@@ -97,41 +100,111 @@ def create(
         requireCallable("progress", progress)
     while True:
         membership = current()
-        reservation = Reservation(
-            membership.client,
-            membership.openBuffers.creating,
-            wanted.grantedAs or wanted.name,
-            replaces=bool(wanted.grantedAs),
-        )
-        with reservation.begun():
-            try:
-                reservation.takeName()
-                with contextlib.suppress(Departing):
-                    membership.departure.check()
-                    openBuffer = _create(
-                        membership, reservation, wanted, fill, source, progress, put
-                    )
-                    reservation.end()
-                    return openBuffer
-            except DomainChanged:
-                if not membership.isLost():
-                    raise
-                continue  # again, in the new control block
-            finally:
-                reservation.giveUp()
-                reservation.leaveName()
+
+        def work(reservation: Reservation, membership: Membership = membership) -> OpenBuffer:
+            half = _make(membership, reservation, wanted, source, progress)
+            return _withParts(membership, wanted, [half], fill, progress, put)
+
+        try:
+            with contextlib.suppress(Departing):
+                return _reserved(membership, wanted, work)
+        except DomainChanged:
+            if not membership.isLost():
+                raise
+            continue  # again, in the new control block
         membership.departure.awaitEnd()
 
 
-def _create(
+def _reserved(
+    membership: Membership, wanted: BufferSpec, work: Callable[[Reservation], OpenBuffer]
+) -> OpenBuffer:
+    """The result of `work` on a reservation of the name. What `work` has not ended when
+    it returns or raises is given back.
+    """
+    reservation = Reservation(
+        membership.client,
+        membership.openBuffers.creating,
+        wanted.grantedAs or wanted.name,
+        replaces=bool(wanted.grantedAs),
+        isPart=wanted.head is not None,
+    )
+    with reservation.begun():
+        try:
+            reservation.takeName()
+            membership.departure.check()
+            return work(reservation)
+        finally:
+            reservation.giveUp()
+            reservation.leaveName()
+
+
+def _withParts(
     membership: Membership,
-    reservation: Reservation,
     wanted: BufferSpec,
-    fill: Callable[[Memory], None] | None,
-    source: Source | None,
+    halves: list[_Half],
+    fill: Callable[..., None] | None,
     progress: Progress | None,
     put: Callable[[int], None] | None,
 ) -> OpenBuffer:
+    """Make the parts that are not among the halves yet, each within a reservation of its
+    own, and then fill and commit all.
+    """
+    number = len(halves)
+    if number > len(wanted.parts):
+        return _finish(membership, wanted, halves, fill, put)
+    head = Head(halves[0].row, halves[0].incarnation, number)
+    part = wanted.parts[number - 1]._replace(head=head)
+
+    def work(reservation: Reservation) -> OpenBuffer:
+        made = _make(membership, reservation, part, None, progress)
+        return _withParts(membership, wanted, [*halves, made], fill, progress, put)
+
+    return _reserved(membership, part, work)
+
+
+def _finish(
+    membership: Membership,
+    wanted: BufferSpec,
+    halves: list[_Half],
+    fill: Callable[..., None] | None,
+    put: Callable[[int], None] | None,
+) -> OpenBuffer:
+    """Steps 5 and 6."""
+    head, *parts = halves
+    if fill is not None:
+        fill(*(half.memory for half in halves))
+    if wanted.manifest:
+        head.memory.put(wanted.manifest, wanted.metaOffset)
+    if put is not None:
+        put(head.made.address)
+    # The head comes last: a bundle that can be opened has all of its parts.
+    for half in (*parts, head):
+        _commit(half)
+    created = _opened(membership, head, tuple(_opened(membership, part) for part in parts))
+    for half in halves:
+        half.reservation.end()
+    return created
+
+
+class _Half(NamedTuple):
+    """A buffer whose row is described, and which is not committed yet."""
+
+    reservation: Reservation
+    row: int
+    incarnation: int
+    description: RowDescription
+    memory: Memory
+    made: Bytes
+
+
+def _make(
+    membership: Membership,
+    reservation: Reservation,
+    wanted: BufferSpec,
+    source: Source | None,
+    progress: Progress | None,
+) -> _Half:
+    """Steps 1 to 4."""
     device = _deviceFor(membership, wanted)
     # A driver knows better than a sum over rows how much memory its GPU has left; and
     # two processes may mean two GPUs by the same number.
@@ -169,25 +242,20 @@ def _create(
     )
     description = _describe(wanted, made)
     tables.rows.describe(row, description, getattr(made, "handle", b""))
-    _fill(memory, wanted, fill)
-    if put is not None:
-        put(made.address)
-    _commit(reservation, made)
-    return membership.openBuffers.created(row, incarnation, description, memory)
+    return _Half(reservation, row, incarnation, description, memory, made)
 
 
-def _fill(memory: Memory, wanted: BufferSpec, fill: Callable[[Memory], None] | None) -> None:
-    if fill is not None:
-        fill(memory)
-    if wanted.manifest:
-        memory.put(wanted.manifest, wanted.metaOffset)
+def _opened(membership: Membership, half: _Half, parts: tuple[OpenBuffer, ...] = ()) -> OpenBuffer:
+    """The open buffer of what was committed just now."""
+    _, row, incarnation, description, memory, _ = half
+    return membership.openBuffers.created(row, incarnation, description, memory, parts)
 
 
-def _commit(reservation: Reservation, made: Bytes) -> None:
+def _commit(half: _Half) -> None:
     """Ask for CREATING → LIVE. Memory without a name goes along as a descriptor."""
-    descriptors = exported(made)
+    descriptors = exported(half.made)
     try:
-        reservation.commit(descriptors)
+        half.reservation.commit(descriptors)
     finally:
         messages.closeAll(descriptors)
 
@@ -301,13 +369,19 @@ def _describe(wanted: BufferSpec, made: Bytes) -> RowDescription:
         lifetime=wanted.lifetime,
         kind=wanted.kind,
         gpu=wanted.gpu,
-        flags=layout.ROW_FLAG_LAZY if wanted.reserve is Reserve.LAZY else 0,
+        flags=_flagsOf(wanted),
         transport=getattr(made, "transport", "segment"),
         shape=wanted.shape,
         dtype=wanted.dtype,
         tenant=wanted.tenant,
         name=wanted.name,
+        head=wanted.head,
     )
+
+
+def _flagsOf(wanted: BufferSpec) -> int:
+    lazy = layout.ROW_FLAG_LAZY if wanted.reserve is Reserve.LAZY else 0
+    return lazy | (layout.ROW_FLAG_PARTS if wanted.parts else 0)
 
 
 def _deviceFor(membership: Membership, wanted: BufferSpec) -> Device | None:

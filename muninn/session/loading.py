@@ -80,12 +80,12 @@ def load(
     threads: int,
     progress: Callable[[int], object] | None,
 ) -> None:
-    """Read all entries of a source into a memory.
+    """Read entries of a source into a memory.
 
     Parameters
     ----------
     offsets
-        From each key to the place of its entry.
+        From the key of each entry that is read to its place.
     threads
         How many threads read; 0: as many as the process may use, from 2 to 12.
     progress

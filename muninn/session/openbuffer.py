@@ -59,6 +59,7 @@ class OpenBuffer:
         "generation",
         "incarnation",
         "memory",
+        "parts",
         "row",
         "tables",
         "tickets",
@@ -72,6 +73,7 @@ class OpenBuffer:
         description: RowDescription,
         memory: Memory,
         *,
+        parts: tuple[OpenBuffer, ...] = (),
         isFresh: bool = False,
     ) -> None:
         self.context = context
@@ -81,6 +83,8 @@ class OpenBuffer:
         self.incarnation = incarnation
         self.description = description
         self.memory = memory
+        # The further segments of a bundle: their leases and memory, and nothing else.
+        self.parts = parts
         rowAddress = block.rowAddress(row)
         # Only `sync` and `api` use the next three. They are made here, with the open
         # buffer, because every access needs them: a look-up would cost each access, and
@@ -189,6 +193,8 @@ class OpenBuffer:
         self._renewAtMs = (
             self.tables.leases.renew(self.memory.leaseIndex, self.ttlMs) - self.ttlMs // 2
         )
+        for part in self.parts:
+            part.renew()
 
     def allowWriting(self) -> None:
         """Make this process's mapping writable, if the buffer's access allows it."""

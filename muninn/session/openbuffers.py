@@ -38,6 +38,7 @@ import contextlib
 import weakref
 from collections.abc import Callable
 
+from muninn.control import layout
 from muninn.control.descriptions import RowDescription
 from muninn.errors import BrokerUnavailable, BufferFreed, MuninnError, OwnerDied
 from muninn.session.context import Context
@@ -135,6 +136,7 @@ class OpenBuffers:
                 if kept is None
                 else (kept, tables.rows.description(row))
             )
+            parts = () if mapped is None else self._partsOf(row, incarnation, mapped[1])
             if (
                 mapped is None
                 or not tables.rows.isLive(row, incarnation)
@@ -144,9 +146,26 @@ class OpenBuffers:
             memory, description = mapped
             return self._add(
                 OpenBuffer(
-                    self.context, row, incarnation, description, memory, isFresh=kept is None
+                    self.context,
+                    row,
+                    incarnation,
+                    description,
+                    memory,
+                    parts=parts,
+                    isFresh=kept is None,
                 )
             )
+
+    def _partsOf(
+        self, row: int, incarnation: int, description: RowDescription
+    ) -> tuple[OpenBuffer, ...]:
+        """The open parts of a bundle on which this process has a lease. If one of them
+        is lost meanwhile, the bundle is not LIVE any more.
+        """
+        if not description.flags & layout.ROW_FLAG_PARTS:
+            return ()
+        held = (self.hold(*pair) for pair in self.tables.rows.partsOf(row, incarnation))
+        return tuple(part for part in held if part is not None)
 
     def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
         tables = self.tables
@@ -223,13 +242,20 @@ class OpenBuffers:
         return self._memories.keepFirst((row, incarnation), memory)
 
     def created(
-        self, row: int, incarnation: int, description: RowDescription, memory: Memory
+        self,
+        row: int,
+        incarnation: int,
+        description: RowDescription,
+        memory: Memory,
+        parts: tuple[OpenBuffer, ...] = (),
     ) -> OpenBuffer:
         """The open buffer of a row that this process has just committed. Another thread
         may have opened the name in the meantime.
         """
         with self.tables.leaseLock:
-            return self._add(OpenBuffer(self.context, row, incarnation, description, memory))
+            return self._add(
+                OpenBuffer(self.context, row, incarnation, description, memory, parts=parts)
+            )
 
     def _add(self, openBuffer: OpenBuffer) -> OpenBuffer:
         """The open buffer to use for this row: the given one, or one that a signal

@@ -12,7 +12,8 @@ answer was stored, so that this process does not know which row was granted. The
 3. If the creation fails or is interrupted, `giveUp` sends the same request again, and
    the broker returns the same row. `giveUp` then abandons that row, and also frees it
    if the commit may have happened. It does not free a version that replaces another:
-   once the commit has happened, the name has no other version.
+   once the commit has happened, the name has no other version. Nor does it free a part,
+   which the broker frees with its bundle.
 4. If `giveUp` is interrupted too, or no broker answers, the end of the `Cleanup` queues
    the same requests for the background thread (`undo`).
 5. Then the name is released.
@@ -119,6 +120,8 @@ class Reservation:
     ----------
     replaces
         Whether the buffer replaces the one that has its public name.
+    isPart
+        Whether it is a part of a bundle.
     """
 
     __slots__ = (
@@ -126,6 +129,7 @@ class Reservation:
         "_creating",
         "_granted",
         "_isOver",
+        "_isPart",
         "_isUnanswered",
         "_mayBeLive",
         "_name",
@@ -135,12 +139,18 @@ class Reservation:
     )
 
     def __init__(
-        self, client: Client, creating: Creating, name: str, replaces: bool = False
+        self,
+        client: Client,
+        creating: Creating,
+        name: str,
+        *,
+        replaces: bool = False,
+        isPart: bool = False,
     ) -> None:
         self._client = client
         self._creating = creating
         self._name = name
-        self._replaces = replaces
+        self._replaces, self._isPart = replaces, isPart
         self.thread = green.identity()
         self._question: dict[str, Any] | None = None
         self._granted: tuple[int, int] | None = None
@@ -201,7 +211,7 @@ class Reservation:
         """Ask for CREATING → LIVE. Memory without a name goes along as a descriptor."""
         assert self._granted is not None
         row, incarnation = self._granted
-        self._mayBeLive = not self._replaces
+        self._mayBeLive = not self._replaces and not self._isPart
         try:
             self._client.request(
                 "commit", descriptors, row=row, incarnation=incarnation, replaces=self._replaces

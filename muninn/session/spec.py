@@ -11,6 +11,7 @@ import os
 from typing import Any, NamedTuple
 
 from muninn.control import layout
+from muninn.control.descriptions import Head
 from muninn.system.pages import pagesUp
 from muninn.terms import INTERNAL_PREFIX, Access, Lifetime, Mode, Reserve
 
@@ -52,6 +53,10 @@ class BufferSpec(NamedTuple):
     grantedAs: str = ""
     #: Whether the `fill` function allocates each page of the data before it writes there.
     isFilledInParts: bool = False
+    #: The further segments of a bundle that is on several GPUs.
+    parts: tuple[BufferSpec, ...] = ()
+    #: The bundle of which this is a part.
+    head: Head | None = None
 
     @property
     def metaOffset(self) -> int:
@@ -73,6 +78,24 @@ def versionSpec(wanted: BufferSpec) -> BufferSpec:
     other row has, and that no user can choose.
     """
     return wanted._replace(grantedAs=f"{INTERNAL_PREFIX * 2}next:{os.urandom(8).hex()}")
+
+
+def partSpec(wanted: BufferSpec, gpu: int, sizeBytes: int) -> BufferSpec:
+    """The spec of a further segment of a bundle, on a GPU of its own. It has a name that
+    no user can choose, and ends with the bundle.
+    """
+    return wanted._replace(
+        name=f"{INTERNAL_PREFIX * 2}part:{os.urandom(8).hex()}",
+        lifetime=Lifetime.KEEP,
+        kind=layout.ROW_KIND_PART,
+        gpu=gpu,
+        shape=(sizeBytes,),
+        sizeBytes=sizeBytes,
+        manifest=b"",
+        deadlineMs=0,
+        grantedAs="",
+        parts=(),
+    )
 
 
 def lockSpec(name: str) -> BufferSpec:

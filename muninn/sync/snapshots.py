@@ -19,6 +19,7 @@ from muninn.control.generations import Starved, Streams
 from muninn.errors import InvalidArgument
 from muninn.interop.dtypes import elementOf
 from muninn.interop.elements import shown
+from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer
 from muninn.sync import fences
 from muninn.sync.access import Copying
@@ -65,16 +66,17 @@ def checkFits(openBuffer: OpenBuffer, out: np.ndarray[Any, Any]) -> None:
 
 
 def snapshotOf(
-    openBuffer: OpenBuffer, out: np.ndarray[Any, Any], offset: int, timeout: float
+    openBuffer: OpenBuffer,
+    out: np.ndarray[Any, Any],
+    offset: int,
+    timeout: float,
+    part: Memory | None = None,
 ) -> int:
     """Copy the bytes from `offset` on, as many as `out` has, of one generation; returns
-    that generation.
+    that generation. They are those of the buffer, or of one of its parts.
     """
-    target, memory, tickets = (
-        out.__array_interface__["data"][0],
-        openBuffer.memory,
-        openBuffer.tickets,
-    )
+    target, tickets = out.__array_interface__["data"][0], openBuffer.tickets
+    memory = openBuffer.memory if part is None else part
     # The common case: no process is inside a write access, and no stream was ever given
     # work on this buffer.
     isHostOnly = memory.isHostVisible and not tickets.last()
@@ -84,15 +86,19 @@ def snapshotOf(
         else None
     )
     if copied is None or tickets.last():
-        return _awaitCopy(openBuffer, target, offset, out.nbytes, timeout)
+        return _awaitCopy(openBuffer, memory, target, offset, out.nbytes, timeout)
     return copied
 
 
 def _awaitCopy(
-    openBuffer: OpenBuffer, target: int, offset: int, sizeBytes: int, timeout: float
+    openBuffer: OpenBuffer,
+    memory: Memory,
+    target: int,
+    offset: int,
+    sizeBytes: int,
+    timeout: float,
 ) -> int:
     """Copy from one whole generation to `target` as soon as there is one; returns it."""
-    memory = openBuffer.memory
     deadline = clock.now() + timeout
     streams = Streams(
         openBuffer.tickets.last,

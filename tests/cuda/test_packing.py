@@ -198,8 +198,14 @@ def test_aBundleOfArraysOnAGpuIsThereToo(domain: str, monkeypatch: pytest.Monkey
 def test_arraysOfSeveralPlacesNeedAWord(domain: str) -> None:
     _needTwoGpus()
     arrays = {"a": OnGpu(CUBE, gpu=0), "b": OnGpu(CUBE, gpu=1), "c": np.ones(3)}
-    with pytest.raises(InvalidArgument, match=r"GPU 0 and GPU 1 and the host.*preferredGpu"):
+    with pytest.raises(InvalidArgument, match=r"GPU 0 and GPU 1 and the host.*fastMode"):
         muninn.shareBundle(arrays, name="model")
+    with muninn.shareBundle(arrays, name="model", mode="fastMode") as bundle:
+        assert [bundle[key].gpu for key in "abc"] == [0, 1, 0]
+        bundle.free()
+    with muninn.shareBundle({"b": arrays["b"]}, name="model", preferredGpu=0) as bundle:
+        assert bundle.gpus == (0,)
+        bundle.free()
     for mode, gpu in (("bigMode", None), ("fastMode", 1)):
         with muninn.shareBundle(arrays, name="model", mode=mode, preferredGpu=gpu) as bundle:
             assert bundle.buffer.gpu == gpu
@@ -207,3 +213,36 @@ def test_arraysOfSeveralPlacesNeedAWord(domain: str) -> None:
                 np.testing.assert_array_equal(bundle[key], CUBE)
             assert np.asarray(bundle["c"]).tolist() == [1, 1, 1]
             bundle.free()
+
+
+def test_arraysOfSeveralGpusStayThereUnderOneName(
+    domain: str, actor: Start, freeBytes: Free
+) -> None:
+    """One segment a GPU, one name, one open; and nothing goes through the host."""
+    _needTwoGpus()
+    before = freeBytes()
+    arrays = {
+        "far": OnGpu(CUBE.T, gpu=1),
+        "near": OnGpu(CUBE, gpu=0),
+        "tied": OnGpu(CUBE[0], gpu=1),
+    }
+    arrays["also tied"] = arrays["tied"]
+    bundle = muninn.shareBundle(arrays, "model")
+    assert bundle.gpus == (0, 1) and [bundle[key].gpu for key in bundle] == [1, 0, 1, 1]
+    other = actor("theirs = muninn.openBundle('model')")
+    assert other.do("theirs.gpus, theirs['far'].gpu, theirs.nbytes") == [
+        [0, 1],
+        1,
+        bundle.nbytes,
+    ]
+    assert other.do("float(np.asarray(theirs['far']).sum())") == float(CUBE.sum())
+    newer = muninn.publish("model", {key: arrays[key] for key in ("near", "tied")})
+    assert other.do("theirs.isCurrent, muninn.openBundle('model').gpus") == [False, [0, 1]]
+    np.testing.assert_array_equal(np.asarray(newer["tied"]), CUBE[0])
+    bundle.close()
+    assert other.do("float(np.asarray(theirs['far']).sum())") == float(CUBE.sum())
+    other.kill()
+    newer.free()
+    newer.close()
+    del arrays
+    eventually(lambda: freeBytes() >= before, "the memory of both GPUs is free again")

@@ -154,6 +154,12 @@ def _together(tag: str) -> None:
     bundle = muninn.shareBundle({"a": np.arange(5), "b": np.ones((2, 2))}, name=f"{tag}-bundle")
     assert muninn.openBundle(f"{tag}-bundle")["a"][4] == 4
     bundle.free()
+    spread = muninn.shareBundle(
+        {"a": np.arange(5), "b": np.arange(6)}, f"{tag}-spread", preferredGpu={"a": 0, "b": 1}
+    )
+    assert muninn.openBundle(f"{tag}-spread")["b"][5] == 5
+    spread.free()
+    spread.close()
     once = muninn.shareOnce(f"{tag}-once", lambda: np.arange(3))
     once.free()
     once.close()

@@ -207,7 +207,9 @@ class DescriptionTarget(Target):
 def _openBuffer(raw: bytes, sizeBytes: int) -> Any:
     memory = SimpleNamespace(copyBytes=lambda *_: raw)
     return SimpleNamespace(
-        description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)), memory=memory
+        description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)),
+        memory=memory,
+        parts=(SimpleNamespace(description=describe("part", sizeBytes=sizeBytes)),),
     )
 
 
@@ -220,16 +222,17 @@ class ManifestTarget(Target):
         return [
             msgpack.packb(entries)
             for entries in (
-                [["a", 0, [3, 4], "<f8"], ["b", 256, [], "<i2"]],
-                [["a", 0, [1e308, 1e308], "u1"]],
-                [["a", 0, [1 << 63, 1 << 63], "u1"]],
+                [["a", 0, [3, 4], "<f8", 0], ["b", 256, [], "<i2", 0]],
+                [["a", 0, [1e308, 1e308], "u1", 0]],
+                [["a", 0, [1 << 63, 1 << 63], "u1", 0]],
                 [],
                 {},
-                [["a", 0.5, [1], "u1"]],
-                [[["a"], 0, [1], "u1"]],
-                [[1, 0, [True], "u1"]],
-                [["a", 0, "12", "u1"]],
-                [["a", 0, [3], "bfloat16"], ["b", 256, [0], "float4_e2m1fn_x2"]],
+                [["a", 0.5, [1], "u1", 0]],
+                [[["a"], 0, [1], "u1", 0]],
+                [[1, 0, [True], "u1", 0]],
+                [["a", 0, "12", "u1", 0]],
+                [["a", 0, [3], "u1", 1], ["b", 0, [3], "u1", 7]],
+                [["a", 0, [3], "bfloat16", 0], ["b", 256, [0], "float4_e2m1fn_x2", 0]],
             )
         ]
 

@@ -160,6 +160,21 @@ def _file() -> str:
     return path
 
 
+def _shareSpread(_: None) -> None:
+    places = {"a": 0, "b": 1}
+    made = muninn.shareBundle({key: _values() for key in "ab"}, OWN + "spread", preferredGpu=places)
+    assert made["b"][3] == 7
+
+
+def _spread() -> muninn.Bundle:
+    places = {"a": 0, "b": 1}
+    return muninn.publish(OWN + "model", {key: _values() for key in "ab"}, preferredGpu=places)
+
+
+def _publishSpread(kit: muninn.Bundle) -> None:
+    assert _spread()["b"][3] == kit["b"][3] == 7
+
+
 def _shareBundle(_: None) -> None:
     assert muninn.shareBundle({"a": _values(), "b": _values()}, name=OWN + "bundle")["b"][3] == 7
 
@@ -272,6 +287,8 @@ CALLS: dict[str, Call] = {
     "loadArray": Call(_loadArray),
     "load": Call(_load),
     "shareBundle": Call(_shareBundle),
+    "shareBundle on GPUs": Call(_shareSpread),
+    "publish on GPUs": Call(_publishSpread, _spread),
     "openBundle": Call(_openBundle),
     "MuninnBuffer": Call(_class),
     "Lock": Call(_makeLock),

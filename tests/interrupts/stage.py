@@ -57,7 +57,7 @@ _ENVIRONMENT = {
     "MUNINN_MAX_MEMBERS": "8",
     "MUNINN_MAX_BUFFERS": "32",
     "MUNINN_MAX_LEASES": "16",
-    "MUNINN_HOST_GPUS": "1",
+    "MUNINN_HOST_GPUS": "2",
     "MUNINN_DEVICE": "host",
 }
 

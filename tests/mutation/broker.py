@@ -10,6 +10,7 @@ _DIRECTORY = "muninn/broker/directory.py"
 _HALFMADE = "muninn/broker/halfmade.py"
 _SUCCESSION = "muninn/broker/succession.py"
 _HOLDERS = "muninn/broker/holders.py"
+_PARTS = "muninn/broker/parts.py"
 _CATALOG = "muninn/broker/catalog.py"
 _STORE = "muninn/broker/descriptorstore.py"
 _DEATHWATCH = "muninn/broker/deathwatch.py"
@@ -79,6 +80,24 @@ MUTANTS = [
     Mutant(_REPAIR, "            if isTaken and exchange is not None and row == exchange.old:\n", "            if False:\n", "repair knows which of two live rows is the old one", "test_succession.py::test_aDeathOfEveryProcessLeavesOneOfTheTwoVersionsToRepair"),
     Mutant(_HOLDERS, " and not self._rows.name(row).startswith(_OWN_LOCK)", "", "the lock of a dead publisher is gone with its last user", "test_publishing.py::test_aDeadPublisherLeavesNoLockBehind"),
     Mutant("muninn/broker/handlers/domain.py", "(*directory.rows.inState(layout.ROW_LIVE), *directory.rows.inState(layout.ROW_REPLACED))", "directory.rows.inState(layout.ROW_LIVE)", "an eviction reaches the holders of older versions", "test_publishing.py::test_evictingANameRevokesTheLeasesOnEveryVersion"),
+    # --- parts ------------------------------------------------------------------------
+    Mutant(_DIRECTORY, "            self._parts.requireHead(description, member.slot)\n", "", "a part has a head that its creator is making", "test_parts.py::test_aPartWithoutAHeadThatIsBeingCreatedIsRefused"),
+    Mutant(_PARTS, "        if head is None and description.kind != layout.ROW_KIND_PART:\n", "        if head is None:\n", "a part names a head", "test_parts.py::test_aPartThatNamesNoHeadIsRefused"),
+    Mutant(_PARTS, "== (layout.ROW_CREATING, creator, head.incarnation):", "== (layout.ROW_CREATING, state.creator, head.incarnation):", "the head is the same member's", "test_parts.py::test_aPartWithoutAHeadThatIsBeingCreatedIsRefused"),
+    Mutant(_PARTS, "head is not None and head.row < self._rows.count():\n            state", "head is not None:\n            state", "a head is a row that there is", "test_parts.py::test_aPartWithoutAHeadThatIsBeingCreatedIsRefused"),
+    Mutant(_PARTS, "        isThere = state.incarnation == head.incarnation and state", "        isThere = state", "a head is of the incarnation that the part names", "test_parts.py::test_aPartWhoseHeadIsAnotherBufferNowIsOver"),
+    Mutant(_PARTS, "_ENDED = (layout.ROW_DEAD, layout.ROW_FREE)", "_ENDED = (layout.ROW_FREE,)", "parts go before their head is free", "test_parts.py::test_aSuccessorFinishesWhateverStepItsBrokerDiesAt"),
+    Mutant(_DIRECTORY, "        for part in self._parts.of(row, state.incarnation):\n            self.tryReclaim(part)\n", "", "parts end with their head", "test_parts.py::test_partsEndWithTheirHead"),
+    Mutant(_DIRECTORY, "        if state.state == layout.ROW_LIVE and self._parts.isOver(row):\n", "        if False:\n", "a part whose head has ended is freed", "test_parts.py::test_partsEndWithTheirHead"),
+    Mutant(_DIRECTORY, "            self.ownerGone(head)\n", "            pass\n", "a bundle without one of its arrays is none", "test_parts.py::test_aBundleEndsBeforeThePartThatItHasLost"),
+    Mutant("muninn/control/rowreader.py", "            if state.state == layout.ROW_LIVE and head is not None:\n", "            if head is not None:\n", "only live parts are opened", "test_parts.py::test_partsAreFoundByTheirHeadInTheirOrder"),
+    Mutant("muninn/control/rowreader.py", " for _, part, incarnation in sorted(numbered)]", " for _, part, incarnation in numbered]", "parts are opened in the order of their numbers", "test_parts.py::test_partsAreFoundByTheirHeadInTheirOrder"),
+    Mutant("muninn/session/reservation.py", "not self._replaces and not self._isPart", "not self._replaces", "no part of a version that may be there is freed", "test_parts.py::test_aVersionThatMayBeThereKeepsItsParts"),
+    Mutant("muninn/session/creation.py", "    for half in (*parts, head):\n        _commit(half)\n", "    for half in (head, *parts):\n        _commit(half)\n", "the head is committed last", "test_parts.py"),
+    Mutant("muninn/session/openbuffers.py", "            parts = () if mapped is None else self._partsOf(row, incarnation, mapped[1])\n", "            parts = ()\n", "a bundle is opened with its parts", "test_parts.py::test_anotherProcessOpensAllOfIt"),
+    Mutant("muninn/session/openbuffer.py", "        for part in self.parts:\n            part.renew()\n", "", "the leases on parts are renewed", "test_parts.py::test_theLeasesOnPartsAreRenewed"),
+    Mutant("muninn/api/manifests.py", "        or segment >= len(sizes)\n", "", "an array is in a segment that there is", "test_bundle.py test_parts.py::test_aManifestThatNamesASegmentThatIsNotThereIsRefused"),
+    Mutant("muninn/api/placement.py", "own = [key for key in specs if key not in first]", "own = list(specs)", "an array on the bytes of another has no place of its own", "test_parts.py::test_anArrayOnTheBytesOfAnotherIsWhereThatIs"),
     # --- directory --------------------------------------------------------------------
     Mutant(_DIRECTORY, "        self._journal.append(\"create\", **granted)\n", "", "a grant is in the journal first", "test_directory.py::test_aSuccessorKnowsTheNamesThatWereGranted"),
     Mutant(_DIRECTORY, "                self._journal.append(\"live\", row=row, incarnation=incarnation, description=description.packed())\n", "", "a live row is in the journal", "test_directory.py::test_theJournalTellsEachStep"),
