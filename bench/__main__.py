@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import bulk, crowd, loading, opens
+from bench import bulk, crowd, loading, opens, versions
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -23,6 +23,9 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "stream": bulk.streaming,
     "share": bulk.sharing,
     "load": loading.toHost,
+    "publication": versions.publishing,
+    "attach": versions.attaching,
+    "swaps": versions.swapping,
     "takeover": crowd.takeover,
     "crowd": crowd.crowding,
     "idle": crowd.idling,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 import statistics
-from pathlib import Path
 
 import numpy as np
 
 import muninn
-from bench.harness import Options, Peer, Row, newDomain, seconds
+from bench.harness import Options, Peer, Row, newDomain, seconds, writingSeconds
 from muninn.system import pages
 
 #: Whether the rows that need huge pages have a limit: pages of 4 KiB can not reach it.
@@ -78,13 +75,7 @@ def sharing(options: Options) -> list[Row]:
         return seconds(lambda: np.copyto(np.empty_like(array), array))
 
     def file() -> float:
-        path = Path("/dev/shm") / f"muninn-{os.getuid()}-bench-file-{os.getpid()}"
-        try:
-            with path.open("wb", buffering=0) as written:
-                left = memoryview(array)
-                return seconds(lambda: _writeAll(written, left))
-        finally:
-            path.unlink(missing_ok=True)
+        return writingSeconds([array])
 
     ours(), private(), file()
     mine, copied, written = zip(
@@ -111,8 +102,3 @@ def sharing(options: Options) -> list[Row]:
             1.0,
         ),
     ]
-
-
-def _writeAll(file: io.FileIO, left: memoryview) -> None:
-    while left:
-        left = left[file.write(left) :]

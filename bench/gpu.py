@@ -29,6 +29,7 @@ from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
 from bench.loading import toVram
 from bench.table import RESULTS, tableOf, write
+from bench.versions import attached, publishingInVram, swapped
 from muninn.devices.cuda.driver import call
 from muninn.kernels import launch
 
@@ -314,7 +315,32 @@ def registering(options: Options) -> list[Row]:
 
 def loading(options: Options) -> list[Row]:
     """The first load of a model from the page cache."""
-    return toVram(options, 64 * MIB if IS_REHEARSAL or options.quick else 8 * GIB)
+    return toVram(options, _modelBytes(options))
+
+
+def publishing(options: Options) -> list[Row]:
+    """A new version of a model that is in VRAM already, beside the copy alone."""
+    return publishingInVram(options, _modelBytes(options))
+
+
+def attaching(options: Options) -> list[Row]:
+    """A worker attaches 1,000 tensors; and the driver's part in that."""
+    whole, driver = attached(4096, "fastMode", options.pick(101, 5))
+    what = "attach 1,000 tensors of 4 KiB in VRAM"
+    own = statistics.median(whole) - statistics.median(driver)
+    return [
+        Row(f"{what}, without the driver's time", "ms", [own], [], "", 20.0, 5.0),
+        Row(f"beside: {what}", "ms", whole, [], "", None, None),
+    ]
+
+
+def swapping(options: Options) -> list[Row]:
+    """Requests in VRAM while versions are published."""
+    return swapped(options, "fastMode", MIB if IS_REHEARSAL or options.quick else 64 * MIB)
+
+
+def _modelBytes(options: Options) -> int:
+    return 64 * MIB if IS_REHEARSAL or options.quick else 8 * GIB
 
 
 GROUPS: dict[str, Callable[[Options], list[Row]]] = {
@@ -324,6 +350,9 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "register": registering,
     "fence": fencing,
     "load": loading,
+    "publication": publishing,
+    "attach": attaching,
+    "swaps": swapping,
 }
 
 

@@ -8,6 +8,7 @@ of the ratios, with the smallest and the largest.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,6 +84,21 @@ def seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
+
+
+def writingSeconds(arrays: Sequence[np.ndarray]) -> float:
+    """The seconds in which the bytes of arrays are written to a new file in `/dev/shm`."""
+    path = Path("/dev/shm") / f"muninn-{os.getuid()}-bench-file-{os.getpid()}"
+    try:
+        with path.open("wb", buffering=0) as written:
+            return seconds(lambda: [_writeAll(written, memoryview(array)) for array in arrays])
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _writeAll(file: io.FileIO, left: memoryview) -> None:
+    while left:
+        left = left[file.write(left) :]
 
 
 def quantile(values: Sequence[float], part: float) -> float:

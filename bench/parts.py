@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import gc
 import json
+import select
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+#: The pause of a worker between two requests.
+_THINKING_SECONDS = 0.001
 
 
 def say(value: Any) -> None:
@@ -187,6 +192,103 @@ def openBig(name: str, rounds: int) -> None:
         times.append((time.perf_counter() - started) * 1e3)
         buffer.close()
     say(times)
+
+
+def followVersions(name: str) -> None:
+    """Open each newer version of a bundle as soon as it is there; say when that was, by
+    the clock that all processes share.
+    """
+    import muninn
+
+    bundle = muninn.openBundle(name)
+    say(True)
+    while True:
+        bundle.waitNewer()
+        newer = muninn.openBundle(name)
+        opened = time.perf_counter()
+        bundle.close()
+        bundle = newer
+        say(opened)
+
+
+def attachBundle(name: str, rounds: int, isInVram: bool) -> None:
+    """Milliseconds of each open of a bundle, up to all of its arrays; and for VRAM the
+    driver's part in as many further opens.
+    """
+    import muninn
+
+    def attachings(now: Callable[[], float]) -> list[float]:
+        took = []
+        for _ in range(rounds):
+            started = now()
+            bundle = muninn.openBundle(name)
+            arrays = [bundle[key] for key in bundle]
+            took.append((now() - started) * 1e3)
+            del arrays
+            bundle.close()
+            if isInVram:
+                _giveBack()
+        return took
+
+    muninn.openBundle(name).close()  # makes what a process makes once
+    whole = attachings(time.perf_counter)
+    if not isInVram:
+        say([whole, []])
+        return
+    from bench.driver import timedDriver
+
+    with timedDriver() as spent:
+        say([whole, attachings(lambda: spent[0])])
+
+
+def serveVersions(name: str) -> None:
+    """Serve requests from one line to the next, each by the newest version of a bundle;
+    say then how long they took. The pause between two requests keeps several workers
+    from waiting for each other's processor.
+    """
+    import numpy as np
+
+    import muninn
+
+    bundle = muninn.openBundle(name)
+    changes = 0
+
+    def request(number: int) -> None:
+        nonlocal bundle, changes
+        if not bundle.isCurrent:
+            with bundle:
+                bundle = muninn.openBundle(name)
+            changes += 1
+        version = np.asarray(bundle["version"])
+        if not (np.asarray(bundle[f"tensor{number % (len(bundle) - 1)}"]) == version).all():
+            raise ValueError(f"a tensor is not of version {version}")
+
+    request(0)
+    say(True)
+    while sys.stdin.readline():
+        took: list[float] = []
+        errors: list[str] = []
+        before = changes
+        while not select.select([sys.stdin], [], [], _THINKING_SECONDS)[0]:
+            started = time.perf_counter()
+            try:
+                request(len(took))
+            except (muninn.errors.MuninnError, OSError, ValueError) as error:
+                errors.append(repr(error))
+            took.append((time.perf_counter() - started) * 1e3)
+        sys.stdin.readline()
+        median = statistics.median(took)
+        say(
+            {
+                "requests": len(took),
+                "failed": len(errors),
+                "errors": sorted(set(errors)),
+                "median": median,
+                "slowest": max(took),
+                "slow": sum(each > median + 1 for each in took),
+                "changes": changes - before,
+            }
+        )
 
 
 def _giveBack() -> None:

@@ -39,6 +39,9 @@ _.shareTimes
 _.awaitName
 _.shareVram
 _.openVram
+_.followVersions
+_.attachBundle
+_.serveVersions
 _.openBig
 _.openTorch
 _.answerTickets
