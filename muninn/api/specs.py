@@ -52,11 +52,11 @@ def asSize(value: int | str) -> int:
 
 def asShape(value: Any) -> tuple[int, ...]:
     """A tuple of lengths, at most 8, or `InvalidArgument`."""
+    lengths = (value,) if isinstance(value, int | np.integer) else value
     try:
-        found = [
-            asInteger(length)
-            for length in ((value,) if isinstance(value, int | np.integer) else value)
-        ]
+        # numpy's shapes need no look at each length: a bundle has thousands of them.
+        isPlain = type(lengths) is tuple and {int}.issuperset(map(type, lengths))
+        found = list(lengths) if isPlain else [asInteger(length) for length in lengths]
     except TypeError:
         found = [None]
     if isinstance(value, _NO_SHAPES):

@@ -267,8 +267,15 @@ def _numpyElement(dtype: Dtype) -> ElementType:
         if words is None or _libraryDtype(words.text) != dtype:
             raise unreadable(dtype)
         return _element(words)
-    isPlain = dtype.fields is None and dtype.subdtype is None
-    return ElementType(dtype.str, dtype.itemsize, None if isPlain else dtype)
+    if dtype.fields is None and dtype.subdtype is None:
+        return _plainElement(dtype)
+    return ElementType(dtype.str, dtype.itemsize, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _plainElement(dtype: Dtype) -> ElementType:
+    # numpy composes the text anew each time, and a bundle has thousands of dtypes.
+    return ElementType(dtype.str, dtype.itemsize)
 
 
 def unreadable(dtype: Dtype) -> InvalidDtype:
