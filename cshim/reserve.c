@@ -21,30 +21,56 @@ static const uint64_t HUGE_PAGE_BYTES = 2 << 20;
 static const uint64_t PIECE_BYTES = 4 << 20;
 
 struct work {
-	char *target;
-	const char *source;
+	char *memory;
+	const struct mnnExtent *extents;
 	/* `next` is the offset of the next piece; all threads add to it. */
-	uint64_t bytes, sourceBytes, next;
+	uint64_t count, end, next;
 	int huge, error;
 };
 
 static uint64_t smaller(uint64_t one, uint64_t other) { return one < other ? one : other; }
 
+static uint64_t larger(uint64_t one, uint64_t other) { return one > other ? one : other; }
+
+/* The number of the first extent that does not end before `offset`. */
+static uint64_t firstExtent(const struct work *work, uint64_t offset)
+{
+	uint64_t low = 0, high = work->count;
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+		if (work->extents[middle].offset + work->extents[middle].bytes <= offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void copyExtents(const struct work *work, uint64_t begin, uint64_t end)
+{
+	for (uint64_t number = firstExtent(work, begin);
+		number < work->count && work->extents[number].offset < end; number++) {
+		const struct mnnExtent *extent = &work->extents[number];
+		uint64_t from = larger(begin, extent->offset);
+		uint64_t to = smaller(end, extent->offset + extent->bytes);
+		memcpy(work->memory + from, (const char *)extent->source + (from - extent->offset), to - from);
+	}
+}
+
 static int reservePiece(const struct work *work, uint64_t offset)
 {
-	uint64_t length = smaller(PIECE_BYTES, work->bytes - offset);
+	uint64_t length = smaller(PIECE_BYTES, work->end - offset);
 	/* If the mount offers no huge pages, some kernels grant the collapse, and others
 	 * refuse it (6.18, observed). The populating below then takes small pages. */
 	if (work->huge && length >= HUGE_PAGE_BYTES)
-		madvise(work->target + offset, length, MADV_COLLAPSE);
+		madvise(work->memory + offset, length, MADV_COLLAPSE);
 	/* Populating runs in parallel, whereas fallocate takes the lock of the file. It
 	 * uses the huge pages that the mapping asks for. It returns an error where an
 	 * access would get SIGBUS. */
-	if (madvise(work->target + offset, length, MADV_POPULATE_WRITE) != 0)
+	if (madvise(work->memory + offset, length, MADV_POPULATE_WRITE) != 0)
 		return -errno;
-	if (offset < work->sourceBytes)
-		memcpy(work->target + offset, work->source + offset,
-			smaller(length, work->sourceBytes - offset));
+	/* The pages that were cleared just now are still in the processor's cache. */
+	copyExtents(work, offset, offset + length);
 	return 0;
 }
 
@@ -53,7 +79,7 @@ static void *reservePieces(void *argument)
 	struct work *work = argument;
 	while (__atomic_load_n(&work->error, __ATOMIC_RELAXED) == 0) {
 		uint64_t offset = __atomic_fetch_add(&work->next, PIECE_BYTES, __ATOMIC_RELAXED);
-		if (offset >= work->bytes)
+		if (offset >= work->end)
 			break;
 		int error = reservePiece(work, offset);
 		if (error != 0)
@@ -62,16 +88,13 @@ static void *reservePieces(void *argument)
 	return NULL;
 }
 
-int mnnReserve(void *target, uint64_t bytes, const void *source, uint64_t sourceBytes,
-	uint32_t threads, int huge)
+int mnnReserve(void *memory, uint64_t begin, uint64_t end, const struct mnnExtent *extents,
+	uint64_t count, uint32_t threads, int huge)
 {
 	enum { MAX_HELPERS = 63, STACK_BYTES = 1 << 20 };
-	struct work work = {.target = target,
-		.source = source,
-		.bytes = bytes,
-		.sourceBytes = sourceBytes,
-		.huge = huge};
-	uint64_t pieces = (bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+	struct work work = {
+		.memory = memory, .extents = extents, .count = count, .end = end, .next = begin, .huge = huge};
+	uint64_t pieces = (end - begin + PIECE_BYTES - 1) / PIECE_BYTES;
 	uint64_t wanted = smaller(smaller(threads, pieces), MAX_HELPERS + 1);
 	pthread_t helpers[MAX_HELPERS];
 	uint64_t started = 0;

@@ -225,15 +225,16 @@ def _tensorsOf(bundle: Bundle) -> dict[str, torch.Tensor]:
     """The arrays of an open bundle as tensors, on the same bytes. The current stream waits
     for a writer.
     """
-    openBuffer, memory, _, isWritable = bundle.buffer._exposed()
-    if memory.gpu is not None:
-        stream = torch.cuda.current_stream(memory.gpu).cuda_stream or arrays.LEGACY_STREAM
-        fences.holdBack(openBuffer, stream, writing=False, timeout=None)
+    openBuffer = bundle.buffer._checked()
+    memories, isWritable = bundle._memories(openBuffer), bundle.buffer.writable
+    for gpu in {memory.gpu for memory in memories if not memory.isHostVisible}:
+        stream = torch.cuda.current_stream(gpu).cuda_stream or arrays.LEGACY_STREAM
+        fences.holdBack(openBuffer, stream, writing=False, timeout=None, gpu=gpu)
     # Capsules, and not arrays: PyTorch has no read-only tensors, and would be warned of
     # that for each.
     return {
         key: torch.utils.dlpack.from_dlpack(
-            views.tensor(memory, region, isWritable, max_version=_VERSION)
+            views.tensor(memories[region.segment], region, isWritable, max_version=_VERSION)
         )
         for key, region in bundle._entries.items()
     }

@@ -42,6 +42,31 @@ def test_anotherProcessFindsEveryArray(domain: str, actor: Start) -> None:
     assert bundle.describe()["entries"]["wte"] == {"shape": [3, 4], "dtype": "<f4"}
 
 
+@pytest.mark.parametrize("reserve", ["full", "lazy"])
+@pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
+def test_arraysOfEverySizeAndLayoutArriveWhole(domain: str, mode: str, reserve: str) -> None:
+    """Those in C order are copied while the memory is allocated, by several threads;
+    the others one after the other.
+    """
+    values = np.random.default_rng(1).integers(0, 255, 10_000_003, np.uint8)
+    arrays = {
+        "small": values[:7],
+        "large": values,
+        "empty": values[:0],
+        "transposed": values[:600].reshape(20, 30).T,
+        "page": values[5 : 5 + 4096],
+        "backwards": values[::-1],
+        "again": values[: 9 << 20].view(np.uint64),
+        "tied": values,
+        "single": np.array(7.5),
+    }
+    told: list[int] = []
+    bundle = muninn.shareBundle(arrays, mode=mode, reserve=reserve, progress=told.append)
+    for key, array in arrays.items():
+        assert np.array_equal(np.asarray(bundle[key]), array), key
+    assert sum(told) >= bundle.nbytes
+
+
 def test_pickledBundlesOpenElsewhere(domain: str, actor: Start) -> None:
     bundle = muninn.shareBundle(ARRAYS)
     text = pickle.dumps(bundle).hex()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import resource
 import threading
@@ -15,6 +16,7 @@ from muninn.errors import BufferFreed, ControlBlockInvalid, HostMemoryFull
 from muninn.storage import segments
 from muninn.storage.paths import Paths
 from muninn.system import pages
+from muninn.system.structures import Extent
 from support import eventually, leftovers
 
 
@@ -31,7 +33,7 @@ def test_oneMappingReadsTheBytesThatAnotherWrites(paths: Paths) -> None:
     other = segments.open_(paths, 1, 2, 8192)
     reading = segments.Mapping(other, 8192, writable=False)
     data = np.arange(1024)
-    segments.reserve(fd, writing, 1, data.ctypes.data, data.nbytes)
+    segments.reserve(fd, writing, 1, [Extent(0, data.ctypes.data, data.nbytes)])
     copy = np.empty_like(data)
     segments.atomics.copy(copy.ctypes.data, reading.address, data.nbytes)
     assert (copy == data).all() and paths.segments() == [(1, 2)]
@@ -101,9 +103,9 @@ def test_aFullShmIsAnErrorBeforeAnyTouch(paths: Paths, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(segments.atomics, "advise", lambda *_: -errno.ENOSPC)
+    monkeypatch.setattr(segments.atomics, "reserve", lambda *_: -errno.ENOSPC)
     with pytest.raises(HostMemoryFull, match="No space left"):
-        segments.reserve(fd, mapping, 1, mapping.address, 1)
+        segments.reserve(fd, mapping, 1, [Extent(0, mapping.address, 1)])
     mapping.close()
     os.close(fd)
 
@@ -127,6 +129,7 @@ def test_noThreadIsAtWorkWhenAReservationIsInterrupted(paths: Paths) -> None:
     fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     source = np.ones(sizeBytes, np.uint8)
+    extent = Extent(0, source.ctypes.data, sizeBytes)
     before = _threads()
 
     def interrupt(_: int) -> None:
@@ -135,7 +138,7 @@ def test_noThreadIsAtWorkWhenAReservationIsInterrupted(paths: Paths) -> None:
 
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            segments.reserve(fd, mapping, 2, source.ctypes.data, sizeBytes, interrupt)
+            segments.reserve(fd, mapping, 2, [extent], interrupt)
         eventually(lambda: _threads() <= before, "no thread is left")
         assert os.fstat(fd).st_blocks * 512 < sizeBytes
     mapping.close()
@@ -146,12 +149,21 @@ def _threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
+def _extentsOf(source: np.ndarray) -> list[Extent]:
+    """The array in parts of any size, in their order; one of them has no bytes."""
+    ends = [0, 0, 8, 4096, 5000, 1 << 20, source.nbytes // 2 // 8 * 8, source.nbytes]
+    return [
+        Extent(begin, source.ctypes.data + begin, end - begin)
+        for begin, end in itertools.pairwise(ends)
+    ]
+
+
 def test_threadsCopyTheBytesOfTheSource(paths: Paths) -> None:
     sizeBytes = segments._SLICE_BYTES * 2 + 3 * layout.PAGE_BYTES
     fd = segments.create(paths, 1, 2, sizeBytes)
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     source = np.arange((sizeBytes - 5) // 8 * 8 // 8)
-    segments.reserve(fd, mapping, 2, source.ctypes.data, source.nbytes)
+    segments.reserve(fd, mapping, 2, _extentsOf(source))
     copy = np.empty_like(source)
     segments.atomics.copy(copy.ctypes.data, mapping.address, copy.nbytes)
     assert (copy == source).all()
@@ -167,7 +179,7 @@ def test_aKernelThatCanNotPopulateIsHelpedByFallocate(
     mapping = segments.Mapping(fd, sizeBytes, writable=True)
     source = np.arange(sizeBytes // 8)
     monkeypatch.setattr(segments.atomics, "reserve", lambda *_: -errno.EINVAL)
-    segments.reserve(fd, mapping, 2, source.ctypes.data, source.nbytes)
+    segments.reserve(fd, mapping, 2, _extentsOf(source))
     copy = np.empty_like(source)
     segments.atomics.copy(copy.ctypes.data, mapping.address, copy.nbytes)
     assert (copy == source).all() and os.fstat(fd).st_blocks * 512 >= sizeBytes

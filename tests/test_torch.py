@@ -84,6 +84,23 @@ def test_tiedWeightsAreThereOnce(domain: str, lab: Any, torch: Any) -> None:
     assert bundle.nbytes < 2 * 256 * len(model.state_dict())
 
 
+def test_aModuleOverSeveralGpusIsAttachedFromAllOfThem(
+    domain: str, lab: Any, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: tensors of the second GPU were views of the first one's segment."""
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "2")
+    model, other = lab.model(), lab.model()
+    places = {"embedding": 1, "head": 1, "": 0}
+    with lab.muninn.shareModule(model, "model", preferredGpu=places) as bundle:
+        assert bundle.gpus == (0, 1)
+    lab.muninn.attachModule(other, "model")
+    assert lab.answer(other) == lab.answer(model)
+    shared = lab.muninn.stateDict("model")
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(shared[key], tensor), key
+
+
 def test_aStateDictLoads(domain: str, lab: Any, torch: Any) -> None:
     model = lab.model().to(torch.bfloat16)
     lab.muninn.shareModule(model, "model")

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import numpy as np
 
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.lending import DeviceArray, awaitWriters
 from muninn.api.manifests import unpacked
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.placement import endOf, keyed, planned
 from muninn.api.protocols import Exposure
 from muninn.api.sharedarray import SharedArray
-from muninn.api.sources import asSource
+from muninn.api.sources import Source, asSource
 from muninn.api.views import Region
 from muninn.arguments import named, requireCallable
 from muninn.control import layout
@@ -30,6 +31,9 @@ from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.session import creation
 from muninn.session.mappings import Memory
+from muninn.session.openbuffer import OpenBuffer
+from muninn.session.privatememory import PrivateMemory
+from muninn.system.structures import Extent
 from muninn.terms import OpenAccessWord, RenewWord, asRenew
 
 
@@ -46,6 +50,13 @@ class Bundle(Mapping[str, Any]):
             )
         self.buffer = buffer
         self._entries = unpacked(buffer._checked())
+
+    @classmethod
+    def _of(cls, buffer: MuninnBuffer, entries: dict[str, Region]) -> Self:
+        """The bundle that this process has just made, with what its manifest says."""
+        bundle = cls.__new__(cls)
+        bundle.buffer, bundle._entries = buffer, entries
+        return bundle
 
     @property
     def name(self) -> str:
@@ -94,15 +105,18 @@ class Bundle(Mapping[str, Any]):
         processes see, and `torch.tensor(bundle[key])` makes a copy.
         """
         region, openBuffer = self._entries[key], self.buffer._checked()
-        memory = (
-            openBuffer.parts[region.segment - 1].memory
-            if region.segment
-            else self.buffer._bytes(openBuffer)
-        )
+        memory = self._memories(openBuffer)[region.segment]
         exposure = Exposure(openBuffer, memory, region, self.buffer.writable)
         if memory.isHostVisible and region.element.isNumpys:
             return exposure.hostArray()
         return SharedArray(exposure)
+
+    def _memories(self, openBuffer: OpenBuffer) -> list[Memory | PrivateMemory]:
+        """The memories of the segments, as this object may use them."""
+        return [
+            self.buffer._bytes(openBuffer),
+            *(part.memory for part in openBuffer.parts),
+        ]
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
@@ -208,7 +222,11 @@ def _loaded(
     """`loadBundle`. The user called the function `caller`."""
     requireCallable("loadBundle: fill", fill)
 
-    def fillAll(segments: Sequence[Memory], entries: dict[str, Region]) -> None:
+    renewal = asRenew(options.renew, caller)
+    pairs = {key: _asPair(key, spec) for key, spec in keyed("loadBundle: specs", specs).items()}
+    entries, wanted = planned(caller, pairs, options)
+
+    def fillAll(*segments: Memory) -> None:
         def fillNext(*flats: Flat) -> None:
             """Fill the segments from `len(flats)` on: all are there when `fill` is
             called.
@@ -222,8 +240,8 @@ def _loaded(
 
         fillNext()
 
-    pairs = {key: _asPair(key, spec) for key, spec in keyed("loadBundle: specs", specs).items()}
-    return _made(caller, pairs, {}, fillAll, options)
+    openBuffer = creation.create(wanted, fill=fillAll, progress=options.progress)
+    return Bundle._of(MuninnBuffer._of(openBuffer, wanted.access, renewal), entries)
 
 
 def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
@@ -234,25 +252,6 @@ def _asPair(key: Any, spec: Any) -> tuple[Any, Any]:
             f"loadBundle: specs[{key!r}] must be a pair of shape and dtype, not {spec!r}"
         ) from None
     return shape, dtype
-
-
-def _made(
-    caller: str,
-    specs: Mapping[str, tuple[Any, Any]],
-    aliases: Mapping[str, str],
-    fill: Callable[[Sequence[Memory], dict[str, Region]], None],
-    options: BufferOptions,
-    gpus: Mapping[str, int | None] | None = None,
-) -> Bundle:
-    """A new bundle, whose segments `fill` writes. The other arguments are those of
-    `planned`.
-    """
-    renewal = asRenew(options.renew, caller)
-    entries, wanted = planned(caller, specs, options, aliases, gpus)
-    openBuffer = creation.create(
-        wanted, fill=lambda *segments: fill(segments, entries), progress=options.progress
-    )
-    return Bundle(MuninnBuffer._of(openBuffer, wanted.access, renewal))
 
 
 @named
@@ -290,15 +289,28 @@ def sharedBundle(caller: str, arrays: Mapping[str, Any], options: BufferOptions)
         if (original := first.setdefault(source.place, key)) != key:
             aliases[key] = original
         specs[key] = (source.shape, source.element)
-
-    def fill(segments: Sequence[Memory], entries: dict[str, Region]) -> None:
-        for key, source in sources.items():
-            if key not in aliases:
-                region = entries[key]
-                source.copyTo(segments[region.segment], region.offset)
-
+    renewal = asRenew(options.renew, caller)
+    awaitWriters(source.written for source in sources.values() if isinstance(source, DeviceArray))
     gpus = {key: source.gpu for key, source in sources.items()}
-    return _made(caller, specs, aliases, fill, options, gpus)
+    entries, wanted = planned(caller, specs, options, aliases, gpus)
+    extents: list[list[Extent]] = [[] for _ in range(1 + len(wanted.parts))]
+    others: list[tuple[Source, Region]] = []
+    for key, source in sources.items():
+        region = entries[key]
+        if key in aliases:
+            continue
+        extent = source.extentAt(region.offset, wanted.mode)
+        if extent is None:
+            others.append((source, region))
+        else:
+            extents[region.segment].append(extent)
+
+    def fill(*segments: Memory) -> None:
+        for source, region in others:
+            source.copyTo(segments[region.segment], region.offset)
+
+    openBuffer = creation.create(wanted, fill=fill, extents=extents, progress=options.progress)
+    return Bundle._of(MuninnBuffer._of(openBuffer, wanted.access, renewal), entries)
 
 
 @named

@@ -9,6 +9,7 @@ and their next use is `OwnerDied`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,11 +20,13 @@ from muninn.api.specs import specOf
 from muninn.errors import DeviceUnavailable, InvalidArgument
 from muninn.interop.arrays import ForeignArray, describeArray
 from muninn.interop.elements import ElementType
+from muninn.interop.tensors import cudaTensor
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.spec import LentMemory
 from muninn.system import aside
+from muninn.system.structures import Extent
 from muninn.terms import Mode, asMode, asRenew
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ def shareDevice(caller: str, value: Any, copy: bool, options: BufferOptions) -> 
     renewal = asRenew(options.renew, caller)
     device = deviceOf(current())
     source, gpu = _described(device, value)
+    awaitWriters([(source, gpu)])
     asked, preferredGpu = (
         Mode.FAST if options.mode is None else asMode(options.mode, caller),
         options.preferredGpu,
@@ -87,13 +91,21 @@ class DeviceArray:
     def __init__(self, device: Device, array: ForeignArray, gpu: int) -> None:
         self._array = array
         self._copy = packing.copier(device, array, gpu)
-        self.gpu: int | None = gpu
+        self._gpu = gpu
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Waits until the work that writes the array is done."""
         device = deviceOf(current())
         return cls(device, *_described(device, value))
+
+    @property
+    def gpu(self) -> int | None:
+        return self._gpu
+
+    @property
+    def written(self) -> tuple[ForeignArray, int]:
+        """What `awaitWriters` waits for."""
+        return self._array, self._gpu
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -113,19 +125,55 @@ class DeviceArray:
             else (array.address, array.shape, array.strides, array.element)
         )
 
+    def extentAt(self, offset: int, mode: Mode) -> Extent | None:
+        """The bytes, to be copied to `offset` of VRAM; None if the elements do not follow
+        each other in C order, or go to host memory.
+        """
+        array = self._array
+        if mode is not Mode.FAST or array.strides is not None or 0 in array.shape:
+            return None
+        return Extent(offset, array.address, math.prod(array.shape) * array.element.itemBytes)
+
     def copyTo(self, memory: Memory, offset: int) -> None:
         """Copy the elements, in C order, into shared memory from `offset` on."""
         self._copy(memory.address + offset, math.prod(self.shape) * self.element.itemBytes)
 
 
+def awaitWriters(arrays: Iterable[tuple[ForeignArray, int]]) -> None:
+    """Wait until the work that writes arrays, each on the GPU of that number, is done:
+    once for each stream.
+    """
+    streams, unordered = dict[tuple[int | None, int], None](), None
+    for array, gpu in arrays:
+        if 0 in array.shape:
+            continue
+        if array.isOrdered:
+            streams[array.stream, gpu] = None
+        else:
+            unordered = array
+    if not streams and unordered is None:
+        return
+    aside.refuseOwn()
+    device = deviceOf(current())
+    for stream, gpu in streams:
+        device.asStream(stream, gpu).synchronize()
+    if unordered is not None and not device.awaitWork(_WORK_SECONDS):
+        raise TimeoutError(
+            f"a {type(unordered.keepAlive).__name__} does not say which stream writes it, and "
+            f"work is pending after {_WORK_SECONDS:.0f} s"
+        )
+
+
 def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
-    """The array's own description, checked, and its GPU. Waits until the work of its
-    stream is done.
+    """The array's own description, checked, and its GPU. The work that writes it may not
+    be done yet.
     """
     if not device.reachesForeignArrays:
         # Before any call of the array: it is on a GPU that this back-end does not have.
         raise _unreachable(device, value)
-    aside.refuseOwn()  # its stream is waited for
+    if (tensor := cudaTensor(value)) is not None:
+        return tensor, device.requireGpu(tensor.deviceId or 0)
+    aside.refuseOwn()  # its producer may wait for a stream
     source = describeArray(value, device.onGpu)
     if 0 in source.shape:
         # It has no address that would tell its GPU.
@@ -133,13 +181,6 @@ def _described(device: Device, value: Any) -> tuple[ForeignArray, int]:
     gpu = device.gpuOf(source.address)
     if gpu is None:
         raise _unreachable(device, value)
-    if source.isOrdered:
-        device.asStream(source.stream, gpu).synchronize()
-    elif not device.awaitWork(_WORK_SECONDS):
-        raise TimeoutError(
-            f"a {type(value).__name__} does not say which stream writes it, and work is "
-            f"pending after {_WORK_SECONDS:.0f} s"
-        )
     return source, gpu
 
 

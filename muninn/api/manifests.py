@@ -15,7 +15,7 @@ import msgpack
 from muninn.api.views import Region
 from muninn.control import layout
 from muninn.errors import ControlBlockInvalid, InvalidDtype
-from muninn.interop.elements import asElement
+from muninn.interop.elements import ElementType, asElement
 from muninn.session.openbuffer import OpenBuffer
 
 
@@ -35,10 +35,12 @@ def unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
     description = openBuffer.description
     raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
-        entries = {
-            key: Region(offset, tuple(shape), asElement(text), segment)
-            for key, offset, shape, text, segment in msgpack.unpackb(raw)
-        }
+        elements: dict[Any, ElementType] = {}
+        entries = {}
+        for key, offset, shape, text, segment in msgpack.unpackb(raw):
+            if text not in elements:
+                elements[text] = asElement(text)
+            entries[key] = Region(offset, tuple(shape), elements[text], segment)
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(
             f"the manifest of bundle {description.name!r} is damaged: {error}"
@@ -60,9 +62,12 @@ def _isInside(key: Any, region: Region, sizes: Sequence[int]) -> bool:
     if (
         not isinstance(key, str)
         or len(shape) > layout.MAX_NDIM
-        or any(type(number) is not int or number < 0 for number in (offset, segment, *shape))
+        or {int} != {type(offset), type(segment), *map(type, shape)}
+        or min(offset, segment, *shape, 0) < 0
         or element.structure is not None
         or segment >= len(sizes)
     ):
         return False
-    return region.isPossible and offset + region.sizeBytes <= sizes[segment]
+    regionBytes = region.sizeBytes
+    # An array that has bytes, and is inside its segment, is possible.
+    return offset + regionBytes <= sizes[segment] and (regionBytes > 0 or region.isPossible)

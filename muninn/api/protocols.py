@@ -165,7 +165,8 @@ class Protocols:
         address = memory.devicePointer(memory.device) + region.offset
         # The library that takes the array waits for the stream named in it: the default
         # stream, when that one itself waits for a writer.
-        stream = arrays.LEGACY_STREAM if fences.behindWriters(openBuffer) else None
+        isBehind = fences.behindWriters(openBuffer, memory.gpu)
+        stream = arrays.LEGACY_STREAM if isBehind else None
         return arrays.cudaArrayInterface(
             address, region.shape, None, region.element, not isWritable, stream
         )
@@ -180,7 +181,7 @@ class Protocols:
         if memory.isHostVisible and region.element.isNumpys:
             return self.array.__dlpack__(stream=stream, **keywords)
         if not memory.isHostVisible and (consumer := arrays.consumerStream(stream)) is not None:
-            fences.holdBack(openBuffer, consumer, writing=False, timeout=None)
+            fences.holdBack(openBuffer, consumer, writing=False, timeout=None, gpu=memory.gpu)
         return views.tensor(memory, region, isWritable, **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:

@@ -41,11 +41,11 @@ from muninn.interop.hostarrays import Flat, addressOf
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.interop.tensors import plainTensor
 from muninn.session import creation
-from muninn.session.creation import Source
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffer import requirePages
 from muninn.system.deadlines import deadlineOf
+from muninn.system.structures import Extent
 from muninn.terms import (
     Access,
     AccessWord,
@@ -148,7 +148,7 @@ def shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> Munin
     wanted = specOf(caller, source.shape, given.element, options)
     if source.flags.c_contiguous:
         openBuffer = creation.create(
-            wanted, source=Source(addressOf(source), source.nbytes), progress=progress
+            wanted, extents=[[Extent(0, addressOf(source), source.nbytes)]], progress=progress
         )
     else:
         # The copy touches every page. On a full host that must be an error, and no

@@ -18,6 +18,8 @@ from muninn.interop.tensors import isTensor, plainTensor
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
+    from muninn.system.structures import Extent
+    from muninn.terms import Mode
 
 
 class Source(Protocol):
@@ -33,14 +35,22 @@ class Source(Protocol):
     def place(self) -> object:
         """Equal for two arrays of the same elements on the same bytes."""
 
+    def extentAt(self, offset: int, mode: Mode) -> Extent | None:
+        """The bytes that are to be copied to `offset` of memory of this mode, which must
+        be in host memory unless it is VRAM; None where only `copyTo` copies the array.
+        """
+
     def copyTo(self, memory: Memory, offset: int) -> None:
         """Copy the elements, in C order, into shared memory from `offset` on."""
 
 
 def asSource(value: Any) -> Source:
-    """`value` as an array to be copied; on a GPU it stays where it is until then."""
+    """`value` as an array to be copied; on a GPU it stays where it is until then, and the
+    caller waits for the work that writes it (`lending.awaitWriters`).
+    """
     value = plainTensor(value)
-    return lending.DeviceArray.of(value) if isOnDevice(value) else asArray(value)
+    isOnGpu = value.is_cuda if isTensor(value) else isOnDevice(value)
+    return lending.DeviceArray.of(value) if isOnGpu else asArray(value)
 
 
 def asArray(value: Any) -> HostArray:

@@ -15,6 +15,7 @@ import numpy as np
 from muninn.errors import NotHostVisible
 from muninn.interop.dlpack import Imported
 from muninn.interop.elements import ElementType
+from muninn.system.structures import Extent
 
 Flat: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -74,6 +75,14 @@ class HostArray(NamedTuple):
             return object()
         address = self.array.__array_interface__["data"][0]
         return address, self.shape, self.array.strides, self.element
+
+    def extentAt(self, offset: int, _: object) -> Extent | None:
+        """The bytes, to be copied to `offset` of any memory; None if the elements do not
+        follow each other in C order. The caller keeps the array.
+        """
+        if not self.array.flags.c_contiguous:
+            return None
+        return Extent(offset, addressOf(self.array), self.array.nbytes)
 
     def copyTo(self, memory: SharedMemory, offset: int) -> None:
         """Copy the elements, in C order, into shared memory from `offset` on."""

@@ -4,7 +4,7 @@
    row. The broker checks the name and the quotas, and takes the row from FREE to
    CREATING (`reservation.py`, `broker/directory.py`).
 2. The process takes a lease on the row.
-3. It makes the memory, and copies the source into it.
+3. It makes the memory, and copies into it what is in host memory, in C order.
 4. It writes the description into the row, with plain stores: no process reads the
    description of a CREATING row.
 5. It fills the memory: the `fill` function, the manifest, and the `put` function. For a
@@ -29,50 +29,37 @@ the row by the journal and returns the same one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.arguments import requireCallable
 from muninn.control import layout
 from muninn.control.descriptions import Head, RowDescription
-from muninn.errors import BufferExists, DomainChanged, HolderSilent, InvalidArgument
+from muninn.errors import BufferExists, DomainChanged, HolderSilent
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
-from muninn.session.mappings import Bytes, Memory, NoBytes, exported
+from muninn.session.mappings import Bytes, Memory, exported
 from muninn.session.membership import current
+from muninn.session.newmemory import Progress, makeBytes
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
-from muninn.storage import segments
 from muninn.system.clock import monotonicMs
-from muninn.system.logs import Log
 from muninn.system.oserrors import typedErrors
+from muninn.system.structures import Extent
 from muninn.terms import Mode, Reserve
 from muninn.wire import messages
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Allocation, Device
+    from muninn.devices.port import Device
     from muninn.session.member import Membership
     from muninn.session.openbuffer import OpenBuffer
     from muninn.session.spec import BufferSpec
-    from muninn.session.tables import Tables
-
-_log = Log("muninn.devices")
-#: After how many bytes of a copy to a GPU `progress` is called.
-_PIECE_BYTES = 64 << 20
-Progress = Callable[[int], None]
-
-
-class Source(NamedTuple):
-    """Host memory that is copied into a new buffer."""
-
-    address: int
-    sizeBytes: int
 
 
 def create(
     wanted: BufferSpec,
     fill: Callable[..., None] | None = None,
-    source: Source | None = None,
+    extents: Sequence[Sequence[Extent]] = (),
     progress: Progress | None = None,
     put: Callable[[int], None] | None = None,
 ) -> OpenBuffer:
@@ -83,9 +70,10 @@ def create(
     fill
         Called with the memory, and with that of each part, before another process can
         open it.
-    source
-        Host memory whose bytes are copied in, in parallel with the reservation of
-        memory. The caller keeps it alive.
+    extents
+        For each of these memories the bytes that are copied into it, in the order of
+        their offsets: of host memory, and into VRAM of GPUs too. Host memory is
+        reserved meanwhile. The caller keeps them alive.
     put
         Called with the address of the memory, which may be a GPU's, before another
         process can open it.
@@ -98,12 +86,12 @@ def create(
     """
     if progress is not None:
         requireCallable("progress", progress)
+    contents = _Contents(fill, extents, progress, put)
     while True:
         membership = current()
 
         def work(reservation: Reservation, membership: Membership = membership) -> OpenBuffer:
-            half = _make(membership, reservation, wanted, source, progress)
-            return _withParts(membership, wanted, [half], fill, progress, put)
+            return _withParts(membership, wanted, reservation, [], contents)
 
         try:
             with contextlib.suppress(Departing):
@@ -113,6 +101,18 @@ def create(
                 raise
             continue  # again, in the new control block
         membership.departure.awaitEnd()
+
+
+class _Contents(NamedTuple):
+    """What `create` puts into the memory, as it was told."""
+
+    fill: Callable[..., None] | None
+    extents: Sequence[Sequence[Extent]]
+    progress: Progress | None
+    put: Callable[[int], None] | None
+
+    def extentsOf(self, segment: int) -> Sequence[Extent]:
+        return self.extents[segment] if segment < len(self.extents) else ()
 
 
 def _reserved(
@@ -126,7 +126,7 @@ def _reserved(
         membership.openBuffers.creating,
         wanted.grantedAs or wanted.name,
         replaces=bool(wanted.grantedAs),
-        isPart=wanted.head is not None,
+        isPart=wanted.kind == layout.ROW_KIND_PART,
     )
     with reservation.begun():
         try:
@@ -141,42 +141,39 @@ def _reserved(
 def _withParts(
     membership: Membership,
     wanted: BufferSpec,
+    reservation: Reservation,
     halves: list[_Half],
-    fill: Callable[..., None] | None,
-    progress: Progress | None,
-    put: Callable[[int], None] | None,
+    contents: _Contents,
 ) -> OpenBuffer:
-    """Make the parts that are not among the halves yet, each within a reservation of its
-    own, and then fill and commit all.
+    """Make the memory for which there is a reservation now, and then each part that is
+    not among the halves yet, within a reservation of its own. Then fill and commit all.
     """
     number = len(halves)
-    if number > len(wanted.parts):
-        return _finish(membership, wanted, halves, fill, put)
-    head = Head(halves[0].row, halves[0].incarnation, number)
-    part = wanted.parts[number - 1]._replace(head=head)
+    spec = wanted if not number else wanted.parts[number - 1]
+    if number:
+        spec = spec._replace(head=Head(halves[0].row, halves[0].incarnation, number))
+    made = _make(membership, reservation, spec, contents.extentsOf(number), contents.progress)
+    halves = [*halves, made]
+    if len(halves) > len(wanted.parts):
+        return _finish(membership, wanted, halves, contents)
 
     def work(reservation: Reservation) -> OpenBuffer:
-        made = _make(membership, reservation, part, None, progress)
-        return _withParts(membership, wanted, [*halves, made], fill, progress, put)
+        return _withParts(membership, wanted, reservation, halves, contents)
 
-    return _reserved(membership, part, work)
+    return _reserved(membership, wanted.parts[number], work)
 
 
 def _finish(
-    membership: Membership,
-    wanted: BufferSpec,
-    halves: list[_Half],
-    fill: Callable[..., None] | None,
-    put: Callable[[int], None] | None,
+    membership: Membership, wanted: BufferSpec, halves: list[_Half], contents: _Contents
 ) -> OpenBuffer:
     """Steps 5 and 6."""
     head, *parts = halves
-    if fill is not None:
-        fill(*(half.memory for half in halves))
+    if contents.fill is not None:
+        contents.fill(*(half.memory for half in halves))
     if wanted.manifest:
         head.memory.put(wanted.manifest, wanted.metaOffset)
-    if put is not None:
-        put(head.made.address)
+    if contents.put is not None:
+        contents.put(head.made.address)
     # The head comes last: a bundle that can be opened has all of its parts.
     for half in (*parts, head):
         _commit(half)
@@ -201,7 +198,7 @@ def _make(
     membership: Membership,
     reservation: Reservation,
     wanted: BufferSpec,
-    source: Source | None,
+    extents: Sequence[Extent],
     progress: Progress | None,
 ) -> _Half:
     """Steps 1 to 4."""
@@ -233,7 +230,7 @@ def _make(
         index = tables.leases.take(row, incarnation, tables.ttlMs)
     try:
         with typedErrors(f"memory for {wanted.name!r}"):
-            made = _makeBytes(tables, wanted, device, row, incarnation, source, progress)
+            made = makeBytes(tables, wanted, device, row, incarnation, extents, progress)
     except BaseException:
         tables.leases.giveBack(index)
         raise
@@ -258,102 +255,6 @@ def _commit(half: _Half) -> None:
         half.reservation.commit(descriptors)
     finally:
         messages.closeAll(descriptors)
-
-
-def _makeBytes(
-    tables: Tables,
-    wanted: BufferSpec,
-    device: Device | None,
-    row: int,
-    incarnation: int,
-    source: Source | None,
-    progress: Progress | None,
-) -> Bytes:
-    if device is not None:
-        allocation = _allocated(device, wanted)
-        _log.info(
-            "%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason
-        )
-        try:
-            _fillAllocation(device, wanted, allocation, source, progress)
-        except BaseException:
-            allocation.close()
-            raise
-        return allocation
-    if not wanted.segmentBytes:
-        return NoBytes()
-    fd = segments.create(tables.paths, row, incarnation, wanted.segmentBytes)
-    try:
-        mapping = segments.Mapping(fd, wanted.segmentBytes, writable=True)
-        try:
-            _fillSegment(tables, wanted, fd.number, mapping, source, progress)
-        except BaseException:
-            mapping.close()
-            raise
-        return mapping
-    finally:
-        fd.close()
-
-
-def _allocated(device: Device, wanted: BufferSpec) -> Allocation:
-    lent = wanted.lent
-    return (
-        device.allocate(wanted.gpu, wanted.segmentBytes)
-        if lent is None
-        else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
-    )
-
-
-def _fillAllocation(
-    device: Device,
-    wanted: BufferSpec,
-    allocation: Allocation,
-    source: Source | None,
-    progress: Progress | None,
-) -> None:
-    """Copy `source` into the allocation, in pieces if there is a `progress` function.
-    Memory that nothing is copied into is ready as it is.
-    """
-    address, sizeBytes = (0, 0) if source is None else source
-    pieceBytes = _PIECE_BYTES if progress is not None else max(1, sizeBytes)
-    for offset in range(0, sizeBytes, pieceBytes):
-        length = min(pieceBytes, sizeBytes - offset)
-        device.copyNow(allocation.address + offset, address + offset, length, wanted.gpu)
-        if progress is not None:
-            progress(length)
-    if progress is not None and sizeBytes < wanted.segmentBytes:
-        progress(wanted.segmentBytes - sizeBytes)
-
-
-def _fillSegment(
-    tables: Tables,
-    wanted: BufferSpec,
-    fd: int,
-    mapping: segments.Mapping,
-    source: Source | None,
-    progress: Progress | None,
-) -> None:
-    try:
-        segments.advise(mapping, wanted.numaNode)
-    except OSError as error:
-        raise InvalidArgument(
-            str(error.strerror),
-            "Leave numaNode out, or name a node that `python -m muninn doctor` lists",
-        ) from error
-    address, sizeBytes = (None, 0) if source is None else source
-    if wanted.isFilledInParts and segments.beginParts(mapping):
-        segments.populate(mapping, wanted.metaOffset, len(wanted.manifest))
-        return
-    if wanted.reserve is Reserve.FULL or wanted.isFilledInParts:
-        segments.reserve(
-            fd, mapping, tables.settings.memory.prefaultThreads, address, sizeBytes, progress
-        )
-        return
-    if address is not None:
-        segments.copyIn(mapping, address, sizeBytes)
-    segments.populate(mapping, wanted.metaOffset, len(wanted.manifest))
-    if progress is not None:
-        progress(mapping.sizeBytes)
 
 
 def _describe(wanted: BufferSpec, made: Bytes) -> RowDescription:

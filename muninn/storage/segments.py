@@ -25,7 +25,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from muninn.config.sizes import exactly
 from muninn.errors import BufferFreed, ControlBlockInvalid, DomainChanged, HostMemoryFull
@@ -41,6 +41,7 @@ from muninn.system.pages import (
     hugePages,
     pagesUp,
 )
+from muninn.system.structures import Extent, Extents
 
 #: How many bytes are copied at a time: enough to amortise the calls, and few enough for
 #: a smooth progress bar.
@@ -273,11 +274,10 @@ def reserve(
     fd: int,
     mapping: Mapping,
     threads: int,
-    source: int | None = None,
-    sourceBytes: int = 0,
+    extents: Sequence[Extent] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Allocate every page of a segment, in parallel, and copy `source` into it.
+    """Allocate every page of a segment, in parallel, and copy `extents` into it.
 
     The work is done in slices of some 30 ms. Between two slices no thread uses the
     memory, so Ctrl-C may interrupt, and `progress` is called.
@@ -288,16 +288,15 @@ def reserve(
         The segment, and the caller's mapping of it.
     threads
         How many threads work; 0: as many as the process may use, at most 8.
-    source, sourceBytes
-        Address and length of the bytes that are copied to the segment's beginning.
+    extents
+        The bytes to copy, in the order of their offsets.
     progress
         Called with the bytes that were finished since the last call.
 
     Raises
     ------
     HostMemoryFull
-        `/dev/shm` became full. The caller must unlink the segment, which keeps the
-        pages that were allocated.
+        `/dev/shm` became full. The caller must unlink the segment, which keeps its pages.
     """
     _requireAvailable(mapping.sizeBytes)
     workers = threads or min(8, len(os.sched_getaffinity(0)))
@@ -305,11 +304,11 @@ def reserve(
     # several slices even if one could hold it, so that `progress` is called on the way.
     chunks = max(1, mapping.sizeBytes // CHUNK_BYTES // 8)
     sliceBytes = min(_SLICE_BYTES * workers, chunks * CHUNK_BYTES)
+    sources = (Extent * len(extents))(*extents)
     try:
         for offset in range(0, mapping.sizeBytes, sliceBytes):
             length = min(sliceBytes, mapping.sizeBytes - offset)
-            copied = max(0, min(length, sourceBytes - offset)) if source is not None else 0
-            _reserveSlice(fd, mapping, offset, length, (source or 0) + offset, copied, workers)
+            _reserveSlice(fd, mapping, offset, length, sources, workers)
             if progress is not None:
                 progress(length)
     except OSError as error:
@@ -321,21 +320,21 @@ def reserve(
 
 
 def _reserveSlice(
-    fd: int, mapping: Mapping, offset: int, length: int, source: int, copied: int, workers: int
+    fd: int, mapping: Mapping, offset: int, length: int, extents: Extents, workers: int
 ) -> None:
     """Allocate and copy one slice. Raises `OSError` if there is no room for it."""
-    target = mapping.address + offset
-    isHuge = mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
-    if (
-        length >= _PARALLEL_BYTES
-        and atomics.reserve(target, length, source, copied, workers, isHuge) == 0
-    ):
+    end, isHuge = offset + length, mapping.sizeBytes >= _HUGE_SEGMENT_BYTES
+    working = workers if length >= _PARALLEL_BYTES else 1
+    if atomics.reserve(mapping.address, offset, end, extents, len(extents), working, isHuge) == 0:
         return
     # If a touch of the pages would be a SIGBUS, populating fails. fallocate then fails
     # with the reason; or it succeeds, on a kernel that can not populate.
-    if atomics.advise(target, length, _MADV_POPULATE_WRITE) != 0:
-        os.posix_fallocate(fd, offset, length)
-    atomics.copy(target, source, copied)
+    os.posix_fallocate(fd, offset, length)
+    for extent in extents:
+        begin, until = max(offset, extent.offset), min(end, extent.offset + extent.sizeBytes)
+        if begin < until:
+            source = extent.address + begin - extent.offset
+            atomics.copy(mapping.address + begin, source, until - begin)
 
 
 def _requireAvailable(sizeBytes: int) -> None:
@@ -352,12 +351,13 @@ def _requireAvailable(sizeBytes: int) -> None:
         )
 
 
-def copyIn(mapping: Mapping, source: int, sizeBytes: int) -> None:
-    """Copy to the beginning of a segment that is reserved lazily."""
-    for offset in range(0, sizeBytes, CHUNK_BYTES):
-        length = min(CHUNK_BYTES, sizeBytes - offset)
-        populate(mapping, offset, length)
-        atomics.copy(mapping.address + offset, source + offset, length)
+def copyIn(mapping: Mapping, extent: Extent) -> None:
+    """Copy into a segment that is reserved lazily."""
+    before = extent.offset % PAGE_BYTES
+    for done in range(0, extent.sizeBytes, CHUNK_BYTES):
+        offset, length = extent.offset + done, min(CHUNK_BYTES, extent.sizeBytes - done)
+        populate(mapping, offset - before, before + length)
+        atomics.copy(mapping.address + offset, extent.address + done, length)
 
 
 def beginParts(mapping: Mapping) -> bool:
@@ -369,7 +369,7 @@ def beginParts(mapping: Mapping) -> bool:
 
 
 def populatePart(mapping: Mapping, offset: int, sizeBytes: int) -> None:
-    """Allocate the pages of a part of a segment, unless the segment was reserved.
+    """Allocate the pages of a range of a segment, unless the segment was reserved.
     Raises `HostMemoryFull`.
     """
     before = offset % PAGE_BYTES

@@ -222,9 +222,22 @@ def _held(
     return wanted
 
 
-def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: float | None) -> None:
+def holdBack(
+    openBuffer: OpenBuffer,
+    stream: Any,
+    *,
+    writing: bool,
+    timeout: float | None,
+    gpu: int | None = None,
+) -> None:
     """Let `stream` wait for the accesses that write, and if it will write itself also
     for those that read. Without a stream the caller waits.
+
+    Parameters
+    ----------
+    gpu
+        The GPU of a default stream, if it may be another one than the buffer's: a
+        bundle may be on several.
 
     Raises
     ------
@@ -234,6 +247,8 @@ def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: flo
     tickets = openBuffer.tickets
     if not tickets.last():
         return
+    if stream is not None and gpu is not None:
+        stream = deviceOf(openBuffer.context).asStream(stream, gpu)
     deadline = deadlineOf(timeout)
     lastWriter = tickets.lastWriter()
     for ticket in tickets.scopes(reading=writing):
@@ -252,13 +267,18 @@ def holdBack(openBuffer: OpenBuffer, stream: Any, *, writing: bool, timeout: flo
         raise _died(openBuffer, torn)
 
 
-def behindWriters(openBuffer: OpenBuffer) -> bool:
-    """Let the default stream wait for the accesses that write; False when there are
-    none.
+def behindWriters(openBuffer: OpenBuffer, gpu: int | None) -> bool:
+    """Let the default stream of a GPU, or of the buffer's own, wait for the accesses that
+    write; False when there are none.
     """
     if not openBuffer.tickets.scopes(reading=False):
         return False
-    holdBack(openBuffer, defaultStream(openBuffer), writing=False, timeout=None)
+    stream = (
+        defaultStream(openBuffer)
+        if gpu is None
+        else deviceOf(openBuffer.context).asStream(None, gpu)
+    )
+    holdBack(openBuffer, stream, writing=False, timeout=None)
     return True
 
 

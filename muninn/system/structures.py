@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 _U32, _U64, _I32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
 
@@ -46,6 +46,21 @@ class AccessScope(ctypes.Structure):
     # ctypes structures have no hash, because their values can change. Here the object's
     # identity counts, and it does not change.
     __hash__ = object.__hash__
+
+
+class Extent(ctypes.Structure):
+    """`struct mnnExtent`: bytes of this process that are copied into shared memory, and
+    the offset to which they go.
+    """
+
+    _fields_ = (("offset", _U64), ("address", _U64), ("sizeBytes", _U64))
+    offset: int
+    address: int
+    sizeBytes: int
+
+
+#: Several of them, one behind the other, as the C part takes them.
+Extents: TypeAlias = "ctypes.Array[Extent]"
 
 
 class MappedRange(ctypes.Structure):

@@ -33,18 +33,34 @@ static char *mapped(uint64_t fileBytes, uint64_t bytes)
 	return address;
 }
 
+/* Copies a source in extents that begin and end anywhere, the first page is left out. */
 static void allPagesAndBytesAreThere(void)
 {
-	uint64_t sourceBytes = MANY_BYTES - 3 * PAGE_BYTES - 5;
+	enum { EXTENTS = 40 };
+	uint64_t sourceBytes = MANY_BYTES - 3 * PAGE_BYTES - 5, begin = PAGE_BYTES;
 	unsigned char *source = malloc(sourceBytes), *resident = malloc(MANY_BYTES / PAGE_BYTES);
+	struct mnnExtent extents[EXTENTS];
+	uint64_t offset = 0;
+	for (int number = 0; number < EXTENTS; number++) {
+		/* An extent of no bytes, some small ones, and those that fill the rest. */
+		uint64_t bytes = number < EXTENTS / 2 ? (uint64_t)number * 3
+											: (sourceBytes - offset) / (uint64_t)(EXTENTS - number);
+		extents[number] = (struct mnnExtent){offset, source + offset, bytes};
+		offset += bytes;
+	}
+	CHECK(offset == sourceBytes);
 	CHECK(source != NULL && resident != NULL);
 	for (uint64_t index = 0; index < sourceBytes; index++)
 		source[index] = (unsigned char)(index * 2654435761u >> 24);
 	int before = threadsNow();
 	for (uint32_t threads = 1; threads <= 100; threads = threads * 3 + 1) {
 		char *target = mapped(MANY_BYTES, MANY_BYTES);
-		CHECK(mnnReserve(target, MANY_BYTES, source, sourceBytes, threads, threads % 2) == 0);
+		CHECK(mnnReserve(target, begin, MANY_BYTES, extents, EXTENTS, threads, threads % 2) == 0);
+		CHECK(memcmp(target + begin, source + begin, sourceBytes - begin) == 0);
+		CHECK(mnnReserve(target, 0, begin, extents, EXTENTS, threads, 0) == 0);
 		CHECK(memcmp(target, source, sourceBytes) == 0);
+		for (uint64_t rest = sourceBytes; rest < MANY_BYTES; rest++)
+			CHECK(target[rest] == 0);
 		CHECK(mincore(target, MANY_BYTES, resident) == 0);
 		for (uint64_t page = 0; page < MANY_BYTES / PAGE_BYTES; page++)
 			CHECK(resident[page] & 1);
@@ -61,7 +77,7 @@ static void allPagesAndBytesAreThere(void)
 static void whatCanNotBeHadIsAnError(void)
 {
 	char *target = mapped(MANY_BYTES / 2, MANY_BYTES);
-	CHECK(mnnReserve(target, MANY_BYTES, NULL, 0, 4, 0) < 0);
+	CHECK(mnnReserve(target, 0, MANY_BYTES, NULL, 0, 4, 0) < 0);
 	munmap(target, MANY_BYTES);
 }
 

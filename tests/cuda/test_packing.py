@@ -174,14 +174,15 @@ def test_aBundleOfArraysOnAGpuIsThereToo(domain: str, monkeypatch: pytest.Monkey
     nothing.__cuda_array_interface__ |= {"shape": (0, 3), "strides": None}
     device = gpus.deviceOf(membership.current())
     copied: list[bool] = []
-    copyNow = device.copyNow
+    copyAllNow = device.copyAllNow
 
-    def counted(target: int, source: int, sizeBytes: int, gpu: int) -> None:
-        if sizeBytes > 10_000:  # not the manifest
-            copied.append(None not in (device.gpuOf(target), device.gpuOf(source)))
-        copyNow(target, source, sizeBytes, gpu)
+    def counted(copies: list[tuple[int, int, int]], gpu: int) -> None:
+        for target, source, sizeBytes in copies:
+            if sizeBytes > 10_000:  # not the manifest
+                copied.append(None not in (device.gpuOf(target), device.gpuOf(source)))
+        copyAllNow(copies, gpu)
 
-    monkeypatch.setattr(type(device), "copyNow", staticmethod(counted))
+    monkeypatch.setattr(type(device), "copyAllNow", staticmethod(counted))
     arrays = {"weight": weight, "tied": weight, "whole": twin, "again": twin}
     assert muninn.share(nothing).shape == (0, 3)
     with muninn.shareBundle(arrays, name="model") as bundle:

@@ -205,7 +205,7 @@ MUTANTS = [
     Mutant(_MAINTENANCE, "        self._mayBeLost = False\n        for row", "        for row", "after a takeover it is looked once whether all has come", "test_maintenance.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
     Mutant(_MEMBER_REQUESTS, "    session.bringsMore = len(pairs) >= requests.FULL_BATCH\n", "    session.bringsMore = False\n", "a full message is followed by another", "test_maintenance.py::test_nothingIsTakenForLostBeforeAllWasBrought"),
     Mutant(_BUFFER_REQUESTS, "        return {\"row\": requests.LATER, \"incarnation\": 0}, ()\n", "        pass\n", "a name is free or not once that is known", "test_broker.py::test_aGrantWaitsForMembersThatMayHaveTheMemoryOfTheName"),
-    Mutant(_MAINTENANCE, "        if rows and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
+    Mutant(_MAINTENANCE, "        if fast and self._mayStillCome():", "        if False:", "memory that may still be brought is waited for", "test_maintenance.py"),
     Mutant(_MAINTENANCE, "        if self._chores or not clock.knowsHostTime():\n", "        if self._chores:\n", "a broker that can not compare clocks ends no lifetime", "test_lifetimes.py::test_aBrokerThatCanNotCompareClocksEndsNoLifetime"),
     Mutant(_DIRECTORY, "        self.holders.revoke(row, \"lifetimeEnded\")\n", "", "a lifetime that ends refuses new operations", "test_lifetimes.py::test_aLifetimeThatEndsWhileItsBufferIsHeldIsEndedOnce"),
     Mutant(_MAINTENANCE, "            self.tryReclaimUnheld()\n        self.collectLost()\n", "        self.collectLost()\n", "a row that a dead member had released is collected", "test_maintenance.py::test_aSweepThatFindsTheDeadLooksAtRowsThatTheyHadReleased"),

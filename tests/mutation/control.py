@@ -263,7 +263,7 @@ MUTANTS = [
     Mutant("muninn/system/hostmemory.py", "    if group is not None and group.leftBytes <= available:\n", "    if group is not None:\n", "a group that has room is not blamed", "test_hostDevice.py::test_theControlGroupThatIsFullIsNamed"),
     Mutant("muninn/system/cgroups.py", "    return min((limit for limit in limits if limit is not None), default=None)", "    return next((limit for limit in limits if limit is not None), None)", "the least limit counts", "test_cgroups.py"),
     Mutant(_OS_ERRORS, "os.access(SHM_ROOT, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):", "os.access(SHM_ROOT, os.W_OK | os.X_OK, effective_ids=True):", "a directory that can not be listed is named", "test_oserrors.py::test_saysWhatIsWrongWithTheMachineOrWorks"),
-    Mutant(_SEGMENTS, "        os.posix_fallocate(fd, offset, length)\n", "        pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
+    Mutant(_SEGMENTS, "    os.posix_fallocate(fd, offset, length)\n", "    pass\n", "a page that can not be had is an error and no SIGBUS", "test_segments.py::test_aFullShmIsAnErrorBeforeAnyTouch"),
     # --- wire -------------------------------------------------------------------------
     Mutant(_WIRE, "    if received.flags & _CUT:", "    if False:", "a packet that is too long is refused", "test_messages.py::test_refusesAPacketThatIsTooLong"),
     Mutant(_WIRE, "    if received.flags & _DESCRIPTOR_LOST:", "    if False:", "lost descriptors are an error", "test_messages.py"),

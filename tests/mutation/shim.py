@@ -474,9 +474,9 @@ MUTANTS = [
     ),
     Mutant(
         _RESERVE,
-        "\tif (offset < work->sourceBytes)\n",
-        "\tif (offset + length <= work->sourceBytes)\n",
-        "the last bytes are copied too",
+        "offset + work->extents[middle].bytes <= offset)",
+        "offset < offset)",
+        "a part that began in another piece is copied whole",
         "test_primitives.py test_segments.py",
     ),
     Mutant(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -67,16 +68,22 @@ class Copies:
             self._refuseApart(error, target, source, stream.gpu)
             raise typed(error, f"{sizeBytes} bytes can not be copied") from error
 
-    def now(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
-        """Copy, and return when it is done. The caller has entered the GPU's context."""
+    def now(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
+        """Copy each (target, source, bytes), and return when all are done. The caller has
+        entered the GPU's context, and frees no memory before the return, not even if
+        this raises.
+        """
         copier = self.copier(gpu)
         try:
-            for offset, partBytes in self._boundaries.parts(target, source, sizeBytes):
-                call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
-        except DriverError as error:
-            self._refuseApart(error, target, source, gpu)
-            raise
-        call(cu.cuStreamSynchronize, copier)
+            for target, source, sizeBytes in copies:
+                try:
+                    for offset, partBytes in self._boundaries.parts(target, source, sizeBytes):
+                        call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
+                except DriverError as error:
+                    self._refuseApart(error, target, source, gpu)
+                    raise
+        finally:
+            call(cu.cuStreamSynchronize, copier)
 
     def _refuseApart(self, error: DriverError, target: int, source: int, gpu: int) -> None:
         """Raise `TopologyNotPeerable` if a copy in a stream of `gpu` failed because one

@@ -9,7 +9,7 @@ descriptors, else `cudaIpc`. Memory that other libraries allocated is lent in pl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cuda.bindings import driver as cu
 
@@ -277,8 +277,11 @@ class CudaDevice(Device):
             self._copies.submit(chosen, target, source, sizeBytes, keepAlive)
 
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
-        with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
-            self._copies.now(target, source, sizeBytes, gpu)
+        self.copyAllNow([(target, source, sizeBytes)], gpu)
+
+    def copyAllNow(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
+        with self._working(gpu, f"{sum(copy[2] for copy in copies)} bytes can not be copied"):
+            self._copies.now(copies, gpu)
 
     def workingGpu(self) -> int | None:
         driver.guard()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from muninn.devices.port.fences import FenceWord, OnReached, Ready
@@ -221,6 +221,13 @@ class Device(ABC):
         """Copy, and return when the copy is done. It does not wait for any stream, and
         no stream waits for it.
         """
+
+    def copyAllNow(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
+        """`copyNow` of several (target, source, bytes), all of which are done when it
+        returns.
+        """
+        for target, source, sizeBytes in copies:
+            self.copyNow(target, source, sizeBytes, gpu)
 
     @abstractmethod
     def workingGpu(self) -> int | None:
