@@ -12,6 +12,8 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 2 : 8)))
 # The tests start thousands of interpreters, and each would compile Muninn.
 unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
+# The long ones compute, most of them by two processes: as many at once as there are processors.
+LONG_JOBS ?= $(shell nproc)
 STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 # What clang-format lays out; muninn/control/cheader.py writes the header of the layout.
 C_SOURCES := $(filter-out cshim/layout.h,$(wildcard cshim/*.[ch] tests/c/*.[ch] tests/standin/*.[ch] tests/standin/*/*.c))
@@ -51,7 +53,7 @@ test: $(CUDA) standin ## the tests that one waits for, the C ones under sanitize
 	@sh ops/standin.sh $(PYTEST) -m "not long" tests/conformance
 
 test-long: $(CUDA) standin ## what make test leaves out: the long slices of the proofs, kernels on the stand-in driver, and what waits for compilers and Jupyter
-	@$(PY) -m pytest -m long
+	@$(PY) -m pytest -n $(LONG_JOBS) --dist worksteal -m long
 	@sh ops/standin.sh $(PYTEST) -m long tests/conformance
 	@sh ops/standin.sh $(PYTEST) tests/cuda
 
