@@ -19,7 +19,10 @@ this process's work on that GPU (`illegal address`).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import isasyncgen, isawaitable, isgenerator
+from types import CoroutineType
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -30,10 +33,11 @@ from muninn.api.bundle import Bundle, shareBundle
 from muninn.api.opening import openAny
 from muninn.api.options import NamedKeywords, takesOptions
 from muninn.arguments import named
-from muninn.errors import BufferMismatch
+from muninn.errors import BufferMismatch, InvalidArgument
 from muninn.interop import arrays
 from muninn.interop.tensors import Place, moduleState, placesOf
 from muninn.sync import fences
+from muninn.sync.versions import Version
 from muninn.system.green import Condition, identity
 from muninn.terms import Access, Mode
 
@@ -106,33 +110,61 @@ def attachModule(module: torch.nn.Module, name: str, strict: bool = True) -> Att
     BufferNotFound
         There is no such name.
     """
-    places = placesOf(module)
-    bundle = _opened(name)
-    found, problems = _newOnes(places, _tensorsOf(bundle))
-    missing = [
-        place.key
-        for place in places
-        if id(place.tensor) not in found and (place.isNeeded or place.tensor.is_meta)
-    ]
-    unexpected = sorted(set(bundle) - {place.key for place in places})
-    if strict:
-        problems += [f"{key} is missing" for key in missing]
-        problems += [f"{key} is not the module's" for key in unexpected]
-    if problems:
-        raise BufferMismatch(
-            f"bundle {name!r} does not fit a {type(module).__name__}: {_listed(problems)}",
-            "Attach it to the module of the same configuration, or pass strict=False for "
-            "keys that only one side has",
-        )
-    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # keeps the old ones, and so their ids
-    for place in places:
-        old = place.tensor
-        if id(old) in made:
-            place.parts[place.name] = made[id(old)][1]
-        elif id(old) in found:
-            place.parts[place.name] = new = _like(old, found[id(old)])
-            made[id(old)] = (old, new)
+    return _attached(module, placesOf(module), _opened(name), strict)
+
+
+def _attached(
+    module: torch.nn.Module, places: list[Place], bundle: Bundle, strict: bool
+) -> Attached:
+    """`attachModule` of an open bundle, which is closed if it does not fit."""
+    try:
+        found, problems = _newOnes(places, _tensorsOf(bundle))
+        missing = [
+            place.key
+            for place in places
+            if id(place.tensor) not in found and (place.isNeeded or place.tensor.is_meta)
+        ]
+        unexpected = sorted(set(bundle) - {place.key for place in places})
+        if strict:
+            problems += [f"{key} is missing" for key in missing]
+            problems += [f"{key} is not the module's" for key in unexpected]
+        if problems:
+            raise BufferMismatch(
+                f"bundle {bundle.name!r} does not fit a {type(module).__name__}: "
+                f"{_listed(problems)}",
+                "Attach it to the module of the same configuration, or pass strict=False for "
+                "keys that only one side has",
+            )
+        _replace(places, found)
+    except BaseException:
+        found = {}  # whoever keeps the error keeps this frame, and not the memory
+        bundle.close()
+        raise
     return Attached(bundle, missing, unexpected)
+
+
+def _replace(places: list[Place], found: dict[int, torch.Tensor]) -> None:
+    """Put the shared tensors of `found` into their places. An interruption leaves the
+    module as it was.
+    """
+    # Keeps the old ones, and so their ids.
+    before = [(place, place.tensor) for place in places if id(place.tensor) in found]
+    new = {id(old): _like(old, found[id(old)]) for _, old in before}
+    try:
+        for place, old in before:
+            place.parts[place.name] = new[id(old)]
+    except BaseException:
+        for place, old in before:
+            place.parts[place.name] = old
+        raise
+
+
+class _Refused(NamedTuple):
+    """A version that does not fit the module."""
+
+    version: Version
+    reason: str
+    fix: str
 
 
 class Follower:
@@ -151,40 +183,89 @@ class Follower:
         self.bundle = attachModule(module, name, strict).bundle
         self._name = name
         self._strict = strict
-        #: How many calls of each thread are inside the module.
-        self._inside: Counter[int] = Counter()
+        self._refused: _Refused | None = None
+        #: The thread of each use of the module that is going on.
+        self._inside: dict[object, int] = {}
         self._changed = Condition()
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        """Call the module, on the newest version. If there is a newer one than the
-        module is on, this call waits until the calls of other threads are done, and
-        replaces the tensors.
+    @contextmanager
+    def held(self) -> Iterator[torch.nn.Module]:
+        """The module, on the newest version, which it stays on within the ``with``
+        block. All methods of the module may be called there, and generators and
+        coroutines of it run.
+
+        If there is a newer version than the module is on, the beginning of the block
+        waits until the blocks and calls of other threads are done, and replaces the
+        tensors. A block within a block, or beside it on the same thread, as tasks of
+        one event loop have, goes on with its version.
 
         Raises
         ------
         BufferMismatch
-            The newest version does not fit. The module stays on its own.
+            The newest version does not fit. The module stays on its own. It is said
+            again at each use, until there is another version.
         BufferNotFound
             The name was freed, and nothing was published since.
         """
-        thread = identity()
-        with self._changed:
-            # A call from within the module goes on with its version.
-            while not (self.bundle.isCurrent or self._inside[thread]):
-                if not self._inside.total():
-                    before = self.bundle
-                    self.bundle = attachModule(self.module, self._name, self._strict).bundle
-                    before.close()
-                else:
-                    self._changed.wait()
-            self._inside[thread] += 1
+        use, thread = object(), identity()
         try:
-            return self.module(*arguments, **keywords)
+            with self._changed:
+                while not (self.bundle.isCurrent or thread in self._inside.values()):
+                    self._refuseAgain()
+                    if self._inside:
+                        self._changed.wait()
+                    else:
+                        self._change()
+                self._inside[use] = thread
+            yield self.module
         finally:
             with self._changed:
-                self._inside[thread] -= 1
-                self._inside += Counter()  # forgets the threads that are not inside
+                self._inside.pop(use, None)
                 self._changed.notifyAll()
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the module within `held`.
+
+        Raises
+        ------
+        InvalidArgument
+            Its `forward` is a generator or a coroutine, whose work comes after the
+            call.
+        BufferMismatch, BufferNotFound
+            As from `held`.
+        """
+        with self.held() as module:
+            result = module(*arguments, **keywords)
+            if isgenerator(result) or isasyncgen(result) or isawaitable(result):
+                raise self._later(result)
+            return result
+
+    def _change(self) -> None:
+        """Attach the newest version in the place of the one that the module is on."""
+        places, newest = placesOf(self.module), _opened(self._name)
+        version = Version.of(newest.buffer._checked())
+        try:
+            _attached(self.module, places, newest, self._strict)
+        except BufferMismatch as error:
+            self._refused = _Refused(version, error.reason, error.fix)
+            raise
+        before, self.bundle = self.bundle, newest
+        before.close()
+
+    def _refuseAgain(self) -> None:
+        """Raise `BufferMismatch` if the newest version is one that did not fit."""
+        if self._refused is not None and self._refused.version.isCurrent:
+            raise BufferMismatch(self._refused.reason, self._refused.fix)
+
+    def _later(self, result: Any) -> InvalidArgument:
+        """The error for a result whose work comes after the call. It is not begun."""
+        if isinstance(result, CoroutineType):
+            result.close()  # or Python warns that nothing has awaited it
+        return InvalidArgument(
+            f"a call of a {type(self.module).__name__} returns a {type(result).__name__}, whose "
+            "work comes after the call, when the weights may be those of a newer version",
+            "Use it within `with follower.held() as module:`",
+        )
 
 
 @named
@@ -201,9 +282,9 @@ def followModule(module: torch.nn.Module, name: str, strict: bool = True) -> Fol
     Follower
         Called like the module, by any thread. Before each call it looks at a word of
         shared memory; if there is a newer version (`muninn.publish`), it attaches that.
-        No call sees two versions, unless its `forward` is a generator or a coroutine,
-        whose work comes after the call. The memory of the older one is freed when the last
-        process has let it go.
+        No call sees two versions. For other methods than `forward`, for generators and
+        for coroutines: ``with follower.held() as module:``. The memory of the older
+        version is freed when the last process has let it go.
 
     Raises
     ------

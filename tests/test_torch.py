@@ -4,12 +4,13 @@ process does with its module harms no other.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +346,121 @@ def test_aCallWithinACallGoesOnWithItsVersion(domain: str, lab: Any, torch: Any)
 
     assert follower(inner) == (1.0, 1.0)
     assert follower() == (2.0, None)
+
+
+def test_whatIsHeldStaysOnItsVersion(domain: str, lab: Any, torch: Any) -> None:
+    """A method other than `forward`, a generator and a coroutine."""
+
+    class Writes(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = torch.nn.Parameter(torch.tensor(value))
+
+        def generate(self, count: int) -> Iterator[float]:
+            for _ in range(count):
+                yield float(self.value)
+
+        async def answer(self) -> float:
+            return float(self.value)
+
+    lab.muninn.shareModule(Writes(1.0), "writes")
+    follower = lab.muninn.followModule(Writes(0.0), "writes")
+    others = list[float]()
+
+    def another() -> None:
+        with follower.held() as module:
+            others.append(float(module.value))
+
+    waiting = threading.Thread(target=another)
+    with follower.held() as module:
+        assert module is follower.module
+        words = module.generate(3)
+        found = [next(words)]
+        muninn.publish("writes", Writes(2.0))
+        waiting.start()
+        found.append(next(words))
+        with follower.held() as again:
+            found += [*words, asyncio.run(again.answer())]
+        waiting.join(0.2)
+        assert not others  # it waits for this block, in which no swap happens
+    waiting.join()
+    assert found == [1.0] * 4
+    assert others == [2.0]
+    with pytest.raises(ZeroDivisionError), follower.held():
+        raise ZeroDivisionError
+    assert not follower._inside
+
+
+def test_aForwardWhoseWorkComesLaterIsRefused(domain: str, lab: Any, torch: Any) -> None:
+    class Generator(torch.nn.Linear):  # type: ignore[misc]
+        def forward(self) -> Iterator[float]:
+            yield float(self.bias[0])
+
+    class Coroutine(torch.nn.Linear):  # type: ignore[misc]
+        async def forward(self) -> float:
+            return float(self.bias[0])
+
+    class Asynchronous(torch.nn.Linear):  # type: ignore[misc]
+        async def forward(self) -> AsyncIterator[float]:
+            yield float(self.bias[0])
+
+    lab.muninn.shareModule(torch.nn.Linear(2, 1), "linear")
+    for kind, what in ((Generator, "generator"), (Coroutine, "coroutine"), (Asynchronous, "async")):
+        follower = lab.muninn.followModule(kind(2, 1), "linear")
+        with pytest.raises(InvalidArgument, match=rf"{what}.*follower\.held\(\)"):
+            follower()
+        assert not follower._inside
+        follower.bundle.close()
+
+
+def test_aVersionThatDoesNotFitIsAttachedOnce(
+    domain: str, lab: Any, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lab.model()
+    lab.muninn.shareModule(model, "model")
+    follower = lab.muninn.followModule(lab.model(), "model")
+    wider = muninn.publish("model", lab.model(6))
+    opened = list[str]()
+    original = lab.muninn._opened
+
+    def opening(name: str) -> Any:
+        opened.append(name)
+        return original(name)
+
+    monkeypatch.setattr(lab.muninn, "_opened", opening)
+    errors = []
+    for _ in range(3):
+        with pytest.raises(BufferMismatch, match=r"\(7, 4\)") as raised:
+            follower(torch.arange(5))
+        errors.append(raised.value)
+    assert opened == ["model"]
+    wider.close()
+    muninn.publish("model", model).close()
+    # The one that the module is on and the newest, and not the one that did not fit.
+    assert len(muninn.listBuffers()) == 2
+    assert lab.answer(follower.module) == lab.answer(model)
+    follower(torch.arange(5))
+    assert follower.bundle.isCurrent
+
+
+def test_anInterruptedAttachLeavesTheModuleWhole(domain: str, lab: Any, torch: Any) -> None:
+    class Interrupted(dict):  # type: ignore[type-arg]
+        def __setitem__(self, key: str, value: Any) -> None:
+            super().__setitem__(key, value)
+            if armed:
+                armed.clear()
+                raise KeyboardInterrupt
+
+    model, twin = lab.model(), lab.model()
+    lab.muninn.shareModule(model, "model")
+    expected, armed = lab.answer(twin), ["once"]
+    twin.norm._parameters = Interrupted(twin.norm._parameters)
+    with pytest.raises(KeyboardInterrupt):
+        lab.muninn.attachModule(twin, "model")
+    assert not armed and lab.answer(twin) == expected
+    assert twin.head.weight is twin.embedding.weight
+    lab.muninn.attachModule(twin, "model")
+    assert lab.answer(twin) == lab.answer(model)
 
 
 def test_muninnAloneDoesNotImportTorch(domain: str) -> None:

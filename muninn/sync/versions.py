@@ -10,11 +10,31 @@ so a sleep is short enough that the next look comes soon.
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from muninn.session.names import NameWatch
 from muninn.session.openbuffer import OpenBuffer
 from muninn.system.deadlines import deadlineOf
+
+if TYPE_CHECKING:
+    from muninn.control.rowreader import RowReader
+
+
+class Version(NamedTuple):
+    """A version of a name, to be told from others when nothing of it is kept open."""
+
+    rows: RowReader
+    row: int
+    incarnation: int
+
+    @classmethod
+    def of(cls, openBuffer: OpenBuffer) -> Self:
+        return cls(openBuffer.tables.rows, openBuffer.row, openBuffer.incarnation)
+
+    @property
+    def isCurrent(self) -> bool:
+        """Whether the name still has this version."""
+        return self.rows.isLive(self.row, self.incarnation)
 
 
 class Attached(Protocol):
