@@ -29,13 +29,14 @@ import torch
 
 from muninn.api import views
 from muninn.api.buffer import MuninnBuffer
-from muninn.api.bundle import Bundle, shareBundle
+from muninn.api.bundle import Bundle
+from muninn.api.modules import sharedModule
 from muninn.api.opening import openAny
-from muninn.api.options import NamedKeywords, takesOptions
+from muninn.api.options import NamedKeywords, optionsOf, takesOptions
 from muninn.arguments import named
 from muninn.errors import BufferMismatch, InvalidArgument
 from muninn.interop import arrays
-from muninn.interop.tensors import Place, moduleState, placesOf
+from muninn.interop.tensors import Place, placesOf
 from muninn.sync import fences
 from muninn.sync.versions import Version
 from muninn.system.green import Condition, identity
@@ -85,9 +86,7 @@ def shareModule(
         `get_extra_state`.
     InvalidDtype, BufferExists, QuotaExceeded, HostMemoryFull
     """
-    if options.get("access") is None:
-        options["access"] = "readOnly"
-    return shareBundle(moduleState(module), name, **options)
+    return sharedModule("shareModule", module, optionsOf(shareModule, name=name, **options))
 
 
 @named

@@ -253,6 +253,40 @@ def test_aModuleThatRenamesOrHidesItsStateIsAttachedWhole(
             bundle.free()
 
 
+def test_eachFunctionThatTakesAModuleSharesItForReading(domain: str, lab: Any, torch: Any) -> None:
+    model = lab.model()
+    makers: dict[str, Callable[..., Any]] = {
+        "shareModule": lambda **options: lab.muninn.shareModule(model, "m", **options),
+        "publish": lambda **options: muninn.publish("m", model, **options),
+        "shareOnce": lambda **options: muninn.shareOnce("m", lambda: model, **options),
+    }
+    for make in makers.values():
+        for given, shared in ((None, "readOnly"), ("readWrite", "readWrite")):
+            with make(access=given) as bundle:
+                assert bundle.buffer.access == shared
+                assert set(bundle) == {*model.state_dict(), "frequencies"}
+                assert not bundle.buffer.writable or given
+                bundle.free()
+    assert leftovers(domain) == []
+
+
+def test_aModuleThatAFunctionDoesNotTakeIsSentToTheOneThatDoes(
+    domain: str, lab: Any, torch: Any
+) -> None:
+    for share in (
+        lambda: muninn.share(lab.model(), "x"),
+        lambda: muninn.shareBundle({"part": lab.model()}, "x"),
+        lambda: muninn.shareBundle(lab.model(), "x"),
+        lambda: muninn.shareOnce("x", lab.model()),
+    ):
+        with pytest.raises(TypeError, match=r"Model.*muninn\.torch\.shareModule shares a module"):
+            share()
+    with pytest.raises(InvalidArgument, match="copy out"):
+        muninn.shareOnce("x", lambda: torch.nn.ParameterDict({"a": torch.ones(2)}), copy=False)
+    with pytest.raises(TypeError, match=r"dict as an array: muninn\.shareBundle"):
+        muninn.share({"a": np.ones(2)}, "x")
+
+
 def test_aStateThatIsATensorOfNoPlaceIsRefused(domain: str, lab: Any, torch: Any) -> None:
     class Scaled(torch.nn.Linear):  # type: ignore[misc]
         def state_dict(self, *given: Any, **options: Any) -> Any:  # pylint: disable=invalid-name

@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, sharedBundle
 from muninn.api.loading import loadedFile
+from muninn.api.modules import sharedModule
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.sharing import shared
+from muninn.api.sources import FOR_MODULES
 from muninn.arguments import named, requireCallable, timeoutOf
 from muninn.control import layout
 from muninn.errors import BufferExists, InvalidArgument
+from muninn.interop.tensors import isModule
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.sync.lock import Lock, lockNameOf
@@ -85,9 +88,10 @@ def shareOnce(
     Parameters
     ----------
     loader
-        Returns the array to share, or a mapping of arrays for a bundle. It runs in one
-        process only. When that process dies, or the loader raises, the next caller
-        loads. Or the path of a file, which is read as by `load`.
+        Returns the array to share, or a mapping of arrays or a module of PyTorch for a
+        bundle. It runs in one process only. When that process dies, or the loader
+        raises, the next caller loads. Or the path of a file, which is read as by
+        `load`.
     timeout
         Seconds to wait for another process's loader; None waits as long as that process
         lives.
@@ -110,7 +114,7 @@ def shareOnce(
     """
     given = optionsOf(shareOnce, name=name, **options)
     if not isinstance(loader, _PATHS):
-        requireCallable("shareOnce: loader", loader)
+        _requireLoader(loader)
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     openBuffer = membership.openBuffers.find(asName(name))
     if openBuffer is None:
@@ -118,6 +122,18 @@ def shareOnce(
             openBuffer = _openOrLoad(membership, name, loader, deadline, copy, given)
     buffer = MuninnBuffer._of(openBuffer, Access.READ_ONLY)
     return Bundle(buffer) if openBuffer.description.kind == layout.ROW_KIND_BUNDLE else buffer
+
+
+def _requireLoader(loader: object) -> None:
+    """Raise `TypeError` for what is neither a function nor a path. A module of PyTorch can
+    be called, and loads nothing.
+    """
+    if isModule(loader):
+        raise TypeError(
+            f"shareOnce: loader must be a path, or a function that returns the "
+            f"{type(loader).__name__}; {FOR_MODULES} that is there"
+        )
+    requireCallable("shareOnce: loader", loader)
 
 
 def _openOrLoad(
@@ -149,14 +165,18 @@ def _openOrLoad(
 
 
 def _made(loaded: Any, copy: bool, options: BufferOptions) -> OpenBuffer:
-    """The open buffer of what was loaded: a path, a mapping of arrays, or an array."""
-    if isinstance(loaded, (*_PATHS, Mapping)) and copy is False:
+    """The open buffer of what was loaded: a path, a module, a mapping of arrays, or an
+    array.
+    """
+    if copy is False and (isModule(loaded) or isinstance(loaded, (*_PATHS, Mapping))):
         raise InvalidArgument(
             "only one array on a GPU can be shared where it lies",
             "Leave copy out: the bytes are copied once",
         )
     if isinstance(loaded, _PATHS):
         made = loadedFile("shareOnce", loaded, options)
+    elif isModule(loaded):
+        made = sharedModule("shareOnce", loaded, options)
     elif isinstance(loaded, Mapping):
         made = sharedBundle("shareOnce", loaded, options)
     else:

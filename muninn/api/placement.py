@@ -15,11 +15,13 @@ import numpy as np
 
 from muninn.api.manifests import packed
 from muninn.api.options import BufferOptions
+from muninn.api.sources import FOR_MODULES
 from muninn.api.specs import asItems, specOf
 from muninn.api.views import Region
 from muninn.arguments import asInteger
 from muninn.control import layout
 from muninn.errors import InvalidArgument, InvalidDtype
+from muninn.interop.tensors import isModule
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.spec import partSpec
@@ -72,6 +74,7 @@ def keyed(what: str, given: Any) -> dict[str, Any]:
     if not callable(getattr(given, "items", None)):
         raise TypeError(
             f"{what} must be a mapping by key, such as a dict, not {type(given).__name__}"
+            + (f"; {FOR_MODULES}" if isModule(given) else "")
         )
     return {_asKey(key): value for key, value in given.items()}
 

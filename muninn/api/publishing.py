@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, sharedBundle
 from muninn.api.loading import loadedFile
+from muninn.api.modules import sharedModule
 from muninn.api.options import (
     BufferOptions,
     NamedKeywords,
@@ -48,12 +48,12 @@ from muninn.errors import (
     HostMemoryFull,
     QuotaExceeded,
 )
-from muninn.interop.tensors import isModule, moduleState
+from muninn.interop.tensors import isModule
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
 from muninn.system.deadlines import deadlineOf, remaining
-from muninn.terms import Access, asName, asTenant
+from muninn.terms import asName, asTenant
 
 if TYPE_CHECKING:
     from muninn.session.member import Membership
@@ -135,8 +135,6 @@ def publish(
     """
     given = optionsOf(publish, name=name, **options)
     version, bound = versionOf(given), timeoutOf("publish", timeout)
-    if isModule(source) and version.access is None:
-        version = replace(version, access=Access.READ_ONLY.value)
     make, kind = _makerOf(source)
     deadline = deadlineOf(bound)
     with OwnLock("publish", asName(name)).held(remaining(deadline)):
@@ -150,7 +148,7 @@ def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:
         kind = layout.ROW_KIND_ARRAY if isArray else layout.ROW_KIND_BUNDLE
         return lambda options: loadedFile("publish", source, options), kind
     if isModule(source):
-        source = moduleState(source)
+        return lambda options: sharedModule("publish", source, options), layout.ROW_KIND_BUNDLE
     if callable(getattr(source, "items", None)):
         return lambda options: sharedBundle("publish", source, options), layout.ROW_KIND_BUNDLE
     return lambda options: shared("publish", source, True, options), layout.ROW_KIND_ARRAY

@@ -4,6 +4,7 @@ elements.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,12 +15,16 @@ from muninn.interop.arrays import isOnDevice
 from muninn.interop.dlpack import takeTensor
 from muninn.interop.elements import ElementType, asElement
 from muninn.interop.hostarrays import HostArray, borrowed
-from muninn.interop.tensors import isTensor, plainTensor
+from muninn.interop.tensors import isModule, isTensor, plainTensor
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
     from muninn.system.structures import Extent
     from muninn.terms import Mode
+
+
+#: The advice where a function does not take a module of PyTorch.
+FOR_MODULES = "muninn.torch.shareModule shares a module"
 
 
 class Source(Protocol):
@@ -79,6 +84,15 @@ def asArray(value: Any) -> HostArray:
             source = np.asarray(memoryview(value))
         except TypeError:
             raise TypeError(
-                f"can not share a {type(value).__name__}: pass an array (numpy.asarray makes one)"
+                f"can not share a {type(value).__name__} as an array: {_adviceFor(value)}"
             ) from None
     return HostArray(source, asElement(source.dtype))
+
+
+def _adviceFor(value: object) -> str:
+    """How to share an object that is no array."""
+    if isModule(value):
+        return FOR_MODULES
+    if isinstance(value, Mapping):
+        return "muninn.shareBundle shares a mapping of arrays"
+    return "pass an array (numpy.asarray makes one)"

@@ -126,6 +126,8 @@ MUTANTS = [
     Mutant("muninn/torch.py", "            if isgenerator(result) or isasyncgen(result) or isawaitable(result):\n", "            if False:\n", "work that comes after the call is refused", "test_torch.py::test_aForwardWhoseWorkComesLaterIsRefused"),
     Mutant("muninn/torch.py", "        for place, old in before:\n            place.parts[place.name] = old\n        raise\n", "        raise\n", "an interrupted attach leaves the module as it was", "test_torch.py::test_anInterruptedAttachLeavesTheModuleWhole"),
     Mutant("muninn/torch.py", "        found = {}  # whoever keeps the error keeps this frame, and not the memory\n        bundle.close()\n", "", "a bundle that does not fit is closed", "test_torch.py::test_aVersionThatDoesNotFitIsAttachedOnce"),
+    Mutant("muninn/api/modules.py", "    if options.access is None:\n", "    if False:\n", "a module is shared for reading unless said otherwise", "test_torch.py::test_eachFunctionThatTakesAModuleSharesItForReading"),
+    Mutant(_ONCE, "    if isModule(loader):\n", "    if False:\n", "a module is no loader", "test_torch.py::test_aModuleThatAFunctionDoesNotTakeIsSentToTheOneThatDoes"),
     Mutant("muninn/torch.py", "(place.isNeeded or place.tensor.is_meta)", "place.isNeeded", "a buffer that nobody filled is missing", "test_torch.py::test_aCheckpointThatHasOneNameOfATieIsWhole"),
     Mutant("muninn/torch.py", ".data_ptr() != new.data_ptr()", " is None", "weights that are tied on one side only are refused", "test_torch.py::test_tiesOfOneSideOnlyAreRefused"),
     Mutant("muninn/torch.py", "Access.READ_ONLY if isVram else Access.COPY_ON_WRITE", "Access.READ_ONLY", "a module's writes stay in its process", "test_torch.py::test_aForgottenEvalCostsAPageAndNotTheProcess"),
