@@ -312,12 +312,14 @@ def _tensorsOf(bundle: Bundle) -> dict[str, torch.Tensor]:
         fences.holdBack(openBuffer, stream, writing=False, timeout=None, gpu=gpu)
     # Capsules, and not arrays: PyTorch has no read-only tensors, and would be warned of
     # that for each.
-    return {
-        key: torch.utils.dlpack.from_dlpack(
-            views.tensor(memories[region.segment], region, isWritable, max_version=_VERSION)
-        )
-        for key, region in bundle._entries.items()
-    }
+    found: dict[str, torch.Tensor] = {}
+    for number, memory in enumerate(memories):
+        regions = {
+            key: region for key, region in bundle._entries.items() if region.segment == number
+        }
+        capsules = views.tensors(memory, regions, isWritable, _VERSION)
+        found |= {key: torch.utils.dlpack.from_dlpack(each) for key, each in capsules.items()}
+    return {key: found[key] for key in bundle}
 
 
 def _opened(name: str) -> Bundle:

@@ -67,6 +67,18 @@ def test_arraysOfEverySizeAndLayoutArriveWhole(domain: str, mode: str, reserve: 
     assert sum(told) >= bundle.nbytes
 
 
+def test_theKeysOfABundleAreCheckedOnce(domain: str) -> None:
+    class Key(str):
+        def encode(self, *given: str) -> bytes:  # type: ignore[override]
+            checked.append(str(self))
+            return super().encode(*given)
+
+    checked = list[str]()
+    muninn.shareBundle({Key("a"): ARRAYS["wte"], Key("b"): ARRAYS["flag"]})
+    muninn.loadBundle({Key("c"): ((2,), "f4")}, lambda draft: None)
+    assert checked == ["a", "b", "c"]
+
+
 def test_pickledBundlesOpenElsewhere(domain: str, actor: Start) -> None:
     bundle = muninn.shareBundle(ARRAYS)
     text = pickle.dumps(bundle).hex()

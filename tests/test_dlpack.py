@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 
 from muninn.errors import InvalidArgument
 from muninn.interop import capsules
-from muninn.interop.dlpack import exportCapsule, importCapsule, takeTensor
+from muninn.interop.dlpack import (
+    Imported,
+    exportCapsule,
+    exportCapsules,
+    importCapsule,
+    takeTensor,
+)
+from muninn.interop.elements import asElement
 from support import BOUND_SECONDS, program
 
 _VERSIONED = (1, 1)
@@ -99,6 +106,52 @@ def lend(owner: Owner, device: tuple[int, int] = (capsules.CPU, 0), **keywords: 
         owner,
         **{"strides": array.strides, **keywords},
     )
+
+
+@needsVersioned
+def test_manyRangesOfAMemoryAreLentAsEachIsAlone() -> None:
+    owner = Owner(np.arange(96, dtype="u1"))
+    address, gone = owner.array.ctypes.data, weakref.ref(owner)
+    parts = [
+        (0, (2, 3), asElement("f4")),
+        (32, (), asElement("i8")),
+        (40, (0, 7), asElement("f4")),
+        (40, (4, 1, 2), asElement("bfloat16")),
+        (56, (3,), asElement("int4")),
+    ]
+    for readOnly in (True, False):
+        together = exportCapsules(
+            address, parts, (1, 0), owner, readOnly=readOnly, maxVersion=capsules.MAX_VERSION
+        )
+        alone = [
+            exportCapsule(
+                address + offset,
+                shape,
+                element,
+                (1, 0),
+                owner,
+                readOnly=readOnly,
+                maxVersion=capsules.MAX_VERSION,
+            )
+            for offset, shape, element in parts
+        ]
+        names = [name for name in Imported.__slots__ if name not in ("__weakref__", "holder")]
+        found, expected = (
+            [[getattr(taken, name) for name in names] for taken in map(importCapsule, each)]
+            for each in (together, alone)
+        )
+        assert found == expected
+    kept = importCapsule(
+        exportCapsules(address, parts, (1, 0), owner, maxVersion=capsules.MAX_VERSION)[1]
+    )
+    del owner, together, alone
+    assert gone() is not None
+    del kept
+    assert gone() is None
+    with pytest.raises(BufferError, match="padded to a byte"):
+        exportCapsules(address, parts, (1, 0), None)
+    with pytest.raises(InvalidArgument, match="is no device"):
+        exportCapsules(address, parts, (1, 1), None)
 
 
 def managedAddress(capsule: Any) -> int:

@@ -15,7 +15,7 @@ import msgpack
 from muninn.api.views import Region
 from muninn.control import layout
 from muninn.errors import ControlBlockInvalid, InvalidDtype
-from muninn.interop.elements import ElementType, asElement
+from muninn.interop.elements import asElement
 from muninn.session.openbuffer import OpenBuffer
 
 
@@ -35,12 +35,12 @@ def unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
     description = openBuffer.description
     raw = openBuffer.memory.copyBytes(description.metaBytes, description.metaOffset)
     try:
-        elements: dict[Any, ElementType] = {}
-        entries = {}
-        for key, offset, shape, text, segment in msgpack.unpackb(raw):
-            if text not in elements:
-                elements[text] = asElement(text)
-            entries[key] = Region(offset, tuple(shape), elements[text], segment)
+        listed = msgpack.unpackb(raw)
+        elements = {text: asElement(text) for text in {text for _, _, _, text, _ in listed}}
+        entries = {
+            key: Region(offset, tuple(shape), elements[text], segment)
+            for key, offset, shape, text, segment in listed
+        }
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(
             f"the manifest of bundle {description.name!r} is damaged: {error}"
@@ -59,15 +59,13 @@ def _isInside(key: Any, region: Region, sizes: Sequence[int]) -> bool:
     sizes. In a damaged manifest each item may have any type that msgpack has.
     """
     offset, shape, element, segment = region
-    if (
-        not isinstance(key, str)
-        or len(shape) > layout.MAX_NDIM
-        or {int} != {type(offset), type(segment), *map(type, shape)}
-        or min(offset, segment, *shape, 0) < 0
-        or element.structure is not None
-        or segment >= len(sizes)
-    ):
+    if type(key) is not str or len(shape) > layout.MAX_NDIM or element.structure is not None:
         return False
-    regionBytes = region.sizeBytes
-    # An array that has bytes, and is inside its segment, is possible.
-    return offset + regionBytes <= sizes[segment] and (regionBytes > 0 or region.isPossible)
+    for number in (offset, segment, *shape):
+        if type(number) is not int or number < 0:
+            return False
+    if segment >= len(sizes):
+        return False
+    takenBytes = region.sizeBytes
+    # What takes bytes that are there is possible.
+    return offset + takenBytes <= sizes[segment] and (takenBytes > 0 or region.isPossible)

@@ -8,6 +8,7 @@ GPUs the CPU references of the kernels run, and take a numpy array.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -177,6 +178,24 @@ def tensor(
         readOnly=not writable,
         maxVersion=max_version,
     )
+
+
+def tensors(
+    memory: MappedMemory,
+    regions: Mapping[str, Region],
+    writable: bool,
+    maxVersion: tuple[int, int],
+) -> dict[str, object]:
+    """A DLPack capsule of each range, as `tensor` makes one."""
+    lent = dlpack.exportCapsules(
+        memory.address,
+        [(each.offset, each.shape, each.element) for each in regions.values()],
+        tensorDevice(memory),
+        memory,
+        readOnly=not writable,
+        maxVersion=maxVersion,
+    )
+    return dict(zip(regions, lent, strict=True))
 
 
 def tensorDevice(memory: MappedMemory) -> tuple[int, int]:

@@ -3,15 +3,7 @@ capsule around a C structure.
 
 The structures and the rules of capsules are in `capsules`.
 
-*Lending.* The deleter and the destructor of the capsule are numpy's. A consumer may
-call them on a thread without the GIL, while an exception is being raised, and after the
-interpreter has ended. A ctypes callback survives only the first of these. Python code
-can not run while an exception is in flight, so the exception of
-`f(torch.from_dlpack(x))` would become a SystemError when the interpreter drops the
-argument; and a callback is freed before the last tensor is. So numpy exports a small
-array, the carrier, which holds the owner of the lent memory and the shape. Then this
-module changes the tensor in the capsule so that it describes the lent memory. numpy
-drops the carrier when the deleter runs, and this module has nothing to remember.
+*Lending.* What is to be lent is checked here, and `loans` makes the capsules.
 
 *Borrowing.* The statements of another library are checked before they are used, and no
 byte of the memory is touched, because it may be on a GPU. An `Imported` calls the
@@ -29,23 +21,15 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from muninn.errors import InvalidArgument
 from muninn.interop.capsules import (
-    CPU,
-    CUDA,
-    CUDA_HOST,
     FLAG_PADDED,
     FLAG_READ_ONLY,
     HOST_DEVICES,
-    LEGACY,
     MAJOR_VERSION,
     MANAGED,
     MAX_VERSION,
-    NUMPY_IS_VERSIONED,
     USED,
-    VERSIONED,
     Deleter,
     Managed,
     ManagedVersioned,
@@ -53,25 +37,22 @@ from muninn.interop.capsules import (
     isCapsuleOf,
     managedOf,
     renameCapsule,
-    wantsVersioned,
 )
-from muninn.interop.elements import BYTE_BITS, DlpackWord, asElement, dlpackElement, dlpackWord
+from muninn.interop.elements import (
+    BYTE_BITS,
+    DlpackWord,
+    ElementType,
+    asElement,
+    dlpackElement,
+    dlpackWord,
+)
 from muninn.interop.layouts import MAX_DIMENSIONS, compactStrides, layoutProblem, packedStrides
+from muninn.interop.loans import Loan
 from muninn.system.forks import Guard
-
-_MAX_DEVICE_ID = (1 << 31) - 1
 
 #: Between the look at a capsule and its renaming, no other thread may take it. A
 #: garbage collection that runs meanwhile may import capsules as well.
 _taking = Guard()
-
-
-class _Carrier(np.ndarray[Any, np.dtype[Any]]):
-    """The array that numpy exports for us. It contains the lengths and then the strides
-    of the lent array, and refers to the owner of its memory.
-    """
-
-    owner: object
 
 
 class Imported:
@@ -180,7 +161,8 @@ def exportCapsule(
         tuple(operator.index(length) for length in shape),
         asElement(element),
     )
-    word, itemBytes = dlpackWord(itemType), itemType.itemBytes
+    dlpackWord(itemType)  # refuses a type that has none
+    itemBytes = itemType.itemBytes
     stepsBytes = None if strides is None else tuple(operator.index(step) for step in strides)
     if problem := layoutProblem(address, lengths, stepsBytes, itemBytes):
         raise InvalidArgument(f"an array can not be lent: {problem}")
@@ -191,46 +173,41 @@ def exportCapsule(
             f"strides of {stepsBytes} bytes are not whole elements of {itemType}, in which "
             "DLPack counts them"
         )
-    _checkDevice(device)
-    name = VERSIONED if wantsVersioned(maxVersion) and NUMPY_IS_VERSIONED else LEGACY
-    if readOnly and name == LEGACY:
-        raise BufferError(
-            "this memory is read-only, which a legacy DLPack capsule can not say: ask with "
-            "max_version=(1, 0), numpy 2.1 or newer"
-        )
-    if word.isPadded and name == LEGACY:
-        raise BufferError(
-            f"{itemType} is padded to a byte, which a legacy DLPack capsule can not say: ask "
-            "with max_version=(1, 1), numpy 2.1 or newer"
-        )
-    carrier = _Carrier((max(1, 2 * len(lengths)),), np.int64)
-    carrier[: 2 * len(lengths)] = (*lengths, *(step // itemBytes for step in stepsBytes))
-    carrier.owner = owner
-    capsule = (
-        carrier.__dlpack__(max_version=(MAJOR_VERSION, 0))
-        if name == VERSIONED
-        else carrier.__dlpack__()
-    )
-    managed = managedOf(capsule, name)
-    # Strides are always there, also for compact arrays, because consumers of 1.2 and
-    # newer rely on them. An array without elements has the address NULL, as the header
-    # asks. The carrier's address is not read by its `ctypes`, which imports a module
-    # each time; an ending interpreter refuses that.
-    extents = carrier.__array_interface__["data"][0]
-    managed.tensor = Tensor(
-        0 if 0 in lengths else address,
-        *device,
-        len(lengths),
-        word.code,
-        word.bits,
-        word.lanes,
-        extents,
-        extents + 8 * len(lengths),
-        0,
-    )
-    if isinstance(managed, ManagedVersioned):
-        managed.flags = (FLAG_READ_ONLY if readOnly else 0) | (FLAG_PADDED if word.isPadded else 0)
-    return capsule
+    steps = (step // itemBytes for step in stepsBytes)
+    loan = Loan([*lengths, *steps], device, owner, readOnly, maxVersion)
+    return loan.capsule(0, address, lengths, itemType)
+
+
+def exportCapsules(
+    address: int,
+    parts: Sequence[tuple[int, tuple[int, ...], ElementType]],
+    device: tuple[int, int],
+    owner: object,
+    *,
+    readOnly: bool = False,
+    maxVersion: tuple[int, int] | None = None,
+) -> list[object]:
+    """Lend many ranges of one memory, as `exportCapsule` does for each.
+
+    Parameters
+    ----------
+    address
+        The address of the memory.
+    parts
+        The place, the lengths and the type of each range, whose elements follow each
+        other in C order. The caller has checked that its layout is possible.
+    """
+    steps = [compactStrides(shape, 1) for _, shape, _ in parts]
+    extents = [
+        number
+        for (_, shape, _), step in zip(parts, steps, strict=True)
+        for number in (*shape, *step)
+    ]
+    loan, capsules, first = Loan(extents, device, owner, readOnly, maxVersion), [], 0
+    for offset, shape, element in parts:
+        capsules.append(loan.capsule(first, address + offset, shape, element))
+        first += 2 * len(shape)
+    return capsules
 
 
 def importCapsule(capsule: object, holder: object = None) -> Imported:
@@ -310,17 +287,6 @@ def _release(managed: Managed | ManagedVersioned) -> None:
     """Give a tensor back. Its deleter frees the structure too."""
     if managed.deleter:
         Deleter(managed.deleter)(ctypes.addressof(managed))
-
-
-def _checkDevice(device: tuple[int, int]) -> None:
-    deviceType, deviceId = device
-    if deviceType not in (CPU, CUDA, CUDA_HOST) or not 0 <= deviceId <= (
-        0 if deviceType == CPU else _MAX_DEVICE_ID
-    ):
-        raise InvalidArgument(
-            f"{device} is no device: (1, 0) is the CPU, (2, gpu) a GPU and (3, gpu) pinned "
-            "host memory"
-        )
 
 
 def _extentsOf(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
