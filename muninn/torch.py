@@ -36,7 +36,7 @@ from muninn.api.options import NamedKeywords, optionsOf, takesOptions
 from muninn.arguments import named
 from muninn.errors import BufferMismatch, InvalidArgument
 from muninn.interop import arrays
-from muninn.interop.tensors import Place, placesOf
+from muninn.interop.tensors import Place, isLazy, placesOf
 from muninn.sync import fences
 from muninn.sync.versions import Version
 from muninn.system.green import Condition, identity
@@ -346,7 +346,9 @@ def _newOnes(
         old, new = place.tensor, shared.get(place.key)
         if new is None:
             continue
-        if new.shape != old.shape:
+        if isLazy(old):
+            problems.append(f"{place.key} has no shape yet: call the lazy module once")
+        elif new.shape != old.shape:
             problems.append(
                 f"{place.key} has shape {tuple(new.shape)}, and the module's {tuple(old.shape)}"
             )

@@ -8,6 +8,7 @@ import os
 import struct
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -439,6 +440,16 @@ def several(folder: Path) -> Path:
     return folder
 
 
+def cut(folder: Path) -> Path:
+    path = saved({"a": torch.ones(300)})(folder)
+    os.truncate(path, path.stat().st_size // 2)
+    return path
+
+
+def empty(ending: str) -> Callable[[Path], Path]:
+    return lambda folder: written(f"x{ending}", b"")(folder) / f"x{ending}"
+
+
 INDEX = "model.safetensors.index.json"
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "overlapping": (
@@ -486,7 +497,11 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no UTF-8": (written(INDEX, b"\xff\xfe{}"), "the index is damaged"),
     "empty folder": (lambda folder: folder, "has no model.*and 0 .safetensors files"),
     "several files": (several, "and 2 .safetensors files"),
-    "pickle": (saved(torch.nn.Linear(2, 2)), "objects are never unpickled here"),
+    "pickle": (saved(torch.nn.Linear(2, 2)), "never unpickled here: .*Linear"),
+    "lazy": (
+        saved(torch.nn.LazyLinear(2).state_dict()),
+        r"never unpickled here: torch\.nn\.parameter\.UninitializedParameter",
+    ),
     "list": (saved([torch.ones(3)]), "no mapping of tensors, but a list"),
     "tensor": (saved(torch.ones(3)), "no mapping of tensors, but a Tensor"),
     "mixed": (saved({"a": torch.ones(3), "epoch": 3}), "epoch is a int"),
@@ -496,12 +511,20 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "sparse": (saved({"a": torch.eye(3).to_sparse()}), "a: the values of .* not in one array"),
     "old format": (
         saved({"a": torch.ones(3)}, _use_new_zipfile_serialization=False),
-        "PyTorch can not map it",
+        r"since 1\.6\. Fix: .* torch\.save",
     ),
+    "truncated file of PyTorch": (cut, "its end is missing.*the file is whole"),
     "no file of PyTorch": (
         lambda folder: written("x.bin", b"hello")(folder) / "x.bin",
-        "PyTorch can not map it|unpickled",
+        "it is no archive",
     ),
+    **{
+        f"empty{ending}": (empty(ending), "it is empty.*finish")
+        for ending in (".npy", ".npz", ".safetensors", ".pt", ".safetensors.index.json")
+    },
+    "missing folder": (lambda folder: folder / "gone", "there is no such file or folder"),
+    "missing file of a kind": (lambda folder: folder / "gone.npz", "there is no such file"),
+    "home": (lambda _: Path("~/gone.npy"), r"no such file.*os\.path\.expanduser"),
 }
 
 
@@ -642,6 +665,27 @@ def test_aTypeThatABundleCanNotHoldIsNamed(domain: str, folder: Path) -> None:
 def test_aPathIsAPath(domain: str, path: Any) -> None:
     with pytest.raises(TypeError, match="load: path must be a path, not"):
         muninn.load(path, "model")
+
+
+def test_aFileFromAMachineOfTheOtherByteOrderIsTurnedRound(domain: str, folder: Path) -> None:
+    """PyTorch turns the bytes round in its mapping of the file. Broken: they were read from
+    the file as they stand.
+    """
+    arrays = {"wide": np.arange(5, dtype="f4"), "half": np.arange(3, dtype="i2")}
+    path = saved({key: torch.from_numpy(array) for key, array in arrays.items()})(folder)
+    turned = folder / "turned.pt"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(turned, "w") as target:
+        for name in source.namelist():
+            raw = source.read(name)
+            if name.endswith("byteorder"):
+                raw = b"big"
+            elif "/data/" in name:
+                raw = np.frombuffer(raw, "u4" if len(raw) == 20 else "u2").byteswap().tobytes()
+            target.writestr(name, raw)
+    bundle = muninn.load(turned, "turned")
+    assert isinstance(bundle, muninn.Bundle)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(bundle[key], array)
 
 
 # --- shareOnce -----------------------------------------------------------------------

@@ -287,6 +287,19 @@ def test_aModuleThatAFunctionDoesNotTakeIsSentToTheOneThatDoes(
         muninn.share({"a": np.ones(2)}, "x")
 
 
+def test_aLazyModuleIsToBeCalledFirst(domain: str, lab: Any, torch: Any) -> None:
+    lazy = torch.nn.LazyLinear(3)
+    with pytest.raises(InvalidArgument, match="lazy module has no values yet.*Call the module"):
+        lab.muninn.shareModule(lazy)
+    source = torch.nn.Linear(2, 3)
+    lab.muninn.shareModule(source, "linear")
+    with pytest.raises(BufferMismatch, match="weight has no shape yet: call the lazy module"):
+        lab.muninn.attachModule(lazy, "linear")
+    lazy(torch.ones(2))
+    lab.muninn.attachModule(lazy, "linear")
+    assert torch.equal(lazy(torch.ones(2)), source(torch.ones(2)))
+
+
 def test_aStateThatIsATensorOfNoPlaceIsRefused(domain: str, lab: Any, torch: Any) -> None:
     class Scaled(torch.nn.Linear):  # type: ignore[misc]
         def state_dict(self, *given: Any, **options: Any) -> Any:  # pylint: disable=invalid-name

@@ -18,6 +18,17 @@ import numpy as np
 from muninn.formats.source import Source
 
 _INPUT_BYTES = 256 << 10
+#: The errors that `zipfile` raises on damage. The first two errors are its own; the
+#: others come from the functions that it calls.
+ARCHIVE_DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 #: The parameter for a deflated stream without zlib's own header.
 _RAW = -zlib.MAX_WBITS
 

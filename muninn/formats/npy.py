@@ -17,7 +17,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from muninn.formats.members import Member
+from muninn.formats.members import ARCHIVE_DAMAGE, Member
 from muninn.formats.source import (
     CHUNK_BYTES,
     Checksum,
@@ -41,17 +41,6 @@ _HEADER_DAMAGE = (
     TypeError,
     MemoryError,
     RecursionError,
-)
-#: The errors that `zipfile` raises on damage. The first two errors are its own; the
-#: others come from the functions that it calls.
-_ARCHIVE_DAMAGE = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
 )
 
 
@@ -132,7 +121,7 @@ class NpzSource(Source):
         try:
             self._archive = zipfile.ZipFile(self._file)
             members = self._archive.infolist()
-        except _ARCHIVE_DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise self.refuse(f"it is no ZIP archive: {error}") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._turned: set[str] = set()
@@ -160,7 +149,7 @@ class NpzSource(Source):
             with self._archive.open(member) as file:
                 entry, fortran = _header(file, self, key)
                 headerBytes = file.tell()
-        except (*_ARCHIVE_DAMAGE, OSError) as error:
+        except (*ARCHIVE_DAMAGE, OSError) as error:
             raise self.refuse(f"{shown(key)} is damaged: {error}") from error
         there = member.file_size - headerBytes
         if there != entry.sizeBytes:
@@ -219,7 +208,7 @@ class NpzSource(Source):
         try:
             _header(file, self, key)
             yield file
-        except _ARCHIVE_DAMAGE as error:
+        except ARCHIVE_DAMAGE as error:
             raise self.refuse(f"{shown(key)} is damaged: {error}") from error
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from muninn.errors import FileInvalid
 from muninn.formats.npy import NpySource, NpzSource
 from muninn.formats.safetensors import SafetensorsSource
 from muninn.formats.shards import INDEX, INDEX_ENDING, SHARD_ENDING, ShardedSource, indexIn
-from muninn.formats.source import Source
+from muninn.formats.source import Source, missing
 from muninn.formats.torchfile import TorchSource
 
 _FORMATS: dict[str, type[Source]] = {
@@ -49,6 +49,8 @@ def _kindOf(path: Path) -> type[Source]:
     if path.name.endswith(INDEX_ENDING):
         return ShardedSource
     kind = _FORMATS.get(path.suffix.lower())
+    if kind is None and not os.path.lexists(path):
+        raise missing(path)
     if kind is None:
         raise FileInvalid(
             f"{path}: files of kind {path.suffix or '(none)'} are not known",

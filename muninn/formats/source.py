@@ -46,6 +46,15 @@ def shown(key: str) -> str:
     return key or "the array"
 
 
+def missing(path: Path) -> FileInvalid:
+    """The error for a path that leads to nothing."""
+    isHome = path.parts[:1] and path.parts[0].startswith("~")
+    return FileInvalid(
+        f"{path}: there is no such file or folder",
+        "Expand the ~ by os.path.expanduser" if isHome else None,
+    )
+
+
 class Checksum(NamedTuple):
     """The CRC-32 of a range of a file that ends with the bytes of an entry.
 
@@ -120,6 +129,10 @@ class Source(ABC):
         self.path = path
         self._file = file
         self._fileBytes = os.fstat(file.fileno()).st_size
+        if not self._fileBytes:
+            raise self.refuse(
+                "it is empty", "Let the program that writes it finish, or fetch it again"
+            )
         self._read()
 
     @property
@@ -139,6 +152,8 @@ class Source(ABC):
             except BaseException:
                 file.close()
                 raise
+        except FileNotFoundError:
+            raise missing(path) from None
         except (OSError, ValueError) as error:
             # ValueError: a path with a NUL in it.
             raise FileInvalid(

@@ -6,7 +6,8 @@ PyTorch is imported here, when such a file is opened, and may be absent. It read
 in a mapping of the file, and the kernel tells where (`/proc/self/maps`). So their bytes
 are read from the file as those of any other format, in parallel, and a file that is
 shortened meanwhile is an error and no SIGBUS. Tensors for which that can not be known,
-and those that are not in C order, are copied from the mapping.
+and those that are not in C order, are copied from the mapping. So are all of a file from
+a machine of the other byte order, which PyTorch has turned round in its mapping.
 
 A file holds either a mapping of tensors, or beside other values ``"state_dict"``, which
 is one, as checkpoints of training have it; then the rest of the file is left out.
@@ -16,12 +17,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import sys
+import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from muninn.errors import MuninnError
+from muninn.formats.members import ARCHIVE_DAMAGE
 from muninn.formats.source import Flat, Place, Progress, Source, shown
 from muninn.interop.dlpack import takeTensor
 from muninn.interop.elements import torchElement
@@ -29,6 +34,12 @@ from muninn.interop.hostarrays import borrowed
 from muninn.interop.tensors import isTensor, plainTensor
 
 _NESTED = "state_dict"
+#: The record of an archive that names the byte order of the machine that wrote it.
+_BYTE_ORDER, _LONGEST_ORDER = "byteorder", 16
+#: The first bytes of an archive.
+_ARCHIVE = b"PK"
+#: How PyTorch names the class of an object that it does not unpickle.
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _SAVE = "Save the tensors alone: torch.save(model.state_dict(), path), or a .safetensors file"
 
 
@@ -36,9 +47,10 @@ class TorchSource(Source):
     """The tensors of a ``.pt``, ``.pth`` or ``.bin`` file."""
 
     def _read(self) -> None:
+        isTurned = self._isTurned()
         loaded = self._loaded()
         tensors = self._tensorsOf(loaded)
-        mapped = _mappedRanges(os.fstat(self._file.fileno()).st_ino)
+        mapped = [] if isTurned else _mappedRanges(os.fstat(self._file.fileno()).st_ino)
         self._tensors: dict[str, Any] = {}
         self._offsets: dict[str, int] = {}
         self.entries = {}
@@ -58,6 +70,31 @@ class TorchSource(Source):
             ):
                 self._offsets[key] = offset
 
+    def _isTurned(self) -> bool:
+        """Whether a machine of the other byte order has written the file. Refuses one that
+        is not whole, or not an archive, which PyTorch would say in its own words.
+        """
+        try:
+            with zipfile.ZipFile(self._file) as archive:
+                orders = [
+                    name for name in archive.namelist() if name.partition("/")[2] == _BYTE_ORDER
+                ]
+                for name in orders:
+                    with archive.open(name) as record:
+                        return record.read(_LONGEST_ORDER).decode("latin-1") != sys.byteorder
+        except ARCHIVE_DAMAGE as error:
+            self._file.seek(0)
+            if self._file.read(len(_ARCHIVE)) == _ARCHIVE:
+                raise self.refuse(
+                    f"the archive is damaged, or its end is missing: {error}"
+                ) from error
+            raise self.refuse(
+                "it is no archive, as PyTorch writes them since 1.6",
+                "If PyTorch can read it, save it again: torch.save(torch.load(path, "
+                "weights_only=True), path)",
+            ) from error
+        return False
+
     def _loaded(self) -> Any:
         try:
             import torch
@@ -76,9 +113,10 @@ class TorchSource(Source):
                 map_location="cpu",
             )
         except pickle.UnpicklingError as error:
+            kind = _GLOBAL.search(str(error))
             raise self.refuse(
-                f"it holds more than tensors, and objects are never unpickled here: "
-                f"{_firstLine(error)}",
+                "it holds more than tensors, and objects are never unpickled here: "
+                f"{kind[1] if kind else _firstLine(error)}",
                 _SAVE,
             ) from error
         except Exception as error:  # a damaged file may raise anything in PyTorch

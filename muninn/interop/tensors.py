@@ -44,6 +44,11 @@ def plainTensor(value: Any) -> Any:
     """
     if not isTensor(value):
         return value
+    if isLazy(value):
+        raise InvalidArgument(
+            f"the {type(value).__name__} of a lazy module has no values yet",
+            "Call the module once, so that it makes them",
+        )
     if parts := _partsOf(value):
         named = ", ".join(f"tensor.{part}" for part in parts)
         raise InvalidArgument(
@@ -115,6 +120,12 @@ def _partsOf(value: Any) -> tuple[str, ...]:
         return ()
     names, _ = flatten()
     return tuple(names)
+
+
+def isLazy(value: Any) -> bool:
+    """Whether a tensor is a parameter or a buffer of a lazy module, and has no shape yet."""
+    isOne: bool = sys.modules["torch"].nn.parameter.is_lazy(value)
+    return isOne
 
 
 def isModule(value: object) -> bool:
