@@ -33,7 +33,7 @@ from muninn.errors import (
     PermissionDenied,
     QuotaExceeded,
 )
-from muninn.session import creation
+from muninn.session import newmemory
 from muninn.session.membership import current
 from muninn.session.reservation import Reservation
 from muninn.storage.paths import Paths
@@ -298,7 +298,7 @@ def test_aFullHostLeavesTheVersionBefore(monkeypatch: pytest.MonkeyPatch, domain
         raise HostMemoryFull("/dev/shm has no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(creation.segments, "reserve", full)
+        patch.setattr(newmemory.segments, "reserve", full)
         with pytest.raises(HostMemoryFull, match="that is there has 4K"):
             muninn.publish("a", A + 1)
         with pytest.raises(HostMemoryFull):
@@ -445,14 +445,8 @@ def test_aVersionThatIsReplacedWhileItIsOpenedIsLookedForAgain(
 # --- interruptions and deaths ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("isBefore", [True, False])
-def test_anInterruptedCommitLeavesOneOfTheTwoVersions(
-    monkeypatch: pytest.MonkeyPatch, domain: str, isBefore: bool
-) -> None:
-    """Broken: the process freed the version of whose commit it did not know the
-    outcome, when that version had the name already.
-    """
-    held = muninn.publish("a", A)
+def _interrupt(patch: pytest.MonkeyPatch, isBefore: bool) -> None:
+    """Interrupt the commit of each version, just before it or just after it."""
     commit = Reservation.commit
 
     def interrupted(self: Reservation, descriptors: Any) -> None:
@@ -462,16 +456,60 @@ def test_anInterruptedCommitLeavesOneOfTheTwoVersions(
             raise KeyboardInterrupt
         commit(self, descriptors)
 
+    patch.setattr(Reservation, "commit", interrupted)
+
+
+@pytest.mark.parametrize("isBefore", [True, False])
+@pytest.mark.parametrize("lifetime", ["keep", "lastClose"])
+@pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
+def test_anInterruptedCommitLeavesOneOfTheTwoVersions(
+    monkeypatch: pytest.MonkeyPatch, domain: str, isBefore: bool, lifetime: Any, mode: Any
+) -> None:
+    """Broken: the process freed the version of whose commit it did not know the
+    outcome, when that version had the name already. And it let go of one that ends with
+    its last close, so that the name had none.
+    """
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "1")
+    held = muninn.publish("a", A, mode=mode)
+    unclaimed = current().openBuffers.context.unclaimed.memories
     with monkeypatch.context() as patch:
-        patch.setattr(Reservation, "commit", interrupted)
+        _interrupt(patch, isBefore)
         with pytest.raises(KeyboardInterrupt):
-            muninn.publish("a", A + 1)
+            muninn.publish("a", A + 1, lifetime=lifetime, mode=mode)
     assert held.isCurrent == isBefore
+    time.sleep(0.1)  # the background thread has looked
     assert muninn.open("a").read().tolist() == (A if isBefore else A + 1).tolist()
+    assert stateOf("a") == (["live"] if isBefore else ["live", "replaced"])
     assert current().rows.inState(layout.ROW_CREATING) == []
+    assert not isBefore or not unclaimed, "a version that was taken back is not held"
     held.close()
-    eventually(lambda: len(leftovers(domain)) == 1, "the other version is gone")
+    eventually(lambda: len(stateOf("a")) == 1, "the other version is gone")
     assert muninn.publish("a", A + 2).isCurrent
+    eventually(lambda: stateOf("a") == ["live"] and not unclaimed, "only the newest is there")
+
+
+@pytest.mark.parametrize("ending", ["free", "publish"])
+def test_aVersionOfAnInterruptedPublisherGoesWhenItIsFreedOrReplacedElsewhere(
+    monkeypatch: pytest.MonkeyPatch, domain: str, actor: Start, ending: str
+) -> None:
+    other = actor()
+    with monkeypatch.context() as patch:
+        _interrupt(patch, False)
+        with pytest.raises(KeyboardInterrupt):
+            muninn.publish("a", A, lifetime="lastClose")
+    assert other.do("muninn.open('a').read().sum()") == 15
+    if ending == "free":
+        other.do("muninn.free('a')")
+    else:
+        other.do("newer = muninn.publish('a', np.arange(3))")
+    eventually(lambda: len(leftovers(domain)) == (ending == "publish"), "it is gone")
+
+
+def test_aVersionThatEndsWithItsLastCloseIsThePublishers(domain: str) -> None:
+    """Broken, if the process holds on to what it has returned."""
+    muninn.publish("a", A, lifetime="lastClose").close()
+    assert stateOf("a") == [] and leftovers(domain) == []
 
 
 _READER = """

@@ -15,16 +15,18 @@ first one.
 
 A death before the commit leaves the version before; a death after it leaves the new
 one. An interruption leaves one of the two as well: a version that may have been
-committed is never taken back. A stale look in step 2 costs a copy that the commit then
-refuses.
+committed is never taken back, and this process holds it until the program has it, or
+until it is replaced or freed (`session/unclaimed.py`). A stale look in step 2 costs a
+copy that the commit then refuses.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.bundle import Bundle, sharedBundle
@@ -63,6 +65,27 @@ _LOOK_NS = 50_000_000
 #: How often it looks for the version that is there, when that one changes meanwhile.
 _ATTEMPTS = 32
 _Made = MuninnBuffer | Bundle
+_Arguments = ParamSpec("_Arguments")
+_Version = TypeVar("_Version", bound=_Made)
+
+
+def _claimed(publisher: Callable[_Arguments, _Version]) -> Callable[_Arguments, _Version]:
+    """Wrap `publisher`, so that the version which it returns is the program's, and this
+    process does not hold it any more. Stands outermost.
+    """
+
+    @wraps(publisher)
+    def call(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Version:
+        made = publisher(*arguments, **keywords)
+        openBuffer = (made.buffer if isinstance(made, Bundle) else made)._held()
+        memories = openBuffer.context.unclaimed.memories
+        version = openBuffer.row, openBuffer.incarnation
+        if version in memories:
+            # No signal handler runs between this step and the return.
+            memories[version] = None
+        return made
+
+    return call
 
 
 @overload
@@ -81,6 +104,7 @@ def publish(
     timeout: float | None = None,
     **options: Unpack[NamedKeywords],
 ) -> MuninnBuffer: ...
+@_claimed
 @named
 @takesOptions
 def publish(

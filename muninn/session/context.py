@@ -17,6 +17,7 @@ from muninn.session.lending import Lent
 from muninn.session.owners import Owners
 from muninn.session.releases import Releases
 from muninn.session.tables import Tables
+from muninn.session.unclaimed import Unclaimed
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -38,4 +39,5 @@ class Context:
     gpus: Gpus
     releases: Releases
     lent: Lent
+    unclaimed: Unclaimed
     owners: Owners

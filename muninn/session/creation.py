@@ -46,7 +46,7 @@ from muninn.session.silence import holderSilent
 from muninn.system.clock import monotonicMs
 from muninn.system.oserrors import typedErrors
 from muninn.system.structures import Extent
-from muninn.terms import Mode, Reserve
+from muninn.terms import Lifetime, Mode, Reserve
 from muninn.wire import messages
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def _reserved(
         finally:
             reservation.giveUp()
             reservation.leaveName()
+            membership.openBuffers.context.unclaimed.dropEnded()
 
 
 def _withParts(
@@ -174,6 +175,11 @@ def _finish(
         head.memory.put(wanted.manifest, wanted.metaOffset)
     if contents.put is not None:
         contents.put(head.made.address)
+    if wanted.grantedAs and (wanted.lifetime is Lifetime.LAST_CLOSE or wanted.mode is Mode.FAST):
+        # After the commit the name has no other version, and this one needs a holder.
+        membership.openBuffers.context.unclaimed.keep(
+            (head.row, head.incarnation), tuple(half.memory for half in halves)
+        )
     # The head comes last: a bundle that can be opened has all of its parts.
     for half in (*parts, head):
         _commit(half)

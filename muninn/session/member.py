@@ -38,6 +38,7 @@ from muninn.session.releases import Releases
 from muninn.session.role import BrokerRole
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
+from muninn.session.unclaimed import Unclaimed
 from muninn.session.wakeup import Wakeup
 from muninn.session.worker import Worker
 from muninn.storage.paths import Paths
@@ -83,6 +84,7 @@ class Membership:
                 self.gpus,
                 releases,
                 lent,
+                Unclaimed(tables.rows),
                 owners,
             )
             self.openBuffers = OpenBuffers(context, self.wakeup.wake)

@@ -269,8 +269,9 @@ class OpenBuffers:
 
     def renewAll(self) -> None:
         """If it is time, renew the leases of the buffers that are open with
-        ``renew="auto"``.
+        ``renew="auto"``. Memory that is kept for others, and need not be, is dropped.
         """
+        self.context.unclaimed.dropEnded()
         if monotonicMs() < self._renewAtMs:
             return
         self._renewAtMs = monotonicMs() + self.tables.ttlMs // 4
@@ -330,6 +331,7 @@ class OpenBuffers:
                 table.release(memory.leaseIndex)
                 self.context.releases.add(row, incarnation)
                 table.forget(memory.leaseIndex)
+        self.context.unclaimed.dropAll()
         try:
             self.context.releases.tryReclaimReleased()
         except MuninnError:

@@ -35,6 +35,7 @@ from muninn.session.openbuffers import OpenBuffers
 from muninn.session.role import BrokerRole
 from muninn.session.stalldetector import RETRY_SECONDS
 from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
+from muninn.session.unclaimed import LOOK_SECONDS
 from muninn.session.wakeup import Wakeup
 from muninn.system import atomics, clock, threads
 from muninn.system.aside import markOwn
@@ -230,4 +231,8 @@ class Worker:
         return self._openBuffers.creating.cleanups.run() and self._openBuffers.gpus.signalling.run()
 
     def _untilRenewal(self) -> float:
-        return min(_LONGEST_SLEEP_SECONDS, self._tables.ttlMs / 3000)
+        isAny = bool(self._openBuffers.context.unclaimed.memories)
+        return min(
+            LOOK_SECONDS if isAny else _LONGEST_SLEEP_SECONDS,
+            self._tables.ttlMs / 3000,
+        )

@@ -14,7 +14,7 @@ import pytest
 
 import muninn
 from muninn.errors import BufferFreed, BufferNotFound, InvalidArgument, OwnerDied
-from support import Actor, ActorError, Background, eventually
+from support import Actor, ActorError, Background, eventually, program
 
 Start = Callable[..., Actor]
 Free = Callable[[], int]
@@ -239,6 +239,23 @@ def test_gpusWithoutDescriptorsShareTheirMemoryByHandle(domain: str, actor: Star
     owner.kill()
     with pytest.raises(OwnerDied):
         eventually(lambda: theirs.read() is None, "the owner's death is told")
+
+
+@pytest.mark.usefixtures("standin")
+def test_anInterruptedPublisherHoldsTheMemoryThatIsItsOwn(domain: str, actor: Start) -> None:
+    """Broken: the name led to memory that its owner had given back."""
+    owner = actor(program("interruptedPublisher"), STANDIN_VMM_FD="0")
+    owner.do("gc.collect()")
+    owner.do("time.sleep(0.2)")  # memory that has no user is given back by a thread
+    theirs = muninn.open("a")
+    assert theirs.describe()["transport"] == "cudaIpc"
+    assert owner.pid in [each["pid"] for each in theirs.describe()["importers"]]
+    assert theirs.read().tolist() == [7] * 1000
+    owner.do("newest = muninn.publish('a', np.ones(3))")
+    assert muninn.open("a").read().tolist() == [1] * 3
+    owner.do("newest.free(); older.close()")
+    theirs.close()
+    eventually(lambda: muninn.listBuffers() == [], "nothing is left")
 
 
 def test_memoryThatCanNotBeLentIsRefused(domain: str, actor: Start) -> None:

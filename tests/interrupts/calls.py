@@ -44,12 +44,15 @@ class Call(NamedTuple):
     isWhole
         Whether the program's own bytecodes in `act` are interrupted too: a ``with``
         statement holds on to what it entered.
+    stays
+        The name that there is after the call, however it ends, of the kit.
     """
 
     act: Callable[[Any], Any]
     prepare: Callable[[], Any] | None = None
     ends: bool = False
     isWhole: bool = False
+    stays: Callable[[Any], str] | None = None
 
 
 def _values() -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -132,6 +135,18 @@ def _publishNext(kit: muninn.MuninnBuffer) -> None:
 
 def _version() -> muninn.MuninnBuffer:
     return muninn.publish(OWN + "version", _values())
+
+
+def _publishLastClose(kit: list[muninn.MuninnBuffer]) -> None:
+    kit.append(muninn.publish(kit[0].name, _values(), lifetime="lastClose"))
+
+
+def _publishLastCloseFast(kit: list[muninn.MuninnBuffer]) -> None:
+    kit.append(muninn.publish(kit[0].name, _values(), lifetime="lastClose", mode="fastMode"))
+
+
+def _nameOfVersions(kit: list[muninn.MuninnBuffer]) -> str:
+    return kit[0].name
 
 
 def _array(_: None) -> None:
@@ -284,6 +299,8 @@ CALLS: dict[str, Call] = {
     "shareOnce": Call(_shareOnce),
     "publish": Call(_publish),
     "publish the next": Call(_publishNext, _version),
+    "publish lastClose": Call(_publishLastClose, lambda: [_version()], stays=_nameOfVersions),
+    "publish fastMode": Call(_publishLastCloseFast, lambda: [_version()], stays=_nameOfVersions),
     "loadArray": Call(_loadArray),
     "load": Call(_load),
     "shareBundle": Call(_shareBundle),
@@ -379,6 +396,19 @@ def tidy() -> None:
         if each["name"].startswith(OWN):
             with contextlib.suppress(BufferNotFound):  # the buffer went with its last holder
                 muninn.free(each["name"])
+
+
+def missing(name: str, kit: Any) -> list[str]:
+    """The name that the call has left without a buffer, although it must not."""
+    stays = CALLS[name].stays
+    if stays is None:
+        return []
+    try:
+        with muninn.open(stays(kit)) as buffer:
+            assert buffer.read()[3] == 7
+    except BufferNotFound as error:
+        return [str(error)]
+    return []
 
 
 def again(name: str, kit: Any, mayBeEnded: bool) -> None:

@@ -233,6 +233,7 @@ def _interrupted(trial: Trial, isNewcomer: bool) -> tuple[bool, list[str]]:
     wrong += _judged(trial.kind, outcome)
     isDone = outcome.isDone
     del outcome, deed
+    wrong += calls.missing(trial.call, kit)
     calls.again(trial.call, kit, call.ends or trial.kind == "reenter")
     return isDone, wrong
 
