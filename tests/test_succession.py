@@ -4,6 +4,7 @@ at, and the version before stays with its holders.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from muninn.broker import repair
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.control import layout
+from muninn.control.block import ControlBlock
 from muninn.control.index import NameIndex
 from muninn.control.replacement import Exchange, Replacement
 from muninn.control.rows import Deposed
@@ -550,6 +552,96 @@ def test_aSnapshotBetweenTwoVersionsVouchesForTheNewOne(
             if description.name == f"n{copied}"
         }
         assert ours == {new}
+
+
+@pytest.mark.parametrize("isLaterTerm", [False, True])
+def test_aSnapshotSaysWhichVersionsAreReplaced(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, isLaterTerm: bool
+) -> None:
+    """The journal of the term before is still there, and vouches for the old version,
+    which a process held to the end. Broken: of two versions the one counted whose
+    description is younger.
+    """
+    monkeypatch.setattr(ControlBlock, "dropJournals", lambda *_: None)
+    own = lab.member()
+    old = publish(lab, lab.directory(1), own, createdMs=9)
+    own.leases.take(*old, 1000)
+    lab.elect(None)
+    broker = lab.broker(own)
+    epoch = lab.election.epoch()
+    new = publish(lab, broker._directory, own, createdMs=5)
+    if isLaterTerm:
+        broker = lab.broker(own)
+    lab.afterMaintenance(broker)
+    snapshot = broker._maintenance.snapshot
+    snapshot.want()
+    snapshot._retryAt = 0.0
+    for _ in range(20):
+        if snapshot.isUnderWay() or snapshot.isDue():
+            snapshot.workOnce()
+    assert not snapshot.isUnderWay() and states(lab, old) == [layout.ROW_REPLACED]
+    without = [(lab.paths, 1), (lab.paths, lab.election.epoch())]
+    for read in (without, [*without[:1], (lab.paths, epoch), *without[1:]]):
+        assert set(repair._livingRows(read)[0]) == {SegmentKey(lab.paths.identity, *new)}
+
+
+@pytest.mark.parametrize("origin", [None, "5", [5], 1.5])
+def test_aRecordOfAReplacedRowWithAnotherIdeaOfItsOriginEndsNothing(
+    lab: Lab, origin: object
+) -> None:
+    directory = lab.directory(1)
+    old = publish(lab, directory, lab.member())
+    directory._journal.append("replaced", row=old[0], incarnation=old[1], origin=origin)
+    assert set(repair._livingRows([(lab.paths, 1)])[0]) == {SegmentKey(lab.paths.identity, *old)}
+
+
+@pytest.mark.parametrize("how", ["replaced", "freed", "exchanged"])
+def test_aRowThatTheOldBlockShowsAsOverIsNotAdopted(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The journal could not be written, or has lost what it said. Broken: the older
+    version was adopted, since its description is younger; or what was freed came back.
+    """
+    member = lab.member()
+    directory = lab.directory(1)
+    old = publish(lab, directory, member, createdMs=9)
+    member.leases.take(*old, 1000)
+    descriptions = {SegmentKey(lab.paths.identity, *old): lab.rows.description(old[0])}
+    if how == "freed":
+        monkeypatch.setattr(Journal, "note", lambda *_, **__: False)
+        directory.free(*old)
+        wanted = set()
+    else:
+        new = half(lab, directory, member, createdMs=5)
+        wanted = {new}
+        if how == "exchanged":
+            dieAt(directory, 4, True, Died())
+        with pytest.raises(Died) if how == "exchanged" else contextlib.nullcontext():
+            directory.commit(member.key, *new, None, True)
+        descriptions |= {
+            SegmentKey(lab.paths.identity, *pair): lab.rows.description(pair[0]) for pair in wanted
+        }
+    living, unread, ended = dict(descriptions), set(descriptions), set[SegmentKey]()
+    repair.Adoption(lab.block)._addRows(living, unread, ended)
+    found = repair._newestOfName(living, set(lab.paths.segmentKeys()))
+    assert {(key.row, key.incarnation) for key in found} == wanted
+    assert {(key.row, key.incarnation) for key in unread} == wanted
+
+
+def test_aWordThatNamesNoExchangeEndsNoRow(lab: Lab) -> None:
+    """Broken: a damaged word cost the buffer of another name its adoption."""
+    directory, member = lab.directory(1), lab.member()
+    first, second = publish(lab, directory, member, "a"), publish(lab, directory, member, "b")
+    keys = {SegmentKey(lab.paths.identity, *pair) for pair in (first, second)}
+    for exchange in (
+        Exchange(first[0], second[0]),
+        Exchange(first[0], lab.rows.count()),
+        Exchange(lab.block.geometry.maxBuffers - 1, second[0]),
+    ):
+        Replacement(lab.block).begin(1, exchange)
+        living, unread, ended = dict[SegmentKey, Any](), set[SegmentKey](), set[SegmentKey]()
+        repair.Adoption(lab.block)._addRows(living, unread, ended)
+        assert set(living) == keys and not ended
 
 
 @pytest.mark.parametrize("replaced", [None, 5, [1], [1, "2"], [1, 2, 3], {"a": 1}, [[1], 2]])

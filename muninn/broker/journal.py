@@ -72,7 +72,8 @@ MAX_RECORD_BYTES = 4096
 #: the bytes that vouch for rows. Until a copy is whole, more is appended; so the file
 #: stays under twice the vouching bytes, plus this.
 SLACK_BYTES = 64 << 10
-_VOUCHING, _ENDING = ("create", "live"), ("free", "gone")
+#: The records of a row that a copy has as well, and those after which it has none.
+_VOUCHING, _ENDING = ("create", "live", "replaced"), ("free", "gone")
 #: A journal up to this size may have nothing but the beginning of a term.
 _EMPTY_BYTES = 64
 

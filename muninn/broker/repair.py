@@ -9,7 +9,8 @@ member that is not confirmed dead.
 
 1. The process reads the journals of older blocks: they say which rows lived, and their
    descriptions. If the old block can be read, its rows say the same, also for rows
-   whose journal was removed.
+   whose journal was removed; and a row that was freed or replaced according to it is
+   not adopted.
 2. It looks for the segments of these rows. A row is adopted only if its segment is
    there and is long enough. If two rows have the same name, the later one counts.
    fastMode memory had no name, and is gone with its holders.
@@ -35,6 +36,7 @@ import os
 from typing import Any
 
 from muninn.broker.journal import Journal, read
+from muninn.broker.succession import hasTaken
 from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.creation import create, openExisting
@@ -60,6 +62,8 @@ _log = Log("muninn.broker")
 #: From this epoch on the first process of a domain begins it anew, so that no word
 #: comes near its end.
 RENEWAL_EPOCH = MAX_EPOCH // 2
+#: A row in one of these states was freed, or a newer version has its name.
+_OVER = (layout.ROW_REPLACED, layout.ROW_DYING, layout.ROW_DEAD)
 
 
 class Adoption:
@@ -121,18 +125,22 @@ class Adoption:
         ended: set[SegmentKey],
     ) -> None:
         """Add the rows that live according to the old block, since its journal may have
-        been removed. A row that a journal has ended is not added.
+        been removed, and end those that according to it do not. A row that a journal has
+        ended is not added.
         """
         if self._old is None:
             return
         rows, exchange = RowTable(self._old), Replacement(self._old).read()
-        isTaken = exchange is not None and rows.state(exchange.new).state == layout.ROW_LIVE
+        over = [row for state in _OVER for row in rows.inState(state)]
+        if exchange is not None and hasTaken(rows, exchange):
+            over.append(exchange.old)  # the broker died after the newer version was live
+        for row in over:
+            key = _keyOf(rows, row)
+            living.pop(key, None)
+            unread.discard(key)
+            ended.add(key)
         for row in rows.named(0, rows.count()):
-            if isTaken and exchange is not None and row == exchange.old:
-                continue  # the broker died after the newer version was live
-            key = SegmentKey(
-                rows.origin(row) or self._old.identity, row, rows.state(row).incarnation
-            )
+            key = _keyOf(rows, row)
             if key in living or key in ended:
                 continue
             try:
@@ -284,6 +292,10 @@ def _begunAnew(paths: Paths, lockFile: LockFile, limits: Geometry) -> Adoption |
                 old.close()
 
 
+def _keyOf(rows: RowTable, row: int) -> SegmentKey:
+    return SegmentKey(rows.origin(row) or rows.block.identity, row, rows.state(row).incarnation)
+
+
 def _firstEpoch(journals: list[tuple[Paths, int]]) -> int:
     """The epoch after all epochs of the journals, or 1 if these are half used up."""
     last = max((epoch for _, epoch in journals), default=0)
@@ -327,6 +339,9 @@ def _livingRows(
                 if (replaced := _replacedBy(record)) is not None:
                     old = (paths.identity, *replaced)
                     taken.add(SegmentKey(originOf.get(old, paths.identity), *replaced))
+            elif record["op"] == "replaced":
+                if isinstance(origin := record.get("origin"), int):
+                    taken.add(SegmentKey(origin or paths.identity, row, incarnation))
             elif record["op"] in ("free", "gone"):
                 key = SegmentKey(originOf.get(named, paths.identity), row, incarnation)
                 ended.add(key)

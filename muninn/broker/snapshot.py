@@ -5,8 +5,9 @@ The broker takes a snapshot at the beginning of a term, so that the journals of 
 terms can be removed. It takes another when most of the journal is about rows that are
 gone, when a part of it is and there would soon be no memory left for a copy, and when
 the journal was removed. Changes that happen meanwhile are appended to the journal and
-to the copy (`journal.py`). A row may get into the copy late or twice: each record is as
-the row was at that time, and the last one counts. If there is no memory for a copy, the
+to the copy (`journal.py`). A row whose name a newer version has taken is copied as a
+record that says so. A row may get into the copy late or twice: each record is as the
+row was at that time, and the last one counts. If there is no memory for a copy, the
 journals stay as they are, and the broker tries again later.
 
 The snapshot is private memory. If the broker dies, its successor removes the unfinished
@@ -116,11 +117,14 @@ class Snapshot:
         if self._availableBytes() < wantedBytes:
             self._giveUp(f"{wantedBytes} bytes for a copy are not there")
             return
-        halfMade = self._directory.halfMade()
+        halfMade, rows = self._directory.halfMade(), self._directory.rows
         self._journal.beginCopy()
         self._journal.copy(
             [("begin", {"epoch": self._epoch}), *(("create", record) for record in halfMade)]
         )
+        # The journal of an earlier term may still vouch for these.
+        replaced = rows.inState(layout.ROW_REPLACED)
+        self._journal.copy([("replaced", self._replaced(row)) for row in replaced])
         self._next = 0
 
     def _nameAnew(self) -> bool:
@@ -165,6 +169,14 @@ class Snapshot:
             "row": row,
             "incarnation": rows.state(row).incarnation,
             "description": rows.packed(row),
+        }
+
+    def _replaced(self, row: int) -> Record:
+        rows = self._directory.rows
+        return {
+            "row": row,
+            "incarnation": rows.state(row).incarnation,
+            "origin": rows.origin(row),
         }
 
     def _giveUp(self, why: str) -> None:

@@ -37,6 +37,7 @@ from muninn.control.block import ControlBlock
 from muninn.control.descriptions import RowDescription
 from muninn.control.index import NameIndex
 from muninn.control.replacement import Exchange, Replacement
+from muninn.control.rowreader import RowReader
 from muninn.control.rows import RowTable
 from muninn.errors import ControlBlockInvalid
 from muninn.system.logs import Log
@@ -93,18 +94,16 @@ class Succession:
         if exchange is None or max(exchange) >= self._rows.count():
             return
         old, new = exchange
-        if not self._rows.nameIs(old, self._rows.name(new)) and self._isNamed(new):
-            # The word was left over in a damaged block, and the rows were used again.
-            self._word.end(self._epoch)
-            return
-        if self._isNamed(new):
+        if hasTaken(self._rows, exchange):
             _log.info("row %d has taken the name of row %d", new, old)
             self.finish(old)
             with contextlib.suppress(ControlBlockInvalid):
                 self._index.tell(self._rows.description(new).name.encode())
             return
         state = self._rows.state(old)
-        if self._isNamed(old):
+        # If the new one is named otherwise, the word was left over in a damaged block,
+        # and the rows were used again.
+        if _isNamed(self._rows, old) and not _isNamed(self._rows, new):
             self._journal.note(
                 "live",
                 row=old,
@@ -113,5 +112,14 @@ class Succession:
             )
         self._word.end(self._epoch)
 
-    def _isNamed(self, row: int) -> bool:
-        return self._rows.state(row).state in _NAMED
+
+def hasTaken(rows: RowReader, exchange: Exchange) -> bool:
+    """Whether the new row of an exchange that was not finished has the name, and the
+    old one is to lose it.
+    """
+    old, new = exchange
+    return max(exchange) < rows.count() and _isNamed(rows, new) and rows.nameIs(old, rows.name(new))
+
+
+def _isNamed(rows: RowReader, row: int) -> bool:
+    return rows.state(row).state in _NAMED
