@@ -315,6 +315,39 @@ def dieAt(directory: Directory, step: int, isBefore: bool, death: BaseException)
     setattr(owner, method, call)
 
 
+@pytest.mark.parametrize("step", range(len(_STEPS)))
+@pytest.mark.parametrize("isBefore", [True, False])
+@pytest.mark.parametrize("isIndexed", [True, False])
+def test_anUnexpectedErrorLeavesNoExchangeBehind(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, step: int, isBefore: bool, isIndexed: bool
+) -> None:
+    """The broker goes on after it. Broken: the word stayed, and the name was the row's
+    that was reclaimed.
+    """
+    directory, member = lab.directory(1), lab.member()
+    if not isIndexed:
+        monkeypatch.setattr(NameIndex, "insert", lambda *_: False)
+    old = lab.make(directory, member)
+    member.leases.take(*old, 1000)
+    new = half(lab, directory, member)
+    dieAt(directory, step, isBefore, RuntimeError("unexpected"))
+    with pytest.raises(RuntimeError):
+        directory.commit(member.key, *new, None, True)
+    isNew = step > 3 or (step == 3 and not isBefore)
+    if step == 4 or (step, isBefore) == (6, True):
+        # The state of the old row, or the word itself, could not be changed: a successor
+        # finishes what the word says.
+        assert word(lab) != 0
+        directory = lab.directory(2)
+        directory.succession.finishLeft()
+    assert word(lab) == 0 and directory.find("a") == (*(new if isNew else old), True)
+    assert states(lab, old, new) == (
+        [layout.ROW_REPLACED, layout.ROW_LIVE] if isNew else [layout.ROW_LIVE, layout.ROW_FREE]
+    )
+    newest = publish(lab, directory, member)
+    assert directory.find("a") == (*newest, True) and word(lab) == 0
+
+
 @pytest.mark.parametrize(("step", "isBefore"), _DEATHS)
 @pytest.mark.parametrize("isHeld", [True, False])
 def test_aDeathAtAnyStepLeavesOneOfTheTwoVersions(

@@ -278,8 +278,10 @@ class Broker:
 
     def inherit(self, allocations: list[tuple[tuple[int, int], Descriptor]]) -> None:
         """Keep descriptors that this member still has from an earlier term."""
-        self._directory.keep(
-            [pair for pair, _ in allocations], [descriptor for _, descriptor in allocations]
+        self._directory.descriptorStore.keep(
+            self._directory.rows,
+            [pair for pair, _ in allocations],
+            [descriptor for _, descriptor in allocations],
         )
         self._maintenance.collectLost()
 

@@ -67,6 +67,20 @@ class DescriptorStore:
         if self._descriptorServer is not None:
             self._descriptorServer.put(row, incarnation, brought)
 
+    def keep(
+        self, rows: RowReader, pairs: list[tuple[int, int]], descriptors: list[Descriptor]
+    ) -> None:
+        """Take one descriptor from the front of the list for each of these rows. A
+        descriptor whose row is gone is closed.
+        """
+        for row, incarnation in pairs:
+            descriptor = descriptors.pop(0)
+            state = rows.state(row) if 0 <= row < rows.count() else None
+            if state and state.incarnation == incarnation and state.state != layout.ROW_FREE:
+                self.put(row, incarnation, descriptor)
+            else:
+                own(descriptor).close()
+
     def get(self, row: int, incarnation: int) -> int | None:
         """The descriptor; None when it is not here, or the program has closed it."""
         kept = self._descriptors.get((row, incarnation))

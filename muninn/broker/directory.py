@@ -120,17 +120,6 @@ class Directory:
         """Whether there is such a row now."""
         return 0 <= row < self.rows.count() and self.rows.state(row).incarnation == incarnation
 
-    def keep(self, pairs: list[tuple[int, int]], descriptors: list[Descriptor]) -> None:
-        """Take one descriptor from the front of the list for each of these rows. A
-        descriptor whose row is gone is closed.
-        """
-        for row, incarnation in pairs:
-            descriptor = descriptors.pop(0)
-            if self.exists(row, incarnation) and self.rows.state(row).state != layout.ROW_FREE:
-                self.descriptorStore.put(row, incarnation, descriptor)
-            else:
-                own(descriptor).close()
-
     # --- creating --------------------------------------------------------------------
 
     def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
@@ -193,6 +182,7 @@ class Directory:
             self.descriptorStore.put(row, incarnation, descriptor)
         if isRepeated:
             return None
+        old = None
         try:
             description = self.rows.description(row)
             self.descriptorStore.requireOf(row, incarnation, description)
@@ -209,19 +199,31 @@ class Directory:
                 self._journal.append(
                     "live", row=row, incarnation=incarnation, description=description.packed()
                 )
+            isIndexed = self._index.insert(description.name.encode(), row, incarnation)
+            self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
         except Deposed:
             raise  # the creator asks the successor, which still has the row
         except Exception:
             if self._journal.hindrance is None:  # otherwise the member asks the successor
-                self._reclaim(row, state)
+                self._takeBack(row, state, old)
             raise
-        isIndexed = self._index.insert(description.name.encode(), row, incarnation)
-        self.rows.change(row, state, self._epoch, layout.ROW_LIVE)
         self._halfMade.forget(row)
         if old is not None:
             self.succession.finish(old)
         self._index.tell(description.name.encode(), isIndexed)
         return old
+
+    def _takeBack(self, row: int, state: RowState, old: int | None) -> None:
+        """Reclaim a row whose commit has failed, and leave its name to the row `old`. A
+        row that is LIVE already has the name, and keeps it.
+        """
+        if old is not None:
+            self.succession.finishLeft()
+        if self.rows.state(row) != state:
+            return
+        self._reclaim(row, state)
+        if old is not None:
+            self.catalog.replace(old, usageOf(self.rows.description(old)))
 
     def _predecessor(self, name: str) -> int | None:
         """The row whose name a new version takes. Raises `BufferExists` while another

@@ -80,15 +80,20 @@ class Succession:
         state = self._rows.state(old)
         if state.state in _NAMED:  # a predecessor may have died after this step
             self._rows.change(old, state, self._epoch, layout.ROW_REPLACED)
-        # The entry of a damaged row stays as a stale hint; readers check the row.
-        with contextlib.suppress(ControlBlockInvalid):
+        try:
             name = self._rows.description(old).name.encode()
             self._index.remove(name, old, state.incarnation)
+        except ControlBlockInvalid:
+            pass  # the entry of a damaged row stays as a stale hint; readers check the row
+        except Exception:
+            self._word.end(self._epoch)
+            raise
         self._word.end(self._epoch)
 
     def finishLeft(self) -> None:
-        """Finish the exchange that a predecessor has begun, or take it back. The caller
-        has fenced, and has answered no request yet.
+        """Finish the exchange that was begun, or take it back: a predecessor has died in
+        the middle of it, or this broker had an unexpected error. The caller has fenced,
+        and is answering no other request.
         """
         exchange = self._word.read()
         if exchange is None or max(exchange) >= self._rows.count():

@@ -49,7 +49,7 @@ def bring(
     session.member()
     pairs = requests.allocationsOf(message, descriptors)
     session.bringsMore = len(pairs) >= requests.FULL_BATCH
-    context.directory.keep(pairs, descriptors)
+    context.directory.descriptorStore.keep(context.directory.rows, pairs, descriptors)
     context.maintenance.collectLostAfterTakeover()
     return {}, ()
 
