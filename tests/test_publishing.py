@@ -24,6 +24,7 @@ from muninn.broker.directory import Directory
 from muninn.control import layout
 from muninn.errors import (
     BrokerUnavailable,
+    BufferExists,
     BufferFreed,
     BufferMismatch,
     BufferNotFound,
@@ -37,6 +38,7 @@ from muninn.session import newmemory
 from muninn.session.membership import current
 from muninn.session.reservation import Reservation
 from muninn.storage.paths import Paths
+from muninn.sync import lock
 from support import Actor, Background, eventually, leftovers, program
 
 Start = Callable[..., Actor]
@@ -404,6 +406,34 @@ def test_aPublisherWaitsForAProcessThatIsCreatingTheName(actor: Start) -> None:
     creator.kill()
     assert publishing.ended() is None
     assert muninn.open("a").read().tolist() == A.tolist()
+
+
+def test_aTimeoutCoversTheCreationOfTheLock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process creates its row, and stands still. Broken: the call went on for
+    half a minute.
+    """
+
+    def isBeingCreated(*_: Any) -> None:
+        raise BufferExists("another process is creating it")
+
+    monkeypatch.setattr(lock.creation, "create", isBeingCreated)
+    with pytest.raises(TimeoutError, match="still creating the lock 'publish:a'"):
+        muninn.publish("a", A, timeout=0.1)
+
+
+def test_aPublisherWhoseControlBlockIsLostJoinsAnew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it could not, with the lock of the lost block, where `open` and `share` can."""
+    muninn.publish("a", A).close()
+    there, before = publishing._there, current()
+
+    def losesTheBlock(membership: Any, name: str) -> Any:
+        if membership is before:
+            before.role.loseBlock()
+        return there(membership, name)
+
+    monkeypatch.setattr(publishing, "_there", losesTheBlock)
+    assert muninn.publish("a", A + 1).isCurrent
+    assert current() is not before and muninn.open("a").read().tolist() == (A + 1).tolist()
 
 
 def test_aHandlerMayPublishWhatItsThreadPublishes() -> None:

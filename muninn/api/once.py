@@ -30,7 +30,7 @@ from muninn.errors import BufferExists, InvalidArgument
 from muninn.interop.tensors import isModule
 from muninn.session.membership import current
 from muninn.session.names import NameWait
-from muninn.sync.lock import Lock, lockNameOf
+from muninn.sync.lock import OwnLock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.terms import Access, asName
 
@@ -118,7 +118,7 @@ def shareOnce(
     membership, deadline = current(), deadlineOf(timeoutOf("shareOnce", timeout))
     openBuffer = membership.openBuffers.find(asName(name))
     if openBuffer is None:
-        with Lock(lockNameOf("shareOnce", name)).held(remaining(deadline)):
+        with OwnLock("shareOnce", name, deadline).held(remaining(deadline)):
             openBuffer = _openOrLoad(membership, name, loader, deadline, copy, given)
     buffer = MuninnBuffer._of(openBuffer, Access.READ_ONLY)
     return Bundle(buffer) if openBuffer.description.kind == layout.ROW_KIND_BUNDLE else buffer

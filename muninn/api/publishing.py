@@ -46,7 +46,9 @@ from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.control.descriptions import RowDescription
 from muninn.errors import (
+    BrokerUnavailable,
     BufferExists,
+    DomainChanged,
     HostMemoryFull,
     QuotaExceeded,
 )
@@ -161,8 +163,16 @@ def publish(
     version, bound = versionOf(given), timeoutOf("publish", timeout)
     make, kind = _makerOf(source)
     deadline = deadlineOf(bound)
-    with OwnLock("publish", asName(name)).held(remaining(deadline)):
-        return _published(name, make, kind, version, deadline)
+    while True:
+        membership = current()
+        try:
+            with OwnLock("publish", asName(name), deadline).held(remaining(deadline)):
+                return _published(name, make, kind, version, deadline)
+        except (DomainChanged, BrokerUnavailable):
+            # With the lock of a lost control block this process could not join another
+            # one. Now it can, and publishes there.
+            if not membership.isLost():
+                raise
 
 
 def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:

@@ -108,6 +108,10 @@ class Lock(_Taking):
         block then, the next acquisition sets it as well.
     """
 
+    #: When a wait for another process that creates the lock's row ends, if it ends
+    #: before `_CREATION_BOUND_SECONDS`.
+    _deadline: float | None = None
+
     @named
     def __init__(self, name: str) -> None:
         self._begin(asName(name))
@@ -128,6 +132,8 @@ class Lock(_Taking):
             NameWait(membership.openBuffers, wanted.name),
             deadlineOf(_CREATION_BOUND_SECONDS),
         )
+        if self._deadline is not None and deadline is not None:
+            deadline = min(deadline, self._deadline)
         while True:
             openBuffer = waiting.look()
             if openBuffer is not None:
@@ -137,6 +143,9 @@ class Lock(_Taking):
             except BufferExists:
                 if not waiting.sleep(deadline):
                     break
+        if deadline == self._deadline:
+            shown = self.name.removeprefix(INTERNAL_PREFIX)
+            raise TimeoutError(f"another process was still creating the lock {shown!r}")
         raise BufferNotFound(
             f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s"
         )
@@ -208,7 +217,7 @@ class Lock(_Taking):
         return f"<muninn.Lock {self.name!r}>"
 
 
-def lockNameOf(purpose: str, name: str) -> str:
+def _nameOf(purpose: str, name: str) -> str:
     """The name of the lock under which Muninn itself does something with a buffer's
     name: that name stands in it, or its digest where it is too long.
     """
@@ -223,10 +232,17 @@ class OwnLock(Lock):
 
     What it protects is whole after a death of its holder. So nobody need be told, and
     it is gone with the last process that uses it.
+
+    Parameters
+    ----------
+    deadline
+        Of the caller. If another process creates the lock's row, and is not ready by
+        then, `TimeoutError`.
     """
 
-    def __init__(self, purpose: str, name: str) -> None:
-        self._begin(f"{INTERNAL_PREFIX}{lockNameOf(purpose, name)}")
+    def __init__(self, purpose: str, name: str, deadline: float | None) -> None:
+        self._deadline = deadline
+        self._begin(f"{INTERNAL_PREFIX}{_nameOf(purpose, name)}")
 
 
 class _Held(_Taking):
