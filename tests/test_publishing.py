@@ -335,6 +335,42 @@ def test_waitNewerOfABufferThatIsFreedSaysSo(actor: Start) -> None:
         buffer.waitNewer(0)
 
 
+@pytest.mark.parametrize("isByLastClose", [True, False])
+def test_waitNewerOfAnOlderVersionWhoseNameWasFreedSaysSo(isByLastClose: bool) -> None:
+    """Broken: it returned at once, for ever, and there was nothing to open."""
+    older = muninn.publish("a", A)
+    newer = muninn.publish("a", A + 1, lifetime="lastClose")
+    older.waitNewer(0)
+    if isByLastClose:
+        newer.close()
+    else:
+        muninn.free("a")
+    with pytest.raises(BufferFreed, match="'a' was freed, and this process holds an older"):
+        older.waitNewer(5)
+    with pytest.raises(BufferFreed):
+        asyncio.run(older.waitNewerAsync(5))
+    assert older.read().tolist() == A.tolist(), "its holder may go on using it"
+    muninn.publish("a", A + 2).close()
+    older.waitNewer(0)
+    assert muninn.open("a").isCurrent
+
+
+def test_waitNewerOfAnOlderVersionWaitsForAProcessThatCreatesTheName(actor: Start) -> None:
+    older = muninn.publish("a", A)
+    muninn.publish("a", A + 1).close()
+    muninn.free("a")
+    creator = actor(
+        "import threading\ngo = threading.Event()\nthreading.Timer(1.0, go.set).start()"
+    )
+    creator.begin("muninn.loadArray((3,), 'f8', lambda view: go.wait(60), name='a').name")
+    eventually(lambda: current().client.find("a")[1], "it is being created")
+    with pytest.raises(TimeoutError):
+        older.waitNewer(0.05)
+    older.waitNewer(60)
+    assert muninn.open("a").shape == (3,)
+    creator.result()
+
+
 def test_waitNewerIsAwaitedAndCancelled() -> None:
     bundle = muninn.publish("b", {"w": A})
 

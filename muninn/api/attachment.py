@@ -148,8 +148,9 @@ class Attachment:
 
     @named
     def waitNewer(self, timeout: float | None = None) -> None:
-        """Wait until the name has a newer version (`muninn.publish`). Returns at once if
-        it has one already. This object stays on its own version: open the name again.
+        """Wait until a newer version (`muninn.publish`) can be opened by the name.
+        Returns at once if there is one already. This object stays on its own version:
+        open the name again.
 
         Parameters
         ----------
@@ -159,7 +160,10 @@ class Attachment:
 
         Raises
         ------
-        BufferFreed, LeaseRevoked
+        BufferFreed
+            The name was freed, and nothing was published since. If this object is an
+            older version, it can still be used.
+        LeaseRevoked
         """
         awaitNewer(self, timeoutOf("waitNewer", timeout))
 

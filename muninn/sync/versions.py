@@ -1,10 +1,15 @@
-"""Versions: waiting until a buffer's name has a newer version.
+"""Versions: waiting until a newer version of a buffer's name can be opened.
 
-The row of the buffer says whether it has: it is REPLACED then. A waiter reads the wake
-word of the name first and the row second, and sleeps until the word changes
-(`session/names.py`); the broker changes the row first and the word second. A stale read
-costs one more look. A broker that died between the two may not have changed the word,
-so a sleep is short enough that the next look comes soon.
+The row of the buffer says whether there was one: it is REPLACED then. The newer version
+may be gone again, because the name was freed. So the waiter asks the broker for the
+name. It returns only if a version is there, since a program that opens the name in a
+loop would spin otherwise; it goes on waiting while a process creates the name, and
+raises `BufferFreed` if there is none. A buffer whose own row was freed raises that too.
+
+A waiter reads the wake word of the name first and the row second, and sleeps until the
+word changes (`session/names.py`); the broker changes the row first and the word second.
+A stale read costs one more look. A broker that died between the two may not have
+changed the word, so a sleep is short enough that the next look comes soon.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
+from muninn.errors import BufferFreed
 from muninn.session.names import NameWatch
 from muninn.session.openbuffer import OpenBuffer
 from muninn.system.deadlines import deadlineOf
@@ -62,8 +68,16 @@ def awaitNewer(
         if cancelled is not None and cancelled.is_set():
             raise InterruptedError
         openBuffer = buffer._checked()
-        if openBuffer.tables.rows.isReplaced(openBuffer.row, openBuffer.incarnation):
-            return
+        rows, name = openBuffer.tables.rows, openBuffer.description.name
+        if rows.isReplaced(openBuffer.row, openBuffer.incarnation):
+            newest, isBeingCreated = openBuffer.context.client.find(name)
+            if newest is not None and rows.isLive(*newest):
+                return
+            # If the answer is older than the row, the word has changed meanwhile.
+            if newest is None and not isBeingCreated:
+                raise BufferFreed(
+                    f"{name!r} was freed, and this process holds an older version of it",
+                    "Open the name with a timeout, which waits until it is there again",
+                )
         if not watch.sleep(deadline):
-            name = openBuffer.description.name
             raise TimeoutError(f"no newer version of {name!r} within {timeout} s")
