@@ -355,6 +355,26 @@ def test_waitNewerOfAnOlderVersionWhoseNameWasFreedSaysSo(isByLastClose: bool) -
     assert muninn.open("a").isCurrent
 
 
+def test_waitNewerReturnsWhenVersionsFollowOneAnother(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the version that the broker named was replaced before the process had
+    looked at it, and the wait was over time.
+    """
+    oldest = muninn.publish("a", A)
+    muninn.publish("a", A + 1).close()
+    membership = current()
+    find = membership.client.find
+
+    def andPublish(name: str) -> Any:
+        found = find(name)
+        with monkeypatch.context() as patch:
+            patch.setattr(membership.client, "find", find)
+            muninn.publish("a", A + 2).close()
+        return found
+
+    monkeypatch.setattr(membership.client, "find", andPublish)
+    oldest.waitNewer(0)
+
+
 def test_waitNewerOfAnOlderVersionWaitsForAProcessThatCreatesTheName(actor: Start) -> None:
     older = muninn.publish("a", A)
     muninn.publish("a", A + 1).close()

@@ -70,11 +70,11 @@ def awaitNewer(
         openBuffer = buffer._checked()
         rows, name = openBuffer.tables.rows, openBuffer.description.name
         if rows.isReplaced(openBuffer.row, openBuffer.incarnation):
+            # A version that is replaced since the answer has a newer one itself.
             newest, isBeingCreated = openBuffer.context.client.find(name)
-            if newest is not None and rows.isLive(*newest):
+            if newest is not None:
                 return
-            # If the answer is older than the row, the word has changed meanwhile.
-            if newest is None and not isBeingCreated:
+            if not isBeingCreated:
                 raise BufferFreed(
                     f"{name!r} was freed, and this process holds an older version of it",
                     "Open the name with a timeout, which waits until it is there again",
