@@ -181,7 +181,7 @@ class Soak:
             worker
             for worker in calm
             if deed != "interrupt"
-            or worker.role in ("reader", "churner", "lessee", "loader", "writer")
+            or worker.role in ("reader", "churner", "lessee", "loader", "publisher", "writer")
         ]
         if not fit:
             return

@@ -29,6 +29,8 @@ FILLED = (
     "lessee",
     "loader",
     "loader",
+    "publisher",
+    "publisher",
     "gamer",
     "gamer",
 )

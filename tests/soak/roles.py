@@ -15,8 +15,10 @@ import muninn
 from muninn.api.admin import evict
 from muninn.errors import (
     BufferExists,
+    BufferNotFound,
     HolderSilent,
     LeaseExpired,
+    LeaseRevoked,
     OwnerDied,
     WriterDied,
 )
@@ -322,6 +324,49 @@ class Loader(Role):
         return np.full(3000, stamp, np.int64)
 
 
+class Publisher(Role):
+    """publish: from its first version on, a name always has one, whole, whoever is
+    killed; an older version stays with its holders.
+    """
+
+    expected = (LeaseRevoked,)
+
+    def step(self) -> int:
+        name = f"version-{self.chance.randrange(3)}"
+        if self.chance.random() < 0.3:
+            self._publish(name)
+            return 1
+        older = self.held.get(name)
+        try:
+            if older is not None:
+                uniform(older.read(), f"an older version of {name}")
+            with muninn.open(name) as buffer:
+                stamp = uniform(buffer.array, name)
+        except BufferNotFound as error:
+            require(older is None, f"{name} had a version, and has none: {error}")
+            self._publish(name)
+            return 1
+        except LeaseRevoked:
+            self.held.pop(name).close()
+            raise
+        if older is not None:
+            if older.isCurrent:
+                known = int(older.array[0])
+                require(known == stamp, f"{name} opened as {stamp}, and {known} is current")
+                return 2
+            if self.chance.random() < 0.5:
+                return 2
+            older.waitNewer(timeout=0)
+            self.held.pop(name).close()
+        self.held[name] = muninn.open(name)
+        return 3
+
+    def _publish(self, name: str) -> None:
+        content = np.full(self.chance.choice((10, 9000)), time.monotonic_ns(), np.int64)
+        with muninn.publish(name, content, timeout=_BOUND_SECONDS) as buffer:
+            require((buffer.array == content).all(), "what was published reads otherwise")
+
+
 class Gamer(Role):
     """fastMode: memory without a name lives as long as a process holds it, also when
     the broker changes. And its fences.
@@ -376,5 +421,6 @@ ROLES: dict[str, type[Role]] = {
     "locker": Locker,
     "lessee": Lessee,
     "loader": Loader,
+    "publisher": Publisher,
     "gamer": Gamer,
 }

@@ -115,7 +115,25 @@ class Hands:
     ) -> dict[str, Any]:
         return self._keep(key, muninn.shareBundle(parts(count, token), name, **keywords))
 
+    def publish(
+        self,
+        key: int,
+        name: str,
+        count: int,
+        dtype: str,
+        token: int,
+        keywords: dict[str, Any],
+        asBundle: bool,
+    ) -> dict[str, Any]:
+        source = parts(count, token) if asBundle else pattern(count, dtype, token)
+        return self._keep(key, muninn.publish(name, source, **keywords))
+
     # --- finding ---------------------------------------------------------------------
+
+    def waitNewer(self, key: int) -> bool:
+        """Returns whether the buffer is current; it never is."""
+        self._buffer(key).waitNewer(timeout=0.01)
+        return self._buffer(key).isCurrent
 
     def open(self, key: int, name: str, access: str) -> dict[str, Any]:
         return self._keep(
@@ -313,6 +331,7 @@ class Hands:
             described["name"],
             described["state"],
             described["generation"],
+            self._buffer(key).isCurrent,
         ]
 
     def sleep(self, seconds: float) -> int:

@@ -319,6 +319,102 @@ class DomainMachine(RuleBasedStateMachine):
                 )
         self._compare()
 
+    # --- versions --------------------------------------------------------------------
+
+    def _publishing(self, name: str, asBundle: bool) -> str:
+        """The errors that a publication under this name must raise."""
+        there = self.reference.named(name)
+        if there is None or (there.kind == "bundle") == asBundle:
+            return ""
+        return ",BufferMismatch" if there.isLingering else "BufferMismatch"
+
+    def _version(self, puppet: Puppet, key: int, made: dict[str, Any], **what: Any) -> None:
+        there = self.reference.named(made["name"])
+        if there is not None:
+            self.reference.replace(there)
+        self._make(puppet, key, made, access="readMostly", **what)
+
+    @precondition(lambda self: self.running)
+    @rule(
+        pick=_picks,
+        name=_names,
+        count=_counts,
+        dtype=_dtypes,
+        token=_tokens,
+        lifetime=_lifetimes,
+        asBundle=st.sampled_from([False, False, True]),
+    )
+    def publish(
+        self,
+        pick: int,
+        name: str,
+        count: int,
+        dtype: str,
+        token: int,
+        lifetime: str | None,
+        asBundle: bool,
+    ) -> None:
+        puppet, key = self._puppet(pick), self._key()
+        keywords = {} if lifetime is None else {"lifetime": lifetime}
+        error = self._publishing(name, asBundle)
+        given = (key, name, count, dtype, token, keywords, asBundle)
+        made = self._do(puppet, "publish", *given, error=error)
+        if isinstance(made, dict):
+            self._version(
+                puppet,
+                key,
+                made,
+                kind="bundle" if asBundle else "array",
+                count=count,
+                dtype="|u1" if asBundle else dtype,
+                token=token,
+                lifetime=lifetime or "keep",
+            )
+        self._compare()
+
+    @precondition(lambda self: self._owned(0) is not None)
+    @rule(pick=_picks)
+    def waitNewer(self, pick: int) -> None:
+        """Only a newer version that can be opened ends the wait."""
+        key = self._owned(pick, lambda each: not each.isArray)
+        if key is None:
+            return
+        opened, buffer = self.reference.opened[key], self.reference.opened[key].buffer
+        newest = self.reference.named(buffer.name)
+        isComing = buffer.isReplaced and newest is not None
+        error = "" if isComing else "TimeoutError" if buffer is newest else "BufferFreed"
+        if isComing and newest is not None and newest.isLingering:
+            error = ",BufferFreed"
+        said = self._do(opened.puppet, "waitNewer", key, error=error)
+        self._require(said is not True, "a newer version is there, and this one is current")
+
+    @precondition(lambda self: len(self.running) > 1)
+    @rule(pick=_picks, name=_names, count=_counts, token=_tokens, pause=st.floats(0, 0.01))
+    def killAPublisher(self, pick: int, name: str, count: int, token: int, pause: float) -> None:
+        """The name has the version before or the new one, whole."""
+        puppet, key, there = self._puppet(pick), self._key(), self.reference.named(name)
+        if there is not None and (there.kind == "bundle" or there.lifetime == "lastClose"):
+            return
+        puppet.begin("publish", key, name, count, "<i8", token, {}, False)
+        time.sleep(pause)
+        self._kill(puppet)
+        observer = self._puppet(pick)
+        self._awaitView(observer, lambda view: str(puppet.pid) not in view["members"])
+        made = self._do(
+            observer,
+            "open",
+            key,
+            name,
+            "readOnly",
+            error="" if there is not None else ",BufferNotFound",
+        )
+        if isinstance(made, dict) and there is not None and made["identity"] == there.identity:
+            self._attached(observer, key, made, there)
+        elif isinstance(made, dict):
+            what = {"kind": "array", "count": count, "dtype": "<i8", "token": token}
+            self._version(observer, key, made, lifetime="keep", **what)
+        self._compare()
+
     # --- finding ---------------------------------------------------------------------
 
     def _attached(self, puppet: Puppet, key: int, made: dict[str, Any], buffer: Published) -> None:
@@ -376,7 +472,7 @@ class DomainMachine(RuleBasedStateMachine):
     def openHandle(self, pick: int, which: int, access: str) -> None:
         puppet, key = self._puppet(pick), self._key()
         buffer, handle, mayWrite = self.handles[which % len(self.handles)]
-        there = buffer if buffer in self.reference.buffers and not buffer.isFreed else None
+        there = buffer if buffer is self.reference.named(buffer.name) else None
         # After the last member has left an empty domain, the next member's domain has
         # another secret.
         error = self._opening(
@@ -404,7 +500,14 @@ class DomainMachine(RuleBasedStateMachine):
         described = self._do(opened.puppet, "describes", key, error="BufferFreed" * buffer.isFreed)
         self._require(
             buffer.isFreed
-            or described == [buffer.identity, buffer.name, "live", buffer.generation],
+            or described
+            == [
+                buffer.identity,
+                buffer.name,
+                buffer.state,
+                buffer.generation,
+                not buffer.isReplaced,
+            ],
             f"it describes itself as {described}",
         )
 
@@ -963,7 +1066,7 @@ class DomainMachine(RuleBasedStateMachine):
         named = [
             (each.name, each.kind == "bundle", each.content)
             for each in self.reference.buffers
-            if not (each.isFreed or each.isTorn or each.writer is not None)
+            if not (each.state != "live" or each.isTorn or each.writer is not None)
         ]
         wrong = self._do(observer, "checkNamed", named)
         self._require(not wrong, f"{observer} finds that {wrong}")

@@ -24,6 +24,8 @@ class Published:
     lifetime: str
     generation: int = 0
     isFreed: bool = False
+    #: A newer version has its name.
+    isReplaced: bool = False
     #: A writer died half way, and no process has written since.
     isTorn: bool = False
     #: The puppet that is in the middle of a write, and the number by which it writes.
@@ -37,6 +39,10 @@ class Published:
     def content(self) -> tuple[int, str, int, int]:
         """The content with which `Hands.differs` compares."""
         return self.count, self.dtype, self.token, self.generation
+
+    @property
+    def state(self) -> str:
+        return "dying" if self.isFreed else "replaced" if self.isReplaced else "live"
 
     @property
     def sizeBytes(self) -> int:
@@ -76,7 +82,14 @@ class Reference:
 
     def named(self, name: str) -> Published | None:
         """The buffer that has the name now."""
-        return next((each for each in self.buffers if each.name == name and not each.isFreed), None)
+        return next(
+            (
+                each
+                for each in self.buffers
+                if each.name == name and not (each.isFreed or each.isReplaced)
+            ),
+            None,
+        )
 
     def holders(self, buffer: Published) -> set[Puppet]:
         return {each.puppet for each in self.opened.values() if each.buffer is buffer}
@@ -96,11 +109,18 @@ class Reference:
         self._letGo(buffer)
 
     def free(self, buffer: Published) -> None:
-        buffer.isFreed = True
+        """A version that was replaced has no name to be freed; its holders keep it."""
+        buffer.isFreed = not buffer.isReplaced
+        self._letGo(buffer)
+
+    def replace(self, buffer: Published) -> None:
+        """A newer version takes its name."""
+        buffer.isReplaced = True
         self._letGo(buffer)
 
     def _letGo(self, buffer: Published) -> None:
-        if not self.holders(buffer) and (buffer.isFreed or buffer.lifetime == "lastClose"):
+        isEnding = buffer.isFreed or buffer.isReplaced or buffer.lifetime == "lastClose"
+        if not self.holders(buffer) and isEnding:
             buffer.isLingering = True
 
     def end(self, puppet: Puppet) -> None:
@@ -133,7 +153,7 @@ class Reference:
                 each.identity,
                 each.name,
                 each.kind,
-                "dying" if each.isFreed else "live",
+                each.state,
                 each.sizeBytes,
                 _NAMES[each.dtype] if each.kind == "array" else None,
                 each.access,
