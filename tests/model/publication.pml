@@ -9,8 +9,10 @@
  * One step reads or writes one word of shared memory, or is one system call. Memory order
  * and the leases are in buffers.pml; here they are in order.
  *
- * Each -D below takes away one thing that the code does. check.py expects each of these
- * explorations to fail.
+ * UNINTERRUPTED and LOOKS_ONLY make an exploration smaller: the publisher is never
+ * interrupted, and an opener that finds nothing by the index does not ask the broker.
+ * Every other -D below takes away one thing that the code does. check.py expects each of
+ * these explorations to fail.
  */
 #ifndef N
 #define N 2
@@ -102,6 +104,7 @@ inline publish() {
 	do
 	:: ans[p] != 0 -> received(); break
 	:: ans[p] == 0 && reqTo[p] != epoch -> reqTo[p] = epoch
+#ifndef UNINTERRUPTED
 	:: ans[p] == 0 -> /* an interruption: Reservation.giveUp */
 		d_step { req[p] = NONE; reqRow[p] = 0; reqTo[p] = 0 };
 		ask(ABANDON, 1);
@@ -110,6 +113,7 @@ inline publish() {
 #endif
 		got = REFUSED;
 		break
+#endif
 	od;
 	if
 	:: got == DONE -> d_step { assert(state[1] == LIVE || state[1] == REPLACED); mapped[p] = 2 }
@@ -135,6 +139,7 @@ inline open() {
 	:: else
 	fi;
 	seen[0] = false; seen[1] = false;
+#ifndef LOOKS_ONLY
 	do
 	:: mapped[p] != 0 -> break
 	:: mapped[p] == 0 ->
@@ -146,10 +151,14 @@ inline open() {
 		assert(mapped[p] != 0);
 #endif
 	od;
-	skip; /* an operation */
-	d_step { assert(there[mapped[p] - 1] && filled[mapped[p] - 1] && (state[mapped[p] - 1] == LIVE || state[mapped[p] - 1] == REPLACED)) };
-	r = mapped[p] - 1;
-	close()
+#endif
+	if
+	:: mapped[p] != 0 -> /* an operation */
+		d_step { assert(there[mapped[p] - 1] && filled[mapped[p] - 1] && (state[mapped[p] - 1] == LIVE || state[mapped[p] - 1] == REPLACED)) };
+		r = mapped[p] - 1;
+		close()
+	:: else /* LOOKS_ONLY */
+	fi
 }
 
 /* OpenBuffers.hold */
