@@ -302,9 +302,7 @@ class Directory:
         self.tryReclaim(row)
 
     def endLifetime(self, row: int) -> bool:
-        """Free the row if it has a deadline and the deadline has passed; returns
-        whether it was freed.
-        """
+        """Free the row if its deadline has passed; returns whether it was freed."""
         state = self.rows.state(row)
         if state.state not in _USABLE or not clock.isOver(self.rows.deadlineMs(row)):
             return False
@@ -342,9 +340,8 @@ class Directory:
         return self._reclaim(row, state) if isOver or state.state == layout.ROW_DEAD else state
 
     def ownerGone(self, row: int) -> None:
-        """The memory of a row belonged to its creator, and went with it. Revoke the
-        leases, so that each holder is told at its next use, and free the row. A bundle
-        ends before the part that it has lost.
+        """A row has lost its memory. Revoke the leases, so that each holder is told at its
+        next use, and free it. A bundle ends before the part that it has lost.
         """
         state = self.rows.state(row)
         if (head := self._parts.headOf(row)) is not None:
