@@ -53,7 +53,8 @@ static void copyExtents(const struct work *work, uint64_t begin, uint64_t end)
 		const struct mnnExtent *extent = &work->extents[number];
 		uint64_t from = larger(begin, extent->offset);
 		uint64_t to = smaller(end, extent->offset + extent->bytes);
-		memcpy(work->memory + from, (const char *)extent->source + (from - extent->offset), to - from);
+		memcpy(
+			work->memory + from, (const char *)extent->source + (from - extent->offset), to - from);
 	}
 }
 
@@ -92,8 +93,12 @@ int mnnReserve(void *memory, uint64_t begin, uint64_t end, const struct mnnExten
 	uint64_t count, uint32_t threads, int huge)
 {
 	enum { MAX_HELPERS = 63, STACK_BYTES = 1 << 20 };
-	struct work work = {
-		.memory = memory, .extents = extents, .count = count, .end = end, .next = begin, .huge = huge};
+	struct work work = {.memory = memory,
+		.extents = extents,
+		.count = count,
+		.end = end,
+		.next = begin,
+		.huge = huge};
 	uint64_t pieces = (end - begin + PIECE_BYTES - 1) / PIECE_BYTES;
 	uint64_t wanted = smaller(smaller(threads, pieces), MAX_HELPERS + 1);
 	pthread_t helpers[MAX_HELPERS];

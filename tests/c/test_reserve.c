@@ -43,8 +43,9 @@ static void allPagesAndBytesAreThere(void)
 	uint64_t offset = 0;
 	for (int number = 0; number < EXTENTS; number++) {
 		/* An extent of no bytes, some small ones, and those that fill the rest. */
-		uint64_t bytes = number < EXTENTS / 2 ? (uint64_t)number * 3
-											: (sourceBytes - offset) / (uint64_t)(EXTENTS - number);
+		uint64_t bytes = number < EXTENTS / 2
+			? (uint64_t)number * 3
+			: (sourceBytes - offset) / (uint64_t)(EXTENTS - number);
 		extents[number] = (struct mnnExtent){offset, source + offset, bytes};
 		offset += bytes;
 	}
