@@ -14,7 +14,7 @@ import numpy as np
 
 import muninn
 from bench.harness import Options, Peer, Row, newDomain, seconds, writingSeconds
-from muninn.session import creation
+from muninn.session import creation, newmemory
 from muninn.system import pages
 
 _NAME, _VERSION = "model", "version"
@@ -141,21 +141,23 @@ def _published(
     """
     muninn.publish(_NAME, arrays, mode=mode).close()
     follower, steps = Peer("followVersions", _NAME), _Steps()
-    follower.line()
     beside: list[list[float]] = [[] for _ in peers]
-    for number in range(rounds + 1):
-        _awaitOne()
-        with _timedCalls() as calls:
-            began = time.perf_counter()
-            bundle = muninn.publish(_NAME, arrays, mode=mode)
-            opened = follower.line()
-        took = [peer() * 1e3 for peer in peers]
-        if number:  # what a process does once is in the first
-            steps.add(began, opened, calls)
-            for values, value in zip(beside, took, strict=True):
-                values.append(value)
-        bundle.close()
-    follower.end(kill=True)
+    try:
+        follower.line()
+        for number in range(rounds + 1):
+            _awaitOne()
+            with _timedCalls() as calls:
+                began = time.perf_counter()
+                bundle = muninn.publish(_NAME, arrays, mode=mode)
+                opened = follower.line()
+            took = [peer() * 1e3 for peer in peers]
+            if number:  # what a process does once is in the first
+                steps.add(began, opened, calls)
+                for values, value in zip(beside, took, strict=True):
+                    values.append(value)
+            bundle.close()
+    finally:
+        follower.end(kill=True)
     muninn.free(_NAME)
     return steps, beside
 
@@ -164,12 +166,14 @@ def _published(
 def _timedCalls() -> Iterator[dict[str, tuple[float, float]]]:
     """Note when the calls of which a creation consists begin and end."""
     took: dict[str, tuple[float, float]] = {}
+    # Host memory is allocated and copied into in one call.
     steps = {
-        "memory": "_makeBytes",
-        "copies into the memory": "_fill",
-        "commit": "_commit",
+        "VRAM": (newmemory, "_allocated"),
+        "copies into VRAM": (newmemory, "_fillAllocation"),
+        "host memory, with the copies": (newmemory, "_fillSegment"),
+        "commit": (creation, "_commit"),
     }
-    originals = {name: getattr(creation, name) for name in steps.values()}
+    originals = {title: getattr(*place) for title, place in steps.items()}
 
     def timed(title: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
@@ -181,13 +185,13 @@ def _timedCalls() -> Iterator[dict[str, tuple[float, float]]]:
 
         return run
 
-    for title, name in steps.items():
-        setattr(creation, name, timed(title, originals[name]))
+    for title, (module, name) in steps.items():
+        setattr(module, name, timed(title, originals[title]))
     try:
         yield took
     finally:
-        for name, function in originals.items():
-            setattr(creation, name, function)
+        for title, (module, name) in steps.items():
+            setattr(module, name, originals[title])
 
 
 def _awaitOne() -> None:

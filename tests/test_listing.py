@@ -30,6 +30,7 @@ _KEYS = {
     "bufferId",
     "mode",
     "gpu",
+    "gpus",
     "size",
     "access",
     "tenant",

@@ -71,7 +71,12 @@ def test_signaturesListEveryOptionAndItsDefault(name: str) -> None:
     assert parameters.keys() >= OPTIONS and all(
         each.kind is not each.VAR_KEYWORD for each in parameters.values()
     )
-    own = {"mode": {"MuninnBuffer"}, "access": {"array"}, "name": {"array", "shareOnce", "publish"}}
+    own = {
+        "mode": {"MuninnBuffer"},
+        "access": {"array"},
+        "name": {"array", "shareOnce", "publish"},
+        "preferredGpu": {"share", "MuninnBuffer"},  # an array is on one GPU
+    }
     for field in dataclasses.fields(BufferOptions):
         parameter = parameters[field.name]
         if name not in own.get(field.name, ()):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lab import Lab, bring, describe
 
 from muninn.control import layout
-from muninn.control.descriptions import RowDescription
+from muninn.control.descriptions import Head, RowDescription
 from muninn.control.rows import Deposed, RowTable
 from muninn.control.rowstate import MAX_INCARNATION, RowState
 from muninn.errors import ControlBlockInvalid, HostMemoryFull, TableFull
@@ -60,6 +60,13 @@ def test_aStateSurvivesItsWord(state: RowState) -> None:
         tenant=_text(layout.MAX_TENANT_BYTES),
         name=_text(layout.MAX_NAME_BYTES),
         origin=_u64,
+        head=st.none()
+        | st.builds(
+            Head,
+            st.integers(0, (1 << 20) - 2),
+            st.integers(0, (1 << 24) - 1),
+            st.integers(0, (1 << 20) - 1),
+        ),
     )
 )
 def test_aDescriptionSurvivesItsBytes(description: RowDescription) -> None:

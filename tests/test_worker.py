@@ -35,7 +35,9 @@ class Followed:
                 SimpleNamespace(
                     tables=SimpleNamespace(members=lab.members, key=lab.member().key, ttlMs=30_000),
                     context=SimpleNamespace(
-                        client=client, releases=SimpleNamespace(tryReclaimReleased=lambda: True)
+                        client=client,
+                        releases=SimpleNamespace(tryReclaimReleased=lambda: True),
+                        unclaimed=SimpleNamespace(memories={}),
                     ),
                     creating=SimpleNamespace(cleanups=idle),
                     gpus=SimpleNamespace(signalling=idle),

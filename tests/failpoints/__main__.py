@@ -82,6 +82,7 @@ _UNPASSED = {
     ),
     "names.NameWatch.wake:futexWake32": "an asyncio task that is cancelled (test_publishing)",
     "segments._reserveSlice:posix_fallocate": "a kernel that can not populate, or /dev/shm is full (test_segments)",
+    "segments._reserveSlice:copy": "a kernel that can not populate, or /dev/shm is full (test_segments)",
     "tickets.Tickets.issue:casSeqCst64": "two signal at once (test_tickets)",
 }
 
