@@ -208,7 +208,7 @@ class Follower:
         """
         use, thread = object(), identity()
         try:
-            with self._changed:
+            with self._changed.lock:
                 while not (self.bundle.isCurrent or thread in self._inside.values()):
                     self._refuseAgain()
                     if self._inside:
@@ -218,7 +218,7 @@ class Follower:
                 self._inside[use] = thread
             yield self.module
         finally:
-            with self._changed:
+            with self._changed.lock:
                 self._inside.pop(use, None)
                 self._changed.notifyAll()
 

@@ -4,6 +4,7 @@ the others run.
 
 from __future__ import annotations
 
+import _thread
 import ast
 import importlib.util
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -276,16 +278,51 @@ def test_aConditionIsNotifiedWhateverItsLockIsTakenTimes() -> None:
     condition, seen = Condition(), list[str]()
 
     def change() -> None:
-        with condition:
+        with condition.lock:
             seen.append("changed")
             condition.notifyAll()
 
-    with condition, condition:
+    with condition.lock, condition.lock:
         thread = threading.Thread(target=change)
         thread.start()
         while not seen:
             condition.wait(20)
-        assert condition._lock._is_owned()  # type: ignore[attr-defined]
+        assert condition.lock._is_owned()  # type: ignore[attr-defined]
     thread.join(20)
-    with condition:
+    with condition.lock:
         condition.wait(0.01)  # it is not notified
+
+
+@pytest.mark.parametrize("isReleased", [True, False])
+def test_aWaiterThatIsInterruptedHasTheLock(isReleased: bool) -> None:
+    """By a signal, as soon as its lock was released, or just before. Broken: the lock was
+    given back twice, or a thread that began late waited for it for ever.
+    """
+
+    class Interrupted:
+        def __init__(self, lock: Any) -> None:
+            self.lock = lock
+
+        def _release_save(self) -> None:
+            if isReleased:
+                self.lock._release_save()
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.lock, name)
+
+    condition = Condition()
+    lock: Any = condition.lock
+    with pytest.raises(KeyboardInterrupt), lock:
+        condition.lock = Interrupted(lock)  # type: ignore[assignment]
+        try:
+            condition.wait(20)
+        finally:
+            assert lock._is_owned()
+    assert not lock._is_owned()
+
+
+def test_noPythonRunsBetweenAConditionsLockAndItsBlock() -> None:
+    """An interruption there would leave the lock taken."""
+    assert not hasattr(Condition, "__enter__")
+    assert isinstance(Condition().lock, type(_thread.RLock()))

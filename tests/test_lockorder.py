@@ -50,9 +50,9 @@ def reports(tmp_path: Path) -> list[str]:
 
 def test_locksInOrderAreNotReported(planted: Callable[..., _Names], tmp_path: Path) -> None:
     names = planted()
-    with names["outer"], names["middle"].lock, names["inner"], names["outer"]:
+    with names["outer"], names["middle"].lock, names["inner"].lock, names["outer"]:
         pass  # the outer lock is entered again, which never waits
-    with names["inner"]:
+    with names["inner"].lock:
         pass  # a lock that was left does not count
     assert reports(tmp_path) == []
 

@@ -64,7 +64,7 @@ class StreamWorker:
         because the stream has failed.
         """
         self._check()
-        with self._changed:
+        with self._changed.lock:
             self.checkOpen()
             self.start()
             self._submitted += 1
@@ -77,7 +77,7 @@ class StreamWorker:
         """
         if self._thread is not None:
             return
-        with self._changed:
+        with self._changed.lock:
             if self._thread is None:
                 items, begin = self.items, self._begin
                 self._thread = threads.start(lambda: _work(items, begin), self._name)
@@ -100,7 +100,7 @@ class StreamWorker:
                 "a stream's own work waits for the stream", "Synchronize from outside"
             )
         deadline = deadlineOf(timeout)
-        with self._changed:
+        with self._changed.lock:
             target = self._submitted
             while self._finished < target:
                 left = remaining(deadline)
@@ -128,12 +128,12 @@ class StreamWorker:
         """Refuse more work."""
         # In a forked child a thread that is not there may hold the lock.
         if os.getpid() == self._pid:
-            with self._changed:
+            with self._changed.lock:
                 self._shut = True
 
     def finish(self, error: BaseException | None, wasDoubtful: bool) -> None:
         """Count one piece of work as done. The first error stays."""
-        with self._changed:
+        with self._changed.lock:
             if error is not None and self._error is None:
                 self._error, self._trace = error, error.__traceback__
             self._finished += 1
@@ -142,7 +142,7 @@ class StreamWorker:
 
     def isCompletedByDevice(self) -> bool:
         """Whether no work that was submitted so far has failed, or can still fail."""
-        with self._changed:
+        with self._changed.lock:
             return self._error is None and not self._doubts
 
     @property
@@ -158,7 +158,7 @@ class StreamWorker:
         """Go on as if nothing had failed, after the error was raised to a caller. Work
         that was submitted before this still fails with the error.
         """
-        with self._changed:
+        with self._changed.lock:
             if self._error is not None:
                 self._told = self._error, self._submitted
                 self._errorCursor += 1
@@ -172,12 +172,12 @@ class StreamWorker:
         """The last error that was raised and forgotten since `errorCursor`; None: there
         was none.
         """
-        with self._changed:
+        with self._changed.lock:
             return self._told[0] if self._errorCursor != errorCursor else None
 
     def errorOf(self, number: int) -> BaseException | None:
         """The error because of which a piece of work can not be done, or None."""
-        with self._changed:
+        with self._changed.lock:
             told, until = self._told
             return self._error or (told if number <= until else None)
 

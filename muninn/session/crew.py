@@ -77,7 +77,7 @@ class Crew(Generic[Tool]):
         """Tell what is done until there is no more."""
         isWorking = True
         while isWorking:
-            with self._changed:
+            with self._changed.lock:
                 while self._isWorking() and not self._done:
                     self._changed.wait()
                 done, self._done = self._done, 0
@@ -96,7 +96,7 @@ class Crew(Generic[Tool]):
         self._isOver = True
         while self._threads or self._working:
             try:
-                with self._changed:
+                with self._changed.lock:
                     while self._working:
                         self._changed.wait()
                 while self._threads:
@@ -114,7 +114,7 @@ class Crew(Generic[Tool]):
 
     def _run(self) -> None:
         # A thread that begins late, after the end, takes nothing up.
-        with self._changed:
+        with self._changed.lock:
             if self._isOver:
                 return
             self._working += 1
@@ -128,7 +128,7 @@ class Crew(Generic[Tool]):
         except BaseException as raised:  # a SystemExit too, which would end this thread only
             error = raised
             _clear(raised)
-        with self._changed:
+        with self._changed.lock:
             if error is not None:
                 self._errors.append(error)
                 error = None  # its traceback holds this frame
@@ -144,12 +144,12 @@ class Crew(Generic[Tool]):
         except IndexError:  # another thread has taken the last one
             return False
         job(tool, self._tell)
-        with self._changed:
+        with self._changed.lock:
             self._left -= 1
         return True
 
     def _tell(self, amount: int) -> None:
-        with self._changed:
+        with self._changed.lock:
             self._done += amount
             self._changed.notifyAll()
 

@@ -139,18 +139,20 @@ class Condition:
     """As `threading.Condition` with a re-entrant lock, for threads and green threads
     alike.
 
-    A waiter may wake up for no reason.
+    A waiter may wake up for no reason. A signal handler may raise at any step of
+    `wait`; the lock is then the caller's, as before.
+
+    Attributes
+    ----------
+    lock
+        The lock. ``with condition.lock:`` takes and releases it in one step each; a
+        method of this class, in Python, could be interrupted in between, and the lock
+        would stay taken.
     """
 
     def __init__(self) -> None:
-        self._lock = _thread.RLock()
+        self.lock = _thread.RLock()
         self._word, self._address = atomics.privateWord()
-
-    def __enter__(self) -> bool:
-        return self._lock.__enter__()
-
-    def __exit__(self, *raised: Any) -> None:
-        self._lock.__exit__(*raised)
 
     def wait(self, seconds: float | None = None) -> None:
         """Release the lock, sleep until another thread notifies or the time is over,
@@ -159,15 +161,18 @@ class Condition:
         # SYNC changed: pairs with Condition.notifyAll. The word is read inside the
         # lock, and compared as the thread falls asleep.
         seen = atomics.loadAcquire32(self._address)
-        saved = self._lock._release_save()  # type: ignore[attr-defined]
+        lock: Any = self.lock
+        saved = (1, identity())  # for an interruption as soon as the lock is released
         try:
+            saved = lock._release_save()
             sleepOn(
                 self._address,
                 seen,
                 int(min(_LONGEST_SECONDS, _LONGEST_SECONDS if seconds is None else seconds) * 1e9),
             )
         finally:
-            self._lock._acquire_restore(saved)  # type: ignore[attr-defined]
+            if not lock._is_owned():
+                lock._acquire_restore(saved)
 
     def notifyAll(self) -> None:
         # SYNC changed: pairs with Condition.wait, which has read the word inside the

@@ -75,7 +75,7 @@ class Waits:
 
     def begin(self) -> Wait:
         """Count a wait. Called before the stream is told to wait."""
-        with self._changed:
+        with self._changed.lock:
             # A thread in `none` is about to see that there is no wait.
             while self._isAwaited and not self._pending:
                 self._changed.wait()
@@ -83,7 +83,7 @@ class Waits:
         return Wait(self)
 
     def _end(self) -> None:
-        with self._changed:
+        with self._changed.lock:
             self._pending -= 1
             if not self._pending:
                 self._changed.notifyAll()
@@ -93,7 +93,7 @@ class Waits:
         """Keep waits from beginning inside the block, once there are none. Gives False
         where some wait was not over after `seconds`; then waits may begin.
         """
-        with self._changed:
+        with self._changed.lock:
             self._isAwaited = True
             try:
                 isNone = self._awaitNone(deadlineOf(seconds))
