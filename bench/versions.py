@@ -166,10 +166,8 @@ def _published(
 def _timedCalls() -> Iterator[dict[str, tuple[float, float]]]:
     """Note when the calls of which a creation consists begin and end."""
     took: dict[str, tuple[float, float]] = {}
-    # Host memory is allocated and copied into in one call.
     steps = {
-        "VRAM": (newmemory, "_allocated"),
-        "copies into VRAM": (newmemory, "_fillAllocation"),
+        "VRAM, with the copies": (newmemory, "_allocated"),
         "host memory, with the copies": (newmemory, "_fillSegment"),
         "commit": (creation, "_commit"),
     }

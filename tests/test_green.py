@@ -303,7 +303,7 @@ def test_aWaiterThatIsInterruptedHasTheLock(isReleased: bool) -> None:
         def __init__(self, lock: Any) -> None:
             self.lock = lock
 
-        def _release_save(self) -> None:
+        def _release_save(self) -> None:  # pylint: disable=invalid-name
             if isReleased:
                 self.lock._release_save()
             raise KeyboardInterrupt

@@ -35,15 +35,18 @@ def makeBytes(
     progress: Progress | None,
 ) -> Bytes:
     if device is not None:
-        allocation = _allocated(device, wanted)
+        # With a progress function the copies are made piece by piece.
+        isFilled = progress is None and wanted.lent is None
+        allocation = _allocated(device, wanted, extents if isFilled else ())
         _log.info(
             "%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason
         )
-        try:
-            _fillAllocation(device, wanted, allocation, extents, progress)
-        except BaseException:
-            allocation.close()
-            raise
+        if not isFilled:
+            try:
+                _fillAllocation(device, wanted, allocation, extents, progress)
+            except BaseException:
+                allocation.close()
+                raise
         return allocation
     if not wanted.segmentBytes:
         return NoBytes()
@@ -60,10 +63,10 @@ def makeBytes(
         fd.close()
 
 
-def _allocated(device: Device, wanted: BufferSpec) -> Allocation:
+def _allocated(device: Device, wanted: BufferSpec, extents: Sequence[Extent]) -> Allocation:
     lent = wanted.lent
     return (
-        device.allocate(wanted.gpu, wanted.segmentBytes)
+        device.allocate(wanted.gpu, wanted.segmentBytes, extents=extents)
         if lent is None
         else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
     )
@@ -76,25 +79,19 @@ def _fillAllocation(
     extents: Sequence[Extent],
     progress: Progress | None,
 ) -> None:
-    """Copy `extents` into the allocation, in pieces if there is a `progress` function.
-    Memory that nothing is copied into is ready as it is.
+    """Copy `extents` into the allocation, in pieces, and tell of each. Memory that
+    nothing is copied into is ready as it is.
     """
-    copies = [
-        (allocation.address + extent.offset, extent.address, extent.sizeBytes)
-        for extent in extents
-        if extent.sizeBytes
-    ]
-    if progress is None:
-        if copies:
-            device.copyAllNow(copies, wanted.gpu)
-        return
-    for target, source, sizeBytes in copies:
-        for offset in range(0, sizeBytes, _PIECE_BYTES):
-            length = min(_PIECE_BYTES, sizeBytes - offset)
+    copiedBytes = 0
+    for extent in extents:
+        target, source = allocation.address + extent.offset, extent.address
+        for offset in range(0, extent.sizeBytes, _PIECE_BYTES):
+            length = min(_PIECE_BYTES, extent.sizeBytes - offset)
             device.copyNow(target + offset, source + offset, length, wanted.gpu)
-            progress(length)
-    copiedBytes = sum(sizeBytes for _, _, sizeBytes in copies)
-    if copiedBytes < wanted.segmentBytes:
+            copiedBytes += length
+            if progress is not None:
+                progress(length)
+    if progress is not None and copiedBytes < wanted.segmentBytes:
         progress(wanted.segmentBytes - copiedBytes)
 
 

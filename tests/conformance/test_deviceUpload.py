@@ -8,6 +8,7 @@ import pytest
 from muninn.devices.port import Device, Stream
 from muninn.devices.upload import Upload
 from muninn.errors import DeviceUnavailable, InvalidArgument
+from muninn.system.structures import Extent
 
 from .platforms import MIB, last
 
@@ -106,3 +107,21 @@ def test_givesBackWhatItTookWhenNoStreamCanBeMade(
     assert device.awaitWork(30)
     budget = getattr(device, "_budget", None)
     assert budget is None or budget.usedBytes == 0
+
+
+@pytest.mark.parametrize("count", [0, 3, 100])
+def test_newMemoryHasItsExtentsAndIsZeroElsewhere(device: Device, count: int) -> None:
+    """Memory that had other bytes before may be given again."""
+    values = np.random.default_rng(count).integers(1, 255, MIB, np.uint8)
+    address = int(values.__array_interface__["data"][0])
+    expected = np.zeros(MIB, np.uint8)
+    extents = []
+    for number in range(count):
+        offset, sizeBytes = number * (MIB // max(1, count)) + number % 7, number * 50 % 4000
+        extents.append(Extent(offset, address + number, sizeBytes))
+        expected[offset : offset + sizeBytes] = values[number : number + sizeBytes]
+    gpu = last(device)
+    with device.allocate(gpu, MIB, extents=[Extent(0, address, MIB)]) as memory:
+        assert np.array_equal(content(device, memory.address, MIB, gpu), values)
+    with device.allocate(gpu, MIB, extents=extents) as memory:
+        assert np.array_equal(content(device, memory.address, MIB, gpu), expected)

@@ -24,6 +24,10 @@ from muninn.devices.cuda.streams import CudaStream
 from muninn.errors import TopologyNotPeerable
 from muninn.interop.streams import DEFAULT_HANDLES
 from muninn.system import atomics
+from muninn.system.structures import Extent
+
+#: More places than this are filled with zeros in one go, with what is between them.
+_MOST_GAPS = 64
 
 
 class Copies:
@@ -85,6 +89,24 @@ class Copies:
         finally:
             call(cu.cuStreamSynchronize, copier)
 
+    def fill(self, address: int, sizeBytes: int, extents: Sequence[Extent], gpu: int) -> None:
+        """Fill new memory with extents, and with zeros where there is none. The caller has
+        entered the GPU's context.
+        """
+        copier = self.copier(gpu)
+        try:
+            for begin, end in _gapsOf(extents, sizeBytes):
+                call(cu.cuMemsetD8Async, address + begin, 0, end - begin, copier)
+        except DriverError:
+            call(cu.cuStreamSynchronize, copier)  # the caller gives the memory back
+            raise
+        copies = [
+            (address + extent.offset, extent.address, extent.sizeBytes)
+            for extent in extents
+            if extent.sizeBytes
+        ]
+        self.now(copies, gpu)
+
     def _refuseApart(self, error: DriverError, target: int, source: int, gpu: int) -> None:
         """Raise `TopologyNotPeerable` if a copy in a stream of `gpu` failed because one
         of the GPUs does not reach the other.
@@ -110,6 +132,20 @@ class Copies:
                 with self._gpus[gpu].entered(), driver.BeyondCaptures():
                     self._copiers[gpu] = call(cu.cuStreamCreate, NON_BLOCKING)
             return self._copiers[gpu]
+
+
+def _gapsOf(extents: Sequence[Extent], sizeBytes: int) -> list[tuple[int, int]]:
+    """(begin, end) of what to fill with zeros: where there is no extent, or all if there
+    are so many such places that one larger fill is faster.
+    """
+    gaps, end = [], 0
+    for extent in extents:
+        if extent.offset > end:
+            gaps.append((end, extent.offset))
+        end = extent.offset + extent.sizeBytes
+    if end < sizeBytes:
+        gaps.append((end, sizeBytes))
+    return gaps if len(gaps) <= _MOST_GAPS else [(0, sizeBytes)]
 
 
 def _copyOnHost(target: int, source: int, sizeBytes: int, held: object) -> None:

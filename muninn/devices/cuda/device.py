@@ -37,6 +37,7 @@ from muninn.devices.port import (
     UsedBytes,
 )
 from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch
+from muninn.system.structures import Extent
 
 _MAX_BYTES = 1 << 47
 #: How long an allocation that found no memory waits for memory that was closed and is
@@ -144,7 +145,14 @@ class CudaDevice(Device):
 
     # --- memory ----------------------------------------------------------------------
 
-    def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
+    def allocate(
+        self,
+        gpu: int,
+        sizeBytes: int,
+        *,
+        admitted: bool = False,
+        extents: Sequence[Extent] = (),
+    ) -> Allocation:
         self.requireGpu(gpu)
         _checkSize(sizeBytes)
         with self._working(gpu, f"{sizeBytes} bytes can not be allocated") as chosen:
@@ -156,7 +164,11 @@ class CudaDevice(Device):
                 if error.code != "OUT_OF_MEMORY" or not self._deferredFree.drain(_DRAIN_SECONDS):
                     raise
                 made = self._allocated(chosen, sizeBytes)
-            self._zero(made)
+            try:
+                self._copies.fill(made.address, made.allocatedBytes, extents, gpu)
+            except BaseException:
+                made.close()
+                raise
             return made
 
     def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
@@ -165,11 +177,6 @@ class CudaDevice(Device):
                 self._deferredFree, gpu, self._peersOf(gpu), sizeBytes, self._version
             )
         return self._ipc.allocate(gpu, sizeBytes)
-
-    def _zero(self, made: Allocation) -> None:
-        copier = self._copies.copier(made.gpu)
-        call(cu.cuMemsetD8Async, made.address, 0, made.allocatedBytes, copier)
-        call(cu.cuStreamSynchronize, copier)
 
     def importAllocation(
         self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b""
@@ -277,11 +284,8 @@ class CudaDevice(Device):
             self._copies.submit(chosen, target, source, sizeBytes, keepAlive)
 
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
-        self.copyAllNow([(target, source, sizeBytes)], gpu)
-
-    def copyAllNow(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
-        with self._working(gpu, f"{sum(copy[2] for copy in copies)} bytes can not be copied"):
-            self._copies.now(copies, gpu)
+        with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
+            self._copies.now([(target, source, sizeBytes)], gpu)
 
     def workingGpu(self) -> int | None:
         driver.guard()

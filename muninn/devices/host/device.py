@@ -12,7 +12,7 @@ from __future__ import annotations
 import _thread
 import uuid
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from muninn.config.sizes import exactly
 from muninn.control.header import bootId
@@ -33,6 +33,7 @@ from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch,
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 from muninn.system import atomics, clock
 from muninn.system.pages import pagesUp
+from muninn.system.structures import Extent
 
 _NAMESPACE = uuid.UUID("6d756e69-6e6e-5f68-6f73-745f67707500")
 
@@ -150,16 +151,26 @@ class HostDevice(Device):
     def canAccessPeer(self, gpu: int, peer: int) -> bool:
         return frozenset((self.requireGpu(gpu), self.requireGpu(peer))) not in self._staged
 
-    def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
+    def allocate(
+        self,
+        gpu: int,
+        sizeBytes: int,
+        *,
+        admitted: bool = False,
+        extents: Sequence[Extent] = (),
+    ) -> Allocation:
         self.requireGpu(gpu)
         memory.checkSize(sizeBytes)
         allocatedBytes = pagesUp(sizeBytes)
         counted = None
         if self.usedBytes is not None:
             counted = self.usedBytes(gpu) - (allocatedBytes if admitted else 0)
-        return memory.allocate(
+        made = memory.allocate(
             gpu, sizeBytes, self._ledger.reserve(gpu, allocatedBytes, counted, self._gpuBytes)
         )
+        for extent in extents:
+            self.copy(made.address + extent.offset, extent.address, extent.sizeBytes)
+        return made
 
     def importAllocation(
         self, gpu: int, descriptor: int, sizeBytes: int, writable: bool, handle: bytes = b""

@@ -14,6 +14,7 @@ from muninn.devices.port.fences import FenceWord, OnReached, Ready
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Stream
 from muninn.errors import DeviceUnavailable, TopologyNotPeerable
+from muninn.system.structures import Extent
 
 #: Returns how many bytes the whole domain has on a GPU, by the count of its directory.
 UsedBytes = Callable[[int], int]
@@ -106,13 +107,23 @@ class Device(ABC):
         return pairs
 
     @abstractmethod
-    def allocate(self, gpu: int, sizeBytes: int, *, admitted: bool = False) -> Allocation:
-        """Allocate memory that other processes can import. Its bytes read zero.
+    def allocate(
+        self,
+        gpu: int,
+        sizeBytes: int,
+        *,
+        admitted: bool = False,
+        extents: Sequence[Extent] = (),
+    ) -> Allocation:
+        """Allocate memory that other processes can import. Its bytes are copies of the
+        extents, and read zero where there is none.
 
         Parameters
         ----------
         admitted
             The caller's accounting (`usedBytes`) counts these bytes already.
+        extents
+            In the order of their offsets, none within another.
 
         Raises
         ------
@@ -221,13 +232,6 @@ class Device(ABC):
         """Copy, and return when the copy is done. It does not wait for any stream, and
         no stream waits for it.
         """
-
-    def copyAllNow(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
-        """`copyNow` of several (target, source, bytes), all of which are done when it
-        returns.
-        """
-        for target, source, sizeBytes in copies:
-            self.copyNow(target, source, sizeBytes, gpu)
 
     @abstractmethod
     def workingGpu(self) -> int | None:
