@@ -106,6 +106,8 @@ class Actor:
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             if not selector.select(bound):
+                os.kill(self.pid, signal.SIGRTMIN + 5)  # it prints its stacks
+                time.sleep(0.5)
                 self.kill()
                 raise AssertionError(f"actor {self.pid} gave no answer within {bound} s")
         line = self._answers.readline()

@@ -24,6 +24,7 @@ from muninn.errors import (
     ProtocolViolation,
     QuotaExceeded,
 )
+from muninn.session import newmemory
 from muninn.session.membership import current
 from muninn.session.reservation import Reservation
 from muninn.storage import segments
@@ -217,6 +218,16 @@ def test_aBundleEndsBeforeThePartThatItHasLost(lab: Lab, monkeypatch: pytest.Mon
     assert states(lab, rows) == [DYING, DYING, LIVE]
 
 
+def test_aPartThatIsLostUnheldEndsTheBundle(lab: Lab) -> None:
+    """Broken: the part had gone with its bundle, was freed once more, and the broker
+    resigned.
+    """
+    directory, member = lab.directory(1), lab.member()
+    rows = bundle(lab, directory, member)
+    directory.ownerGone(rows[1][0])
+    assert states(lab, rows) == [FREE] * 3
+
+
 # --- between processes ---------------------------------------------------------------
 
 
@@ -357,6 +368,42 @@ def test_theSecondGpuThatIsFullLeavesNothing(two: str, monkeypatch: pytest.Monke
     with pytest.raises(QuotaExceeded, match="GPU 1"):
         muninn.shareBundle(arrays, "m", preferredGpu={"a": 0, "b": 1})
     nothingIsLeft()
+
+
+def test_anErrorKeepsNoMemory(two: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter keeps the last error, and with it the frames that it came through."""
+    allocated, made = newmemory._allocated, list[object]()
+
+    def full(*arguments: Any) -> Any:
+        if made:
+            raise QuotaExceeded("GPU 1 is full")
+        made.append(None)
+        return allocated(*arguments)
+
+    def mapped() -> int:
+        return sum("memfd:" in line for line in Path("/proc/self/maps").open(encoding="utf-8"))
+
+    muninn.domainInfo()  # joins
+    before = mapped()
+    monkeypatch.setattr(newmemory, "_allocated", full)
+    with pytest.raises(QuotaExceeded) as raised:
+        muninn.shareBundle({"a": np.ones(9), "b": np.ones(9)}, "m", preferredGpu={"a": 0, "b": 1})
+    eventually(lambda: mapped() == before, "the first segment is unmapped")
+    assert raised.value.__traceback__ is not None
+    nothingIsLeft()
+
+
+def test_roomIsFoundOnAllGpusBeforeAnyMemoryIsMade(
+    two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: a publication that waited for room on the second GPU copied the first
+    segment again at each look.
+    """
+    monkeypatch.setenv("MUNINN_HOST_GPU_BYTES", "1M")
+    monkeypatch.setattr(newmemory, "_allocated", lambda *_: pytest.fail("memory is made"))
+    arrays = {"a": np.zeros(1000), "b": np.zeros(1 << 20)}
+    with pytest.raises(QuotaExceeded, match="GPU 1"):
+        muninn.publish("m", arrays, preferredGpu={"a": 0, "b": 1}, timeout=0.2)
 
 
 def test_aForkedChildOpensAllOfIt(two: str, actor: Start) -> None:

@@ -40,6 +40,13 @@ from muninn.terms import OpenAccessWord, RenewWord, asRenew
 class Bundle(Mapping[str, Any]):
     """A shared set of arrays: a mapping from key to array, read-only unless opened for
     writing. Nothing is copied.
+
+    Attributes
+    ----------
+    buffer
+        The bytes of all arrays as one buffer, for accesses, handles and lifetime. Of a
+        bundle on several GPUs it has the bytes of the first one only; its accesses cover
+        all.
     """
 
     def __init__(self, buffer: MuninnBuffer) -> None:

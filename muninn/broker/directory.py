@@ -343,9 +343,9 @@ class Directory:
         """A row has lost its memory. Revoke the leases, so that each holder is told at its
         next use, and free it. A bundle ends before the part that it has lost.
         """
-        state = self.rows.state(row)
         if (head := self._parts.headOf(row)) is not None:
             self.ownerGone(head)
+        state = self.rows.state(row)  # the part may have gone with its bundle
         if state.state in _USABLE:
             self.holders.revoke(row, "ownerDied")
             self.free(row, state.incarnation)

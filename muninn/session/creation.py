@@ -7,12 +7,13 @@
 3. It makes the memory, and copies into it what is in host memory, in C order.
 4. It writes the description into the row, with plain stores: no process reads the
    description of a CREATING row.
-5. It fills the memory: the `fill` function, the manifest, and the `put` function. For a
-   bundle on several GPUs it has taken steps 1 to 4 for each further segment before
-   (`broker/parts.py`), and commits those first.
+5. It fills the memory: the `fill` function, the manifest, and the `put` function.
 6. It asks the broker to commit. Memory without a name goes along as a descriptor. The
    broker takes the row from CREATING to LIVE, which publishes the description and the
    contents.
+
+A bundle on several GPUs takes each step for all of its segments before the next one,
+and commits its own row last (`broker/parts.py`).
 
 A version that is to replace another (`api/publishing.py`) has a name of its own until
 its commit, by which it takes the public one (`broker/succession.py`).
@@ -143,71 +144,40 @@ def _withParts(
     membership: Membership,
     wanted: BufferSpec,
     reservation: Reservation,
-    halves: list[_Half],
+    grants: list[_Grant],
     contents: _Contents,
 ) -> OpenBuffer:
-    """Make the memory for which there is a reservation now, and then each part that is
-    not among the halves yet, within a reservation of its own. Then fill and commit all.
+    """Ask for the row for which there is a reservation now, and then for that of each
+    part that is not among the grants yet, within a reservation of its own. All room is
+    found before any memory is made.
     """
-    number = len(halves)
-    spec = wanted if not number else wanted.parts[number - 1]
+    number = len(grants)
+    spec = wanted
     if number:
-        spec = spec._replace(head=Head(halves[0].row, halves[0].incarnation, number))
-    made = _make(membership, reservation, spec, contents.extentsOf(number), contents.progress)
-    halves = [*halves, made]
-    if len(halves) > len(wanted.parts):
-        return _finish(membership, wanted, halves, contents)
+        head = Head(grants[0].row, grants[0].incarnation, number)
+        spec = wanted.parts[number - 1]._replace(head=head)
+    grants.append(_granted(membership, reservation, spec))
+    if number == len(wanted.parts):
+        return _make(membership, wanted, grants, contents)
 
     def work(reservation: Reservation) -> OpenBuffer:
-        return _withParts(membership, wanted, reservation, halves, contents)
+        return _withParts(membership, wanted, reservation, grants, contents)
 
     return _reserved(membership, wanted.parts[number], work)
 
 
-def _finish(
-    membership: Membership, wanted: BufferSpec, halves: list[_Half], contents: _Contents
-) -> OpenBuffer:
-    """Steps 5 and 6."""
-    head, *parts = halves
-    if contents.fill is not None:
-        contents.fill(*(half.memory for half in halves))
-    if wanted.manifest:
-        head.memory.put(wanted.manifest, wanted.metaOffset)
-    if contents.put is not None:
-        contents.put(head.made.address)
-    if wanted.grantedAs and (wanted.lifetime is Lifetime.LAST_CLOSE or wanted.mode is Mode.FAST):
-        # After the commit the name has no other version, and this one needs a holder.
-        membership.openBuffers.context.unclaimed.keep(
-            (head.row, head.incarnation), tuple(half.memory for half in halves)
-        )
-    # The head comes last: a bundle that can be opened has all of its parts.
-    for half in (*parts, head):
-        _commit(half)
-    created = _opened(membership, head, tuple(_opened(membership, part) for part in parts))
-    for half in halves:
-        half.reservation.end()
-    return created
+class _Grant(NamedTuple):
+    """A row that this process is to fill."""
 
-
-class _Half(NamedTuple):
-    """A buffer whose row is described, and which is not committed yet."""
-
+    spec: BufferSpec
     reservation: Reservation
+    device: Device | None
     row: int
     incarnation: int
-    description: RowDescription
-    memory: Memory
-    made: Bytes
 
 
-def _make(
-    membership: Membership,
-    reservation: Reservation,
-    wanted: BufferSpec,
-    extents: Sequence[Extent],
-    progress: Progress | None,
-) -> _Half:
-    """Steps 1 to 4."""
+def _granted(membership: Membership, reservation: Reservation, wanted: BufferSpec) -> _Grant:
+    """Step 1."""
     device = _deviceFor(membership, wanted)
     # A driver knows better than a sum over rows how much memory its GPU has left; and
     # two processes may mean two GPUs by the same number.
@@ -231,6 +201,59 @@ def _make(
         raise BufferExists(
             f"{wanted.name!r} exists already, and {silent.reason}", silent.fix
         ) from None
+    return _Grant(wanted, reservation, device, row, incarnation)
+
+
+def _make(
+    membership: Membership, wanted: BufferSpec, grants: list[_Grant], contents: _Contents
+) -> OpenBuffer:
+    """The other steps, for all segments."""
+    halves = list[_Half]()
+    try:
+        for number, grant in enumerate(grants):
+            extents = contents.extentsOf(number)
+            halves.append(_half(membership, grant, extents, contents.progress))
+        if contents.fill is not None:
+            contents.fill(*(half.memory for half in halves))
+        if wanted.manifest:
+            halves[0].memory.put(wanted.manifest, wanted.metaOffset)
+        if contents.put is not None:
+            contents.put(halves[0].made.address)
+        if wanted.grantedAs and (
+            wanted.lifetime is Lifetime.LAST_CLOSE or wanted.mode is Mode.FAST
+        ):
+            # After the commit the name has no other version, and this one needs a holder.
+            membership.openBuffers.context.unclaimed.keep(
+                (grants[0].row, grants[0].incarnation), tuple(half.memory for half in halves)
+            )
+        # The head comes last: a bundle that can be opened has all of its parts.
+        for number in (*range(1, len(halves)), 0):
+            _commit(grants[number].reservation, halves[number].made)
+        parts = tuple(_opened(membership, half) for half in halves[1:])
+        created = _opened(membership, halves[0], parts)
+        for grant in grants:
+            grant.reservation.end()
+        return created
+    except BaseException:
+        halves.clear()  # whoever keeps the error keeps this frame, and not the memory
+        raise
+
+
+class _Half(NamedTuple):
+    """A buffer whose row is described, and which is not committed yet."""
+
+    row: int
+    incarnation: int
+    description: RowDescription
+    memory: Memory
+    made: Bytes
+
+
+def _half(
+    membership: Membership, grant: _Grant, extents: Sequence[Extent], progress: Progress | None
+) -> _Half:
+    """Steps 2 to 4."""
+    wanted, _, device, row, incarnation = grant
     tables = membership.tables
     with tables.leaseLock:
         index = tables.leases.take(row, incarnation, tables.ttlMs)
@@ -245,20 +268,20 @@ def _make(
     )
     description = _describe(wanted, made)
     tables.rows.describe(row, description, getattr(made, "handle", b""))
-    return _Half(reservation, row, incarnation, description, memory, made)
+    return _Half(row, incarnation, description, memory, made)
 
 
 def _opened(membership: Membership, half: _Half, parts: tuple[OpenBuffer, ...] = ()) -> OpenBuffer:
     """The open buffer of what was committed just now."""
-    _, row, incarnation, description, memory, _ = half
+    row, incarnation, description, memory, _ = half
     return membership.openBuffers.created(row, incarnation, description, memory, parts)
 
 
-def _commit(half: _Half) -> None:
+def _commit(reservation: Reservation, made: Bytes) -> None:
     """Ask for CREATING → LIVE. Memory without a name goes along as a descriptor."""
-    descriptors = exported(half.made)
+    descriptors = exported(made)
     try:
-        half.reservation.commit(descriptors)
+        reservation.commit(descriptors)
     finally:
         messages.closeAll(descriptors)
 
