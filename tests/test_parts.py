@@ -254,6 +254,12 @@ def test_anotherProcessOpensAllOfIt(two: str, actor: Start) -> None:
     (listed,) = muninn.listBuffers()
     assert (listed["name"], listed["gpu"], listed["gpus"]) == ("m", 0, [0, 1])
     assert listed["size"] == 64088 and len(listed["importers"]) == 2
+    assert second.do("held.describe()['gpus']") == [0, 1]
+    assert "on GPU 0, 1" in second.do("held._repr_html_()")
+    shown = second.do(
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'muninn', 'list'], capture_output=True, text=True).stdout"
+    )
+    assert " 0,1 " in shown, shown
     first.kill()
     third = actor(MODEL + "held = muninn.openBundle('m')", **TWO_GPUS)
     assert third.do("tokens(held)") == [7], "it outlives its creator"

@@ -30,8 +30,8 @@ def htmlOf(described: dict[str, Any] | None) -> str:
     )
     where = (
         described["mode"]
-        if described["gpu"] is None
-        else f"{described['mode']} on GPU {described['gpu']}"
+        if not described["gpus"]
+        else f"{described['mode']} on GPU {', '.join(map(str, described['gpus']))}"
     )
     rows = {
         "name": described["name"],

@@ -154,7 +154,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
-    gpu = "-" if buffer["gpu"] is None else str(buffer["gpu"])
+    gpu = ",".join(map(str, buffer["gpus"])) or "-"
     importers = str(len(buffer["importers"]))
     return (
         buffer["name"],
