@@ -208,10 +208,13 @@ def test_aMemberWithoutDescriptorsIsTold(domain: str, actor: Start) -> None:
     assert other.do("bytes(muninn.open('a').array).decode()") == "x"
 
 
-def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> None:
+def test_opensDoNotWaitForTheBrokersInterpreter(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The broker's process runs C code that keeps the interpreter's lock. The open is
     over before the C code is.
     """
+    monkeypatch.setenv("MUNINN_TAKEOVER_MS", "5000")
     broker = actor(
         "held = muninn.share(np.arange(8), 'a', mode='fastMode', access='readWrite'); import ctypes"
     )
@@ -220,7 +223,7 @@ def test_opensDoNotWaitForTheBrokersInterpreter(domain: str, actor: Start) -> No
     assert muninn.open("a").array.sum() == 28
     # The call takes less than takeoverMs, so that no member takes the broker for dead.
     # `usleep` through PyDLL keeps the interpreter's lock.
-    broker.begin("t = time.monotonic(); ctypes.PyDLL(None).usleep(400_000); time.monotonic()")
+    broker.begin("t = time.monotonic(); ctypes.PyDLL(None).usleep(1_500_000); time.monotonic()")
     time.sleep(0.05)
     assert muninn.open("b").array.sum() == 36
     opened = time.monotonic()
