@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.errors import InvalidArgument, InvalidDtype
+from muninn.errors import DeviceUnavailable, InvalidArgument, InvalidDtype
 from support import leftovers
 
 
@@ -135,3 +135,20 @@ def test_whatIsNoTensorIsLeftAlone(domain: str, torch: Any) -> None:
         __array_interface__ = np.arange(3).__array_interface__
 
     assert muninn.share(LikeATensor()).shape == (3,)
+
+
+@pytest.mark.parametrize("share", [muninn.share, lambda tensor: muninn.shareBundle({"a": tensor})])
+def test_aTensorThatIsNotOnTheCpuIsNotTakenForHostMemory(
+    domain: str, torch: Any, share: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of a device that is none of CUDA's, whose address means nothing here."""
+
+    class Far(torch.Tensor):  # type: ignore[name-defined,misc]
+        is_cpu = False
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 14, 0  # oneAPI
+
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    with pytest.raises(DeviceUnavailable, match="on a GPU is not the host back-end's"):
+        share(torch.ones(3).as_subclass(Far))

@@ -54,8 +54,8 @@ def asSource(value: Any) -> Source:
     caller waits for the work that writes it (`lending.awaitWriters`).
     """
     value = plainTensor(value)
-    isOnGpu = value.is_cuda if isTensor(value) else isOnDevice(value)
-    return lending.DeviceArray.of(value) if isOnGpu else asArray(value)
+    isFar = not value.is_cpu if isTensor(value) else isOnDevice(value)
+    return lending.DeviceArray.of(value) if isFar else asArray(value)
 
 
 def asArray(value: Any) -> HostArray:
