@@ -177,19 +177,8 @@ class RowReader:
         """(row, incarnation) of the LIVE parts of a bundle, by their numbers. None comes
         or goes while the caller has a lease on the bundle, and the bundle is LIVE.
         """
-        count = self.count()
-        indices = atomics.indexBuffer(count)
-        found = atomics.scan64(
-            self._first + layout.ROW_HEAD_OFFSET,
-            layout.ROW_BYTES,
-            count,
-            _HEAD_MASK,
-            Head(row, incarnation, 0).packed(),
-            indices,
-            count,
-        )
-        numbered = []
-        for part in indices[: min(found, count)]:
+        wanted, numbered = Head(row, incarnation, 0).packed(), []
+        for part in self._matching(_HEAD_MASK, wanted, layout.ROW_HEAD_OFFSET):
             state, head = self.state(part), self.headOf(part)
             if state.state == layout.ROW_LIVE and head is not None:
                 numbered.append((head.number, part, state.incarnation))
@@ -346,8 +335,9 @@ class RowReader:
             _STATE_MASK | _CREATED_MASK, layout.ROW_CREATING | slot << _CREATOR_SHIFT
         )
 
-    def _matching(self, mask: int, value: int) -> list[int]:
-        count = self.count()
+    def _matching(self, mask: int, value: int, offset: int = layout.ROW_STATE_OFFSET) -> list[int]:
+        """The rows whose word at `offset` has `value` in the bits of `mask`."""
+        count, first = self.count(), self._first + offset
         indices = atomics.indexBuffer(count)
-        found = atomics.scan64(self._first, layout.ROW_BYTES, count, mask, value, indices, count)
+        found = atomics.scan64(first, layout.ROW_BYTES, count, mask, value, indices, count)
         return list(indices[: min(found, count)])
