@@ -36,12 +36,11 @@ def makeBytes(
 ) -> Bytes:
     if device is not None:
         # With a progress function the copies are made piece by piece.
-        isFilled = progress is None and wanted.lent is None
-        allocation = _allocated(device, wanted, extents if isFilled else ())
+        allocation = _allocated(device, wanted, extents if progress is None else ())
         _log.info(
             "%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason
         )
-        if not isFilled:
+        if progress is not None:
             try:
                 _fillAllocation(device, wanted, allocation, extents, progress)
             except BaseException:
@@ -77,7 +76,7 @@ def _fillAllocation(
     wanted: BufferSpec,
     allocation: Allocation,
     extents: Sequence[Extent],
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Copy `extents` into the allocation, in pieces, and tell of each. Memory that
     nothing is copied into is ready as it is.
@@ -89,9 +88,8 @@ def _fillAllocation(
             length = min(_PIECE_BYTES, extent.sizeBytes - offset)
             device.copyNow(target + offset, source + offset, length, wanted.gpu)
             copiedBytes += length
-            if progress is not None:
-                progress(length)
-    if progress is not None and copiedBytes < wanted.segmentBytes:
+            progress(length)
+    if copiedBytes < wanted.segmentBytes:
         progress(wanted.segmentBytes - copiedBytes)
 
 
