@@ -144,7 +144,7 @@ def test_aTensorThatIsNotOnTheCpuIsNotTakenForHostMemory(
     """Also one of a device that is none of CUDA's, whose address means nothing here."""
 
     class Far(torch.Tensor):  # type: ignore[name-defined,misc]
-        is_cpu = False
+        is_cpu = False  # pylint: disable=invalid-name
 
         def __dlpack_device__(self) -> tuple[int, int]:
             return 14, 0  # oneAPI
