@@ -69,14 +69,14 @@ def test_memoryComesBackAlthoughSomeStreamAlwaysWaits(
 def test_givesMemoryBackAfterAnError(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: the thread ended, and no memory was given back any more."""
     fails = [True]
-    real = DeferredFree._awaitByPage
+    real = DeferredFree._awaitByBlock
 
     def failing(*given: Any) -> bool:
         if fails.pop() if fails else False:
             raise ValueError("no reason")
         return real(*given)
 
-    monkeypatch.setattr(DeferredFree, "_awaitByPage", failing)
+    monkeypatch.setattr(DeferredFree, "_awaitByBlock", failing)
     reclaimed = threading.Event()
     device._deferredFree.start()
     device._deferredFree.defer(reclaimed.set)
@@ -117,11 +117,11 @@ def test_memoryThatNeedsTheDriversLockIsFreedAtAQuietMoment(
 def test_aWaitMayBeginWhileAContextIsSynchronized(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Broken: where no page of host memory was left to wait by, a thread that captured
+    """Broken: where no block of VRAM was left to wait by, a thread that captured
     a stream could neither go on nor end its capture.
     """
     entered, leave = threading.Event(), threading.Event()
-    monkeypatch.setattr(DeferredFree, "_awaitByPage", lambda *_: False)
+    monkeypatch.setattr(DeferredFree, "_awaitByBlock", lambda *_: False)
     monkeypatch.setattr(
         DeferredFree, "_awaitBySynchronizing", lambda *_: (entered.set(), leave.wait(60))
     )
