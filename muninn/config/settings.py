@@ -23,6 +23,8 @@ from muninn.terms import asTenant, nearest
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
+_HEADING = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]")
+_KEY = re.compile(r"\s*([^=#]+?)\s*=")
 _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, or unset it"
 
 
@@ -295,9 +297,10 @@ def strangersIn(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _ofFile(path: Path) -> dict[str, Found]:
     text, tables = _parsed(path)
-    found = {}
+    lines, found = _linesOf(text), {}
     for table, entries in tables.items():
-        where = f"{path}:{_lineOf(text, table, None)}"
+        heading = lines.get((table,), 1)
+        where = f"{path}:{heading}"
         if not isinstance(entries, dict):
             raise InvalidConfig(f"{where}: {table} stands outside of a table", _whereTo(table))
         if table not in _CHECKS:
@@ -307,7 +310,7 @@ def _ofFile(path: Path) -> dict[str, Found]:
                 f"Use {', '.join(f'[{each}]' for each in _CHECKS)}",
             )
         for key, value in entries.items():
-            where = f"{path}:{_lineOf(text, table, key)}"
+            where = f"{path}:{lines.get((table, key), heading)}"
             if _TABLE_OF_KEY.get(_known(key, where, table)) != table:
                 raise InvalidConfig(
                     f"{where}: {key} belongs to [{_TABLE_OF_KEY[key]}], not to [{table}]",
@@ -340,26 +343,25 @@ def _parsed(path: Path) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
-def _lineOf(text: str, table: str, key: str | None) -> int:
-    """The line of a table's heading, or of a key in it. For a key within braces it is
-    the line of the table.
+def _linesOf(text: str) -> dict[tuple[str, ...], int]:
+    """The first line of each table, by its name, and of each key, by the table's name and
+    its own. A key within braces has none.
     """
-    current, heading, inText = "", 0, False
+    lines: dict[tuple[str, ...], int] = {}
+    current, inText = "", False
     for number, line in enumerate(text.splitlines(), 1):
         begins = not inText
         inText ^= bool((line.count('"""') + line.count("'''")) % 2)
         if not begins:
             continue
-        if match := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+        if match := _HEADING.match(line):
             current = match[1].strip("\"' ")
             names = [current]
-        elif match := re.match(r"\s*([^=#]+?)\s*=", line):
+        elif match := _KEY.match(line):
             names = [part.strip("\"' ") for part in match[1].split(".")]
             names = [current, *names] if current else names
         else:
             continue
-        if names == [table, key]:
-            return number
-        if names[0] == table and not heading:
-            heading = number
-    return heading or 1
+        lines.setdefault(tuple(names), number)
+        lines.setdefault((names[0],), number)
+    return lines
