@@ -95,8 +95,7 @@ def hostArray(memory: MappedMemory, region: Region, writable: bool) -> Array:
     InvalidDtype
         numpy does not have the type.
     """
-    flat = hostarrays.flatOf(memory, region.sizeBytes, region.offset, writable)
-    return flat.view(region.element.dtype).reshape(region.shape)
+    return hostarrays.arrayOf(memory, region.element, region.shape, region.offset, writable)
 
 
 def asType(region: Region, dtype: Any) -> Region:

@@ -159,6 +159,13 @@ class ElementType:
         return _isNumpys(self.text)
 
     @property
+    def hasTypestr(self) -> bool:
+        """Whether the text is a typestr of the array interface that says all of the
+        type.
+        """
+        return self.structure is None and self.text[0] in "<>|" and self.text[1] in "biufcMmSU"
+
+    @property
     def isOpaque(self) -> bool:
         """Whether the text says only how many bytes an element has. So do the typestrs of
         the types which ml_dtypes adds to numpy.

@@ -7,6 +7,7 @@ of its bytes, so this module does not depend on a session.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -135,8 +136,32 @@ def flatOf(memory: MappedMemory, sizeBytes: int, offset: int = 0, writable: bool
     `NotHostVisible`.
     """
     if not memory.isHostVisible:
-        raise NotHostVisible(f"these bytes are in the VRAM of GPU {memory.gpu}")
+        raise _notHere(memory)
     return np.asarray(_Exposed(memory, memory.address + offset, (sizeBytes,), not writable))
+
+
+def _notHere(memory: MappedMemory) -> NotHostVisible:
+    return NotHostVisible(f"these bytes are in the VRAM of GPU {memory.gpu}")
+
+
+def arrayOf(
+    memory: MappedMemory, element: ElementType, shape: tuple[int, ...], offset: int, writable: bool
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """The elements from `offset` as an array that keeps the memory mapped.
+
+    Raises
+    ------
+    NotHostVisible
+        They are in VRAM.
+    InvalidDtype
+        numpy does not have the type.
+    """
+    if not element.hasTypestr:
+        flat = flatOf(memory, math.prod(shape) * element.itemBytes, offset, writable)
+        return flat.view(element.dtype).reshape(shape)
+    if not memory.isHostVisible:
+        raise _notHere(memory)
+    return np.asarray(_Exposed(memory, memory.address + offset, shape, not writable, element.text))
 
 
 def borrowed(taken: Imported) -> np.ndarray[Any, np.dtype[Any]]:
