@@ -122,7 +122,7 @@ class MuninnBuffer(Protocols, Attachment):
         if self.gpu is not None:
             # The row has the index in the process that made the buffer.
             described["gpu"] = self.gpu
-            described["gpus"] = [each.memory.gpu for each in (openBuffer, *openBuffer.parts)]
+            described["gpus"] = [each.memory.gpu for each in openBuffer.segments]
         described["openedAs"] = self._rights.value
         return described
 

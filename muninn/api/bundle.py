@@ -73,7 +73,7 @@ class Bundle(Mapping[str, Any]):
     def nbytes(self) -> int:
         """Bytes of all arrays, alignment included."""
         held = self.buffer._held()
-        return sum(each.description.sizeBytes for each in (held, *held.parts))
+        return sum(each.description.sizeBytes for each in held.segments)
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ class Bundle(Mapping[str, Any]):
         host memory.
         """
         held = self.buffer._held()
-        gpus = (each.memory.gpu for each in (held, *held.parts))
+        gpus = (each.memory.gpu for each in held.segments)
         return tuple(gpu for gpu in gpus if gpu is not None)
 
     @property
@@ -112,7 +112,7 @@ class Bundle(Mapping[str, Any]):
         processes see, and `torch.tensor(bundle[key])` makes a copy.
         """
         region, openBuffer = self._entries[key], self.buffer._checked()
-        memory = self._memories(openBuffer)[region.segment]
+        memory = self._memoryOf(openBuffer, region.segment)
         exposure = Exposure(openBuffer, memory, region, self.buffer.writable)
         if memory.isHostVisible and region.element.isNumpys:
             return exposure.hostArray()
@@ -120,10 +120,12 @@ class Bundle(Mapping[str, Any]):
 
     def _memories(self, openBuffer: OpenBuffer) -> list[Memory | PrivateMemory]:
         """The memories of the segments, as this object may use them."""
-        return [
-            self.buffer._bytes(openBuffer),
-            *(part.memory for part in openBuffer.parts),
-        ]
+        return [self._memoryOf(openBuffer, number) for number in range(len(openBuffer.segments))]
+
+    def _memoryOf(self, openBuffer: OpenBuffer, segment: int) -> Memory | PrivateMemory:
+        if segment:
+            return openBuffer.segments[segment].memory
+        return self.buffer._bytes(openBuffer)
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries

@@ -153,6 +153,11 @@ class OpenBuffer:
         """
         return self._renewal is not None and self._renewal() is not None
 
+    @property
+    def segments(self) -> tuple[OpenBuffer, ...]:
+        """This one and its parts, in the order of a manifest's segments."""
+        return self, *self.parts
+
     def isLive(self) -> bool:
         """Whether the buffer may be opened. It may not once its deadline has passed,
         even if no broker has freed it yet.
