@@ -76,22 +76,28 @@ def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) ->
 
 
 def _realGpus() -> tuple[int, str]:
-    """How many GPUs a driver shows, and the missing part if there are none. The
-    cheapest check comes first.
+    """How many GPUs a driver shows, and the missing part if there are none."""
+    if missing := importBackEnd():
+        return 0, missing
+    from muninn.devices.cuda.device import findGpus
+
+    return findGpus()
+
+
+def importBackEnd() -> str:
+    """Import the CUDA back-end if there is a driver; asks the driver nothing. Returns
+    what is missing, or "". The cheapest check comes first.
     """
     try:
         # Only a load tells whether the library is on the loader's search path.
         ctypes.CDLL(_DRIVER_LIBRARY)
     except OSError as error:
-        return 0, str(error)
+        return str(error)
     try:
-        from muninn.devices.cuda.device import findGpus
+        import muninn.devices.cuda.device  # noqa: F401
     except ImportError as error:
         return (
-            0,
-            (
-                f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): in Muninn's "
-                "source, pip install '.[cuda]'"
-            ),
+            f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): in Muninn's "
+            "source, pip install '.[cuda]'"
         )
-    return findGpus()
+    return ""
