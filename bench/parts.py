@@ -250,18 +250,17 @@ def serveVersions(name: str) -> None:
 
     import muninn
 
-    bundle = muninn.openBundle(name)
-    changes = 0
+    follower = muninn.followBundle(name, ahead=True)
+    last, changes = -1, 0
 
     def request(number: int) -> None:
-        nonlocal bundle, changes
-        if not bundle.isCurrent:
-            with bundle:
-                bundle = muninn.openBundle(name)
-            changes += 1
-        version = np.asarray(bundle["version"])
+        nonlocal last, changes
+        bundle = follower.newest()
+        version = int(np.asarray(bundle["version"]))
         if not (np.asarray(bundle[f"tensor{number % (len(bundle) - 1)}"]) == version).all():
             raise ValueError(f"a tensor is not of version {version}")
+        changes += version != last
+        last = version
 
     request(0)
     say(True)

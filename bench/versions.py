@@ -17,7 +17,7 @@ from bench.harness import Options, Peer, Row, newDomain, seconds, writingSeconds
 from muninn.session import creation, newmemory
 from muninn.system import pages
 
-_NAME, _VERSION = "model", "version"
+_NAME, _OTHER_NAME, _VERSION = "model", "other", "version"
 _SWAPS, _WORKERS = 100, 4
 #: A version that nobody has open any more is freed within so many seconds.
 _FREED_SECONDS = 30.0
@@ -238,15 +238,16 @@ def swapping(options: Options) -> list[Row]:
 
 def swapped(options: Options, mode: Any, sizeBytes: int) -> list[Row]:
     """Four workers serve requests, one after the other, while 100 versions are
-    published; and then as long without, which shows how often the machine alone makes a
-    request wait.
+    published. Then as many are published under another name, which shows how often the
+    work of publishing makes a request wait, and then none.
     """
     newDomain()
     swaps = options.pick(_SWAPS, 10)
     arrays = {
         f"tensor{number}": np.zeros(sizeBytes // 100 // 4, np.float32) for number in range(100)
     }
-    _publishVersion(arrays, 0, mode)
+    for name in (_NAME, _OTHER_NAME):
+        _publishVersion(name, arrays, 0, mode)
     workers = [Peer("serveVersions", _NAME) for _ in range(_WORKERS)]
     for worker in workers:
         worker.line()
@@ -258,28 +259,31 @@ def swapped(options: Options, mode: Any, sizeBytes: int) -> list[Row]:
         elapsed = seconds(work)
         return elapsed, [worker.ask() for worker in workers]
 
-    def swap() -> None:
+    def publish(name: str) -> None:
         for number in range(1, swaps + 1):
-            _publishVersion(arrays, number, mode)
+            _publishVersion(name, arrays, number, mode)
             time.sleep(_PAUSE_SECONDS)
 
-    elapsed, swapping = span(swap)
+    elapsed, swapping = span(lambda: publish(_NAME))
+    _, beside = span(lambda: publish(_OTHER_NAME))
     _, calm = span(lambda: time.sleep(elapsed))
     for worker in workers:
         worker.end()
-    muninn.free(_NAME)
-    return _requestRows(f"{swaps} swaps at {_WORKERS} workers", swapping, calm)
+    for name in (_NAME, _OTHER_NAME):
+        muninn.free(name)
+    others = {"as many publications of another name": beside, "as long a time without any": calm}
+    return _requestRows(f"{swaps} swaps at {_WORKERS} workers", swapping, others)
 
 
-def _publishVersion(arrays: Model, version: int, mode: Any) -> None:
+def _publishVersion(name: str, arrays: Model, version: int, mode: Any) -> None:
     """Publish the arrays, filled with the number of the version."""
     for array in arrays.values():
         array[:] = version
-    muninn.publish(_NAME, {**arrays, _VERSION: np.array(version)}, mode=mode).close()
+    muninn.publish(name, {**arrays, _VERSION: np.array(version)}, mode=mode).close()
 
 
 def _requestRows(
-    what: str, swapping: list[dict[str, Any]], calm: list[dict[str, Any]]
+    what: str, swapping: list[dict[str, Any]], others: Mapping[str, list[dict[str, Any]]]
 ) -> list[Row]:
     def total(of: list[dict[str, Any]], name: str) -> float:
         return float(sum(each[name] for each in of))
@@ -314,14 +318,17 @@ def _requestRows(
             0.0,
             note(swapping),
         ),
-        Row(
-            f"beside: {slow}, as long without a swap",
-            "",
-            [total(calm, "slow")],
-            [],
-            "",
-            None,
-            None,
-            note(calm),
+        *(
+            Row(
+                f"beside: {slow}, during {during}",
+                "",
+                [total(each, "slow")],
+                [],
+                "",
+                None,
+                None,
+                note(each),
+            )
+            for during, each in others.items()
         ),
     ]

@@ -22,14 +22,12 @@ import muninn
 
 
 def serve(name: str) -> None:
-    bundle = muninn.openBundle(name)
+    follower = muninn.followBundle(name)
     print(json.dumps({"pid": os.getpid()}), flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
-        if not bundle.isCurrent:
-            # The old version's memory is freed when its last worker lets go.
-            with bundle:
-                bundle = muninn.openBundle(name)
+        # The old version's memory is freed when its last worker lets go.
+        bundle = follower.newest()
         vocabulary = bundle[model.VOCABULARY].tobytes().decode()
         vector = embedded([line], vocabulary, bundle[model.WORDS])
         answer = {

@@ -34,7 +34,7 @@ VARIABLE = "TEST_LOCK_ORDER"
 
 #: Outermost first: a thread that owns a lock may take the locks that stand below it.
 ORDER = [
-    "torch._changed",
+    "torch.following._changed",
     "session.leaving.changing",
     "kernels.numbacuda._entering",
     "interop.dlpack._taking",

@@ -30,6 +30,7 @@ LAYERS = (
     "session",
     "sync",
     "api",
+    "torch",
     "cli",
 )
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}

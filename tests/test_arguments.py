@@ -46,6 +46,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: muninn.openBundle("n", tenat="x"),
         "openBundle.*'tenat': did you mean 'tenant'",
     ),  # type: ignore[call-arg]
+    "followBundle": (
+        lambda: muninn.followBundle("n", ahea=True),
+        "followBundle.*'ahea': did you mean 'ahead'",
+    ),  # type: ignore[call-arg]
     "shareBundle": (
         lambda: muninn.shareBundle({"a": A}, mod="x"),
         "shareBundle.*'mod': did you mean 'mode'",

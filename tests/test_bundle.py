@@ -187,12 +187,10 @@ def test_aManifestOfWhatNoBundleHoldsIsRefused(entries: object) -> None:
     were those of numpy, and some came only when an array was asked for.
     """
     raw = msgpack.packb(entries)
-    memory = SimpleNamespace(copyBytes=lambda *_: raw)
+    held = SimpleNamespace(
+        description=describe("model", sizeBytes=4096, metaBytes=len(raw)),
+        memory=SimpleNamespace(copyBytes=lambda *_: raw),
+    )
+    held.segments = (held,)
     with pytest.raises(errors.ControlBlockInvalid, match="manifest"):
-        unpacked(
-            SimpleNamespace(
-                description=describe("model", sizeBytes=4096, metaBytes=len(raw)),
-                memory=memory,
-                parts=(),
-            )
-        )  # type: ignore[arg-type]
+        unpacked(held)  # type: ignore[arg-type]

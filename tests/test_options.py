@@ -151,6 +151,10 @@ WORDS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: muninn.openBundle("n", renew="aut"),
         r"^openBundle: renew 'aut' .*'auto'",
     ),  # type: ignore[arg-type]
+    "followBundle": (
+        lambda: muninn.followBundle("n", "readwrite"),
+        r"^followBundle: access 'readwrite' .*'readWrite'",
+    ),  # type: ignore[arg-type]
 }
 
 

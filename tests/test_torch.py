@@ -19,7 +19,7 @@ import pytest
 
 import muninn
 from muninn.errors import BufferMismatch, BufferNotFound, InvalidArgument
-from support import Actor, leftovers
+from support import Actor, eventually, leftovers
 
 Start = Callable[..., Actor]
 
@@ -468,13 +468,13 @@ def test_aVersionThatDoesNotFitIsAttachedOnce(
     follower = lab.muninn.followModule(lab.model(), "model")
     wider = muninn.publish("model", lab.model(6))
     opened = list[str]()
-    original = lab.muninn._opened
+    original = lab.muninn.attaching.opened
 
     def opening(name: str) -> Any:
         opened.append(name)
         return original(name)
 
-    monkeypatch.setattr(lab.muninn, "_opened", opening)
+    monkeypatch.setattr(lab.muninn.following, "opened", opening)
     errors = []
     for _ in range(3):
         with pytest.raises(BufferMismatch, match=r"\(7, 4\)") as raised:
@@ -488,6 +488,57 @@ def test_aVersionThatDoesNotFitIsAttachedOnce(
     assert lab.answer(follower.module) == lab.answer(model)
     follower(torch.arange(5))
     assert follower.bundle.isCurrent
+
+
+def test_aheadNoCallAttaches(
+    domain: str, lab: Any, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [lab.model() for _ in range(4)]
+    expected = [lab.answer(model) for model in models]
+    lab.muninn.shareModule(models[0], "model")
+    follower = lab.muninn.followModule(lab.model().eval(), "model", ahead=True)
+    tokens = torch.arange(5)
+
+    def answer() -> Any:
+        with torch.no_grad():
+            return follower(tokens).tolist()
+
+    assert answer() == expected[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.muninn.following, "attached", lambda *_: pytest.fail("a call attaches"))
+        for model, wanted in zip(models[1:3], expected[1:3], strict=True):
+            muninn.publish("model", model).close()
+            seen = [answer()]
+            eventually(lambda: seen.append(answer()) or seen[-1] == wanted, "it is ready")
+            assert all(each in expected for each in seen)
+        assert follower.module.head.weight is follower.module.embedding.weight
+        eventually(lambda: len(muninn.listBuffers()) == 1, "the older ones are let go")
+    # What the thread has prepared is for the module as it was.
+    muninn.publish("model", models[3]).close()
+    eventually(lambda: follower._upcoming.ready().bundle.isCurrent, "it is prepared")
+    follower.module.head.weight = torch.nn.Parameter(torch.ones(1))
+    follower.module.embedding.requires_grad_(False)
+    with pytest.raises(BufferMismatch, match=r"tied|shape"):
+        answer()
+    follower.module.head.weight = follower.module.embedding.weight
+    assert answer() == expected[3]
+    assert not follower.module.embedding.weight.requires_grad
+
+
+def test_aheadAVersionThatDoesNotFitIsSaid(domain: str, lab: Any, torch: Any) -> None:
+    model = lab.model()
+    lab.muninn.shareModule(model, "model")
+    follower = lab.muninn.followModule(lab.model(), "model", ahead=True)
+    muninn.publish("model", lab.model(6)).close()
+    eventually(lambda: follower._upcoming.hasFailed, "it is found not to fit")
+    for _ in range(2):
+        with pytest.raises(BufferMismatch, match=r"\(7, 4\)"):
+            follower(torch.arange(5))
+    muninn.publish("model", model).close()
+    eventually(lambda: not follower._upcoming.hasFailed, "the next one fits")
+    follower(torch.arange(5))
+    assert follower.bundle.isCurrent
+    eventually(lambda: len(muninn.listBuffers()) == 1, "the others are let go")
 
 
 def test_anInterruptedAttachLeavesTheModuleWhole(domain: str, lab: Any, torch: Any) -> None:

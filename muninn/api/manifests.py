@@ -17,6 +17,7 @@ from muninn.control import layout
 from muninn.errors import ControlBlockInvalid, InvalidDtype
 from muninn.interop.elements import asElement
 from muninn.session.openbuffer import OpenBuffer
+from muninn.system.beside import rest
 
 
 def packed(entries: Mapping[str, Region]) -> bytes:
@@ -37,15 +38,15 @@ def unpacked(openBuffer: OpenBuffer) -> dict[str, Region]:
     try:
         listed = msgpack.unpackb(raw)
         elements = {text: asElement(text) for text in {text for _, _, _, text, _ in listed}}
-        entries = {
-            key: Region(offset, tuple(shape), elements[text], segment)
-            for key, offset, shape, text, segment in listed
-        }
+        entries = {}
+        for key, offset, shape, text, segment in listed:
+            entries[key] = Region(offset, tuple(shape), elements[text], segment)
+            rest()
     except (ValueError, TypeError, RecursionError, InvalidDtype, msgpack.UnpackException) as error:
         raise ControlBlockInvalid(
             f"the manifest of bundle {description.name!r} is damaged: {error}"
         ) from error
-    sizes = [each.description.sizeBytes for each in (openBuffer, *openBuffer.parts)]
+    sizes = [each.description.sizeBytes for each in openBuffer.segments]
     if not entries or not all(_isInside(key, entry, sizes) for key, entry in entries.items()):
         raise ControlBlockInvalid(
             f"the manifest of bundle {description.name!r} names no arrays, or some that are "
@@ -64,6 +65,7 @@ def _isInside(key: Any, region: Region, sizes: Sequence[int]) -> bool:
     for number in (offset, segment, *shape):
         if type(number) is not int or number < 0:
             return False
+    rest()
     if segment >= len(sizes):
         return False
     takenBytes = region.sizeBytes

@@ -48,6 +48,7 @@ from muninn.interop.elements import (
 )
 from muninn.interop.layouts import MAX_DIMENSIONS, compactStrides, layoutProblem, packedStrides
 from muninn.interop.loans import Loan
+from muninn.system.beside import rest
 from muninn.system.forks import Guard
 
 #: Between the look at a capsule and its renaming, no other thread may take it. A
@@ -207,6 +208,7 @@ def exportCapsules(
     for offset, shape, element in parts:
         capsules.append(loan.capsule(first, address + offset, shape, element))
         first += 2 * len(shape)
+        rest()
     return capsules
 
 

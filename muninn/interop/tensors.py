@@ -12,6 +12,7 @@ from muninn.errors import InvalidArgument
 from muninn.interop.arrays import LEGACY_STREAM, ForeignArray
 from muninn.interop.elements import torchElement
 from muninn.interop.layouts import packedStrides
+from muninn.system.beside import rest
 
 #: The parts of a tensor whose values are not in one array, by its layout.
 _PARTS = {
@@ -173,6 +174,7 @@ def placesOf(module: Any) -> list[Place]:
                 for name, value in parts.items()
                 if value is not None
             ]
+            rest()
     return found
 
 

@@ -1,0 +1,115 @@
+"""Following: the newest version of a bundle, for a program that uses it again and again."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import TracebackType
+
+from muninn.api.bundle import Bundle
+from muninn.api.opening import openAny
+from muninn.api.upcoming import Upcoming
+from muninn.arguments import named
+from muninn.errors import BufferFreed
+from muninn.terms import OpenAccessWord
+
+
+class BundleFollower:
+    """The newest version of a bundle. `followBundle` makes one."""
+
+    def __init__(
+        self,
+        name: str,
+        access: OpenAccessWord,
+        timeout: float | None,
+        ahead: bool,
+        tenant: str | None,
+    ) -> None:
+        self._name = name
+        self._open = partial(_opened, name, access, tenant=tenant)
+        self._bundle = self._open(timeout)
+        self._upcoming = Upcoming(self._bundle, self._open, _asItIs) if ahead else None
+        self._isClosed = False
+
+    def newest(self) -> Bundle:
+        """The newest version, open. Keep it for as long as its arrays belong together:
+        the next call may answer with a newer one. The one before is let go when nothing
+        of the program refers to it.
+
+        Called by any thread.
+
+        Raises
+        ------
+        BufferNotFound
+            The name was freed, and nothing was published since.
+        BufferFreed
+            This object is closed.
+        """
+        if not self._bundle.isCurrent:
+            if self._isClosed:
+                raise BufferFreed(f"this follower of {self._name!r} is closed")
+            upcoming = self._upcoming
+            if upcoming is None or upcoming.hasFailed:
+                self._bundle = self._open()
+            elif (prepared := upcoming.ready()) is not None:
+                self._bundle = prepared.bundle
+        return self._bundle
+
+    def close(self) -> None:
+        """Close the newest version, and follow no longer."""
+        self._upcoming, self._isClosed = None, True
+        self._bundle.close()
+
+    def __enter__(self) -> BundleFollower:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _opened(
+    name: str, access: OpenAccessWord, timeout: float | None = None, *, tenant: str | None
+) -> Bundle:
+    return Bundle(openAny(name, access, timeout, tenant=tenant, caller="followBundle"))
+
+
+def _asItIs(bundle: Bundle) -> None:
+    """A program needs nothing but the open bundle."""
+
+
+@named
+def followBundle(
+    name: str,
+    access: OpenAccessWord = "readOnly",
+    timeout: float | None = None,
+    *,
+    ahead: bool = False,
+    tenant: str | None = None,
+) -> BundleFollower:
+    """Open a bundle, and newer versions of it as they are published.
+
+    Parameters
+    ----------
+    name, access, timeout, tenant
+        As in `openBundle`.
+    ahead
+        Whether a thread of this process opens newer versions. `newest` then never waits
+        for an opening: it answers with the version before until the newer one is open,
+        milliseconds after its publication. Without it, `newest` opens it, and what was
+        published before the call is what it answers with.
+
+    Returns
+    -------
+    BundleFollower
+        Its method `newest` gives the bundle.
+
+    Raises
+    ------
+    BufferNotFound, BufferMismatch, PermissionDenied
+        As from `openBundle`.
+    """
+    return BundleFollower(name, access, timeout, ahead, tenant)
