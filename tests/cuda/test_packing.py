@@ -163,7 +163,8 @@ def test_aCopyThatFailsLeavesNothing(
         kind = "CUDAError" if "Launch" in fault else "DeviceUnavailable|QuotaExceeded"
         assert raised.value.kind in kind.split("|"), fault
         assert muninn.listBuffers() == []
-        eventually(lambda: freeBytes() >= before, "the memory is free again")
+        # Less the block by which the maker waits for its context.
+        eventually(lambda: freeBytes() >= before - (2 << 20), "the memory is free again")
     assert maker.do(f"muninn.share(mine[:, ::2], 'a', mode={mode!r}).nbytes") == 8 << 20
 
 

@@ -12,8 +12,8 @@ There are two ways to wait for a context (both seen on an H200).
 *By a block.* The thread frees a small block of the GPU's memory, which the driver does
 after all work of the context. Meanwhile every thread that launches, copies or allocates
 is stopped. So the thread does this only while no stream waits for anything but the GPU.
-The block is of VRAM, because to allocate a page of host memory stops the other threads
-for 1.5 ms each time, and a small block of VRAM for 3 us.
+The block is of VRAM as long as there is some, because to allocate a page of host memory
+stops the other threads for 1.5 ms each time, and a small block of VRAM for 3 us.
 
 *By synchronizing.* cuCtxSynchronize stops no thread, but it breaks the capture of any
 stream of that context. The thread does this when some stream still waits after
@@ -26,7 +26,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from cuda.bindings import driver as cu
 
@@ -48,6 +48,9 @@ _QUIET_BOUND_SECONDS = 2.0
 _BLOCK_BYTES = 4096
 #: The driver's answers while another thread captures a stream, which will end.
 _CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT"))
+
+
+_Block: TypeAlias = tuple[Callable[..., Any], int]
 
 
 class _Deferred(NamedTuple):
@@ -72,9 +75,9 @@ class DeferredFree:
 
     def __init__(self, contexts: Callable[[], dict[int, Any]]) -> None:
         self._contexts = contexts
-        #: A block of each context, to wait by. It is made ahead, because there may be no
-        #: memory left when it is needed.
-        self._blocks: dict[int, int] = {}
+        #: A block of each context, to wait by, and the function that frees it. It is made
+        #: ahead, because there may be no memory left when it is needed.
+        self._blocks: dict[int, _Block] = {}
         #: Contexts that were destroyed or have failed.
         self._over: set[int] = set()
         #: Finalizers put into it at any point of any thread, which only this queue
@@ -111,6 +114,9 @@ class DeferredFree:
 
     def _run(self) -> None:
         driver.leaveCaptures()
+        for number, each in self._contexts().items():
+            if self._isThere(number, each):
+                self._makeBlock(number, each)
         while True:
             batch = [self._deferred.get()]
             while not self._deferred.empty():
@@ -186,15 +192,20 @@ class DeferredFree:
         """Wait until a context has done its work; False where there is no block for it."""
         try:
             with Entered(context):
-                block = self._blocks.pop(contextId, None) or _block()
+                if contextId not in self._blocks:
+                    self._blocks[contextId] = _made()
+                free, block = self._blocks.pop(contextId)
                 # Before the other is freed, whose room others would take.
-                with contextlib.suppress(DriverError):  # the next time is another chance
-                    self._blocks[contextId] = _block()
-                call(cu.cuMemFree, block)
+                self._makeBlock(contextId, context)
+                call(free, block)
         except DriverError as error:
-            _log.debug("no block of VRAM to wait by: %s", error)
+            _log.debug("no block to wait by: %s", error)
             return False
         return True
+
+    def _makeBlock(self, contextId: int, context: Any) -> None:
+        with contextlib.suppress(DriverError), Entered(context):
+            self._blocks[contextId] = _made()  # or the next time is another chance
 
     def _awaitBySynchronizing(self, contextId: int, context: Any) -> None:
         while True:
@@ -214,8 +225,13 @@ class DeferredFree:
             clock.sleep(_AGAIN_SECONDS)
 
 
-def _block() -> int:
-    return int(call(cu.cuMemAlloc, _BLOCK_BYTES))
+def _made() -> _Block:
+    """A block of VRAM; a page of host memory where no VRAM is left."""
+    try:
+        return cu.cuMemFree, int(call(cu.cuMemAlloc, _BLOCK_BYTES))
+    except DriverError:
+        flags = cu.CU_MEMHOSTALLOC_PORTABLE
+        return cu.cuMemFreeHost, int(call(cu.cuMemHostAlloc, _BLOCK_BYTES, flags))
 
 
 def _disposeNow(batch: list[_Deferred]) -> None:
