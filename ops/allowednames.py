@@ -10,10 +10,6 @@ is used elsewhere, or no longer exists.
 _.waitNextAsync
 _.PromotionDenied
 _.NvmeSpillUnavailable
-_.followModule
-_.stateDict
-_.missingKeys
-_.unexpectedKeys
 
 # The commands of the inspector, which `muninn/cli/main.py` names as `module:function`.
 _.runAlloc

@@ -188,6 +188,18 @@ def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SEC
     return value
 
 
+def seenUntil(wanted: Any, look: Callable[[], Any]) -> list[Any]:
+    """What `look` returns again and again, up to `wanted`."""
+    seen: list[Any] = []
+
+    def isReached() -> bool:
+        seen.append(look())
+        return bool(seen[-1] == wanted)
+
+    eventually(isReached, f"{wanted} is seen")
+    return seen
+
+
 def leftovers(domain: str) -> list[str]:
     """The segments of the domain, by their names below `/dev/shm`."""
     folder = f"muninn-{os.getuid()}-{domain}.d"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import following, upcoming
+from muninn.api import following
 from muninn.errors import BrokerUnavailable, BufferFreed, BufferNotFound
+from muninn.session import membership
 from muninn.system import clock
 from muninn.system.beside import besideTheProgram, rest
 from support import Actor, eventually
@@ -138,9 +140,15 @@ def test_theThreadEndsWithItsFollower(domain: str) -> None:
     followers.clear()
     gc.collect()
     eventually(lambda: not running(), "the thread has ended")
-    with muninn.followBundle("m", ahead=True):
+    with muninn.followBundle("m", ahead=True) as follower:
         assert running() == 1
     eventually(lambda: not running(), "the thread of a closed follower has ended")
+    with pytest.raises(BufferFreed):
+        follower.newest()
+
+
+def _raise() -> muninn.Bundle:
+    raise BrokerUnavailable("for a moment")
 
 
 def test_anErrorOfTheThreadIsTheProgramsToSee(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +159,7 @@ def test_anErrorOfTheThreadIsTheProgramsToSee(domain: str, monkeypatch: pytest.M
     with muninn.followBundle("m", ahead=True) as follower:
         ahead = follower._upcoming
         assert ahead is not None
-        monkeypatch.setattr(
-            upcoming, "current", lambda: (_ for _ in ()).throw(BrokerUnavailable("x"))
-        )
+        monkeypatch.setattr(ahead, "_openNewest", _raise)
         publish(2)
         eventually(lambda: ahead.hasFailed, "the thread has tried")
         assert valueOf(follower.newest()) == 2
@@ -163,16 +169,22 @@ def test_anErrorOfTheThreadIsTheProgramsToSee(domain: str, monkeypatch: pytest.M
         eventually(lambda: valueOf(follower.newest()) == 3, "it goes on")
 
 
-def test_aForkedChildFollowsByItself(domain: str, actor: Start) -> None:
+@pytest.mark.parametrize("hasThread", [True, False])
+def test_aForkedChildFollowsByItself(domain: str, actor: Start, hasThread: bool) -> None:
+    """Without a thread of its own, as if that had not begun yet, it opens the version
+    itself at once.
+    """
     publish(1)
     parent = actor(
-        "import os, time\n"
+        "import os, time, types\n"
+        "from muninn.api import upcoming\n"
         "follower = muninn.followBundle('m', ahead=True)\n"
         "reading, writing = os.pipe()\n"
         "going, go = os.pipe()\n"
         "if (child := os.fork()) == 0:\n"
         "    os.read(going, 1)\n"
-        "    deadline = time.monotonic() + 60\n"
+        f"    deadline = time.monotonic() + {60 if hasThread else 0}\n"
+        f"    if not {hasThread}: upcoming.threads = types.SimpleNamespace(start=print)\n"
         "    while (value := int(follower.newest()['a'][0])) != 2 and time.monotonic() < deadline:\n"
         "        time.sleep(.002)\n"
         "    os.write(writing, str(value).encode()); os._exit(0)\n"
@@ -188,8 +200,12 @@ def _restOften() -> None:
 
 
 def test_workBesideTheProgramRests(monkeypatch: pytest.MonkeyPatch) -> None:
-    rests = list[float]()
-    monkeypatch.setattr(clock, "sleep", rests.append)
+    rests, own, original = list[float](), threading.get_ident(), clock.sleep
+
+    def sleep(seconds: float) -> None:
+        (rests.append if threading.get_ident() == own else original)(seconds)
+
+    monkeypatch.setattr(clock, "sleep", sleep)
     _restOften()
     assert rests == []
     with besideTheProgram():
@@ -224,6 +240,56 @@ def test_theInterpreterSwitchesOftenMeanwhile() -> None:
         assert sys.getswitchinterval() == 0.001
     finally:
         sys.setswitchinterval(usual)
+
+
+def test_aBundleThatTheProgramClosedIsOpenedAgain(domain: str) -> None:
+    publish(1)
+    for ahead in (False, True):
+        with muninn.followBundle("m", ahead=ahead) as follower:
+            for _ in range(2):
+                with follower.newest() as bundle:
+                    assert valueOf(bundle) == 1
+            publish(1)
+            with follower.newest() as bundle:
+                assert valueOf(bundle) == 1
+            assert valueOf(follower.newest()) == 1
+
+
+def test_whatTheProgramOpenedItselfIsNotTakenBack(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is slow with an older version while the program opens a newer one."""
+    publish(1)
+    begins, mayEnd = queue.SimpleQueue[None](), queue.SimpleQueue[None]()
+    with muninn.followBundle("m", ahead=True) as follower:
+        ahead = follower._upcoming
+        assert ahead is not None
+
+        def slowly(bundle: muninn.Bundle) -> None:
+            begins.put(None)
+            mayEnd.get(timeout=60)
+
+        monkeypatch.setattr(ahead, "_prepare", slowly)
+        publish(2)
+        begins.get(timeout=60)
+        publish(3)
+        monkeypatch.setattr(ahead, "_hasFailed", True)
+        assert valueOf(follower.newest()) == 3
+        publish(4)
+        monkeypatch.setattr(ahead, "_hasFailed", False)
+        mayEnd.put(None)  # the thread is done with 2
+        begins.get(timeout=60)  # and prepares 4
+        assert valueOf(follower.newest()) == 3
+        mayEnd.put(None)
+        eventually(lambda: valueOf(follower.newest()) == 4, "the last one is ready")
+
+
+def test_onlyTheProgramJoins(domain: str) -> None:
+    publish(1)
+    membership.current().leave()
+    with besideTheProgram(), pytest.raises(BrokerUnavailable, match="the program's to do"):
+        muninn.openBundle("m")
+    assert valueOf(muninn.openBundle("m")) == 1
 
 
 def test_manyThreadsFollow(domain: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 import muninn
 from muninn.errors import BufferMismatch, BufferNotFound, InvalidArgument
-from support import Actor, eventually, leftovers
+from support import Actor, eventually, leftovers, seenUntil
 
 Start = Callable[..., Actor]
 
@@ -134,6 +135,34 @@ def test_keysOfOneSideOnlyAreToldAsByLoadStateDict(
     expected = model.load_state_dict(state, strict=False)
     assert attached.missingKeys == expected.missing_keys
     assert attached.unexpectedKeys == expected.unexpected_keys
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"), [("module", "DistributedDataParallel"), ("_orig_mod", "torch.compile")]
+)
+def test_theKeysOfAWrappedModuleAreKnown(
+    domain: str, lab: Any, torch: Any, prefix: str, wrapper: str
+) -> None:
+    inner = torch.nn.Linear(2, 1)
+    outer = torch.nn.Module()
+    outer.register_module(prefix, inner)
+    lab.muninn.shareModule(outer, "outer")
+    with pytest.raises(BufferMismatch, match=rf"Share the `\.{prefix}` of.* {wrapper}"):
+        lab.muninn.attachModule(inner, "outer")
+    lab.muninn.shareModule(inner, "inner")
+    with pytest.raises(BufferMismatch, match=rf"Attach it to the `\.{prefix}` of.* {wrapper}"):
+        lab.muninn.attachModule(outer, "inner")
+    lab.muninn.attachModule(outer, "outer")
+
+
+def test_aQuantizedModuleIsToldWhatToShare(domain: str, lab: Any, torch: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.ao.quantization.quantize_dynamic(
+            torch.nn.Sequential(torch.nn.Linear(2, 1)), dtype=torch.qint8
+        )
+    with pytest.raises(InvalidArgument, match="before it was quantized"):
+        lab.muninn.shareModule(quantized, "quantized")
 
 
 def test_otherShapesAreRefusedAndChangeNothing(domain: str, lab: Any, torch: Any) -> None:
@@ -508,21 +537,39 @@ def test_aheadNoCallAttaches(
         patched.setattr(lab.muninn.following, "attached", lambda *_: pytest.fail("a call attaches"))
         for model, wanted in zip(models[1:3], expected[1:3], strict=True):
             muninn.publish("model", model).close()
-            seen = [answer()]
-            eventually(lambda: seen.append(answer()) or seen[-1] == wanted, "it is ready")
-            assert all(each in expected for each in seen)
+            assert all(each in expected for each in seenUntil(wanted, answer))
         assert follower.module.head.weight is follower.module.embedding.weight
         eventually(lambda: len(muninn.listBuffers()) == 1, "the older ones are let go")
     # What the thread has prepared is for the module as it was.
     muninn.publish("model", models[3]).close()
     eventually(lambda: follower._upcoming.ready().bundle.isCurrent, "it is prepared")
-    follower.module.head.weight = torch.nn.Parameter(torch.ones(1))
     follower.module.embedding.requires_grad_(False)
-    with pytest.raises(BufferMismatch, match=r"tied|shape"):
-        answer()
-    follower.module.head.weight = follower.module.embedding.weight
-    assert answer() == expected[3]
+    assert answer() == expected[3] and follower.bundle.isCurrent
     assert not follower.module.embedding.weight.requires_grad
+    eventually(lambda: len(muninn.listBuffers()) == 1, "what was prepared is let go")
+
+
+@pytest.mark.parametrize("isShared", [True, False])
+def test_aheadAModuleThatTheProgramChangedIsAttachedAnew(
+    domain: str, lab: Any, torch: Any, isShared: bool
+) -> None:
+    """A submodule was replaced after the thread had prepared the version."""
+    lab.muninn.shareModule(lab.model(), "model")
+    follower = lab.muninn.followModule(lab.model().eval(), "model", ahead=True)
+    newest = lab.model()
+    muninn.publish("model", newest).close()
+    eventually(lambda: follower._upcoming.ready(), "it is prepared")
+    follower.module.norm = torch.nn.BatchNorm1d(4 if isShared else 3).eval()
+    follower.module.again = follower.module.norm
+    if not isShared:
+        for _ in range(2):
+            with pytest.raises(BufferMismatch, match="norm"):
+                follower(torch.arange(5))
+        assert follower.module.norm.weight.shape == (3,)
+        return
+    follower(torch.arange(5))
+    assert torch.equal(follower.module.norm.weight, newest.norm.weight)
+    assert lab.answer(follower.module) == lab.answer(newest)
 
 
 def test_aheadAVersionThatDoesNotFitIsSaid(domain: str, lab: Any, torch: Any) -> None:

@@ -138,6 +138,11 @@ class Attachment:
         return private
 
     @property
+    def isClosed(self) -> bool:
+        """Whether this object was closed."""
+        return self._openBuffer is None
+
+    @property
     def isCurrent(self) -> bool:
         """Whether `open` would give this version of the name. False for a buffer that
         was freed, or whose name a newer version has (`muninn.publish`), and for a

@@ -10,7 +10,7 @@ from muninn.api.opening import openAny
 from muninn.api.upcoming import Upcoming
 from muninn.arguments import named
 from muninn.errors import BufferFreed
-from muninn.terms import OpenAccessWord
+from muninn.terms import OpenAccessWord, asName
 
 
 class BundleFollower:
@@ -24,8 +24,8 @@ class BundleFollower:
         ahead: bool,
         tenant: str | None,
     ) -> None:
-        self._name = name
-        self._open = partial(_opened, name, access, tenant=tenant)
+        self._name = asName(name)
+        self._open = partial(_opened, self._name, access, tenant=tenant)
         self._bundle = self._open(timeout)
         self._upcoming = Upcoming(self._bundle, self._open, _asItIs) if ahead else None
         self._isClosed = False
@@ -44,15 +44,25 @@ class BundleFollower:
         BufferFreed
             This object is closed.
         """
-        if not self._bundle.isCurrent:
+        bundle = self._bundle
+        if not bundle.isCurrent:
+            # Another thread may change over too: each answers with what it has found.
+            self._bundle = bundle = self._newer(bundle)
             if self._isClosed:
+                bundle.close()
                 raise BufferFreed(f"this follower of {self._name!r} is closed")
-            upcoming = self._upcoming
-            if upcoming is None or upcoming.hasFailed:
-                self._bundle = self._open()
-            elif (prepared := upcoming.ready()) is not None:
-                self._bundle = prepared.bundle
-        return self._bundle
+        return bundle
+
+    def _newer(self, bundle: Bundle) -> Bundle:
+        """The version to change over to from one that is not current."""
+        upcoming = self._upcoming
+        if upcoming is None or upcoming.hasFailed or bundle.buffer.isClosed:
+            newest = self._open()
+            if upcoming is not None:
+                upcoming.forget()
+            return newest
+        prepared = upcoming.ready()
+        return bundle if prepared is None else prepared.bundle
 
     def close(self) -> None:
         """Close the newest version, and follow no longer."""
@@ -97,10 +107,11 @@ def followBundle(
     name, access, timeout, tenant
         As in `openBundle`.
     ahead
-        Whether a thread of this process opens newer versions. `newest` then never waits
+        Whether a thread of this process opens newer versions. `newest` then does not wait
         for an opening: it answers with the version before until the newer one is open,
-        milliseconds after its publication. Without it, `newest` opens it, and what was
-        published before the call is what it answers with.
+        milliseconds after its publication. It opens the version itself where the thread
+        could not, and at first in a forked child. Without `ahead`, `newest` opens it, and
+        what was published before the call is what it answers with.
 
     Returns
     -------

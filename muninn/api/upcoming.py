@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from muninn.api.bundle import Bundle
-from muninn.session.membership import current, isJoined
+from muninn.errors import ThreadsExhausted
+from muninn.session.membership import joined
 from muninn.session.names import NameWatch
 from muninn.session.standing import Standing
+from muninn.session.tables import Tables
 from muninn.sync.versions import Version
 from muninn.system import clock, threads
 from muninn.system.beside import besideTheProgram
@@ -57,13 +59,15 @@ class Upcoming(Generic[Value]):
         self._seen = Version.of(bundle.buffer._checked())
         self._ready: Prepared[Value] | None = None
         self._hasFailed = False
+        #: How often the program has opened the newest version itself.
+        self._forgotten = 0
         self._pid = 0
         self._start()
 
     @property
     def hasFailed(self) -> bool:
         """Whether the program is to open the newest version itself: the thread could not,
-        or this is a forked child whose thread has just begun.
+        there is none, or this is a forked child whose thread has just begun.
         """
         self._start()
         return self._hasFailed
@@ -75,41 +79,54 @@ class Upcoming(Generic[Value]):
         self._start()
         return self._ready
 
+    def forget(self) -> None:
+        """Let go what is prepared or being prepared: the program has opened the newest
+        version itself.
+        """
+        self._forgotten += 1
+        self._ready = None
+
     def _start(self) -> None:
         if self._pid != os.getpid():
             # A forked child can not use an older version that it has not used before.
             self._ready, self._hasFailed = None, self._pid != 0
-            this = weakref.ref(self)
-            threads.start(lambda: _run(this), "muninn-upcoming")
-            self._pid = os.getpid()
+            self._pid, this = os.getpid(), weakref.ref(self)
+            try:
+                threads.start(lambda: _run(this), "muninn-upcoming")
+            except (ThreadsExhausted, RuntimeError):
+                self._hasFailed = True
 
-    def _look(self) -> NameWatch:
+    def _look(self, tables: Tables) -> NameWatch:
         """Prepare the newest version if it is a newer one. Returns the watch over the
         name, as it was before this look.
         """
-        tables = current().tables
         watch = NameWatch(tables, self._name)
         watch.see()
         if self._seen.rows is not tables.rows or not self._seen.isCurrent:
+            before = self._forgotten
             with besideTheProgram():
                 bundle = self._openNewest()
                 self._seen = Version.of(bundle.buffer._checked())
-                self._ready = Prepared(bundle, self._prepare(bundle))
+                prepared = Prepared(bundle, self._prepare(bundle))
+            if before == self._forgotten:
+                self._ready = prepared
             self._hasFailed = False
         return watch
 
 
 def _run(upcoming: weakref.ref[Upcoming[Value]]) -> None:
     while (each := upcoming()) is not None and not Standing.isExiting:
-        watch = None
+        membership, watch = joined(), None
         try:
-            if isJoined():  # to join is the program's to do, which may be about to end
-                watch = each._look()
+            if membership is not None:  # to join is the program's to do
+                watch = each._look(membership.tables)
         except Exception as error:
             # The program makes its own attempt then, and is told why it fails.
             _log.debug("a newer version of %r is not prepared: %s", each._name, error)
         if watch is None:
+            # In this order: what is prepared is taken only while nothing has failed.
             each._hasFailed = True
+            each._ready = None
         del each  # this thread does not keep it
         if watch is None:
             clock.sleep(_ERROR_PAUSE_SECONDS)

@@ -5,6 +5,7 @@ a program that has done so.
 
 from __future__ import annotations
 
+import operator
 import sys
 from typing import Any, NamedTuple
 
@@ -136,7 +137,8 @@ def isModule(value: object) -> bool:
 
 
 class Place(NamedTuple):
-    """Where a module keeps one of its parameters or buffers.
+    """Where a module keeps one of its parameters or buffers, and which one it was when
+    the place was looked up.
 
     Attributes
     ----------
@@ -153,10 +155,32 @@ class Place(NamedTuple):
     parts: dict[str, Any]
     name: str
     isNeeded: bool
+    tensor: Any
+
+
+class Structure:
+    """What a module and its submodules are made of, to be told whether they still are."""
+
+    def __init__(self, module: Any) -> None:
+        self._parts = [
+            parts
+            for owner in module.modules()
+            for parts in (owner._modules, owner._parameters, owner._buffers)
+        ]
+        self._values = self._now()
 
     @property
-    def tensor(self) -> Any:
-        return self.parts[self.name]
+    def isInForce(self) -> bool:
+        """Whether no submodule, parameter or buffer was added, taken away or replaced."""
+        now = self._now()
+        return len(now) == len(self._values) and all(map(operator.is_, now, self._values))
+
+    def forget(self) -> None:
+        """Keep nothing any more. It is in force never again."""
+        self._parts, self._values = [], [None]
+
+    def _now(self) -> list[Any]:
+        return [value for parts in self._parts for value in parts.values()]
 
 
 def placesOf(module: Any) -> list[Place]:
@@ -170,7 +194,7 @@ def placesOf(module: Any) -> list[Place]:
         own = owner._non_persistent_buffers_set
         for parts in (owner._parameters, owner._buffers):
             found += [
-                Place(f"{prefix}.{name}" if prefix else name, parts, name, name not in own)
+                Place(f"{prefix}.{name}" if prefix else name, parts, name, name not in own, value)
                 for name, value in parts.items()
                 if value is not None
             ]
@@ -188,17 +212,24 @@ def moduleState(module: Any) -> dict[str, Any]:
         buffers, as by `get_extra_state`.
     """
     state = {place.key: place.tensor for place in placesOf(module)}
+    known = {id(tensor) for tensor in state.values()}
+    others = {
+        key: value
+        for key, value in module.state_dict(keep_vars=True).items()
+        if id(value) not in known
+    }
+    for key, value in sorted(others.items(), key=lambda item: isTensor(item[1])):
+        raise InvalidArgument(
+            f"{key} of a {type(module).__name__} is neither a parameter nor a buffer, so that "
+            "attaching a module would lose it",
+            "Share its state by shareBundle, and load that by load_state_dict"
+            if isTensor(value)
+            else f"It is a {type(value).__name__}: share the module as it was before it was "
+            "quantized or packed, and do that in each process",
+        )
     if not state:
         raise InvalidArgument(
             f"a {type(module).__name__} has no parameters and no buffers to share",
             "Share a module that has weights",
         )
-    known = {id(tensor) for tensor in state.values()}
-    for key, value in module.state_dict(keep_vars=True).items():
-        if id(value) not in known:
-            raise InvalidArgument(
-                f"{key} of a {type(module).__name__} is neither a parameter nor a buffer, so "
-                "that attaching a module would lose it",
-                "Share its state by shareBundle, and load that by load_state_dict",
-            )
     return state

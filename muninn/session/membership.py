@@ -25,12 +25,15 @@ from muninn.session.leaving import LEAVE_BOUND_SECONDS, changing
 from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
 from muninn.system import green
 from muninn.system.aside import Job, refuseOwn
+from muninn.system.beside import worksBeside
+from muninn.system.logs import Log
 from muninn.system.oserrors import typedErrors
 
 if TYPE_CHECKING:
     from muninn.session.finalization import FinalizingMembership
     from muninn.session.member import Membership
 
+_log = Log("muninn.session")
 _current: Membership | None = None
 #: The join that is under way, if there is one. Single steps of C look it up and put it
 #: in, since a signal handler may join as well.
@@ -51,8 +54,13 @@ def importEarly() -> None:
     """Import what the first join would, for a program that is about to join: 10 ms, and
     30 ms where the bindings of CUDA are new to it too. Joins and starts nothing.
     """
-    _loaded()
-    importBackEnd()
+    with changing.lock:
+        _loaded()
+        try:
+            importBackEnd()
+        except Exception as error:
+            # The first join says so, if it needs the back-end.
+            _log.debug("the back-end can not be imported: %s", error)
 
 
 def _loaded() -> _Classes:
@@ -90,6 +98,8 @@ def _joinNow(preferred: bool = False) -> Membership:
     same join, or finds its result.
     """
     global _current
+    if worksBeside():
+        raise BrokerUnavailable("to join the domain is the program's to do")
     if sys.is_finalizing():
         # Nothing can be imported any more, so this raises if the process never joined.
         finalizing = _loaded().finalizing
@@ -152,9 +162,15 @@ def joinPreferred() -> Membership:
     return membership
 
 
+def joined() -> Membership | None:
+    """The membership of this process; None if it is in no domain now."""
+    membership = _current
+    return None if membership is None or membership.isStale() else membership
+
+
 def isJoined() -> bool:
     """Whether this process is in a domain now."""
-    return _current is not None and not _current.isStale()
+    return joined() is not None
 
 
 def _leaveAtExit() -> None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from muninn.system import clock, green
+from muninn.errors import ThreadsExhausted
+from muninn.system import clock, green, threads
 
 #: In whole microseconds, so that the interpreter gives it back as it is.
 _OFTEN_SECONDS = 0.000125
@@ -33,16 +34,34 @@ _working: dict[int, int] = {}
 def besideTheProgram() -> Iterator[None]:
     """Within the block this thread works beside the program."""
     thread = green.identity()
-    _working[thread] = 0
-    if sys.getswitchinterval() > _OFTEN_SECONDS:
-        _usual[0] = sys.getswitchinterval()
-        sys.setswitchinterval(_OFTEN_SECONDS)
     try:
+        _working[thread] = 0
+        if (usual := sys.getswitchinterval()) > _OFTEN_SECONDS:
+            _usual[0] = usual
+            sys.setswitchinterval(_OFTEN_SECONDS)
         yield
     finally:
         _working.pop(thread, None)
         if not _working:
             _asUsual()
+
+
+def worksBeside() -> bool:
+    """Whether the calling thread works beside the program."""
+    return bool(_working) and green.identity() in _working
+
+
+def begin(work: Callable[[], object]) -> None:
+    """Call `work` on a thread beside the program; on this one if there is no other."""
+
+    def run() -> None:
+        with besideTheProgram():
+            work()
+
+    try:
+        threads.startBare(run)
+    except (ThreadsExhausted, RuntimeError):
+        work()
 
 
 def rest() -> None:

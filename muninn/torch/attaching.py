@@ -22,6 +22,8 @@ from muninn.terms import Access, Mode
 
 #: The version of DLPack in which a capsule tells that values are padded.
 _VERSION = (1, 1)
+#: What modules that wrap another one put before its keys.
+_WRAPPERS = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
 
 
 class Attached(NamedTuple):
@@ -49,9 +51,9 @@ class Change(NamedTuple):
 
     @property
     def isInForce(self) -> bool:
-        """Whether the module has the old tensor still, as it was."""
-        now = self.place.parts.get(self.place.name)
-        return now is self.old and self.old.requires_grad == self.new.requires_grad
+        """Whether the new one still learns as the old one does."""
+        same: bool = self.old.requires_grad == self.new.requires_grad
+        return same
 
 
 class Fit(NamedTuple):
@@ -117,7 +119,9 @@ def stateDict(name: str) -> dict[str, torch.Tensor]:
     """The tensors of a bundle by their keys, for `load_state_dict(…, assign=True)` and
     other loaders: views of the shared memory, on host memory copy-on-write.
     """
-    return _tensorsOf(opened(name))
+    bundle = opened(name)
+    holdBack(bundle)
+    return _tensorsOf(bundle)
 
 
 def attached(
@@ -126,6 +130,7 @@ def attached(
     """`attachModule` of an open bundle, which is closed if it does not fit."""
     fit = Fit([], [], [])
     try:
+        holdBack(bundle)
         fit = fitOf(module, places, bundle, strict)
         apply(fit.changes)
     except BaseException:
@@ -151,7 +156,8 @@ def fitOf(module: torch.nn.Module, places: list[Place], bundle: Bundle, strict: 
             for place in places
             if id(place.tensor) not in found and (place.isNeeded or place.tensor.is_meta)
         ]
-        unexpected = sorted(set(bundle) - {place.key for place in places})
+        own, theirs = {place.key for place in places}, set(bundle)
+        unexpected = sorted(theirs - own)
         if strict:
             problems += [f"{key} is missing" for key in missing]
             problems += [f"{key} is not the module's" for key in unexpected]
@@ -159,8 +165,7 @@ def fitOf(module: torch.nn.Module, places: list[Place], bundle: Bundle, strict: 
             raise BufferMismatch(
                 f"bundle {bundle.name!r} does not fit a {type(module).__name__}: "
                 f"{_listed(problems)}",
-                "Attach it to the module of the same configuration, or pass strict=False for "
-                "keys that only one side has",
+                _fixFor(own, theirs),
             )
         return Fit(_changes(places, found), missing, unexpected)
     except BaseException:
@@ -168,15 +173,29 @@ def fitOf(module: torch.nn.Module, places: list[Place], bundle: Bundle, strict: 
         raise
 
 
+def _fixFor(own: set[str], theirs: set[str]) -> str:
+    """What to do about a bundle that does not fit, by the keys of the module and its."""
+    for prefix, wrapper in _WRAPPERS.items():
+        inner = prefix.removesuffix(".")
+        if theirs == {prefix + key for key in own}:
+            return f"Share the `.{inner}` of the module that {wrapper} made"
+        if own == {prefix + key for key in theirs}:
+            return f"Attach it to the `.{inner}` of the module that {wrapper} made"
+    return (
+        "Attach it to the module of the same configuration, or pass strict=False for keys that "
+        "only one side has"
+    )
+
+
 def _changes(places: list[Place], found: dict[int, torch.Tensor]) -> list[Change]:
     """The changes of the places for whose tensor there is one in `found`, by its id."""
-    before = [(place, place.tensor) for place in places if id(place.tensor) in found]
+    before = [place for place in places if id(place.tensor) in found]
     # One for all places of a tensor.
     new = {}
-    for _, old in before:
-        new[id(old)] = _like(old, found[id(old)])
+    for place in before:
+        new[id(place.tensor)] = _like(place.tensor, found[id(place.tensor)])
         rest()
-    return [Change(place, old, new[id(old)]) for place, old in before]
+    return [Change(place, place.tensor, new[id(place.tensor)]) for place in before]
 
 
 def apply(changes: list[Change]) -> None:
@@ -192,15 +211,20 @@ def apply(changes: list[Change]) -> None:
         raise
 
 
-def _tensorsOf(bundle: Bundle) -> dict[str, torch.Tensor]:
-    """The arrays of an open bundle as tensors, on the same bytes. The current stream waits
-    for a writer.
-    """
+def holdBack(bundle: Bundle) -> None:
+    """Let the current stream of each GPU of a bundle wait for its writer."""
     openBuffer = bundle.buffer._checked()
-    memories, isWritable = bundle._memories(openBuffer), bundle.buffer.writable
-    for gpu in {memory.gpu for memory in memories if not memory.isHostVisible}:
+    for gpu in bundle.gpus:
+        if openBuffer.memory.isHostVisible:
+            continue  # an emulated one, which PyTorch does not use
         stream = torch.cuda.current_stream(gpu).cuda_stream or arrays.LEGACY_STREAM
         fences.holdBack(openBuffer, stream, writing=False, timeout=None, gpu=gpu)
+
+
+def _tensorsOf(bundle: Bundle) -> dict[str, torch.Tensor]:
+    """The arrays of an open bundle as tensors, on the same bytes."""
+    openBuffer = bundle.buffer._checked()
+    memories, isWritable = bundle._memories(openBuffer), bundle.buffer.writable
     # Capsules, and not arrays: PyTorch has no read-only tensors, and would be warned of
     # that for each.
     found: dict[str, torch.Tensor] = {}

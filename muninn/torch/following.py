@@ -14,13 +14,21 @@ import torch
 from muninn.api.bundle import Bundle
 from muninn.api.upcoming import Prepared, Upcoming
 from muninn.arguments import named
-from muninn.errors import BufferMismatch, InvalidArgument, ThreadsExhausted
-from muninn.interop.tensors import placesOf
+from muninn.errors import BufferMismatch, InvalidArgument
+from muninn.interop.tensors import Structure, placesOf
 from muninn.sync.versions import Version
-from muninn.system import threads
-from muninn.system.beside import besideTheProgram, rest
+from muninn.system import beside
+from muninn.system.beside import rest
 from muninn.system.green import Condition, identity
-from muninn.torch.attaching import Change, apply, attached, attachModule, fitOf, opened
+from muninn.torch.attaching import (
+    Change,
+    apply,
+    attached,
+    attachModule,
+    fitOf,
+    holdBack,
+    opened,
+)
 
 
 class _Refused(NamedTuple):
@@ -29,6 +37,13 @@ class _Refused(NamedTuple):
     version: Version
     reason: str
     fix: str
+
+
+class _Plan(NamedTuple):
+    """The changes of a module to a version that is prepared, and what it was then."""
+
+    structure: Structure
+    changes: list[Change]
 
 
 class Follower:
@@ -48,7 +63,7 @@ class Follower:
         self._name = name
         self._strict = strict
         self._upcoming = (
-            Upcoming(self.bundle, partial(opened, name), partial(_prepared, module, strict))
+            Upcoming(self.bundle, partial(opened, name), partial(_planned, module, strict))
             if ahead
             else None
         )
@@ -124,20 +139,19 @@ class Follower:
             return None
         return partial(self._takeOver, prepared)
 
-    def _takeOver(self, prepared: Prepared[list[Change]]) -> None:
+    def _takeOver(self, prepared: Prepared[_Plan]) -> None:
         """Change to a version that is prepared, unless the program has changed the
         module meanwhile.
         """
-        if not all(change.isInForce for change in prepared.value):
+        plan, before = prepared.value, self.bundle
+        if not (plan.structure.isInForce and all(each.isInForce for each in plan.changes)):
+            self._refuseAgain()
             self._change()
             return
-        apply(prepared.value)
-        before, self.bundle = self.bundle, prepared.bundle
-        letGo = partial(_letGo, before, prepared.value)
-        try:
-            threads.startBare(letGo)
-        except (ThreadsExhausted, RuntimeError):
-            letGo()
+        holdBack(prepared.bundle)
+        apply(plan.changes)
+        self.bundle = prepared.bundle
+        beside.begin(partial(_letGo, before, plan))
 
     def _change(self) -> None:
         """Attach the newest version in the place of the one that the module is on."""
@@ -149,6 +163,8 @@ class Follower:
             self._refused = _Refused(version, error.reason, error.fix)
             raise
         before, self.bundle = self.bundle, newest
+        if self._upcoming is not None:
+            self._upcoming.forget()
         before.close()
 
     def _refuseAgain(self) -> None:
@@ -178,10 +194,12 @@ def followModule(
     module, name, strict
         As in `attachModule`.
     ahead
-        Whether a thread of this process opens newer versions and makes their tensors. No
-        call waits for that then: calls go on with the version before until the newer one
-        is ready, milliseconds after its publication. Without it the call opens it, and a
-        call that begins after a publication is on what was published.
+        Whether a thread of this process opens newer versions and makes their tensors.
+        Calls do not wait for that then: they go on with the version before until the
+        newer one is ready, a tenth of a second after its publication. A call attaches it
+        itself where the thread could not, where the program has changed the module, and
+        at first in a forked child. Without `ahead`, a call that begins after a
+        publication is on what was published.
 
     Returns
     -------
@@ -200,15 +218,16 @@ def followModule(
     return Follower(module, name, strict, ahead)
 
 
-def _letGo(bundle: Bundle, changes: list[Change]) -> None:
-    """Close the version before, and forget its tensors, to which the changes refer."""
-    with besideTheProgram():
-        while changes:
-            changes.pop()
-            rest()
-        bundle.close()
+def _letGo(bundle: Bundle, plan: _Plan) -> None:
+    """Close the version before, and forget its tensors, to which the plan refers."""
+    plan.structure.forget()
+    while plan.changes:
+        plan.changes.pop()
+        rest()
+    bundle.close()
 
 
-def _prepared(module: torch.nn.Module, strict: bool, bundle: Bundle) -> list[Change]:
-    """What an open version changes in the module, made on a thread beside the program's."""
-    return fitOf(module, placesOf(module), bundle, strict).changes
+def _planned(module: torch.nn.Module, strict: bool, bundle: Bundle) -> _Plan:
+    """What an open version changes in the module, made on a thread beside the program."""
+    structure = Structure(module)  # first: what changes from here on is seen
+    return _Plan(structure, fitOf(module, placesOf(module), bundle, strict).changes)

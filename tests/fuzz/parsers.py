@@ -206,11 +206,11 @@ class DescriptionTarget(Target):
 
 def _openBuffer(raw: bytes, sizeBytes: int) -> Any:
     memory = SimpleNamespace(copyBytes=lambda *_: raw)
-    return SimpleNamespace(
-        description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)),
-        memory=memory,
-        parts=(SimpleNamespace(description=describe("part", sizeBytes=sizeBytes)),),
+    held = SimpleNamespace(
+        description=describe("bundle", sizeBytes=sizeBytes, metaBytes=len(raw)), memory=memory
     )
+    held.segments = (held, SimpleNamespace(description=describe("part", sizeBytes=sizeBytes)))
+    return held
 
 
 class ManifestTarget(Target):
