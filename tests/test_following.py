@@ -22,7 +22,7 @@ from muninn.errors import BrokerUnavailable, BufferFreed, BufferNotFound
 from muninn.session import membership
 from muninn.system import clock
 from muninn.system.beside import besideTheProgram, rest
-from support import Actor, eventually
+from support import Actor, eventually, program
 
 Start = Callable[..., Actor]
 
@@ -171,24 +171,8 @@ def test_anErrorOfTheThreadIsTheProgramsToSee(domain: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("hasThread", [True, False])
 def test_aForkedChildFollowsByItself(domain: str, actor: Start, hasThread: bool) -> None:
-    """Without a thread of its own, as if that had not begun yet, it opens the version
-    itself at once.
-    """
     publish(1)
-    parent = actor(
-        "import os, time, types\n"
-        "from muninn.api import upcoming\n"
-        "follower = muninn.followBundle('m', ahead=True)\n"
-        "reading, writing = os.pipe()\n"
-        "going, go = os.pipe()\n"
-        "if (child := os.fork()) == 0:\n"
-        "    os.read(going, 1)\n"
-        f"    deadline = time.monotonic() + {60 if hasThread else 0}\n"
-        f"    if not {hasThread}: upcoming.threads = types.SimpleNamespace(start=print)\n"
-        "    while (value := int(follower.newest()['a'][0])) != 2 and time.monotonic() < deadline:\n"
-        "        time.sleep(.002)\n"
-        "    os.write(writing, str(value).encode()); os._exit(0)\n"
-    )
+    parent = actor(program("childFollows", HAS_THREAD=str(hasThread)))
     publish(2)
     assert parent.do("os.write(go, b'x'); os.read(reading, 9).decode()") == "2"
     parent.do("os.waitpid(child, 0)")
