@@ -178,6 +178,18 @@ def test_aForkedChildFollowsByItself(domain: str, actor: Start, hasThread: bool)
     parent.do("os.waitpid(child, 0)")
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_aForkedChildKeepsTheVersionThatItWasGiven(domain: str, actor: Start, ahead: bool) -> None:
+    """Broken under `gunicorn --preload`: a version that was published while the child
+    joined the domain made its first use of the bundle `BufferFreed`.
+    """
+    publish(1)
+    parent = actor(program("childKeepsItsVersion", AHEAD=str(ahead)))
+    publish(2)
+    assert parent.do("os.write(go, b'x'); os.read(reading, 9).decode()") == "1"
+    parent.do("os.waitpid(child, 0)")
+
+
 def _restOften() -> None:
     for _ in range(100):
         rest()

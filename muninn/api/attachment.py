@@ -143,6 +143,14 @@ class Attachment:
         return self._openBuffer is None
 
     @property
+    def _isInherited(self) -> bool:
+        """Whether this process is yet to open the buffer: it is a forked child of the one
+        that did, or has left the domain since.
+        """
+        openBuffer = self._openBuffer
+        return openBuffer is not None and openBuffer.context.isStale()
+
+    @property
     def isCurrent(self) -> bool:
         """Whether `open` would give this version of the name. False for a buffer that
         was freed, or whose name a newer version has (`muninn.publish`), and for a

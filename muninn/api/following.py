@@ -45,7 +45,7 @@ class BundleFollower:
             This object is closed.
         """
         bundle = self._bundle
-        if not bundle.isCurrent:
+        if not bundle.isCurrent or bundle.buffer._isInherited:
             # Another thread may change over too: each answers with what it has found.
             self._bundle = bundle = self._newer(bundle)
             if self._isClosed:
@@ -54,9 +54,9 @@ class BundleFollower:
         return bundle
 
     def _newer(self, bundle: Bundle) -> Bundle:
-        """The version to change over to from one that is not current."""
-        upcoming = self._upcoming
-        if upcoming is None or upcoming.hasFailed or bundle.buffer.isClosed:
+        """The version to change over to from one that is not current, or not open here."""
+        upcoming, buffer = self._upcoming, bundle.buffer
+        if upcoming is None or upcoming.hasFailed or buffer.isClosed or buffer._isInherited:
             newest = self._open()
             if upcoming is not None:
                 upcoming.forget()
