@@ -8,7 +8,6 @@ the memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Unpack
 
 import numpy as np
@@ -36,11 +35,12 @@ from muninn.sync.asyncwait import waited
 from muninn.sync.publications import nextOf
 from muninn.sync.snapshots import READ_BOUND_SECONDS, snapshot
 from muninn.system import aside
+from muninn.system.closable import Closable
 from muninn.terms import Access, AccessWord, ModeWord, asRenew
 
 
 @describesOptions
-class MuninnBuffer(Protocols, Attachment):
+class MuninnBuffer(Protocols, Attachment, Closable):
     """A named region of memory that every process of this host may share.
 
     Calling the class creates a buffer; `muninn.open` finds one.
@@ -364,17 +364,6 @@ class MuninnBuffer(Protocols, Attachment):
             self._isFreed = True
         finally:
             self.close()
-
-    def __enter__(self) -> MuninnBuffer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, tuple[str, bytes, Access | None]]:
         """A pickle, and a copy by `copy`, open the buffer anew. If this object is open

@@ -9,7 +9,6 @@ at multiples of 256 bytes, as vector units and CUDA's texture alignment require.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, Unpack
 
 import numpy as np
@@ -33,11 +32,12 @@ from muninn.session import creation
 from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer
 from muninn.session.privatememory import PrivateMemory
+from muninn.system.closable import Closable
 from muninn.system.structures import Extent
 from muninn.terms import OpenAccessWord, RenewWord, asRenew
 
 
-class Bundle(Mapping[str, Any]):
+class Bundle(Mapping[str, Any], Closable):
     """A shared set of arrays: a mapping from key to array, read-only unless opened for
     writing. Nothing is copied.
 
@@ -149,17 +149,6 @@ class Bundle(Mapping[str, Any]):
 
     def free(self) -> None:
         self.buffer.free()
-
-    def __enter__(self) -> Bundle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return (

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from types import TracebackType
 
 from muninn.api.bundle import Bundle
 from muninn.api.opening import openAny
 from muninn.api.upcoming import Upcoming
 from muninn.arguments import named
 from muninn.errors import BufferFreed
+from muninn.system.closable import Closable
 from muninn.terms import OpenAccessWord, asName
 
 
-class BundleFollower:
+class BundleFollower(Closable):
     """The newest version of a bundle. `followBundle` makes one."""
 
     def __init__(
@@ -68,17 +68,6 @@ class BundleFollower:
         """Close the newest version, and follow no longer."""
         self._upcoming, self._isClosed = None, True
         self._bundle.close()
-
-    def __enter__(self) -> BundleFollower:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _opened(

@@ -94,7 +94,7 @@ def importBackEnd() -> str:
     except OSError as error:
         return str(error)
     try:
-        import muninn.devices.cuda.device  # noqa: F401
+        import muninn.devices.cuda.device  # noqa: F401  # for `_realGpus`, and all that is on a GPU
     except ImportError as error:
         return (
             f"{_DRIVER_LIBRARY} is there, but the bindings are not ({error}): in Muninn's "

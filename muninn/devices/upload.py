@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from muninn.devices.port import Device, Stream
-from muninn.devices.port.closable import Closable
+from muninn.system.closable import Closable
 
 _PIECES = 2
 

@@ -13,16 +13,16 @@ import math
 import os
 import stat
 import zlib
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
 from muninn.errors import FileInvalid, InvalidDtype
 from muninn.interop.elements import ElementType, asElement
+from muninn.system.closable import Closable
 
 Progress = Callable[[int], object]
 Flat = np.ndarray[Any, np.dtype[np.uint8]]
@@ -104,7 +104,7 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * self.element.itemBytes
 
 
-class Source(ABC):
+class Source(Closable):
     """An open file of arrays.
 
     Parameters
@@ -233,17 +233,6 @@ class Source(ABC):
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abstractmethod
     def _read(self) -> None:

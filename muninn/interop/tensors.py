@@ -218,7 +218,8 @@ def moduleState(module: Any) -> dict[str, Any]:
         for key, value in module.state_dict(keep_vars=True).items()
         if id(value) not in known
     }
-    for key, value in sorted(others.items(), key=lambda item: isTensor(item[1])):
+    if others:
+        key, value = min(others.items(), key=lambda item: isTensor(item[1]))
         raise InvalidArgument(
             f"{key} of a {type(module).__name__} is neither a parameter nor a buffer, so that "
             "attaching a module would lose it",

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from muninn.devices.port import Allocation
 from muninn.devices.upload import Upload
@@ -23,6 +22,7 @@ from muninn.formats.reading import jobsOf
 from muninn.interop.hostarrays import Flat, flatOf
 from muninn.session.crew import Crew
 from muninn.storage import segments
+from muninn.system.closable import Closable
 
 if TYPE_CHECKING:
     from muninn.formats import Source
@@ -41,7 +41,7 @@ _MOST_THREADS = 12
 _LEAST_THREADS = 2
 
 
-class InPlace:
+class InPlace(Closable):
     """Host memory, into which one thread reads directly."""
 
     isInPlace = True
@@ -61,16 +61,8 @@ class InPlace:
     def finish(self) -> None:
         """Nothing is on its way."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Does nothing."""
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 def load(

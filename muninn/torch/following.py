@@ -20,15 +20,7 @@ from muninn.sync.versions import Version
 from muninn.system import beside
 from muninn.system.beside import rest
 from muninn.system.green import Condition, identity
-from muninn.torch.attaching import (
-    Change,
-    apply,
-    attached,
-    attachModule,
-    fitOf,
-    holdBack,
-    opened,
-)
+from muninn.torch.attaching import Change, apply, attached, attachModule, fitOf, holdBack, opened
 
 
 class _Refused(NamedTuple):

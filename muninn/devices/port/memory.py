@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-from muninn.devices.port.closable import Closable
+from muninn.system.closable import Closable
 from muninn.system.descriptors import Descriptor
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
-from muninn.devices.port.closable import Closable
+from muninn.system.closable import Closable
 
 
 class Stream(Closable):

@@ -1,4 +1,4 @@
-"""The base class of allocations, registrations and streams: `close` gives them back."""
+"""The base class of what `close` gives back: ``with`` closes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Self
 
 class Closable(ABC):
     """A resource that `close` gives back, also if called twice, or else the garbage
-    collector. At exit nothing is given back: the kernel does it then.
+    collector. What is still open at exit is the kernel's to give back, or the
+    membership's that ends then.
     """
 
     @abstractmethod
