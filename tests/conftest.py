@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -57,6 +58,24 @@ def pytest_unconfigure() -> None:  # pylint: disable=invalid-name
     """Remove the checker's file, also the one of the process that only hands tests out."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.environ[lockorder.VARIABLE])
+
+
+@pytest.fixture(scope="session")
+def cacheFolders() -> Iterator[str]:
+    """Where the tests of this process have their cache folders."""
+    folder = tempfile.mkdtemp(prefix="muninn-cache-")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def cacheFolder(cacheFolders: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A cache folder for each test and its processes, which is made at its first use.
+    No test reads or writes the verdicts of this machine, nor those of another test.
+    """
+    folder = f"{cacheFolders}/{secrets.token_hex(6)}"
+    monkeypatch.setenv("XDG_CACHE_HOME", folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,9 @@ def test_everyKeyHasADefaultAndAComment() -> None:
 def test_variablesAreNamedAfterKeys() -> None:
     assert variableOf("takeoverMs") == "MUNINN_TAKEOVER_MS"
     assert variableOf("hostGpuBytes") == "MUNINN_HOST_GPU_BYTES"
+    assert variableOf("preferP2P") == "MUNINN_PREFER_P2P"
+    assert loadSettings({"MUNINN_PREFER_P2P": "false"}).topology.preferP2P is False
+    assert loadSettings({"MUNINN_CACHE_PATH": "-"}).topology.cachePath == "-"
     assert loadSettings({"MUNINN_HOST_GPU_BYTES": "3M"}).devices.hostGpuBytes == 3 << 20
 
 
@@ -138,7 +141,9 @@ def test_refusesWhatIsNoSize(text: str) -> None:
         ("[nonsense]\na = 1\n", ":1", "nonsense"),
         ("[server]\nudsPath = '/x'\n", ":2", "sockets live in"),
         ("[memory]\nnvmeEnabled = true\n", ":2", "NVMe"),
-        ("[topology]\npreferP2P = true\n", ":1", "routes"),
+        ("[topology]\npreferP2P = 'perhaps'\n", ":2", "neither true nor false"),
+        ("[topology]\npreferP2P = 1\n", ":2", "neither true nor false"),
+        ("[topology]\ncachePath = 'topology.json'\n", ":2", "does not match"),
         ("control = 3\n", ":1", "outside of a table"),
         ("[[control]]\ndomain = 'x'\n", ":1", "outside of a table"),
         ("\ntakeoverMs = 3\n", ":2", "outside of a table"),

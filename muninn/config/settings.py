@@ -49,6 +49,12 @@ class Promotion(NamedTuple):
     defaultPolicy: str
 
 
+class Topology(NamedTuple):
+    enablePeerProbing: bool
+    preferP2P: bool
+    cachePath: str
+
+
 class Security(NamedTuple):
     leaseTtlMs: int
     handleBytes: int
@@ -80,6 +86,7 @@ class Settings(NamedTuple):
     memory: Memory
     tenancy: Tenancy
     promotion: Promotion
+    topology: Topology
     security: Security
     control: Control
     devices: Devices
@@ -125,6 +132,14 @@ def _word(*choices: str) -> Callable[[Any], str]:
     return check
 
 
+def _flag(value: Any) -> bool:
+    if value in ("true", "false"):
+        return bool(value == "true")  # the value of a variable is always text
+    if not isinstance(value, bool):
+        raise InvalidArgument(f"{str(value)[:40]!r} is neither true nor false")
+    return value
+
+
 def _text(pattern: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -148,6 +163,11 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "defaultVramQuota": _size(0),
     },
     "promotion": {"defaultPolicy": _word("readOnly", "readMostly", "readWrite")},
+    "topology": {
+        "enablePeerProbing": _flag,
+        "preferP2P": _flag,
+        "cachePath": _text(r"|-|/[^\0]*"),
+    },
     "security": {"leaseTtlMs": _count(10, 1 << 40), "handleBytes": _count(64, 64)},
     "control": {
         "domain": _text(r"[A-Za-z0-9_-]{1,32}"),
@@ -171,6 +191,7 @@ _TABLES: dict[str, type[Any]] = {
     "memory": Memory,
     "tenancy": Tenancy,
     "promotion": Promotion,
+    "topology": Topology,
     "security": Security,
     "control": Control,
     "devices": Devices,
@@ -190,15 +211,12 @@ _NOT_HERE = {
         ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"),
         "promotion is not yet in this version",
     ),
-    **dict.fromkeys(
-        ("enablePeerProbing", "preferP2P"), "routes between GPUs are not yet in this version"
-    ),
 }
 
 
 def variableOf(key: str) -> str:
     """The environment variable of a key: `takeoverMs` is ``MUNINN_TAKEOVER_MS``."""
-    return "MUNINN_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).upper()
+    return "MUNINN_" + re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).upper()
 
 
 _KEY_OF_VARIABLE = {variableOf(key): key for key in _TABLE_OF_KEY}

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from muninn.devices.port import Allocation, Device
+from muninn.devices.port import SAME_GPU, Allocation, Device
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
@@ -122,6 +122,30 @@ def test_topologyHasEveryPairOnce(device: Device) -> None:
         f"{low}-{high}" for high in range(device.gpuCount) for low in range(high)
     )
     assert all(device.canAccessPeer(gpu, gpu) for gpu in range(device.gpuCount))
+
+
+def test_statesWhatIsBetweenItsGpusAndWhereTheyAre(device: Device) -> None:
+    for gpu in range(device.gpuCount):
+        site, own = device.site(gpu), device.link(gpu, gpu)
+        assert own.canAccess and own.path == SAME_GPU
+        assert site.numaNode is None or site.numaNode >= 0
+        assert (site.bar1TotalBytes is None) == (site.bar1UsedBytes is None)
+        for peer in set(range(device.gpuCount)) - {gpu}:
+            link = device.link(gpu, peer)
+            assert link.canAccess == device.canAccessPeer(gpu, peer)
+            assert link.path != SAME_GPU and (link.canAccess or not link.hasNativeAtomics)
+    assert device.driverText()
+
+
+@pytest.mark.parametrize("gpu", [-1, 1 << 20])
+def test_linksAndPlacesOfUnknownGpusAreRefused(device: Device, gpu: int) -> None:
+    for use in (
+        lambda: device.site(gpu),
+        lambda: device.link(gpu, last(device)),
+        lambda: device.link(last(device), gpu),
+    ):
+        with pytest.raises(DeviceUnavailable):
+            use()
 
 
 def test_statesWhatItAllocated(device: Device) -> None:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import numpy as np
@@ -22,6 +22,7 @@ from muninn.broker import journal
 from muninn.config.sizes import asBytes
 from muninn.control.descriptions import RowDescription
 from muninn.control.geometry import Geometry
+from muninn.devices.topology import Verdict, cache
 from muninn.errors import MuninnError
 from muninn.interop import dtypes
 from muninn.interop.elements import asElement
@@ -339,6 +340,40 @@ class GeometryTarget(Target):
         )
 
 
+class VerdictsTarget(Target):
+    """The file of verdicts on links. Its reader refuses by `ValueError`."""
+
+    name, share, allowed = "verdicts", 80, (ValueError,)
+    _boot = bytes(range(16))
+    _entries: ClassVar = {
+        cache._Pair("CUDA 13000 580.159.04", "GPU-a", "GPU-b"): Verdict(
+            True, 395.5e9, 52e9, 16 << 20, 2
+        ),
+        cache._Pair("emulated", "ä", ""): Verdict(False, note="\udc80 differs"),
+        cache._Pair("emulated", "b", "a"): Verdict(),
+    }
+
+    def seeds(self) -> list[bytes]:
+        whole = cache.packed(self._entries, self._boot)
+        return [
+            whole,
+            cache.packed({}, self._boot),
+            cache.packed(self._entries, bytes(16)),
+            whole.replace(b"52000000000.0", b"NaN"),
+            whole.replace(b"52000000000.0", b"9" * 400),
+            whole.replace(b"true", b"1"),
+            b"[" * 5000,
+        ]
+
+    def all(self) -> Iterable[bytes]:
+        yield from eachLength(cache.packed(self._entries, self._boot))
+        yield from eachBit(cache.packed(self._entries, self._boot))
+
+    def run(self, raw: bytes) -> None:
+        entries = cache.parsed(raw, self._boot)
+        assert cache.parsed(cache.packed(entries, self._boot), self._boot) == entries
+
+
 TARGETS = [
     MessageTarget,
     AnswerTarget,
@@ -350,4 +385,5 @@ TARGETS = [
     HandleTarget,
     SizeTarget,
     GeometryTarget,
+    VerdictsTarget,
 ]

@@ -21,6 +21,7 @@ from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered, Gpu
 from muninn.devices.cuda.hostparts import HostParts
 from muninn.devices.cuda.ipc import IpcMemory
+from muninn.devices.cuda.links import Links
 from muninn.devices.cuda.semaphores import HostSemaphores
 from muninn.devices.cuda.staging import Staging
 from muninn.devices.cuda.streamtable import StreamTable
@@ -29,10 +30,12 @@ from muninn.devices.port import (
     Allocation,
     Device,
     FenceWord,
+    Link,
     MemoryInfo,
     OnReached,
     Ready,
     Registration,
+    Site,
     Stream,
     UsedBytes,
 )
@@ -87,6 +90,7 @@ class CudaDevice(Device):
         self._budget = registration.Budget(mappedWindowBytes)
         self._boundaries = registration.WindowBoundaries()
         self._windowBytes = windowBytes
+        self._links = Links()
         self._contexts = Contexts(self._gpus)
         self._deferredFree = DeferredFree(self._contexts.known)
         self._ipc = IpcMemory(self._deferredFree)
@@ -119,6 +123,18 @@ class CudaDevice(Device):
             return self._gpu(gpu).canReach(self._gpu(peer))
         except DriverError as error:
             raise typed(error, "the topology can not be asked") from error
+
+    def link(self, gpu: int, peer: int) -> Link:
+        return self._links.between(self._gpu(gpu), self._gpu(peer))
+
+    def site(self, gpu: int) -> Site:
+        return self._links.siteOf(self._gpu(gpu))
+
+    def driverText(self) -> str:
+        return self._links.driverText()
+
+    def missingFacts(self) -> str:
+        return self._links.nvml.reason
 
     @contextlib.contextmanager
     def _working(self, gpu: int, what: str) -> Iterator[Gpu]:

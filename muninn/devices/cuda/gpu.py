@@ -19,6 +19,7 @@ from muninn.devices.cuda.driver import call
 
 _ATTRIBUTE = cu.CUdevice_attribute
 _NAME_BYTES = 256
+_BUS_ID_BYTES = 32
 
 
 class Gpu:
@@ -28,6 +29,8 @@ class Gpu:
     ----------
     index, name, uuid
         `uuid` has the 16 bytes that identify the GPU in every process.
+    busId
+        The PCI address, as "0000:19:00.0".
     hasDescriptors
         Whether its memory can be exported as a POSIX descriptor.
     hasReadOnlyRegistration
@@ -40,6 +43,8 @@ class Gpu:
         self.index = index
         self.device: Any = call(cu.cuDeviceGet, index)
         self.name = call(cu.cuDeviceGetName, _NAME_BYTES, self.device).partition(b"\0")[0].decode()
+        busId = call(cu.cuDeviceGetPCIBusId, _BUS_ID_BYTES, self.device)
+        self.busId = busId.partition(b"\0")[0].decode()
         self.uuid = bytes(call(cu.cuDeviceGetUuid, self.device).bytes)
         self.hasReadOnlyRegistration = self.has(
             _ATTRIBUTE.CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED

@@ -19,13 +19,16 @@ from muninn.control.header import bootId
 from muninn.devices.host import memory
 from muninn.devices.host.streams import DefaultStream, HostStream, WorkerStream
 from muninn.devices.port import (
+    SAME_GPU,
     Allocation,
     Device,
     FenceWord,
+    Link,
     MemoryInfo,
     OnReached,
     Ready,
     Registration,
+    Site,
     Stream,
     UsedBytes,
 )
@@ -150,6 +153,17 @@ class HostDevice(Device):
 
     def canAccessPeer(self, gpu: int, peer: int) -> bool:
         return frozenset((self.requireGpu(gpu), self.requireGpu(peer))) not in self._staged
+
+    def link(self, gpu: int, peer: int) -> Link:
+        canAccess = self.canAccessPeer(gpu, peer)
+        return Link(canAccess, None, canAccess, SAME_GPU if gpu == peer else "emulated")
+
+    def site(self, gpu: int) -> Site:
+        self.requireGpu(gpu)
+        return Site("", None, None, None)
+
+    def driverText(self) -> str:
+        return "emulated"
 
     def allocate(
         self,

@@ -34,24 +34,29 @@ driver sees them.
 nothing of its parent's but host memory.
 
 There is one module per role: `memory` (allocations and registrations), `streams`,
-`fences`, and `device`, which gives them out. No code outside of `muninn.devices` asks
+`fences`, `links` (what a driver states about its GPUs), and `device`, which gives them
+out. No code outside of `muninn.devices` asks
 which back-end it has; it asks the device what it can do.
 """
 
 from muninn.devices.port.device import Device, UsedBytes
 from muninn.devices.port.fences import READY_SLICE_SECONDS, FenceWord, OnReached, Ready
+from muninn.devices.port.links import SAME_GPU, Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Stream
 
 __all__ = [
     "READY_SLICE_SECONDS",
+    "SAME_GPU",
     "Allocation",
     "Device",
     "FenceWord",
+    "Link",
     "MemoryInfo",
     "OnReached",
     "Ready",
     "Registration",
+    "Site",
     "Stream",
     "UsedBytes",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from muninn.devices.port.fences import FenceWord, OnReached, Ready
+from muninn.devices.port.links import Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Stream
 from muninn.errors import DeviceUnavailable, TopologyNotPeerable
@@ -87,6 +88,24 @@ class Device(ABC):
         """Whether kernels and copies of `gpu` reach the memory of `peer` directly. True
         for a GPU and itself.
         """
+
+    @abstractmethod
+    def link(self, gpu: int, peer: int) -> Link:
+        """What the driver states about the way from `gpu` to the memory of `peer`. Its
+        `canAccess` is the answer of `canAccessPeer`.
+        """
+
+    @abstractmethod
+    def site(self, gpu: int) -> Site:
+        """Where in this machine the GPU is, and the use of its BAR1 now."""
+
+    @abstractmethod
+    def driverText(self) -> str:
+        """The driver and its version. What was measured with another one does not count."""
+
+    def missingFacts(self) -> str:
+        """Why `link` and `site` lacked something so far, for people; "" if they did not."""
+        return ""
 
     def requirePeer(self, gpu: int, home: int) -> None:
         """Raise `TopologyNotPeerable` if `gpu` does not reach the memory of `home`."""

@@ -1,0 +1,342 @@
+"""The verdicts on links between GPUs: what is kept of them, and what is believed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muninn.control.header import bootId
+from muninn.devices.host.device import HostDevice
+from muninn.devices.topology import Kept, Verdict, cache, keptFor
+from support import Actor, program
+
+Start = Callable[..., Actor]
+GOOD = Verdict(True, 395e9, 52.5e9, 16 << 20, 2, "")
+BAD = Verdict(False, note="3 of 4194304 bytes differ")
+UNVERIFIED = Verdict(note="there was no memory for it")
+
+
+@pytest.fixture
+def path(cacheFolder: str) -> str:
+    return f"{cacheFolder}/muninn/topology.json"
+
+
+@pytest.fixture
+def kept(path: str) -> Kept:
+    return Kept(path, "driver 1")
+
+
+def test_keepsVerdictsForLaterProcesses(path: str, kept: Kept) -> None:
+    verdicts = {("a", "b"): GOOD, ("b", "a"): BAD, ("a", "c"): UNVERIFIED}
+    for (source, target), verdict in verdicts.items():
+        kept.put(source, target, verdict)
+    later = Kept(path, "driver 1")
+    assert later.pairs() == verdicts
+    assert {pair: later.get(*pair) for pair in verdicts} == verdicts
+    assert later.get("c", "a") is None
+    kept.put("a", "b", BAD)
+    assert later.get("a", "b") == BAD
+
+
+def test_aVerdictHoldsForItsDriverOnly(path: str, kept: Kept) -> None:
+    other = Kept(path, "driver 2")
+    kept.put("a", "b", GOOD)
+    assert other.get("a", "b") is None and other.pairs() == {}
+    other.put("a", "b", BAD)
+    assert kept.get("a", "b") == GOOD
+    kept.forget()
+    assert kept.pairs() == {} and other.get("a", "b") == BAD
+
+
+def test_aVerdictHoldsForItsBootOnly(
+    path: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.put("a", "b", GOOD)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "bootId", lambda: b"\1" * 16)
+        assert kept.get("a", "b") is None
+        kept.put("b", "c", GOOD)
+        assert kept.pairs() == {("b", "c"): GOOD}
+    assert kept.pairs() == {}, "the next write has dropped them"
+
+
+def test_nothingIsKeptWhereTheBootIsUnknown(
+    path: str, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "bootId", lambda: bytes(16))
+    kept.put("a", "b", GOOD)
+    assert kept.get("a", "b") is None and not os.path.exists(path)
+
+
+def test_theFileIsTheUsersAlone(path: str, kept: Kept) -> None:
+    before = os.umask(0)
+    try:
+        kept.put("a", "b", GOOD)
+    finally:
+        os.umask(before)
+    folder = os.path.dirname(path)
+    modes = {name: os.stat(f"{folder}/{name}").st_mode & 0o777 for name in os.listdir(folder)}
+    assert modes == {"topology.json": 0o600, "topology.json.lock": 0o600}
+    assert [os.stat(each).st_mode & 0o777 for each in (folder, os.path.dirname(folder))] == [
+        0o700,
+        0o700,
+    ]
+
+
+def _written(path: str, raw: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Path(path).write_bytes(raw)
+    os.chmod(path, 0o600)
+
+
+_ENTRY = ["driver 1", "a", "b", True, 1.0, 2.0, 3, 4, ""]
+
+
+def _file(*entries: Any, **other: Any) -> bytes:
+    content = {"format": 1, "boot": bootId().hex(), "pairs": list(entries), **other}
+    return json.dumps(content).encode()
+
+
+def _changed(place: int, value: Any) -> bytes:
+    return _file([*_ENTRY[:place], value, *_ENTRY[place + 1 :]])
+
+
+def test_theFileOfThisTestIsRead(path: str, kept: Kept) -> None:
+    """Else the next test would hold whatever the reader did."""
+    _written(path, _file(_ENTRY))
+    assert kept.pairs() == {("a", "b"): Verdict(True, 1.0, 2.0, 3, 4, "")}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"null",
+        b"[]",
+        _file(_ENTRY)[:-3],
+        _file(_ENTRY) + b" " * (1 << 20),
+        _file(_ENTRY, format=2),
+        _file(_ENTRY, boot="00" * 16),
+        _file(_ENTRY, boot=7),
+        _file(pairs={"a": 1}),
+        _file(_ENTRY, None),
+        _file(_ENTRY, []),
+        _file(_ENTRY, [*_ENTRY, 1]),
+        _changed(0, 3),
+        _changed(1, "x" * 201),
+        _changed(2, None),
+        _changed(3, 1),
+        _changed(3, "true"),
+        _changed(4, -1),
+        _changed(4, True),
+        _changed(4, 1 << 60),
+        _changed(4, 10**400),
+        _changed(5, float("nan")),
+        _changed(5, float("inf")),
+        _changed(6, 1.5),
+        _changed(7, False),
+        _changed(8, ["x"]),
+    ],
+)
+def test_contentThatItHasNotWrittenIsAsIfThereWereNone(path: str, kept: Kept, raw: bytes) -> None:
+    _written(path, raw)
+    assert kept.pairs() == {} and kept.get("a", "b") is None
+    kept.put("c", "d", GOOD)
+    assert kept.pairs() == {("c", "d"): GOOD}
+
+
+def _asLink(path: str) -> None:
+    os.rename(path, f"{path}.elsewhere")
+    os.symlink(f"{path}.elsewhere", path)
+
+
+def _asFifo(path: str) -> None:
+    os.unlink(path)
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize("spoil", [_asLink, _asFifo, lambda path: os.chmod(path, 0o620)])
+def test_aFileThatIsNotTheUsersAloneIsNotRead(
+    path: str, kept: Kept, spoil: Callable[[str], None]
+) -> None:
+    kept.put("a", "b", GOOD)
+    spoil(path)
+    assert kept.pairs() == {}
+    kept.put("c", "d", GOOD)
+    assert kept.pairs() == {("c", "d"): GOOD}
+    if os.path.exists(elsewhere := f"{path}.elsewhere"):
+        assert b'"a"' in Path(elsewhere).read_bytes(), "it wrote through a link"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_aFileOfAnotherUserIsNotRead(path: str, kept: Kept) -> None:
+    kept.put("a", "b", GOOD)
+    os.chown(path, 12345, -1)
+    assert kept.pairs() == {}
+
+
+@pytest.mark.parametrize("inTheWay", ["folder", "file", "full", "locked"])
+def test_whatCanNotBeWrittenIsNoError(
+    path: str, kept: Kept, inTheWay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.put("a", "b", GOOD)
+    if inTheWay == "folder":
+        os.unlink(path)
+        os.mkdir(path)
+    elif inTheWay == "file":
+        kept = Kept(f"{path}/muninn/topology.json", "driver 1")
+    elif inTheWay == "full":
+        monkeypatch.setattr(cache.os, "write", _full)
+    else:
+        monkeypatch.setattr(cache, "_LOCK_SECONDS", 0.05)
+        holder = os.open(f"{path}.lock", os.O_RDWR)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+    kept.put("c", "d", GOOD)
+    assert kept.get("c", "d") is None
+    assert not os.path.exists(f"{path}.new")
+    if inTheWay in ("full", "locked"):
+        assert kept.get("a", "b") == GOOD
+    if inTheWay == "locked":
+        os.close(holder)
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_aHomeThatIsReadOnlyIsNoError(domain: str, actor: Start) -> None:
+    """/proc takes no files from anybody, root included."""
+    assert _place(actor, XDG_CACHE_HOME="/proc/nothing") == "/proc/nothing/muninn/topology.json"
+
+
+def _place(actor: Start, **environment: str) -> str:
+    """Where a process keeps its verdicts; it has put one there."""
+    other = actor(program("keepsAVerdict"), **environment)
+    return str(other.do("kept.path"))
+
+
+def test_theFileIsInTheCacheFolderOfTheUser(
+    domain: str, actor: Start, request: pytest.FixtureRequest
+) -> None:
+    home = str(request.getfixturevalue("tmp_path"))
+    assert _place(actor, XDG_CACHE_HOME="", HOME=home) == f"{home}/.cache/muninn/topology.json"
+    assert os.path.exists(f"{home}/.cache/muninn/topology.json")
+    assert _place(actor, XDG_CACHE_HOME="not/absolute", HOME=home).startswith(f"{home}/.cache")
+    assert _place(actor, XDG_CACHE_HOME="", HOME="") == ""
+    assert _place(actor, XDG_CACHE_HOME="", HOME="not/absolute") == ""
+    assert _place(actor, XDG_CACHE_HOME="", HOME="/nowhere") in (
+        "",
+        "/nowhere/.cache/muninn/topology.json",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root writes into the homes of others")
+def test_rootMakesNoFilesInTheHomeOfAnotherUser(
+    domain: str, actor: Start, request: pytest.FixtureRequest
+) -> None:
+    home = str(request.getfixturevalue("tmp_path"))
+    os.chown(home, 12345, -1)
+    assert _place(actor, XDG_CACHE_HOME="", HOME=home) == ""
+    assert os.listdir(home) == []
+
+
+def test_theSettingNamesThePlace(path: str) -> None:
+    device = HostDevice(2, 1 << 20)
+    assert keptFor(device, "").path == path
+    assert keptFor(device, "/elsewhere/file").path == "/elsewhere/file"
+    none = keptFor(device, "-")
+    none.put("a", "b", GOOD)
+    none.forget()
+    assert none.path == "" and none.pairs() == {} and not os.path.exists(path)
+
+
+def test_aVerdictThatNoReaderWouldTakeIsNotWritten(kept: Kept) -> None:
+    kept.put("a", "b", GOOD)
+    for wrong in (GOOD._replace(p2pBytesPerSecond=float("inf")), GOOD._replace(pieceCount=-1)):
+        with pytest.raises(ValueError):
+            kept.put("a", "b", wrong)
+    kept.put("a", "c", UNVERIFIED._replace(note="x" * 1000))
+    assert kept.get("a", "b") == GOOD
+    assert kept.get("a", "c") == UNVERIFIED._replace(note="x" * 200)
+
+
+def test_aFileThatIsFullLosesItsOldest() -> None:
+    boot = b"\1" * 16
+    entries = {cache._Pair("d", f"{number:0>90}", "t" * 90): UNVERIFIED for number in range(5000)}
+    raw = cache.packed(entries, boot)
+    assert cache.MAX_FILE_BYTES - 300 < len(raw) <= cache.MAX_FILE_BYTES
+    left = list(cache.parsed(raw, boot))
+    assert left == list(entries)[-len(left) :] and 3000 < len(left) < 5000
+
+
+def test_processesThatWriteAtOnceLoseNothing(path: str, kept: Kept) -> None:
+    code = program("keepsManyVerdicts")
+    writers = [subprocess.Popen([sys.executable, "-c", code, path, name, "60"]) for name in "abc"]
+    assert [each.wait(120) for each in writers] == [0, 0, 0]
+    assert set(kept.pairs()) == {(name, str(number)) for name in "abc" for number in range(60)}
+
+
+def test_threadsThatWriteAtOnceLoseNothing(kept: Kept) -> None:
+    def put(name: str) -> None:
+        for number in range(30):
+            kept.put(name, str(number), GOOD)
+
+    threads = [threading.Thread(target=put, args=(name,)) for name in "abc"]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    assert len(kept.pairs()) == 90
+
+
+@pytest.mark.parametrize("place", ["write", "rename"])
+def test_aWriterThatIsKilledLeavesTheOldFile(
+    path: str, kept: Kept, place: str, domain: str, actor: Start
+) -> None:
+    """It dies with half of the new file written, or with all of it, beside the old one."""
+    kept.put("a", "b", GOOD)
+    code = program("diesWhileItKeeps", PLACE=repr(place))
+    ended = subprocess.run([sys.executable, "-c", code, path], timeout=60, check=False)
+    assert ended.returncode == -9
+    assert os.path.getsize(f"{path}.new") > 0
+    assert kept.pairs() == {("a", "b"): GOOD}
+    kept.put("c", "d", BAD)
+    assert kept.pairs() == {("a", "b"): GOOD, ("c", "d"): BAD}
+    assert not os.path.exists(f"{path}.new")
+
+
+def test_aForkedChildDoesNotKeepTheLock(path: str, kept: Kept, monkeypatch: Any) -> None:
+    """A child that was forked inside a write has the descriptor of the lock."""
+    replace, children = cache._replace, list[int]()
+    ready, go = os.pipe()
+
+    def forking(*arguments: Any) -> None:
+        if (child := os.fork()) == 0:
+            os.read(ready, 1)
+            os._exit(0)
+        children.append(child)
+        replace(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_replace", forking)
+        kept.put("a", "b", GOOD)
+    try:
+        kept.put("c", "d", GOOD)
+        assert set(kept.pairs()) == {("a", "b"), ("c", "d")}
+    finally:
+        os.write(go, b"x")
+        os.waitpid(children[0], 0)
+        os.close(ready)
+        os.close(go)
