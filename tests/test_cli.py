@@ -45,6 +45,7 @@ COMMANDS = (
     "drain",
     "keep",
     "load",
+    "topology",
     "doctor",
 )
 

@@ -1,4 +1,6 @@
-"""The verdicts on links between GPUs: what is kept of them, and what is believed."""
+"""The verdicts on links between GPUs: what is kept of them, what is believed, and what
+the command `topology` shows.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import spawning
 
+from muninn.cli import topology
+from muninn.config import loadSettings
 from muninn.control.header import bootId
 from muninn.devices.host.device import HostDevice
+from muninn.devices.port import Link
 from muninn.devices.topology import Kept, Verdict, cache, keptFor
-from support import Actor, program
+from support import Actor, leftovers, program
 
 Start = Callable[..., Actor]
 GOOD = Verdict(True, 395e9, 52.5e9, 16 << 20, 2, "")
@@ -340,3 +346,169 @@ def test_aForkedChildDoesNotKeepTheLock(path: str, kept: Kept, monkeypatch: Any)
         os.waitpid(children[0], 0)
         os.close(ready)
         os.close(go)
+
+
+# --- the command ---------------------------------------------------------------------
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """What `python -m muninn` prints on three emulated GPUs."""
+    done = spawning.run(
+        "command",
+        *arguments,
+        environment={
+            **os.environ,
+            "MUNINN_DEVICE": "host",
+            "MUNINN_HOST_GPUS": "3",
+            **environment,
+        },
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return str(done.stdout)
+
+
+def _emulated() -> tuple[HostDevice, Kept]:
+    device = HostDevice(3, 1 << 20)
+    return device, keptFor(device, "")
+
+
+def test_theCommandShowsEveryOrderedPair(domain: str) -> None:
+    printed = run("topology")
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["FROM", "0", "1", "2"] in lines and ["1", "emul", "-", "emul"] in lines
+    assert [line[0] for line in lines if line and "->" in line[0]] == ["0->1-2", "1->0,2", "2->0-1"]
+    assert printed.count("not measured yet") == 3 and "The first copy sends" in printed
+
+
+def test_theCommandTellsProgramsEverything(domain: str, path: str) -> None:
+    device, kept = _emulated()
+    kept.put(device.gpuUuid(0), device.gpuUuid(2), GOOD)
+    told = json.loads(run("topology", "--json"))
+    assert [gpu["uuid"] for gpu in told["gpus"]] == [device.gpuUuid(gpu) for gpu in range(3)]
+    assert told["gpus"][1] == {
+        "index": 1,
+        "name": "Muninn host GPU 1",
+        "uuid": device.gpuUuid(1),
+        "busId": "",
+        "numaNode": None,
+        "bar1TotalBytes": None,
+        "bar1UsedBytes": None,
+    }
+    pairs = {(pair["source"], pair["target"]): pair for pair in told["pairs"]}
+    assert set(pairs) == {(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)}
+    assert pairs[0, 2].pop("verdict") == GOOD._asdict()
+    assert pairs[0, 2] == {
+        "source": 0,
+        "target": 2,
+        "canAccess": True,
+        "performanceRank": None,
+        "hasNativeAtomics": True,
+        "path": "emulated",
+    }
+    assert pairs[2, 0]["verdict"] is None
+    assert told["cachePath"] == path and told["backend"] == "host" and told["missingFacts"] == ""
+
+
+def test_theCommandShowsWhatWasFoundOut(domain: str) -> None:
+    device, kept = _emulated()
+    kept.put(device.gpuUuid(0), device.gpuUuid(1), GOOD)
+    kept.put(device.gpuUuid(1), device.gpuUuid(0), BAD)
+    kept.put(device.gpuUuid(2), device.gpuUuid(0), UNVERIFIED)
+    printed = run("topology")
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if "->" in line}
+    assert rows["0->1"] == ["emulated", "yes", "-", "395", "52.5", "intact"]
+    assert rows["1->0"] == ["emulated", "yes", "-", "-", "-", "corrupt"]
+    assert rows["2->0"][-2:] == ["not", "verified"] and rows["0->2"][-1] == "yet"
+    assert ["1", "bad", "-", "emul"] in [line.split() for line in printed.splitlines()]
+    for note in (BAD.note, UNVERIFIED.note, "are in GB/s", "bad: bytes arrive damaged"):
+        assert note in printed
+
+
+def test_theCommandSaysThatNothingIsMeasured(domain: str) -> None:
+    printed = " ".join(run("topology", MUNINN_ENABLE_PEER_PROBING="false").split())
+    assert "topology.enablePeerProbing is false" in printed
+    assert "The first copy" not in printed
+    printed = " ".join(run("topology", MUNINN_CACHE_PATH="-").split())
+    assert "the verdict is then kept nowhere." in printed
+
+
+@pytest.mark.parametrize("count", ["0", "1"])
+def test_theCommandWorksWithoutPairs(domain: str, count: str) -> None:
+    printed = run("topology", MUNINN_HOST_GPUS=count)
+    assert ("no GPU" in printed) == (count == "0")
+    assert "->" not in printed and "measured" not in printed
+    told = json.loads(run("topology", "--json", MUNINN_HOST_GPUS=count))
+    assert len(told["gpus"]) == int(count) and told["pairs"] == []
+
+
+def test_theCommandJoinsNoDomain(domain: str) -> None:
+    run("topology")
+    assert leftovers(domain) == []
+
+
+def _linked(gpuCount: int, path: str, **found: Any) -> list[topology.Pair]:
+    link = Link(True, 0, True, path)
+    return [
+        topology.Pair(source, target, link, found.get("verdict"))
+        for source in range(gpuCount)
+        for target in range(gpuCount)
+        if source != target
+    ]
+
+
+def _printed(device: HostDevice, pairs: list[topology.Pair], capsys: Any) -> list[str]:
+    topology._printText(loadSettings().topology, device, keptFor(device, ""), pairs)
+    return str(capsys.readouterr().out).splitlines()
+
+
+def test_theTablesOfTwoGpusFitOneWindow(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = _linked(2, "PCIe, other NUMA node")
+    pairs[1] = pairs[1]._replace(verdict=GOOD)
+    lines = _printed(HostDevice(2, 1), pairs, capsys)
+    assert max(map(len, lines)) <= 80 and "SYS: PCIe, other NUMA node" in lines
+
+
+def test_pairsOfManyGpusThatAreAlikeShareALine(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = _linked(8, "NVLink ×18")
+    lines = _printed(HostDevice(8, 1), pairs, capsys)
+    assert sum("->" in line for line in lines) == 8
+    assert "3     NV18  NV18  NV18  -     NV18  NV18  NV18  NV18" in lines
+    assert max(map(len, lines)) <= 80 and "NV18: NVLink ×18" in lines
+    odd = next(number for number, pair in enumerate(pairs) if pair[:2] == (3, 5))
+    pairs[odd] = pairs[odd]._replace(verdict=BAD)
+    lines = _printed(HostDevice(8, 1), pairs, capsys)
+    assert [line.split()[0] for line in lines if line.startswith("3->")] == [
+        "3->0-2,4,6-7",
+        "3->5",
+    ]
+
+
+def test_aPairWithoutAPathIsNotWaitedFor(capsys: pytest.CaptureFixture[str]) -> None:
+    device = HostDevice(2, 1, staged=[(0, 1)])
+    pairs = topology.pairsOf(device, keptFor(device, ""))
+    lines = _printed(device, pairs, capsys)
+    assert sum("->" in line and line.endswith("no path") for line in lines) == 2
+    assert "no: the driver has no path" in lines and not any("measured" in each for each in lines)
+
+
+def test_doctorWarnsOfALinkThatCorrupts(domain: str) -> None:
+    def found(**environment: str) -> dict[str, str]:
+        finding: dict[str, str] = json.loads(run("doctor", "--json", **environment))["gpu pairs"]
+        return finding
+
+    assert found() == {
+        "verdict": "ok",
+        "found": "6 ordered pairs of GPUs, 6 not measured yet",
+        "advice": "",
+    }
+    assert "no pair" in found(MUNINN_HOST_GPUS="1")["found"]
+    assert "enablePeerProbing" in found(MUNINN_ENABLE_PEER_PROBING="false")["found"]
+    device, kept = _emulated()
+    kept.put(device.gpuUuid(0), device.gpuUuid(1), GOOD)
+    assert found()["verdict"] == "ok"
+    kept.put(device.gpuUuid(2), device.gpuUuid(1), BAD)
+    warned = found()
+    assert warned["verdict"] == "warn" and "by way of the host" in warned["advice"]
+    assert "4 not measured yet" in warned["found"]
+    assert f"bytes arrive damaged: 2->1 ({BAD.note})" in warned["found"]

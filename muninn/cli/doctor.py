@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from muninn.cli import domainchecks, limits, probes
+from muninn.cli import domainchecks, limits, probes, topology
 from muninn.cli.finding import Finding, tried
 from muninn.cli.output import Row, counted, printJson, printTable
 from muninn.config.sizes import asText
@@ -331,6 +331,7 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "byte locks": probes.byteLocks,
     "cuda": _cuda,
     "device": _device,
+    "gpu pairs": topology.pairsFinding,
     "names": domainchecks.names,
     "modes": domainchecks.modes,
     "domain": domainchecks.domain,

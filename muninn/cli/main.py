@@ -254,6 +254,12 @@ def _addLooking(add: _Add) -> None:
         "describe weights --json",
     )
     _named(command)
+    add(
+        "topology",
+        "topology:runTopology",
+        "show the GPUs, the links between them, and what was found out about these",
+        "topology --json",
+    )
 
 
 def _addHolding(add: _Add) -> None:

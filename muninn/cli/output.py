@@ -30,6 +30,8 @@ _COLOURS = {
     "ok": "green",
     "warn": "yellow",
     "fail": "bold red",
+    "corrupt": "bold red",
+    "bad": "bold red",
     "-": "dim",
     "dying": "yellow",
     "replaced": "yellow",
