@@ -294,7 +294,9 @@ def test_processesThatWriteAtOnceLoseNothing(path: str, kept: Kept) -> None:
     assert set(kept.pairs()) == {(name, str(number)) for name in "abc" for number in range(60)}
 
 
-def test_threadsThatWriteAtOnceLoseNothing(kept: Kept) -> None:
+def test_threadsThatWriteAtOnceLoseNothing(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LOCK_SECONDS", 60.0)
+
     def put(name: str) -> None:
         for number in range(30):
             kept.put(name, str(number), GOOD)

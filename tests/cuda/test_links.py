@@ -220,9 +220,13 @@ def test_theDriversTextHasTheVersionOfItsModule(request: pytest.FixtureRequest) 
     assert links.driverText() == f"{without} 580.159.04"
 
 
-def test_theFactsOfNvmlAreInTheSite(device: CudaDevice, standin: None) -> None:
+def test_theFactsOfNvmlAreInTheSite(
+    device: CudaDevice, standin: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = Library(["switch"] * 18)
-    library.device_get_handle_by_pci_bus_id_v2 = lambda busId: int(busId[5:7])  # type: ignore[method-assign]
+    monkeypatch.setattr(
+        library, "device_get_handle_by_pci_bus_id_v2", lambda busId: int(busId[5:7])
+    )
     links = Links(Nvml(lambda: library))
     first, second = device._gpus[:2]
     assert links.siteOf(second) == ("0000:02:00.0", None, 1 << 38, 2 << 20)

@@ -8,6 +8,8 @@ _OUTPUT = "muninn/cli/output.py"
 _LISTING = "muninn/cli/listing.py"
 _DOCTOR = "muninn/cli/doctor.py"
 _SIZES = "muninn/config/sizes.py"
+_VERDICTS = "muninn/devices/topology/cache.py"
+_TOPOLOGY = "muninn/cli/topology.py"
 _BUILD = "hatch_build.py"
 
 # fmt: off
@@ -24,6 +26,21 @@ MUTANTS = [
     Mutant("muninn/cli/main.py", "            printJson(problem(str(error)))\n", "            pass\n", "wrong usage is an object too", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/main.py", '    logging.basicConfig(format="muninn: %(message)s")  #', "    #", "a warning of the environment begins as all do", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
     Mutant("muninn/config/settings.py", '    if found["logLevel"].value != "error":\n', "    if True:\n", "the log level holds for warnings of the environment", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
+    # --- verdicts on links ------------------------------------------------------------
+    Mutant(_VERDICTS, "        if not isOwnFile(os.fstat(fd.number), os.geteuid()):\n", "        if False:\n", "a file that others can write is not read", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
+    Mutant(_VERDICTS, "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY", "a FIFO is not waited for", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
+    Mutant(_VERDICTS, '    if content.get("boot") != boot.hex():\n', "    if False:\n", "a verdict holds for its boot", "test_topology.py::test_aVerdictHoldsForItsBootOnly"),
+    Mutant(_VERDICTS, "            if pair.driver == self._driver\n", "", "a verdict holds for its driver", "test_topology.py::test_aVerdictHoldsForItsDriverOnly"),
+    Mutant(_VERDICTS, '        if not self.path or not any(boot):\n            _log', '        if not self.path:\n            _log', "an unknown boot keeps nothing", "test_topology.py::test_nothingIsKeptWhereTheBootIsUnknown"),
+    Mutant(_VERDICTS, "    except RecursionError as error:", "    except KeyError as error:", "a file that is nested too deeply is not read", "test_topology.py::test_contentThatItHasNotWrittenIsAsIfThereWereNone"),
+    Mutant(_VERDICTS, "    if not 0 <= value <= _MAX_NUMBER:", "    if value < 0:", "a number that is none is not believed", "test_topology.py::test_contentThatItHasNotWrittenIsAsIfThereWereNone"),
+    Mutant(_VERDICTS, "        while not _isTaken(fd):\n", "        while False:\n", "writers wait for each other", "test_topology.py::test_processesThatWriteAtOnceLoseNothing"),
+    Mutant(_VERDICTS, "            fcntl.flock(fd, fcntl.LOCK_UN)\n", "            pass\n", "a child does not keep the lock of a writer", "test_topology.py::test_aForkedChildDoesNotKeepTheLock"),
+    Mutant(_VERDICTS, "        os.unlink(beside)  # of a writer that was killed\n", "        pass\n", "what a killed writer left is removed", "test_topology.py::test_aWriterThatIsKilledLeavesTheOldFile"),
+    Mutant(_VERDICTS, '    beside = f"{path}.new"\n', "    beside = path\n", "a killed writer leaves the old file", "test_topology.py::test_aWriterThatIsKilledLeavesTheOldFile"),
+    Mutant(_VERDICTS, "    while first and (room := room - len(lines[first - 1]) - len(\",\\n\")) >= 0:\n        first -= 1\n", "    first = 0\n", "a file that is full loses its oldest", "test_topology.py::test_aFileThatIsFullLosesItsOldest"),
+    Mutant(_TOPOLOGY, "self.verdict is None and self.link.canAccess", "self.verdict is None", "a pair without a path is not waited for", "test_topology.py::test_aPairWithoutAPathIsNotWaitedFor"),
+    Mutant(_TOPOLOGY, "    if not corrupt:\n", "    if True:\n", "doctor warns of a link that corrupts", "test_topology.py::test_doctorWarnsOfALinkThatCorrupts"),
     # --- kernels ----------------------------------------------------------------------
     Mutant("muninn/kernels/launch.py", "    numbacuda.requireCompiler()\n", "", "a numpy that is too new is named", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
     Mutant("muninn/kernels/numbacuda.py", "* (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)", "", "a later numba-cuda is believed", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
