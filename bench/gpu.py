@@ -28,6 +28,7 @@ from bench.driver import GIB, IS_REHEARSAL, MIB, device, inScope, sizesOf, timed
 from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
 from bench.loading import toVram
+from bench.routes import betweenGpus
 from bench.table import RESULTS, tableOf, write
 from bench.versions import attached, publishingInVram, swapped
 from muninn.devices.cuda.driver import call
@@ -353,6 +354,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "publication": publishing,
     "attach": attaching,
     "swaps": swapping,
+    "routes": betweenGpus,
 }
 
 

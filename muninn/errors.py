@@ -167,6 +167,9 @@ class ThreadsExhausted(BrokerUnavailable, RuntimeError): ...
 class HolderSilent(BrokerUnavailable): ...
 
 
+class TransferCancelled(MuninnError): ...
+
+
 ERROR_OF_NUMBER: dict[int, type[MuninnError]] = {
     errorClass.number: errorClass
     for errorClass in tuple(globals().values())

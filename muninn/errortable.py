@@ -269,5 +269,12 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Let that process go on or end it, and try again",
             "retry",
         ),
+        (
+            36,
+            "TransferCancelled",
+            "A transfer was told to stop before it was done",
+            "Start it again",
+            "retry",
+        ),
     )
 )

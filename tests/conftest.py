@@ -69,16 +69,6 @@ def cacheFolders() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def cacheFolder(cacheFolders: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A cache folder for each test and its processes, which is made at its first use.
-    No test reads or writes the verdicts of this machine, nor those of another test.
-    """
-    folder = f"{cacheFolders}/{secrets.token_hex(6)}"
-    monkeypatch.setenv("XDG_CACHE_HOME", folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
 def lockOrder() -> Iterator[None]:
     """Fail a test in which a thread, here or in an actor, took locks out of order."""
     yield
@@ -87,6 +77,17 @@ def lockOrder() -> Iterator[None]:
             findings = sorted(set(file))
             file.truncate(0)
         pytest.fail("".join(["locks out of order (docs/design/0016):\n", *findings]))
+
+
+@pytest.fixture(autouse=True)
+def cacheFolder(lockOrder: None, cacheFolders: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A cache folder for each test and its processes, which is made at its first use.
+    No test reads or writes the verdicts of this machine, nor those of another test.
+    `lockOrder` is first, so that it looks after all that a test has patched is undone.
+    """
+    folder = f"{cacheFolders}/{secrets.token_hex(6)}"
+    monkeypatch.setenv("XDG_CACHE_HOME", folder)
+    return folder
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ VARIABLE = "TEST_LOCK_ORDER"
 ORDER = [
     "torch.following._changed",
     "session.leaving.changing",
+    "transfer.engines._lock",
+    "devices.topology.links._verifying",
     "kernels.numbacuda._entering",
     "interop.dlpack._taking",
     "session.openbuffer.fencing",
@@ -61,6 +63,9 @@ ORDER = [
     "session.releases._reclaiming",
     "devices.host.memory._closing",
     "devices.host.device._changing",
+    "transfer.engine._changing",
+    "transfer.handle._changed",
+    "observe.counters._changing",
 ]
 #: The tests of this module replace it.
 ranks = {name: rank for rank, name in enumerate(ORDER)}  # pylint: disable=invalid-name

@@ -19,6 +19,7 @@ import pytest
 from interrupts import tracing
 
 from muninn.devices.host.device import memory
+from muninn.devices.host.links import Links
 from muninn.system import atomics, descriptors, processes
 from muninn.system.descriptors import Descriptor
 from muninn.wire import messages
@@ -371,10 +372,10 @@ def test_nothingThatIsOpenedOutlivesAnInterruptionAtAnyBytecode(kind: str) -> No
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     some = descriptors.opened("/dev/null", os.O_RDONLY)
     with near, far:
-        allocation = memory.allocate(0, 4096, None)
+        allocation = memory.allocate(0, 4096, Links("", 1), None)
         acts: dict[str, Callable[[Any], object]] = {
             "a file": lambda _: descriptors.opened("/dev/null", os.O_RDONLY),
-            "a memfd": lambda _: memory.allocate(0, 4096, None).close(),
+            "a memfd": lambda _: memory.allocate(0, 4096, Links("", 1), None).close(),
             "an eventfd": lambda _: descriptors.eventfd(),
             "a duplicate": lambda _: descriptors.duplicate(some),
             "a pidfd": lambda _: processes.processIsGone(os.getpid(), 1),

@@ -49,6 +49,7 @@ class Table:
     device: str = "auto"
     hostGpus: int = 2
     hostGpuBytes: int = 64 * MIB
+    hostLinks: str = ""
     mappedWindowBytes: int = 1 << 40
 
 
@@ -294,7 +295,7 @@ def test_importsDoNotCountTwice() -> None:
 
 
 def test_stagedPairsAreDeclared() -> None:
-    there = HostDevice(3, MIB, staged=[(0, 2)])
+    there = HostDevice(3, MIB, links="0-2=none")
     assert there.topology() == {"p2p": ["0-1", "1-2"], "staged": ["0-2"]}
     assert not there.canAccessPeer(2, 0)
 

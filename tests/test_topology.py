@@ -487,7 +487,7 @@ def test_pairsOfManyGpusThatAreAlikeShareALine(capsys: pytest.CaptureFixture[str
 
 
 def test_aPairWithoutAPathIsNotWaitedFor(capsys: pytest.CaptureFixture[str]) -> None:
-    device = HostDevice(2, 1, staged=[(0, 1)])
+    device = HostDevice(2, 1, links="0-1=none")
     pairs = topology.pairsOf(device, keptFor(device, ""))
     lines = _printed(device, pairs, capsys)
     assert sum("->" in line and line.endswith("no path") for line in lines) == 2

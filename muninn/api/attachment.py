@@ -28,6 +28,7 @@ from muninn.terms import Access, Renew
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
+    from muninn.transfer.handle import Transfer
 
 
 class Attachment:
@@ -41,10 +42,12 @@ class Attachment:
         "_expiresMs",
         "_isFreed",
         "_isLender",
+        "_kernelsOn",
         "_openBuffer",
         "_private",
         "_renewal",
         "_rights",
+        "_transfer",
         "_writable",
     )
 
@@ -54,6 +57,11 @@ class Attachment:
         buffer = cls.__new__(cls)
         buffer._bind(openBuffer, access, renew)
         return buffer
+
+    #: The GPU whose kernels use it by default; None: its own.
+    _kernelsOn: int | None
+    #: The transfer by which its bytes came.
+    _transfer: Transfer[Any] | None
 
     def _bind(
         self,
@@ -77,6 +85,7 @@ class Attachment:
         self._expiresMs = 0 if renew is Renew.AUTO else monotonicMs() + openBuffer.ttlMs
         self._openBuffer: OpenBuffer | None = openBuffer
         self._isLender = self._isFreed = False
+        self._kernelsOn = self._transfer = None
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def _checked(self) -> OpenBuffer:

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from muninn.api import views
-from muninn.api.attachment import Attachment
+from muninn.api.copying import Copies
 from muninn.api.handles import held
 from muninn.api.listing import describeRow
 from muninn.api.notebooks import htmlOf
@@ -40,7 +40,7 @@ from muninn.terms import Access, AccessWord, ModeWord, asRenew
 
 
 @describesOptions
-class MuninnBuffer(Protocols, Attachment, Closable):
+class MuninnBuffer(Protocols, Copies, Closable):
     """A named region of memory that every process of this host may share.
 
     Calling the class creates a buffer; `muninn.open` finds one.
@@ -88,7 +88,7 @@ class MuninnBuffer(Protocols, Attachment, Closable):
     def _exposed(self) -> Exposure:
         openBuffer = self._checked()
         memory = self._bytes(openBuffer)
-        return Exposure(openBuffer, memory, Region.of(openBuffer), self._writable)
+        return Exposure(openBuffer, memory, Region.of(openBuffer), self._writable, self._kernelsOn)
 
     @property
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:

@@ -21,10 +21,17 @@ from ctypes import ArgumentError
 from typing import TYPE_CHECKING, Never
 
 from muninn.api.buffer import MuninnBuffer
+from muninn.api.copying import OpenRouteWord, openedFor
 from muninn.api.handles import held
 from muninn.arguments import checkKeywords, keywordsOf, named, secondsOf, unwrapped
 from muninn.control import layout
-from muninn.errors import BufferMismatch, DomainChanged, HolderSilent, PermissionDenied
+from muninn.errors import (
+    BufferMismatch,
+    DomainChanged,
+    HolderSilent,
+    InvalidArgument,
+    PermissionDenied,
+)
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
 from muninn.system import clock
@@ -43,6 +50,8 @@ def open(
     *,
     tenant: str | None = None,
     renew: RenewWord = "auto",
+    targetGpu: int | None = None,
+    route: OpenRouteWord | None = None,
     **unknown: Never,
 ) -> MuninnBuffer:
     """Open a shared buffer, by its name or by a handle.
@@ -64,12 +73,22 @@ def open(
         If given, the buffer must be this tenant's.
     renew
         ``"auto"`` or ``"onUse"``, as in `MuninnBuffer`.
+    targetGpu
+        Open it for kernels of this GPU. If its bytes are elsewhere, the buffer that is
+        returned is a copy of one generation in this GPU's VRAM, which goes with its
+        last user; `MuninnBuffer.copyTo` has the rest.
+    route
+        How the bytes get to `targetGpu`: ``"p2p"`` or ``"staged"`` demands this way,
+        and ``"mapped"`` copies nothing: kernels of `targetGpu` read and write the
+        buffer where it is.
 
     Raises
     ------
     BufferNotFound, PermissionDenied, HandleInvalid, DescriptorsExhausted, TableFull
     InvalidArgument
         The buffer is fastMode, which can not be opened copyOnWrite.
+    TopologyNotPeerable
+        `route` is demanded, and can not be: the reason is in the text.
     """
     if unknown:  # not by `named`, which would make each call a tenth slower
         checkKeywords("open", unknown, keywordsOf(open))
@@ -81,7 +100,20 @@ def open(
         raise BufferMismatch(
             f"{buffer.name!r} is a bundle of arrays", "Open it by muninn.openBundle"
         )
-    return buffer
+    if targetGpu is None:
+        if route is not None:
+            raise InvalidArgument(
+                f"open: route {route!r} is the way to a GPU, and none is named", "Pass targetGpu"
+            )
+        return buffer
+    try:
+        there = openedFor(buffer, "open", targetGpu, route, timeout)
+    except BaseException:
+        buffer.close()
+        raise
+    if there is not buffer:
+        buffer.close()
+    return there
 
 
 def openAny(

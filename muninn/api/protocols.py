@@ -35,12 +35,15 @@ class Exposure(NamedTuple):
     memory
         The buffer's memory, or the private memory of an object that is open
         copyOnWrite.
+    gpu
+        The GPU whose kernels use it by default; None: its own.
     """
 
     openBuffer: OpenBuffer
     memory: Memory | PrivateMemory
     region: Region
     isWritable: bool
+    gpu: int | None = None
 
     def hostArray(self) -> np.ndarray[Any, np.dtype[Any]]:
         return views.hostArray(self.memory, self.region, self.isWritable)
@@ -112,23 +115,26 @@ class Protocols:
             There is no such GPU, or Numba is not installed.
         InvalidDtype
             Numba has no such type.
+        TopologyNotPeerable
+            The bytes are in the VRAM of another GPU, and were not mapped for this one:
+            `muninn.open` with ``route="mapped"`` does that.
         BarPressureHigh
             The host memory can not be mapped for GPUs: the budget is used up.
         InvalidArgument
             This object is open copyOnWrite.
         """
-        openBuffer, memory, region, isWritable = self._exposed()
+        openBuffer, memory, region, isWritable, usual = self._exposed()
         if isinstance(memory, PrivateMemory):
             raise privateForKernels(openBuffer.description.name)
         memory.device = deviceOf(openBuffer.context)
         if dtype is not None:
             region = views.asType(region, dtype)
-        return views.deviceArray(memory, region, isWritable, gpu)
+        return views.deviceArray(memory, region, isWritable, usual if gpu is None else gpu)
 
     def __array__(
         self, dtype: Any = None, copy: bool | None = None
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        openBuffer, memory, region, _ = self._exposed()
+        openBuffer, memory, region, _, _ = self._exposed()
         if not memory.isHostVisible:
             if copy is False:
                 raise ValueError(
@@ -154,7 +160,7 @@ class Protocols:
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped.
         Any other buffer has no such attribute.
         """
-        openBuffer, memory, region, isWritable = self._exposed()
+        openBuffer, memory, region, isWritable, _ = self._exposed()
         if (
             isinstance(memory, PrivateMemory)
             or memory.device is None
@@ -172,7 +178,7 @@ class Protocols:
         )
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
-        openBuffer, memory, region, isWritable = self._exposed()
+        openBuffer, memory, region, isWritable, _ = self._exposed()
         if not isWritable:
             description = openBuffer.description
             mayBeWritten = description.access is not Access.READ_ONLY

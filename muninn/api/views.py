@@ -126,7 +126,7 @@ def deviceArray(memory: Memory, region: Region, writable: bool, gpu: int | None 
     DeviceUnavailable
         There is no such GPU, or Numba is not installed.
     TopologyNotPeerable
-        The bytes are in the VRAM of another GPU, which this one does not reach.
+        The bytes are in the VRAM of another GPU, and not mapped for this one.
     InvalidDtype
         Numba has no such type.
     """
@@ -135,6 +135,7 @@ def deviceArray(memory: Memory, region: Region, writable: bool, gpu: int | None 
     home = memory.gpu if gpu is None else device.requireGpu(gpu)
     if home is not None and memory.gpu is not None:
         device.requirePeer(home, memory.gpu)
+        memory.requireReach(home)
     if device.runsKernelsOnHost:
         return hostArray(memory, region, writable)
     address = memory.devicePointer(device) + region.offset

@@ -73,6 +73,7 @@ class Devices(NamedTuple):
     device: str
     hostGpus: int
     hostGpuBytes: int
+    hostLinks: str
     mappedWindowBytes: int
     ipcGraceMs: int
 
@@ -181,6 +182,7 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "device": _word("auto", "host", "cuda"),
         "hostGpus": _count(0, 64),
         "hostGpuBytes": _size(1),
+        "hostLinks": _text(r"[^\n]{0,4096}"),
         "mappedWindowBytes": _size(0),
         "ipcGraceMs": _count(0, 3_600_000),
     },

@@ -24,6 +24,9 @@ class DeviceSettings(Protocol):
     def hostGpuBytes(self) -> int: ...
 
     @property
+    def hostLinks(self) -> str: ...
+
+    @property
     def mappedWindowBytes(self) -> int: ...
 
 
@@ -72,7 +75,13 @@ def chooseDevice(settings: DeviceSettings, usedBytes: UsedBytes | None = None) -
 def _host(settings: DeviceSettings, usedBytes: UsedBytes | None, reason: str) -> Device:
     from muninn.devices.host.device import HostDevice
 
-    return HostDevice(settings.hostGpus, settings.hostGpuBytes, usedBytes=usedBytes, reason=reason)
+    return HostDevice(
+        settings.hostGpus,
+        settings.hostGpuBytes,
+        usedBytes=usedBytes,
+        reason=reason,
+        links=settings.hostLinks,
+    )
 
 
 def _realGpus() -> tuple[int, str]:

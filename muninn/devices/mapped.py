@@ -8,6 +8,7 @@ so the memory stays mapped until the last of them is gone.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 from muninn.devices.port import Allocation
@@ -28,6 +29,8 @@ class MappedAllocation(Allocation, Generic[M]):
     """An allocation with its mapping, which is None once the allocation is closed."""
 
     _mapping: M | None
+    #: The other GPUs that reach it.
+    _reached: frozenset[int] = frozenset()
 
     @property
     def address(self) -> int:
@@ -44,6 +47,20 @@ class MappedAllocation(Allocation, Generic[M]):
                 f"an allocation of {self.sizeBytes} bytes on GPU {self.gpu} was closed"
             )
         return mapping
+
+    def letReach(self, gpu: int) -> None:
+        mapping = self._mapped()  # held meanwhile
+        if not self.isReachedBy(gpu):
+            self._give(gpu)
+            self._reached |= {gpu}
+        del mapping
+
+    def isReachedBy(self, gpu: int) -> bool:
+        return gpu == self.gpu or gpu in self._reached
+
+    @abstractmethod
+    def _give(self, gpu: int) -> None:
+        """Let another GPU use the memory. Raises `TopologyNotPeerable`."""
 
     def close(self) -> None:
         self._mapping = None

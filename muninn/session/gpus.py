@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from muninn.config import Settings
 from muninn.control import layout
-from muninn.control.rows import RowTable
 from muninn.system.cleanups import Cleanups
 from muninn.system.forks import Guard
 from muninn.system.oserrors import typedErrors
@@ -21,6 +19,7 @@ from muninn.terms import Mode
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device, Registration
+    from muninn.session.tables import Tables
 
 _lock = Guard(isWhole=True)  # the back-end is imported inside
 
@@ -40,9 +39,11 @@ class Gpus:
         Tickets that are being issued.
     """
 
-    def __init__(self, settings: Settings, rows: RowTable, wake: Callable[[], object]) -> None:
-        self._settings = settings.devices
-        self._rows = rows
+    def __init__(self, tables: Tables, wake: Callable[[], object]) -> None:
+        self._settings = tables.settings.devices
+        # A device asks for the rows as long as any thread uses it, also when this
+        # process has left. While these tables are there, the block is mapped.
+        self._tables = tables
         self.device: Device | None = None
         self.promised: set[tuple[int, int]] = set()
         self.fenceWords: dict[int, Registration] = {}
@@ -65,7 +66,7 @@ class Gpus:
 
     def _usedBytes(self, gpu: int) -> int:
         """Bytes that the domain holds on a GPU: a sum over the rows."""
-        rows = self._rows
+        rows = self._tables.rows
         held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
         described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
         return sum(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from muninn.arguments import requireCallable
 from muninn.devices.port import Allocation
+from muninn.errors import TopologyNotPeerable
 from muninn.storage.segments import Mapping
 from muninn.system import atomics
 
@@ -174,6 +175,15 @@ class Memory:
                         device.registerHost(source.address, source.sizeBytes, isWritable, progress)
                     )
             return self._mapped[0].devicePointer
+
+    def requireReach(self, gpu: int) -> None:
+        """Raise `TopologyNotPeerable` if kernels of `gpu` do not reach it as it is."""
+        source, home = self.source, self.gpu
+        if isinstance(source, Allocation) and home is not None and not source.isReachedBy(gpu):
+            raise TopologyNotPeerable(
+                f"kernels of GPU {gpu} do not reach the memory of GPU {home} as it is",
+                f'Open it with targetGpu={gpu}, which copies it, or with route="mapped" too',
+            )
 
     def isBorrowed(self) -> bool:
         """Whether the memory belongs to another process, which may take it back."""

@@ -71,7 +71,7 @@ class Membership:
             self.standing = standing = Standing(tables.identity, self._isAlone)
             owners = Owners(tables.block.geometry.maxBuffers)
             self.departure = Departure(owners)
-            self.gpus = Gpus(settings, tables.rows, self.wakeup.wake)
+            self.gpus = Gpus(tables, self.wakeup.wake)
             self.role = self._role(tables, standing, self.wakeup, isPreferred)
             self.client = self._connected()
             releases = Releases(tables, standing, self.client, self.wakeup.wake)

@@ -63,11 +63,11 @@ def makeBytes(
 
 
 def _allocated(device: Device, wanted: BufferSpec, extents: Sequence[Extent]) -> Allocation:
-    lent = wanted.lent
-    return (
-        device.allocate(wanted.gpu, wanted.segmentBytes, extents=extents)
-        if lent is None
-        else device.lend(lent.address, wanted.sizeBytes, lent.keepAlive)
+    if wanted.lent is not None:
+        return device.lend(wanted.lent.address, wanted.sizeBytes, wanted.lent.keepAlive)
+    filledBytes = wanted.sizeBytes if wanted.isOverwritten else 0
+    return device.allocate(
+        wanted.gpu, wanted.segmentBytes, filledBytes=filledBytes, extents=extents
     )
 
 

@@ -53,6 +53,9 @@ class BufferSpec(NamedTuple):
     grantedAs: str = ""
     #: Whether the `fill` function allocates each page of the data before it writes there.
     isFilledInParts: bool = False
+    #: Whether the `fill` function writes each byte of the data, so that VRAM need not be
+    #: cleared before.
+    isOverwritten: bool = False
     #: The further segments of a bundle that is on several GPUs.
     parts: tuple[BufferSpec, ...] = ()
     #: The bundle of which this is a part.

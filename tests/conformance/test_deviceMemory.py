@@ -392,18 +392,18 @@ def test_registersHostMemory(device: Device) -> None:
 
 
 def test_copiesBetweenAllPlaces(device: Device) -> None:
-    """A copy between GPUs that do not reach each other raises an error that says so. On
-    two H200, the driver raised a bare INVALID_VALUE.
+    """A copy between two GPUs works also if neither reaches the other. On two H200, the
+    driver answered INVALID_VALUE for memory that only its own GPU has mapped.
     """
-    data, isNear = (
-        os.urandom(MIB + 3),
-        device.canAccessPeer(0, last(device)) and device.canAccessPeer(last(device), 0),
-    )
-    for stream in (None, device.createStream(0)):
+    data, there = os.urandom(MIB + 3), last(device)
+    for near, far in (
+        (None, device.asStream(None, there)),
+        (device.createStream(0), device.createStream(there)),
+    ):
         with (
             device.allocate(0, len(data)) as first,
             device.allocate(0, len(data)) as second,
-            device.allocate(last(device), len(data)) as other,
+            device.allocate(there, len(data)) as other,
         ):
             source = ctypes.create_string_buffer(data, len(data))
             result = ctypes.create_string_buffer(len(data))
@@ -414,15 +414,61 @@ def test_copiesBetweenAllPlaces(device: Device) -> None:
                 other.address,
                 ctypes.addressof(result),
             ]
-            if not isNear:
-                paths.remove(other.address)
-                for pair in ((other.address, second.address), (second.address, other.address)):
-                    with pytest.raises(TopologyNotPeerable):
-                        device.copy(*pair, len(data), stream)
-            for origin, target in itertools.pairwise(paths):
+            for (origin, target), stream in zip(
+                itertools.pairwise(paths), (near, near, near, far), strict=True
+            ):
                 device.copy(target, origin, len(data), stream)
-            device.asStream(stream).synchronize()
+                device.asStream(stream).synchronize()
             assert result.raw == data
+
+
+def test_memoryIsReachedByItsOwnGpuAndThoseThatWereLet(device: Device) -> None:
+    there = last(device)
+    with device.allocate(0, MIB) as memory:
+        assert memory.isReachedBy(0)
+        memory.letReach(0)
+        assert memory.isReachedBy(there) == (there == 0), "no GPU but its own reaches it"
+        if device.canAccessPeer(there, 0):
+            for _ in range(2):
+                memory.letReach(there)
+                assert memory.isReachedBy(there)
+            again = alias(device, memory)
+            assert again.isReachedBy(there) == (there == 0), "each mapping has its own access"
+            again.close()
+        else:
+            with pytest.raises(TopologyNotPeerable):
+                memory.letReach(there)
+            assert not memory.isReachedBy(there)
+    with pytest.raises(BufferFreed):
+        memory.letReach(there)
+
+
+def test_copiesStraightToAGpuThatReachesTheMemory(device: Device) -> None:
+    there, data = last(device), os.urandom(MIB + 3)
+    with device.allocate(0, len(data)) as near, device.allocate(there, len(data)) as far:
+        writeBytes(device, near.address, data)
+        if there == 0:
+            return
+        near.letReach(there)
+        stream = device.createStream(0)
+        for length in (len(data), 0):
+            device.copyAcross(far.address, there, near.address, 0, length, stream)
+        stream.synchronize()
+        out = ctypes.create_string_buffer(len(data))
+        device.copyNow(ctypes.addressof(out), far.address, len(data), there)
+        assert out.raw == data
+        for wrong in ((0, near.address, 1), (far.address, 0, 1), (far.address, near.address, -1)):
+            target, source, length = wrong
+            with pytest.raises(InvalidArgument):
+                device.copyAcross(target, there, source, 0, length, stream)
+
+
+def test_memoryThatItsCallerFillsIsClearedBehindThat(device: Device) -> None:
+    sizeBytes = 100_000
+    with device.allocate(0, sizeBytes, filledBytes=sizeBytes - 10) as memory:
+        assert readBytes(device, memory.address + sizeBytes - 10, 10) == bytes(10)
+        rest = memory.allocatedBytes - sizeBytes
+        assert readBytes(device, memory.address + sizeBytes, rest) == bytes(rest)
 
 
 def test_copyOfNothingIsFineAndOfLessIsNot(device: Device) -> None:

@@ -230,6 +230,56 @@ def test_refusesHandlesThatCanNotBe(device: Device, shape: object) -> None:
         device.asStream(shape)
 
 
+def test_aStreamFollowsAMarkOfAnotherOne(device: Device) -> None:
+    """Also of a stream on another GPU; and it waits for nothing that the other stream is
+    given later.
+    """
+    first, second, done = device.createStream(0), device.createStream(last(device)), list[str]()
+    semaphores = threading.Event(), threading.Event()
+    first.submit(lambda: semaphores[0].wait(WATCHDOG_SECONDS))
+    first.submit(lambda: done.append("first"))
+    mark = first.mark()
+    first.submit(lambda: semaphores[1].wait(WATCHDOG_SECONDS))
+    second.follow(mark)
+    mark.close()
+    second.submit(lambda: done.append("second"))
+    assert not second.query() and not done
+    semaphores[0].set()
+    second.synchronize(WATCHDOG_SECONDS)
+    assert done == ["first", "second"] and not first.query()
+    semaphores[1].set()
+    first.synchronize(WATCHDOG_SECONDS)
+
+
+def test_aMarkIsReachedAfterWhatCameBefore(device: Device) -> None:
+    stream, semaphore, done = device.createStream(0), threading.Event(), list[int]()
+    stream.submit(lambda: semaphore.wait(WATCHDOG_SECONDS))
+    stream.submit(lambda: done.append(1))
+    with stream.mark() as mark:
+        threading.Timer(0.05, semaphore.set).start()
+        mark.wait()
+        assert done == [1]
+        mark.wait()  # again
+    stream.synchronize(WATCHDOG_SECONDS)
+
+
+def test_aMarkOfAStreamThatFailedIsReached(device: Device) -> None:
+    stream, other, done = device.createStream(0), device.createStream(0), list[int]()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    stream.submit(fail)
+    mark = stream.mark()
+    other.follow(mark)
+    other.submit(lambda: done.append(1))
+    other.synchronize(WATCHDOG_SECONDS)
+    mark.wait()
+    assert done == [1]
+    with pytest.raises(ValueError, match="no"):
+        stream.synchronize(WATCHDOG_SECONDS)
+
+
 def test_fenceIsReachedAfterWhatCameBefore(device: Device) -> None:
     stream, semaphore = device.createStream(0), HostSemaphore()
     seen: list[object] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import _thread
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -21,7 +21,6 @@ from muninn.devices.cuda.driver import NON_BLOCKING, DriverError, call, typed
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.cuda.registration import WindowBoundaries
 from muninn.devices.cuda.streams import CudaStream
-from muninn.errors import TopologyNotPeerable
 from muninn.interop.streams import DEFAULT_HANDLES
 from muninn.system import atomics
 from muninn.system.structures import Extent
@@ -61,7 +60,12 @@ class Copies:
             if (isOnGpu and None not in (intoType, fromType)) or (
                 stream.handle in DEFAULT_HANDLES and stream.isQuiet()
             ):
-                stream.copy(target, source, parts, keepAlive)
+
+                def calls(handle: int) -> None:
+                    for offset, partBytes in parts:
+                        call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, handle)
+
+                stream.submitCalls(calls, keepAlive)
             elif isOnGpu and fromType is None:
                 stream.copyIn(target, source, parts, keepAlive)
             elif isOnGpu:
@@ -69,8 +73,30 @@ class Copies:
             else:
                 stream.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
         except DriverError as error:
-            self._refuseApart(error, target, source, stream.gpu)
-            raise typed(error, f"{sizeBytes} bytes can not be copied") from error
+            staged = self._stagedInstead(error, target, source, sizeBytes)
+            if staged is None:
+                raise typed(error, f"{sizeBytes} bytes can not be copied") from error
+            try:
+                stream.submitCalls(staged, keepAlive)
+            except DriverError as again:
+                raise typed(again, f"{sizeBytes} bytes can not be copied") from error
+
+    def across(
+        self,
+        stream: CudaStream,
+        target: int,
+        targetGpu: int,
+        source: int,
+        sizeBytes: int,
+        keepAlive: object,
+    ) -> None:
+        """Copy from memory of the stream's GPU straight to that of another one."""
+        try:
+            stream.submitCalls(
+                self._peerCopy(target, targetGpu, source, stream.gpu, sizeBytes), keepAlive
+            )
+        except DriverError as error:
+            raise typed(error, f"{sizeBytes} bytes can not be copied across") from error
 
     def now(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
         """Copy each (target, source, bytes), and return when all are done. The caller has
@@ -84,18 +110,27 @@ class Copies:
                     for offset, partBytes in self._boundaries.parts(target, source, sizeBytes):
                         call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
                 except DriverError as error:
-                    self._refuseApart(error, target, source, gpu)
-                    raise
+                    staged = self._stagedInstead(error, target, source, sizeBytes)
+                    if staged is None:
+                        raise
+                    staged(copier)
         finally:
             call(cu.cuStreamSynchronize, copier)
 
-    def fill(self, address: int, sizeBytes: int, extents: Sequence[Extent], gpu: int) -> None:
-        """Fill new memory with extents, and with zeros where there is none. The caller has
-        entered the GPU's context.
+    def fill(
+        self,
+        address: int,
+        filledBytes: int,
+        sizeBytes: int,
+        extents: Sequence[Extent],
+        gpu: int,
+    ) -> None:
+        """Fill new memory with extents, and with zeros where there is none, but for the
+        first `filledBytes`. The caller has entered the GPU's context.
         """
         copier = self.copier(gpu)
         try:
-            for begin, end in _gapsOf(extents, sizeBytes):
+            for begin, end in _gapsOf(extents, filledBytes, sizeBytes):
                 call(cu.cuMemsetD8Async, address + begin, 0, end - begin, copier)
         except DriverError:
             call(cu.cuStreamSynchronize, copier)  # the caller gives the memory back
@@ -107,21 +142,30 @@ class Copies:
         ]
         self.now(copies, gpu)
 
-    def _refuseApart(self, error: DriverError, target: int, source: int, gpu: int) -> None:
-        """Raise `TopologyNotPeerable` if a copy in a stream of `gpu` failed because one
-        of the GPUs does not reach the other.
+    def _stagedInstead(
+        self, error: DriverError, target: int, source: int, sizeBytes: int
+    ) -> Callable[[Any], None] | None:
+        """If a copy failed because it is between two GPUs of which the stream's does not
+        reach both: the copy that the driver stages by itself, in any stream. It reaches
+        two thirds of what the slower direction gives (two H200), and is for the copies
+        that the engine of `transfer` does not make.
         """
-        gpus = {
-            gpu,
-            *(each for each in map(self._contexts.gpuOf, (target, source)) if each is not None),
-        }
-        # The driver says so of memory that one of the GPUs has not mapped.
-        if error.code == "INVALID_VALUE" and len(gpus) > 1:
-            raise TopologyNotPeerable(
-                f"the driver copies nothing between GPUs {sorted(gpus)} in a stream of GPU "
-                f"{gpu}: {error}",
-                "Copy it by the host: from the GPU to host memory, and from there to the other one",
-            ) from error
+        if error.code != "INVALID_VALUE":
+            return None
+        into, out = self._contexts.gpuOf(target), self._contexts.gpuOf(source)
+        if into is None or out is None or into == out:
+            return None
+        return self._peerCopy(target, into, source, out, sizeBytes)
+
+    def _peerCopy(
+        self, target: int, targetGpu: int, source: int, sourceGpu: int, sizeBytes: int
+    ) -> Callable[[Any], None]:
+        into, out = self._gpus[targetGpu].context, self._gpus[sourceGpu].context
+
+        def calls(handle: Any) -> None:
+            call(cu.cuMemcpyPeerAsync, target, into, source, out, sizeBytes, handle)
+
+        return calls
 
     def copier(self, gpu: int) -> Any:
         """The stream for copies whose caller waits for them at once. It never waits for
@@ -134,18 +178,18 @@ class Copies:
             return self._copiers[gpu]
 
 
-def _gapsOf(extents: Sequence[Extent], sizeBytes: int) -> list[tuple[int, int]]:
+def _gapsOf(extents: Sequence[Extent], filledBytes: int, sizeBytes: int) -> list[tuple[int, int]]:
     """(begin, end) of what to fill with zeros: where there is no extent, or all if there
     are so many such places that one larger fill is faster.
     """
-    gaps, end = [], 0
+    gaps, end = [], filledBytes
     for extent in extents:
         if extent.offset > end:
             gaps.append((end, extent.offset))
         end = extent.offset + extent.sizeBytes
     if end < sizeBytes:
         gaps.append((end, sizeBytes))
-    return gaps if len(gaps) <= _MOST_GAPS else [(0, sizeBytes)]
+    return gaps if len(gaps) <= _MOST_GAPS else [(filledBytes, sizeBytes)]
 
 
 def _copyOnHost(target: int, source: int, sizeBytes: int, held: object) -> None:

@@ -71,6 +71,7 @@ class CudaDevice(Device):
     backend = "cuda"
     runsKernelsOnHost = False
     reachesForeignArrays = True
+    givesReachAtOnce = False
 
     def __init__(
         self,
@@ -93,13 +94,12 @@ class CudaDevice(Device):
         self._links = Links()
         self._contexts = Contexts(self._gpus)
         self._deferredFree = DeferredFree(self._contexts.known)
-        self._ipc = IpcMemory(self._deferredFree)
+        self._ipc = IpcMemory(self._deferredFree, self._gpu)
         hostParts = HostParts(
             HostSemaphores(self._contexts.enteredSome), Staging(self._contexts.enteredSome)
         )
         self._streams = StreamTable(self._contexts, hostParts, self._gpu)
         self._copies = Copies(self._gpus, self._contexts, self._boundaries)
-        self._peers: dict[int, list[Gpu]] = {}
 
     # --- GPUs ------------------------------------------------------------------------
 
@@ -149,16 +149,6 @@ class CudaDevice(Device):
         except DriverError as error:
             raise typed(error, f"GPU {gpu}: {what}") from error
 
-    def _peersOf(self, gpu: Gpu) -> list[Gpu]:
-        """The GPUs that reach the memory of `gpu`, and may map it. The driver is asked
-        once.
-        """
-        if gpu.index not in self._peers:
-            self._peers[gpu.index] = [
-                peer for peer in self._gpus if peer is not gpu and peer.canReach(gpu)
-            ]
-        return self._peers[gpu.index]
-
     # --- memory ----------------------------------------------------------------------
 
     def allocate(
@@ -167,6 +157,7 @@ class CudaDevice(Device):
         sizeBytes: int,
         *,
         admitted: bool = False,
+        filledBytes: int = 0,
         extents: Sequence[Extent] = (),
     ) -> Allocation:
         self.requireGpu(gpu)
@@ -181,7 +172,7 @@ class CudaDevice(Device):
                     raise
                 made = self._allocated(chosen, sizeBytes)
             try:
-                self._copies.fill(made.address, made.allocatedBytes, extents, gpu)
+                self._copies.fill(made.address, filledBytes, made.allocatedBytes, extents, gpu)
             except BaseException:
                 made.close()
                 raise
@@ -189,9 +180,7 @@ class CudaDevice(Device):
 
     def _allocated(self, gpu: Gpu, sizeBytes: int) -> Allocation:
         if gpu.hasDescriptors:
-            return vmm.allocate(
-                self._deferredFree, gpu, self._peersOf(gpu), sizeBytes, self._version
-            )
+            return vmm.allocate(self._deferredFree, gpu, self._gpu, sizeBytes, self._version)
         return self._ipc.allocate(gpu, sizeBytes)
 
     def importAllocation(
@@ -208,7 +197,7 @@ class CudaDevice(Device):
                     return vmm.importDescriptor(
                         self._deferredFree,
                         home,
-                        self._peersOf(home),
+                        self._gpu,
                         descriptor,
                         sizeBytes,
                         writable,
@@ -298,6 +287,25 @@ class CudaDevice(Device):
         chosen = self._streams.find(stream)
         if sizeBytes:
             self._copies.submit(chosen, target, source, sizeBytes, keepAlive)
+
+    def copyAcross(
+        self,
+        target: int,
+        targetGpu: int,
+        source: int,
+        sourceGpu: int,
+        sizeBytes: int,
+        stream: object = None,
+        keepAlive: object = None,
+    ) -> None:
+        if sizeBytes < 0 or target <= 0 or source <= 0:
+            raise InvalidArgument(
+                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
+            )
+        chosen = self._streams.find(stream, sourceGpu)
+        self.requirePeer(targetGpu, sourceGpu)
+        if sizeBytes:
+            self._copies.across(chosen, target, targetGpu, source, sizeBytes, keepAlive)
 
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
         with self._working(gpu, f"{sizeBytes} bytes can not be copied"):

@@ -4,12 +4,15 @@ this process has recorded.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from cuda.bindings import driver as cu
 
+from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered
+from muninn.devices.port import Mark
 
 _FLAGS = int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING) | int(
     cu.CUevent_flags.CU_EVENT_BLOCKING_SYNC
@@ -45,4 +48,30 @@ class Events:
                 call(cu.cuEventSynchronize, event)
             except DriverError as error:
                 raise typed(error, "the GPU's work failed") from error
+        self.giveBack(event)
+
+    def giveBack(self, event: Any) -> None:
+        """Let the event be recorded anew. A stream that waits for it goes on waiting for
+        what it was recorded behind before.
+        """
         self._free.append(event)
+
+
+class EventMark(Mark):
+    """A place in a stream, as an event that was recorded there."""
+
+    def __init__(self, events: Events, event: Any) -> None:
+        self.event = event
+        self._events = events
+        self._finalizer = weakref.finalize(self, events.giveBack, event)
+        self._finalizer.atexit = False
+
+    def wait(self) -> None:
+        with Entered(self._events.context), driver.BeyondCaptures():
+            try:
+                call(cu.cuEventSynchronize, self.event)
+            except DriverError as error:
+                raise typed(error, "the GPU's work failed") from error
+
+    def close(self) -> None:
+        self._finalizer()

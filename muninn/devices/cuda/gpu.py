@@ -16,6 +16,7 @@ from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import call
+from muninn.errors import TopologyNotPeerable
 
 _ATTRIBUTE = cu.CUdevice_attribute
 _NAME_BYTES = 256
@@ -55,6 +56,7 @@ class Gpu:
         )
         self.hasDescriptors = isVirtual and exports
         self.granuleBytes = self._granule() if self.hasDescriptors else 1
+        self._reach: dict[int, bool] = {}
         self._context: Any = None
         self._retaining = _thread.RLock()
 
@@ -66,8 +68,22 @@ class Gpu:
         return f"GPU-{uuid.UUID(bytes=self.uuid)}"
 
     def canReach(self, peer: Gpu) -> bool:
-        """Whether its kernels and copies reach the other's memory directly."""
-        return self is peer or bool(call(cu.cuDeviceCanAccessPeer, self.device, peer.device))
+        """Whether its kernels and copies reach the other's memory directly. The driver is
+        asked once.
+        """
+        if peer.index not in self._reach:
+            self._reach[peer.index] = self is peer or bool(
+                call(cu.cuDeviceCanAccessPeer, self.device, peer.device)
+            )
+        return self._reach[peer.index]
+
+    def requireReach(self, peer: Gpu) -> None:
+        """Raise `TopologyNotPeerable` unless it reaches the other's memory."""
+        if not self.canReach(peer):
+            raise TopologyNotPeerable(
+                f"GPU {self.index} ({self.name}) does not reach the memory of GPU {peer.index} "
+                f"({peer.name})"
+            )
 
     @property
     def context(self) -> Any:

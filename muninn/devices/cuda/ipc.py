@@ -25,7 +25,7 @@ from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import IPC_BYTES, LENT_IN_PLACE, NO_DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.mapped import MappedAllocation
-from muninn.errors import InvalidArgument, IpcHandleMismatch
+from muninn.errors import InvalidArgument, IpcHandleMismatch, TopologyNotPeerable
 from muninn.system.descriptors import Descriptor
 
 _LAZY_PEER_ACCESS = int(cu.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
@@ -78,7 +78,10 @@ class _Disposal:
 class IpcAllocation(MappedAllocation[Lent]):
     """Memory behind a 64-byte handle."""
 
-    def __init__(self, gpu: Gpu, lent: Lent, sizeBytes: int, handle: Handle) -> None:
+    def __init__(
+        self, gpu: Gpu, peerAt: Callable[[int], Gpu], lent: Lent, sizeBytes: int, handle: Handle
+    ) -> None:
+        self._home, self._peerAt = gpu, peerAt
         self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = (
             gpu.index,
             sizeBytes,
@@ -99,6 +102,20 @@ class IpcAllocation(MappedAllocation[Lent]):
             "memory of transport cudaIpc has no descriptor", "Pass its handle on"
         )
 
+    def _give(self, gpu: int) -> None:
+        # Between two contexts, for all their memory of this kind. It is not taken back:
+        # other libraries are told "already enabled", and rely on it from then on.
+        peer = self._peerAt(gpu)
+        try:
+            peer.requireReach(self._home)
+            with peer.entered(), driver.BeyondCaptures():
+                call(cu.cuCtxEnablePeerAccess, self._home.context, 0)
+        except DriverError as error:
+            if error.code != "PEER_ACCESS_ALREADY_ENABLED":
+                raise TopologyNotPeerable(
+                    f"GPU {gpu} can not be given access to memory of GPU {self.gpu}: {error}"
+                ) from error
+
     def closeThen(self, closed: Callable[[], object]) -> None:
         """Close. The owner of the memory may use it for something else as soon as
         `closed` was called, so the call comes after the work of this process.
@@ -114,8 +131,8 @@ class IpcAllocation(MappedAllocation[Lent]):
 class IpcMemory:
     """The memory that this process exports and imports by 64-byte handles."""
 
-    def __init__(self, deferredFree: DeferredFree) -> None:
-        self._deferredFree = deferredFree
+    def __init__(self, deferredFree: DeferredFree, peerAt: Callable[[int], Gpu]) -> None:
+        self._deferredFree, self._peerAt = deferredFree, peerAt
         self._own: weakref.WeakValueDictionary[tuple[bytes, int], Lent] = (
             weakref.WeakValueDictionary()
         )
@@ -160,7 +177,7 @@ class IpcMemory:
         lent = Lent(self._deferredFree, address, dispose, False)
         with self._changing:
             self._own[handle.ipc, handle.offset] = lent
-        return IpcAllocation(gpu, lent, sizeBytes, handle)
+        return IpcAllocation(gpu, self._peerAt, lent, sizeBytes, handle)
 
     def importHandle(self, gpu: Gpu, sizeBytes: int, handle: Handle) -> IpcAllocation:
         """Map the memory that `handle` names. The caller has entered the context of
@@ -173,7 +190,7 @@ class IpcMemory:
         with self._changing:
             own = self._own.get((handle.ipc, handle.offset))
         if own is not None:
-            return IpcAllocation(gpu, own, sizeBytes, handle)
+            return IpcAllocation(gpu, self._peerAt, own, sizeBytes, handle)
         opened = cu.CUipcMemHandle()
         ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
         try:
@@ -196,7 +213,7 @@ class IpcMemory:
                 f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation "
                 f"of {rangeBytes}"
             )
-        return IpcAllocation(gpu, lent, sizeBytes, handle)
+        return IpcAllocation(gpu, self._peerAt, lent, sizeBytes, handle)
 
 
 def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) -> Handle:

@@ -29,7 +29,7 @@ from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, refuseCaptured, typed
-from muninn.devices.cuda.events import Events
+from muninn.devices.cuda.events import EventMark, Events
 from muninn.devices.cuda.gpu import Entered
 from muninn.devices.cuda.hostparts import (
     HostParts,
@@ -41,7 +41,7 @@ from muninn.devices.cuda.hostparts import (
 )
 from muninn.devices.cuda.semaphores import WAITS
 from muninn.devices.cuda.staging import Pieces, cut
-from muninn.devices.port import FenceWord, OnReached, Ready, Stream
+from muninn.devices.port import FenceWord, Mark, OnReached, Ready, Stream
 from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.errors import InvalidArgument
 from muninn.interop.streams import PER_THREAD_HANDLE
@@ -170,16 +170,13 @@ class CudaStream(Stream):
                 wait.end()
                 raise
 
-    def copy(
-        self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object
-    ) -> None:
-        """Copy (offset, bytes) between addresses that the driver knows. `keepAlive` is
-        dropped after the copy.
+    def submitCalls(self, calls: Callable[[int], object], keepAlive: object) -> None:
+        """Let `calls` give the driver work for the stream, by its handle, that makes no
+        caller wait. `keepAlive` is dropped after the work.
         """
         self.check()
         with self._submission():
-            for offset, sizeBytes in parts:
-                call(cu.cuMemcpyAsync, target + offset, source + offset, sizeBytes, self.handle)
+            calls(self.handle)
             if keepAlive is not None:
                 self._holdUntil([self._events.record(self.handle)], keepAlive)
 
@@ -237,6 +234,16 @@ class CudaStream(Stream):
             finally:
                 if numbers:
                     self._await(numbers[-1])
+
+    def mark(self) -> Mark:
+        with self._submission():
+            return EventMark(self._events, self._events.record(self.handle))
+
+    def follow(self, mark: Mark) -> None:
+        if not isinstance(mark, EventMark):
+            raise InvalidArgument(f"{type(mark).__name__} is a mark of another back-end")
+        with self._submission():
+            call(cu.cuStreamWaitEvent, self.handle, mark.event, 0)
 
     # --- the host's part -------------------------------------------------------------
 

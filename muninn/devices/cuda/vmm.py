@@ -16,17 +16,24 @@ import fcntl
 import functools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from cuda.bindings import driver as cu
 
+from muninn.devices.cuda import driver
 from muninn.devices.cuda.deferredfree import DeferredFree
 from muninn.devices.cuda.driver import DriverError, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.mapped import MappedAllocation
-from muninn.errors import BufferFreed, DescriptorsExhausted, IpcHandleMismatch, PermissionDenied
+from muninn.errors import (
+    BufferFreed,
+    DescriptorsExhausted,
+    IpcHandleMismatch,
+    PermissionDenied,
+    TopologyNotPeerable,
+)
 from muninn.system import descriptors
 from muninn.system.descriptors import Descriptor
 
@@ -62,7 +69,13 @@ class VmmAllocation(MappedAllocation[VmmMapping]):
     """A mapped piece of VMM memory."""
 
     def __init__(
-        self, gpu: Gpu, mapping: VmmMapping, sizeBytes: int, writable: bool, handle: Handle
+        self,
+        gpu: Gpu,
+        peerAt: Callable[[int], Gpu],
+        mapping: VmmMapping,
+        sizeBytes: int,
+        writable: bool,
+        handle: Handle,
     ) -> None:
         self.gpu, self.sizeBytes, self.allocatedBytes, self.writable = (
             gpu.index,
@@ -73,7 +86,21 @@ class VmmAllocation(MappedAllocation[VmmMapping]):
         self.transport, self.transportReason = "vmm", REASONS[DESCRIPTOR_EXPORT]
         self.isHostVisible, self.isOwned = False, False
         self.handle = handle.packed()
-        self._mapping = mapping
+        self._home, self._peerAt, self._mapping = gpu, peerAt, mapping
+
+    def _give(self, gpu: int) -> None:
+        # It takes some 10 ms from 1 GiB on, and 30 µs for the GPU's own (two H200):
+        # therefore not for all GPUs when the memory is mapped.
+        peer = self._peerAt(gpu)
+        try:
+            peer.requireReach(self._home)
+            grants = [_grant(peer, self.writable)]
+            with driver.BeyondCaptures():
+                call(cu.cuMemSetAccess, self.address, self.allocatedBytes, grants, 1)
+        except DriverError as error:
+            raise TopologyNotPeerable(
+                f"GPU {gpu} can not be given access to memory of GPU {self.gpu}: {error}"
+            ) from error
 
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         mapping = self._mapped()  # held while it is exported
@@ -94,10 +121,14 @@ class VmmAllocation(MappedAllocation[VmmMapping]):
 
 
 def allocate(
-    deferredFree: DeferredFree, gpu: Gpu, peers: Sequence[Gpu], sizeBytes: int, driverVersion: int
+    deferredFree: DeferredFree,
+    gpu: Gpu,
+    peerAt: Callable[[int], Gpu],
+    sizeBytes: int,
+    driverVersion: int,
 ) -> VmmAllocation:
-    """New memory of `gpu`, mapped for it and for `peers`; not zeroed. Raises
-    `DriverError`, and leaves nothing behind then.
+    """New memory of `gpu`, mapped for it; not zeroed. `peerAt` gives the GPU of an index.
+    Raises `DriverError`, and leaves nothing behind then.
     """
     allocatedBytes = granulesUp(gpu, sizeBytes)
     with contextlib.ExitStack() as undo:
@@ -107,18 +138,18 @@ def allocate(
             int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0))
         )
         fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-        mapping = _mapped(deferredFree, gpu, peers, physical, descriptor, allocatedBytes, True)
+        mapping = _mapped(deferredFree, gpu, physical, descriptor, allocatedBytes, True)
         undo.pop_all()
     handle = Handle(
         "vmm", driverVersion, gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes
     )
-    return VmmAllocation(gpu, mapping, sizeBytes, True, handle)
+    return VmmAllocation(gpu, peerAt, mapping, sizeBytes, True, handle)
 
 
 def importDescriptor(
     deferredFree: DeferredFree,
     gpu: Gpu,
-    peers: Sequence[Gpu],
+    peerAt: Callable[[int], Gpu],
     descriptor: int,
     sizeBytes: int,
     writable: bool,
@@ -146,7 +177,7 @@ def importDescriptor(
     try:
         physical = call(cu.cuMemImportFromShareableHandle, own.number, _POSIX)
         try:
-            mapping = _mapped(deferredFree, gpu, peers, physical, own, handle.sizeBytes, writable)
+            mapping = _mapped(deferredFree, gpu, physical, own, handle.sizeBytes, writable)
         except BaseException:
             call(cu.cuMemRelease, physical)
             raise
@@ -158,7 +189,7 @@ def importDescriptor(
         raise IpcHandleMismatch(
             f"the descriptor is not {handle.sizeBytes} bytes of a GPU's memory: {error}"
         ) from error
-    return VmmAllocation(gpu, mapping, sizeBytes, writable, handle)
+    return VmmAllocation(gpu, peerAt, mapping, sizeBytes, writable, handle)
 
 
 def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
@@ -169,25 +200,17 @@ def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
 def _mapped(
     deferredFree: DeferredFree,
     gpu: Gpu,
-    peers: Sequence[Gpu],
     physical: Any,
     descriptor: Descriptor,
     sizeBytes: int,
     writable: bool,
 ) -> VmmMapping:
     # No ExitStack, because the interpreter spends half of its time of an open here.
-    gpus = (gpu, *peers)
     address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
     try:
         call(cu.cuMemMap, address, sizeBytes, 0, physical, 0)
         try:
-            call(
-                cu.cuMemSetAccess,
-                address,
-                sizeBytes,
-                [_grant(each, writable) for each in gpus],
-                len(gpus),
-            )
+            call(cu.cuMemSetAccess, address, sizeBytes, [_grant(gpu, writable)], 1)
         except BaseException:
             call(cu.cuMemUnmap, address, sizeBytes)
             raise

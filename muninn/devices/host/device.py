@@ -2,9 +2,9 @@
 
 It runs where there is no GPU, and is for use there and not only for tests: buffers and
 fences work between processes as on GPUs, and it runs the CPU references of the kernels.
-A device address is the CPU's own. All GPUs reach each other, except the pairs that a
-test declares `staged`. Their capacity is a number in the configuration, which only the
-accounting enforces.
+A device address is the CPU's own. The links between the GPUs are those of a setting
+(`links`), good ones if it names none. Their capacity is a number in the configuration,
+which only the accounting enforces.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import _thread
 import uuid
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from muninn.config.sizes import exactly
 from muninn.control.header import bootId
 from muninn.devices.host import memory
+from muninn.devices.host.links import Links
 from muninn.devices.host.streams import DefaultStream, HostStream, WorkerStream
 from muninn.devices.port import (
     SAME_GPU,
@@ -111,13 +112,14 @@ class HostDevice(Device):
         processes across a `kill -9`, and the port does not read the directory.
     reason
         The reason for which this back-end was chosen.
-    staged
-        Pairs of GPUs that do not reach each other.
+    links
+        The links between the GPUs; see `Links`.
     """
 
     backend = "host"
     runsKernelsOnHost = True
     reachesForeignArrays = False
+    givesReachAtOnce = True
 
     def __init__(
         self,
@@ -126,14 +128,14 @@ class HostDevice(Device):
         *,
         usedBytes: UsedBytes | None = None,
         reason: str = "asked for",
-        staged: Collection[tuple[int, int]] = (),
+        links: str = "",
     ) -> None:
         if gpuCount < 0 or gpuBytes < 0:
             raise InvalidArgument(f"{gpuCount} GPUs of {gpuBytes} bytes can not be emulated")
         self.gpuCount, self.reason = gpuCount, reason
         self.usedBytes = usedBytes
         self._gpuBytes = gpuBytes
-        self._staged = frozenset(frozenset(pair) for pair in staged)
+        self._links = Links(links, gpuCount)
         self._ledger = _Ledger()
         self._defaults = tuple(DefaultStream(gpu) for gpu in range(gpuCount))
         self._streams: weakref.WeakValueDictionary[int, WorkerStream] = (
@@ -152,7 +154,7 @@ class HostDevice(Device):
         return MemoryInfo(max(0, self._gpuBytes - used), self._gpuBytes)
 
     def canAccessPeer(self, gpu: int, peer: int) -> bool:
-        return frozenset((self.requireGpu(gpu), self.requireGpu(peer))) not in self._staged
+        return self._links.between(self.requireGpu(peer), self.requireGpu(gpu)).isThere
 
     def link(self, gpu: int, peer: int) -> Link:
         canAccess = self.canAccessPeer(gpu, peer)
@@ -163,7 +165,7 @@ class HostDevice(Device):
         return Site("", None, None, None)
 
     def driverText(self) -> str:
-        return "emulated"
+        return f"emulated {self._links.text}".strip()
 
     def allocate(
         self,
@@ -171,6 +173,7 @@ class HostDevice(Device):
         sizeBytes: int,
         *,
         admitted: bool = False,
+        filledBytes: int = 0,
         extents: Sequence[Extent] = (),
     ) -> Allocation:
         self.requireGpu(gpu)
@@ -179,9 +182,8 @@ class HostDevice(Device):
         counted = None
         if self.usedBytes is not None:
             counted = self.usedBytes(gpu) - (allocatedBytes if admitted else 0)
-        made = memory.allocate(
-            gpu, sizeBytes, self._ledger.reserve(gpu, allocatedBytes, counted, self._gpuBytes)
-        )
+        reserved = self._ledger.reserve(gpu, allocatedBytes, counted, self._gpuBytes)
+        made = memory.allocate(gpu, sizeBytes, self._links, reserved)
         for extent in extents:
             self.copy(made.address + extent.offset, extent.address, extent.sizeBytes)
         return made
@@ -192,7 +194,7 @@ class HostDevice(Device):
         self.requireGpu(gpu)
         if handle:
             raise IpcHandleMismatch("memory of a real GPU can not be mapped by the host back-end")
-        return memory.importDescriptor(gpu, descriptor, sizeBytes, writable)
+        return memory.importDescriptor(gpu, descriptor, sizeBytes, writable, self._links)
 
     def registerHost(
         self,
@@ -225,6 +227,27 @@ class HostDevice(Device):
             atomics.copy(target, source, sizeBytes)
 
         self._stream(stream).submit(work)
+
+    def copyAcross(
+        self,
+        target: int,
+        targetGpu: int,
+        source: int,
+        sourceGpu: int,
+        sizeBytes: int,
+        stream: object = None,
+        keepAlive: object = None,
+    ) -> None:
+        if sizeBytes < 0 or target <= 0 or source <= 0:
+            raise InvalidArgument(
+                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
+            )
+        self.requirePeer(targetGpu, sourceGpu)
+
+        def work(held: object = keepAlive) -> None:
+            self._links.send(source, sourceGpu, target, targetGpu, sizeBytes)
+
+        self._stream(stream, sourceGpu).submit(work)
 
     def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
         # The address is in the memory of a real GPU, where the CPU would fault.

@@ -16,6 +16,7 @@ import os
 import weakref
 
 from muninn.config.sizes import exactly
+from muninn.devices.host.links import Links
 from muninn.devices.mapped import MappedAllocation
 from muninn.errors import (
     BufferFreed,
@@ -64,12 +65,19 @@ class MemfdAllocation(MappedAllocation[Mapping]):
     """
 
     def __init__(
-        self, gpu: int, fd: Descriptor, sizeBytes: int, writable: bool, reserved: object = None
+        self,
+        gpu: int,
+        fd: Descriptor,
+        sizeBytes: int,
+        writable: bool,
+        links: Links,
+        reserved: object = None,
     ) -> None:
         self.gpu, self.sizeBytes, self.writable = gpu, sizeBytes, writable
         self.allocatedBytes = pagesUp(sizeBytes)
         self.transport, self.transportReason, self.handle = TRANSPORT, _REASON, b""
         self.isHostVisible, self.isOwned = True, False
+        self._links = links
         self._kept = descriptors.own(fd)
         # The kernel reuses a descriptor's number at once, so no close may come while an
         # export uses the number.
@@ -107,13 +115,16 @@ class MemfdAllocation(MappedAllocation[Mapping]):
             except OSError as error:
                 raise _typed(error, "the allocation can not be exported") from error
 
+    def _give(self, gpu: int) -> None:
+        self._links.require(self.gpu, gpu)
+
     def close(self) -> None:
         with self._closing:
             super().close()
             self._finalizer()
 
 
-def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
+def allocate(gpu: int, sizeBytes: int, links: Links, reserved: object) -> MemfdAllocation:
     """New memory: allocated, sealed, mapped. Raises `HostMemoryFull` or
     `DescriptorsExhausted`, and leaves nothing behind then.
     """
@@ -127,11 +138,11 @@ def allocate(gpu: int, sizeBytes: int, reserved: object) -> MemfdAllocation:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except OSError as error:
         raise _typed(error, f"{exactly(sizeBytes)} for GPU {gpu}") from error
-    return MemfdAllocation(gpu, fd, sizeBytes, True, reserved)
+    return MemfdAllocation(gpu, fd, sizeBytes, True, links, reserved)
 
 
 def importDescriptor(
-    gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool
+    gpu: int, descriptor: int | Known, sizeBytes: int, writable: bool, links: Links
 ) -> MemfdAllocation:
     """Map a peer's memfd, after a check that no process can take its bytes away."""
     checkSize(sizeBytes)
@@ -146,7 +157,7 @@ def importDescriptor(
     _checkMemfd(fd.number, sizeBytes)
     if writable and not _mayWrite(fd.number):
         raise PermissionDenied("the descriptor is read-only")
-    return MemfdAllocation(gpu, fd, sizeBytes, writable)
+    return MemfdAllocation(gpu, fd, sizeBytes, writable, links)
 
 
 def checkSize(sizeBytes: int) -> None:

@@ -12,12 +12,29 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 
-from muninn.devices.port import OnReached, Ready, Stream
+from muninn.devices.port import Mark, OnReached, Ready, Stream
 from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.interop.streams import DEFAULT_HANDLES
+from muninn.system.latch import Latch
 
 #: Small integers, so that no CUDA library can take one for a pointer to its own stream.
 _HANDLES = itertools.count(max(DEFAULT_HANDLES) + 1)
+
+
+class HostMark(Mark):
+    """A place in a stream, as a flag that the stream sets."""
+
+    def __init__(self) -> None:
+        self._reached = Latch()
+
+    def reach(self) -> None:
+        self._reached.set()
+
+    def wait(self) -> None:
+        self._reached.wait(None)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
 
 
 class HostStream(Stream):
@@ -36,6 +53,14 @@ class HostStream(Stream):
     def submit(self, work: Callable[[], object]) -> None:
         self.query()
         self.enqueue(lambda error: work() if error is None else None)
+
+    def mark(self) -> Mark:
+        mark = HostMark()
+        self.enqueue(lambda error: mark.reach())
+        return mark
+
+    def follow(self, mark: Mark) -> None:
+        self.enqueue(lambda error: mark.wait())
 
     def recordFence(self, onReached: OnReached) -> None:
         """The port's `recordFence`. `onReached` gets an error of the stream, so that

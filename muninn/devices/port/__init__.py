@@ -43,7 +43,7 @@ from muninn.devices.port.device import Device, UsedBytes
 from muninn.devices.port.fences import READY_SLICE_SECONDS, FenceWord, OnReached, Ready
 from muninn.devices.port.links import SAME_GPU, Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
-from muninn.devices.port.streams import Stream
+from muninn.devices.port.streams import Mark, Stream
 
 __all__ = [
     "READY_SLICE_SECONDS",
@@ -52,6 +52,7 @@ __all__ = [
     "Device",
     "FenceWord",
     "Link",
+    "Mark",
     "MemoryInfo",
     "OnReached",
     "Ready",

@@ -36,6 +36,9 @@ class Device(ABC):
     reachesForeignArrays
         Whether an array that another library of this process has on a GPU lies in the
         memory of one of these GPUs.
+    givesReachAtOnce
+        Whether `Allocation.letReach` takes no time that counts. Elsewhere it takes longer
+        than the copy of some GiB.
     gpuCount
         How many GPUs there are. Any other index is `DeviceUnavailable` everywhere.
     usedBytes
@@ -48,6 +51,7 @@ class Device(ABC):
     reason: str
     runsKernelsOnHost: bool
     reachesForeignArrays: bool
+    givesReachAtOnce: bool
     gpuCount: int
     usedBytes: UsedBytes | None
 
@@ -113,7 +117,7 @@ class Device(ABC):
             raise TopologyNotPeerable(
                 f"GPU {gpu} ({self.gpuName(gpu)}) does not reach the memory of GPU {home} "
                 f"({self.gpuName(home)})",
-                f"Work on it on GPU {home}, or copy it by the host: buffer.read()",
+                f"Work on it on GPU {home}, or open it with targetGpu={gpu}, which copies it",
             )
 
     def topology(self) -> dict[str, list[str]]:
@@ -132,6 +136,7 @@ class Device(ABC):
         sizeBytes: int,
         *,
         admitted: bool = False,
+        filledBytes: int = 0,
         extents: Sequence[Extent] = (),
     ) -> Allocation:
         """Allocate memory that other processes can import. Its bytes are copies of the
@@ -141,6 +146,9 @@ class Device(ABC):
         ----------
         admitted
             The caller's accounting (`usedBytes`) counts these bytes already.
+        filledBytes
+            So many bytes from the beginning the caller writes before any other process
+            gets the memory. Until then they may be those of its last use.
         extents
             In the order of their offsets, none within another.
 
@@ -236,14 +244,32 @@ class Device(ABC):
         stream: object = None,
         keepAlive: object = None,
     ) -> None:
-        """Copy between host and device, within a GPU, or across GPUs that reach each
-        other, on a stream. The two ranges do not overlap.
+        """Copy between host and device in a stream of that GPU, within a GPU, or between
+        two GPUs in whichever way the driver takes. The two ranges do not overlap.
 
         `keepAlive` is held until the copy is done: the anchors of the memory, so that
         closing it meanwhile is no fault.
+        """
 
-        Raises `TopologyNotPeerable` where one of the GPUs does not reach the other's
-        memory: the port has no route through the host.
+    @abstractmethod
+    def copyAcross(
+        self,
+        target: int,
+        targetGpu: int,
+        source: int,
+        sourceGpu: int,
+        sizeBytes: int,
+        stream: object = None,
+        keepAlive: object = None,
+    ) -> None:
+        """Copy from the memory of one GPU straight to that of another one, in a stream of
+        `sourceGpu`. The source must be reached by the target: see
+        `Allocation.letReach`. `keepAlive` as in `copy`.
+
+        A GPU writes to another one faster than it reads from it: copies of 64 KiB take
+        2.6 µs in a stream of the source and 8.1 in one of the target (two H200).
+
+        Raises `TopologyNotPeerable` where the GPUs do not reach each other.
         """
 
     @abstractmethod

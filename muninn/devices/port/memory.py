@@ -65,6 +65,23 @@ class Allocation(Closable):
         """
 
     @abstractmethod
+    def letReach(self, gpu: int) -> None:
+        """Let kernels and copies of `gpu` use the memory at its address. Done once, and
+        given back with the mapping; `gpu` may be its own.
+
+        Raises
+        ------
+        TopologyNotPeerable
+            That GPU does not reach this one, or access can not be set.
+        """
+
+    @abstractmethod
+    def isReachedBy(self, gpu: int) -> bool:
+        """Whether kernels and copies of `gpu` may use it: its own GPU, or one that
+        `letReach` has let.
+        """
+
+    @abstractmethod
     def exportDescriptor(self, writable: bool = True) -> Descriptor:
         """A new descriptor of the memory, for the caller to pass on.
 

@@ -8,6 +8,17 @@ from collections.abc import Callable
 from muninn.system.closable import Closable
 
 
+class Mark(Closable):
+    """A place in a stream. It is reached once everything is done that the stream was
+    given before it, also if that failed. Closing it forgets the place, and changes no
+    wait that has begun.
+    """
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Wait until it is reached. Raises the error of a GPU whose work failed."""
+
+
 class Stream(Closable):
     """A queue of work on one GPU. Work that was submitted before it was closed is still
     done; all other calls are refused from then on.
@@ -31,6 +42,16 @@ class Stream(Closable):
     def submit(self, work: Callable[[], object]) -> None:
         """Run `work` on the host after everything before it. `work` must not call the
         port; an exception that it raises becomes the stream's error.
+        """
+
+    @abstractmethod
+    def mark(self) -> Mark:
+        """A mark of this place."""
+
+    @abstractmethod
+    def follow(self, mark: Mark) -> None:
+        """Let the later work of the stream begin after the mark of another stream of
+        this process is reached. The two may be on two GPUs.
         """
 
     @abstractmethod

@@ -1,0 +1,203 @@
+"""Copies between GPUs: `copyTo`, `copyFrom`, and `open` for another GPU.
+
+A copy is of one whole generation: it is made inside a read access of the source, and
+for `copyFrom` inside a write access of the target. The new buffer of `copyTo` can be
+opened by others once all bytes are there. Which way the bytes go, and why, is the
+engine's (`transfer/`), and each copy says so. `api/transfers.py` does the work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from muninn.api import transfers
+from muninn.api.attachment import Attachment
+from muninn.api.transfers import Progress
+from muninn.arguments import named
+from muninn.errors import InvalidArgument
+from muninn.session.gpus import deviceOf
+from muninn.terms import AccessWord, nearest
+from muninn.transfer.routes import ASKABLE, Route
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Allocation
+    from muninn.transfer.handle import Transfer
+
+RouteWord = Literal["p2p", "staged"]
+#: What `open` takes too.
+OpenRouteWord = Literal["p2p", "staged", "mapped"]
+MAPPED = "mapped"
+_WORDS = tuple(map(str, ASKABLE))
+Buffer = TypeVar("Buffer", bound="Copies")
+
+
+class Copies(Attachment):
+    """The part of a buffer object that copies."""
+
+    __slots__ = ()
+
+    @named
+    def copyTo(
+        self,
+        gpu: int,
+        *,
+        name: str | None = None,
+        access: AccessWord | None = None,
+        route: RouteWord | None = None,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Copy the buffer to a GPU. Returns a new buffer in that GPU's VRAM, which any
+        process can open; its `transfer` says which way the bytes went, and why.
+
+        Parameters
+        ----------
+        gpu
+            The GPU, by its index in this process.
+        name
+            The new buffer's name. Without one it is freed with its last user.
+        access
+            The rights of other processes on it; those of this buffer by default.
+        route
+            ``"p2p"`` or ``"staged"`` demands this way between two GPUs; by default the
+            faster one that was seen to be right is taken.
+        timeout
+            Seconds for all of it; `TimeoutError` when they are over, and nothing is
+            left of the copy.
+        progress
+            Called with the bytes that have arrived since the last call.
+
+        Raises
+        ------
+        TopologyNotPeerable
+            `route` is ``"p2p"``, and that can not be: the reason is in the text.
+        WriterDied
+            The last writer died or gave up half way.
+        BufferExists, QuotaExceeded, DeviceUnavailable
+        """
+        copy = transfers.copyTo(
+            self, "copyTo", gpu, name, access, _asRoute(route, "copyTo"), timeout, progress
+        )
+        return copy.run()
+
+    @named
+    def startCopyTo(
+        self,
+        gpu: int,
+        *,
+        name: str | None = None,
+        access: AccessWord | None = None,
+        route: RouteWord | None = None,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> Transfer[Self]:
+        """`copyTo` on a thread of its own. Returns at once: ``transfer.result()`` waits
+        for the new buffer, as ``await transfer`` does, and ``transfer.cancel()`` stops.
+        """
+        copy = transfers.copyTo(
+            self,
+            "startCopyTo",
+            gpu,
+            name,
+            access,
+            _asRoute(route, "startCopyTo"),
+            timeout,
+            progress,
+        )
+        return copy.start()
+
+    @named
+    def copyFrom(
+        self,
+        source: Copies,
+        *,
+        route: RouteWord | None = None,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Publish the bytes of another buffer of the same shape and dtype as the next
+        generation of this one; returns the generation. The other parameters and the
+        errors are those of `copyTo`.
+
+        If it fails half way, readers get `WriterDied` until the next write.
+
+        Raises
+        ------
+        BufferMismatch
+            The two have not the same shape and dtype.
+        PermissionDenied
+            This object is open for reading.
+        """
+        return transfers.copyFrom(
+            self, "copyFrom", source, _asRoute(route, "copyFrom"), timeout, progress
+        ).run()
+
+    @named
+    def startCopyFrom(
+        self,
+        source: Copies,
+        *,
+        route: RouteWord | None = None,
+        timeout: float | None = None,
+        progress: Progress | None = None,
+    ) -> Transfer[int]:
+        """`copyFrom` on a thread of its own; see `startCopyTo`."""
+        return transfers.copyFrom(
+            self, "startCopyFrom", source, _asRoute(route, "startCopyFrom"), timeout, progress
+        ).start()
+
+    @property
+    def transfer(self) -> Transfer[Any] | None:
+        """The transfer by which the bytes came, for a buffer that `copyTo` made or that
+        was opened for another GPU; its `route`, `reason`, `seconds`.
+        """
+        return self._transfer
+
+    @property
+    def route(self) -> str | None:
+        """The way of the bytes to the GPU for which it was opened: the `transfer`'s, or
+        ``"mapped"``; None for any other buffer.
+        """
+        if self._kernelsOn is not None:
+            return MAPPED
+        return None if self._transfer is None else self._transfer.route
+
+
+def openedFor(
+    buffer: Buffer, caller: str, targetGpu: int, route: str | None, timeout: float | None
+) -> Buffer:
+    """A buffer for the kernels of a GPU: `buffer` itself if they reach it, else a copy.
+
+    Raises
+    ------
+    TopologyNotPeerable
+        The route that the caller demands can not be.
+    """
+    asked = None if route == MAPPED else _asRoute(route, caller, (*_WORDS, MAPPED))
+    openBuffer = buffer._checked()
+    device, memory = deviceOf(openBuffer.context), openBuffer.memory
+    gpu = device.requireGpu(targetGpu)
+    if route == MAPPED:
+        if memory.gpu is not None:
+            allocation: Allocation = memory.source  # type: ignore[assignment]  # VRAM is one
+            device.requirePeer(gpu, memory.gpu)
+            allocation.letReach(gpu)
+        buffer._kernelsOn = gpu
+        return buffer
+    if memory.gpu == gpu:
+        return buffer
+    return transfers.copyTo(buffer, caller, gpu, None, None, asked, timeout, None).run()
+
+
+def _asRoute(value: object, caller: str, words: tuple[str, ...] = _WORDS) -> Route | None:
+    """A route that a user demands, or None."""
+    if value is None:
+        return None
+    if value not in words:
+        meant = nearest(str(value), list(words))
+        hint = f" (did you mean {meant!r}?)" if meant else ""
+        raise InvalidArgument(
+            f"{caller}: route {value!r} is not known{hint}",
+            f"Use {' or '.join(f'`{each}`' for each in words)}, or leave it out",
+        )
+    return Route(str(value))

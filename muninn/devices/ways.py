@@ -1,0 +1,220 @@
+"""Ways: how bytes get from one place to another, in windows, with copies that overlap.
+
+A way belongs to two places: a GPU and another one, or a GPU and the host. It has its
+streams, and its pieces if it needs some, for as long as it lives, so a copy allocates
+nothing. One copy uses it at a time.
+
+`send` returns when the bytes have arrived. It gives the GPU some windows ahead, and
+then waits for the oldest: so the caller hears of each window, can stop the copy between
+two of them, and the GPU is never idle meanwhile. If the caller's function raises, no
+further window is begun, and `send` raises after those that were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from muninn.devices.pieces import HostPieces, PeerPieces, Pieces
+from muninn.devices.port import Device, Mark, Stream
+from muninn.system.closable import Closable
+from muninn.system.pages import PAGE_BYTES
+
+#: Called with the bytes that have arrived since the last call; raises to stop.
+Told = Callable[[int], object]
+#: Windows of a copy without pieces. A few hundred microseconds of NVLink, and some
+#: milliseconds of PCIe.
+_WINDOW_BYTES = 256 << 20
+#: The pieces between two GPUs with a link, or a smaller part of what is free.
+_LINK_PIECE_BYTES, _LINK_PIECES, _PART_OF_FREE = 128 << 20, 2, 64
+#: How many windows a GPU is given ahead.
+_AHEAD = 6
+
+
+class Way(Closable):
+    """A way that one copy uses at a time.
+
+    Attributes
+    ----------
+    begin
+        The stream in which a copy begins: it can be made to follow a mark before.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._end = contextlib.ExitStack()
+
+    @property
+    @abstractmethod
+    def begin(self) -> Stream: ...
+
+    @property
+    @abstractmethod
+    def _streams(self) -> tuple[Stream, ...]: ...
+
+    @abstractmethod
+    def _windows(self, source: int, target: int, sizeBytes: int) -> Iterable[tuple[Mark, int]]:
+        """Submit the windows one after the other, and give the mark after each, and its
+        bytes.
+        """
+
+    def send(self, source: int, target: int, sizeBytes: int, told: Told) -> None:
+        """Copy, and wait for the copy.
+
+        Raises
+        ------
+        DeviceUnavailable
+            The work of a GPU failed.
+        """
+        under, isOver = deque[tuple[Mark, int]](), False
+        try:
+            for window in self._windows(source, target, sizeBytes):
+                under.append(window)
+                if len(under) > _AHEAD:
+                    _arrive(under, told)
+            while under:
+                _arrive(under, told)
+            isOver = True
+        finally:
+            if not isOver:  # the memory is the caller's again after this
+                for stream in self._streams:
+                    with contextlib.suppress(Exception):  # another error is on its way
+                        stream.synchronize()
+
+    def _stream(self, gpu: int) -> Stream:
+        """A stream that is closed with the way."""
+        stream = self._device.createStream(gpu)
+        self._end.callback(stream.close)
+        return stream
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def _arrive(under: deque[tuple[Mark, int]], told: Told) -> None:
+    mark, sizeBytes = under[0]
+    mark.wait()
+    under.popleft()
+    told(sizeBytes)
+
+
+class Direct(Way):
+    """Without pieces: within a GPU, between a GPU and host memory that it has mapped, or
+    to a GPU that reaches the memory.
+
+    Parameters
+    ----------
+    gpu
+        The GPU whose stream copies; for two GPUs the one that sends.
+    target
+        The GPU that receives, if it is another one.
+    """
+
+    def __init__(self, device: Device, gpu: int, target: int | None = None) -> None:
+        super().__init__(device)
+        self._gpu, self._target = gpu, target
+        self._copies = self._stream(gpu)
+
+    @property
+    def begin(self) -> Stream:
+        return self._copies
+
+    @property
+    def _streams(self) -> tuple[Stream, ...]:
+        return (self._copies,)
+
+    def _windows(self, source: int, target: int, sizeBytes: int) -> Iterator[tuple[Mark, int]]:
+        for offset in range(0, sizeBytes, _WINDOW_BYTES):
+            length = min(_WINDOW_BYTES, sizeBytes - offset)
+            if self._target is None:
+                self._device.copy(target + offset, source + offset, length, self._copies)
+            else:
+                self._device.copyAcross(
+                    target + offset,
+                    self._target,
+                    source + offset,
+                    self._gpu,
+                    length,
+                    self._copies,
+                )
+            yield self._copies.mark(), length
+
+
+class Relay(Way):
+    """Through pieces: one stream fills them, and another one empties them meanwhile.
+
+    Parameters
+    ----------
+    source, target
+        The GPUs.
+    """
+
+    def __init__(self, device: Device, source: int, target: int, pieces: Pieces) -> None:
+        super().__init__(device)
+        self._source, self._target = source, target
+        self._pieces = pieces
+        self._end.callback(pieces.close)
+        self._filling = self._stream(source)
+        # A GPU writes to another one faster than it reads from it.
+        self._isByPeer = isinstance(pieces, PeerPieces)
+        self._emptying = self._stream(source if self._isByPeer else target)
+
+    @classmethod
+    def byHost(cls, device: Device, source: int, target: int, pieceBytes: int, count: int) -> Relay:
+        """By pinned host memory near the GPU that sends."""
+        return cls(device, source, target, HostPieces(device, source, pieceBytes, count))
+
+    @property
+    def begin(self) -> Stream:
+        return self._filling
+
+    @property
+    def _streams(self) -> tuple[Stream, ...]:
+        return self._filling, self._emptying
+
+    def _windows(self, source: int, target: int, sizeBytes: int) -> Iterator[tuple[Mark, int]]:
+        addresses, pieceBytes = self._pieces.addresses, self._pieces.pieceBytes
+        emptied = list[Mark]()
+        for number, offset in enumerate(range(0, sizeBytes, pieceBytes)):
+            length = min(pieceBytes, sizeBytes - offset)
+            piece = addresses[number % len(addresses)]
+            if number >= len(addresses):
+                self._filling.follow(emptied[number % len(addresses)])
+            self._device.copy(piece, source + offset, length, self._filling)
+            with self._filling.mark() as filled:
+                self._emptying.follow(filled)
+            self._empty(target + offset, piece, length)
+            mark = self._emptying.mark()
+            if number < len(addresses):
+                emptied.append(mark)
+            else:
+                emptied[number % len(addresses)] = mark
+            yield mark, length
+
+    def _empty(self, target: int, piece: int, length: int) -> None:
+        if self._isByPeer:
+            self._device.copyAcross(
+                target, self._target, piece, self._source, length, self._emptying
+            )
+        else:
+            self._device.copy(target, piece, length, self._emptying)
+
+
+def byLink(device: Device, source: int, target: int) -> Way:
+    """The way from a GPU straight to another one for any memory of the first: by pieces
+    that the second reaches, unless each buffer can be reached at once.
+
+    Raises
+    ------
+    TopologyNotPeerable
+        There is no such way.
+    QuotaExceeded
+        The GPU has no room for the pieces.
+    """
+    if device.givesReachAtOnce:
+        return Direct(device, source, target)
+    pieceBytes = min(_LINK_PIECE_BYTES, device.memoryInfo(source).freeBytes // _PART_OF_FREE)
+    pieces = PeerPieces(device, source, target, max(pieceBytes, PAGE_BYTES), _LINK_PIECES)
+    return Relay(device, source, target, pieces)

@@ -1,0 +1,1 @@
+"""What Muninn counts. Everybody may count, and nothing here reads."""

@@ -1,0 +1,240 @@
+"""The engine: it runs transfers, each by the way that its route names.
+
+A way has streams, and perhaps pinned pieces or pieces of VRAM, and serves one transfer
+at a time. The engine keeps a way that is idle for the next transfer between the same
+places, so a copy allocates nothing, and gives it back when it was idle for some
+seconds. One process has one engine for its device; nothing of it is shared.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from muninn.devices.port import Device
+from muninn.devices.topology.links import Links
+from muninn.devices.topology.verdict import Verdict
+from muninn.devices.ways import Direct, Relay, Way, byLink
+from muninn.errors import QuotaExceeded, TopologyNotPeerable
+from muninn.observe import counters
+from muninn.system import clock
+from muninn.system.logs import Log
+from muninn.transfer.handle import Transfer
+from muninn.transfer.routes import Choice, PeerFacts, Reason, Route, between, refusal, within
+from muninn.transfer.tiers import Place, Tier, Window
+
+Result = TypeVar("Result")
+_log = Log("muninn.transfer")
+#: For how long an idle way is kept.
+_IDLE_SECONDS = 10.0
+#: How much slower a link must have been than the way by the host to be left alone.
+_SLOWER = 0.9
+#: The pieces of the way by the host, until they were tuned.
+_PIECE_BYTES, _PIECES = 16 << 20, 2
+
+
+class _Key(NamedTuple):
+    """Which transfers a way serves."""
+
+    route: Route
+    source: int
+    target: int
+    #: Whether the bytes go through pieces.
+    isRelayed: bool
+
+
+class _Idle(NamedTuple):
+    key: _Key
+    way: Way
+    sinceSeconds: float
+
+
+class Engine:
+    """The transfers of this process.
+
+    Parameters
+    ----------
+    preferP2p
+        Whether a link is used where there is one.
+    """
+
+    def __init__(self, device: Device, links: Links, preferP2p: bool) -> None:
+        self.device, self.links = device, links
+        self._preferP2p = preferP2p
+        self._idle: list[_Idle] = []
+        self._changing = _thread.RLock()
+
+    @contextlib.contextmanager
+    def way(
+        self, transfer: Transfer[Any], source: Window, target: Place, asked: Route | None
+    ) -> Iterator[Way]:
+        """A way for a transfer, whose route is chosen by this. It may be used again after
+        the block, also by a transfer that has failed.
+
+        Raises
+        ------
+        TopologyNotPeerable
+            p2p is demanded, and can not be.
+        BarPressureHigh
+            The pieces of host memory may not be pinned.
+        """
+        choice, key, way = self._chosen(source, target, asked)
+        transfer.choose(choice)
+        isWhole = False
+        try:
+            yield way
+            isWhole = True
+        finally:
+            if isWhole:
+                self._giveBack(key, way)
+            else:
+                way.close()
+
+    def run(self, transfer: Transfer[Result], work: Callable[[], Result]) -> None:
+        """Run a transfer to its end: `work` copies, and returns what the transfer makes.
+        An exception of `work` is the transfer's, and raised here only if it ends more
+        than that: KeyboardInterrupt and its like.
+        """
+        if not transfer.begin():
+            return
+        try:
+            transfer.end(work())
+        except BaseException as error:
+            transfer.fail(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def send(self, transfer: Transfer[Any], way: Way, source: Window, target: int) -> None:
+        """Send the bytes of a transfer on their way, and wait for them. Raises what stops
+        it.
+        """
+        transfer.send()
+        try:
+            way.send(source.address, target, source.sizeBytes, transfer.told)
+        finally:
+            transfer.arrive()
+            self._record(transfer)
+
+    def trim(self) -> None:
+        """Give back the ways that were idle for long."""
+        oldest = clock.now() - _IDLE_SECONDS
+        with self._changing:
+            kept = [each for each in self._idle if each.sinceSeconds > oldest]
+            dropped = [each for each in self._idle if each.sinceSeconds <= oldest]
+            self._idle = kept
+        for each in dropped:
+            each.way.close()
+
+    def _record(self, transfer: Transfer[Any]) -> None:
+        counters.count("transfers", f"{transfer.route}/{transfer.reason}", transfer.doneBytes)
+        speed = transfer.doneBytes / max(transfer.seconds, 1e-9) / 1e9
+        _log.info(
+            "transfer from %s to %s: route=%s reason=%s bytes=%d of %d durationMs=%.3f "
+            "(%.1f GB/s)%s",
+            transfer.source,
+            transfer.target,
+            transfer.route,
+            transfer.reason,
+            transfer.doneBytes,
+            transfer.sizeBytes,
+            transfer.seconds * 1e3,
+            speed,
+            f": {transfer.note}" if transfer.note else "",
+        )
+
+    # --- choosing ----------------------------------------------------------------------
+
+    def _chosen(
+        self, source: Window, target: Place, asked: Route | None
+    ) -> tuple[Choice, _Key, Way]:
+        choice = within(source.place, target)
+        if choice is not None:
+            if asked is Route.P2P and choice.route is not Route.LOCAL:
+                raise refusal(choice.reason, "one of the two places is host memory")
+            gpu = target.gpu if source.place.tier is Tier.HOST else source.place.gpu
+            key = _Key(choice.route, gpu, gpu, isRelayed=False)
+            return choice, key, self._take(key, lambda: Direct(self.device, gpu))
+        near, far = source.place.gpu, target.gpu
+        choice = self._between(near, far, asked)
+        if choice.route is Route.P2P:
+            try:
+                return choice, *self._byLink(source, far)
+            except (TopologyNotPeerable, QuotaExceeded) as error:
+                choice = _enableFailed(error, asked)
+        return choice, *self._byHost(near, far)
+
+    def _between(self, source: int, target: int, asked: Route | None) -> Choice:
+        hasPath = self.device.canAccessPeer(target, source)
+        # Where no byte will go straight, nothing is found out about the link.
+        facts = PeerFacts(hasPath, isIntact=True, note="the driver has no path between them")
+        if hasPath and asked is not Route.STAGED and (self._preferP2p or asked is Route.P2P):
+            verdict = self.links.known(source, target)
+            if verdict is None:
+                try:
+                    key, way = self._relayed(source, target)
+                    verdict = self.links.verified(source, target, way)
+                except (TopologyNotPeerable, QuotaExceeded) as error:
+                    return _enableFailed(error, asked)
+                self._giveBack(key, way)
+            facts = _factsOf(verdict)
+        return between(facts, self._preferP2p, asked)
+
+    # --- ways --------------------------------------------------------------------------
+
+    def _byLink(self, source: Window, target: int) -> tuple[_Key, Way]:
+        """Straight from the memory itself if the other GPU reaches it, else by pieces."""
+        near = source.place.gpu
+        if self.device.givesReachAtOnce:
+            source.letReach(target)
+        if not source.isReachedBy(target):
+            return self._relayed(near, target)
+        key = _Key(Route.P2P, near, target, isRelayed=False)
+        return key, self._take(key, lambda: Direct(self.device, near, target))
+
+    def _relayed(self, source: int, target: int) -> tuple[_Key, Way]:
+        key = _Key(Route.P2P, source, target, isRelayed=True)
+        return key, self._take(key, lambda: byLink(self.device, source, target))
+
+    def _byHost(self, source: int, target: int) -> tuple[_Key, Way]:
+        key, tuned = (
+            _Key(Route.STAGED, source, target, isRelayed=True),
+            self.links.known(source, target) or Verdict(),
+        )
+        pieceBytes, count = (
+            (tuned.pieceBytes, tuned.pieceCount) if tuned.pieceBytes else (_PIECE_BYTES, _PIECES)
+        )
+        return key, self._take(
+            key, lambda: Relay.byHost(self.device, source, target, pieceBytes, count)
+        )
+
+    def _take(self, key: _Key, make: Callable[[], Way]) -> Way:
+        with self._changing:
+            found = next((each for each in self._idle if each.key == key), None)
+            if found is not None:
+                self._idle.remove(found)
+                return found.way
+        return make()
+
+    def _giveBack(self, key: _Key, way: Way) -> None:
+        with self._changing:
+            self._idle.append(_Idle(key, way, clock.now()))
+        self.trim()
+
+
+def _factsOf(verdict: Verdict) -> PeerFacts:
+    p2p, staged = verdict.p2pBytesPerSecond, verdict.stagedBytesPerSecond
+    isSlower = bool(p2p and staged) and p2p < _SLOWER * staged
+    note = (
+        f"{p2p / 1e9:.1f} GB/s by the link, {staged / 1e9:.1f} by the host"
+        if isSlower
+        else verdict.note
+    )
+    return PeerFacts(True, verdict.isIntact, isSlower, note)
+
+
+def _enableFailed(error: TopologyNotPeerable | QuotaExceeded, asked: Route | None) -> Choice:
+    if asked is Route.P2P:
+        raise refusal(Reason.PEER_ENABLE_FAILED, error.reason) from error
+    return Choice(Route.STAGED, Reason.PEER_ENABLE_FAILED, error.reason)

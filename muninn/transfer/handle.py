@@ -1,0 +1,229 @@
+"""`Transfer`: a copy between two places that its caller can follow, wait for, stop, and
+bound by a deadline.
+
+One thread runs a transfer, and any thread may look at it. The runner asks between two
+windows whether it is to stop, so a transfer stops within the windows that a GPU has
+been given. All of it is private to the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Generic, TypeVar
+
+from muninn.errors import TransferCancelled
+from muninn.sync.asyncwait import waited
+from muninn.system import aside, clock
+from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.green import Condition
+from muninn.transfer.routes import Choice
+from muninn.transfer.states import NEXT, State
+from muninn.transfer.tiers import Place
+
+Result = TypeVar("Result")
+
+
+class Transfer(Generic[Result]):
+    """A copy between two places.
+
+    Attributes
+    ----------
+    source, target
+        The places.
+    sizeBytes, doneBytes
+        How many bytes there are, and how many have arrived.
+
+    Parameters
+    ----------
+    timeout
+        Seconds from now after which it stops; None lets it take as long as it takes.
+    progress
+        Called by the runner with the bytes that have arrived since the last call. An
+        exception that it raises ends the transfer.
+    """
+
+    def __init__(
+        self,
+        source: Place,
+        target: Place,
+        sizeBytes: int,
+        timeout: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        self.source, self.target, self.sizeBytes = source, target, sizeBytes
+        self.doneBytes = 0
+        self._timeout, self._deadline = timeout, deadlineOf(timeout)
+        self._progress = progress
+        self._changed = Condition()
+        self._state = State.QUEUED
+        self._isToStop = False
+        self._choice: Choice | None = None
+        self._sentAt = self._arrivedAt = 0.0
+        self._error: BaseException | None = None
+        self._result: Result | None = None
+
+    # --- for all threads ---------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``"queued"``, ``"running"``, ``"stopping"``, and at its end ``"done"``,
+        ``"failed"``, ``"cancelled"`` or ``"overdue"``.
+        """
+        return self._state.value
+
+    @property
+    def route(self) -> str | None:
+        """``"local"``, ``"p2p"``, ``"staged"``, ``"upload"`` or ``"download"``; None
+        until it was chosen.
+        """
+        return None if self._choice is None else self._choice.route.value
+
+    @property
+    def reason(self) -> str | None:
+        """Why this route, as a word such as ``"peerAccess"``."""
+        return None if self._choice is None else self._choice.reason.value
+
+    @property
+    def note(self) -> str:
+        """More about the reason, for people."""
+        return "" if self._choice is None else self._choice.note
+
+    @property
+    def seconds(self) -> float:
+        """How long its bytes have been on their way, or were. Memory was made, and other
+        processes waited for, before.
+        """
+        if not self._sentAt:
+            return 0.0
+        return (self._arrivedAt or clock.now()) - self._sentAt
+
+    def cancel(self) -> None:
+        """Let it stop soon. Does nothing once it has ended."""
+        with self._changed.lock:
+            self._isToStop = True
+            if self._state is State.QUEUED:
+                self._go(State.CANCELLED)
+            elif self._state is State.RUNNING:
+                self._go(State.STOPPING)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, however it does; returns whether it has."""
+        deadline = deadlineOf(timeout)
+        with self._changed.lock:
+            while NEXT[self._state]:
+                left = remaining(deadline)
+                if left is not None and left <= 0:
+                    return False
+                aside.refuseOwn()
+                self._changed.wait(left)
+        return True
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for its end; returns what it made.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended within `timeout`, or its own deadline has passed.
+        TransferCancelled
+        """
+        if not self.wait(timeout):
+            raise TimeoutError(f"{self} has not ended within {timeout} s")
+        if self._error is not None:
+            raise self._error
+        if self._state is State.CANCELLED:
+            raise TransferCancelled(f"{self} was cancelled")
+        if self._state is State.OVERDUE:
+            raise TimeoutError(f"{self} has not ended within {self._timeout} s")
+        result: Any = self._result
+        return result  # type: ignore[no-any-return]
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        def untilDone(cancelled: Any) -> Result:
+            self.wait(None)
+            return self.result(0)
+
+        return waited(untilDone, self.cancel).__await__()
+
+    def __repr__(self) -> str:
+        way = f" {self.route} ({self.reason})" if self._choice else ""
+        return (
+            f"<Transfer {self.source} → {self.target}{way}: {self.doneBytes} of {self.sizeBytes} "
+            f"bytes, {self.state}>"
+        )
+
+    __str__ = __repr__
+
+    # --- for the runner ------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Go on to run; False if it is not to any more."""
+        with self._changed.lock:
+            if self._state is not State.QUEUED:
+                return False
+            if self._isOverdue():
+                self._go(State.OVERDUE)
+                return False
+            self._go(State.RUNNING)
+            return True
+
+    def choose(self, choice: Choice) -> None:
+        self._choice = choice
+
+    def send(self) -> None:
+        """The first of its bytes go now."""
+        self._sentAt = clock.now()
+
+    def arrive(self) -> None:
+        """No byte is on its way any more."""
+        self._arrivedAt = clock.now()
+
+    def told(self, sizeBytes: int) -> None:
+        """So many more bytes have arrived. Raises `Stop` if it is to stop."""
+        self.doneBytes += sizeBytes
+        if self._progress is not None:
+            self._progress(sizeBytes)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Stop` if it is to stop."""
+        if self._isToStop or self._isOverdue():
+            with self._changed.lock:
+                if self._state is State.RUNNING:
+                    self._go(State.STOPPING)
+            raise Stop
+
+    @property
+    def secondsLeft(self) -> float | None:
+        """Until its deadline; None: it has none."""
+        return remaining(self._deadline)
+
+    def end(self, result: Result) -> None:
+        """It is done, also if it was told to stop meanwhile."""
+        with self._changed.lock:
+            self._result = result
+            self._go(State.DONE)
+
+    def fail(self, error: BaseException) -> None:
+        """It has ended without a result."""
+        with self._changed.lock:
+            if isinstance(error, Stop):
+                self._go(State.CANCELLED if self._isToStop else State.OVERDUE)
+            elif isinstance(error, TimeoutError) and self._isOverdue():
+                self._error = error  # it says what it was waiting for
+                self._go(State.OVERDUE)
+            else:
+                self._error = error
+                self._go(State.FAILED)
+
+    def _isOverdue(self) -> bool:
+        return self._deadline is not None and clock.now() >= self._deadline
+
+    def _go(self, state: State) -> None:
+        assert state in NEXT[self._state], f"{self._state} → {state}"
+        self._state = state
+        self._changed.notifyAll()
+
+
+class Stop(Exception):
+    """Ends the runner of a transfer that is to stop; no caller sees it."""

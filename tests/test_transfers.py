@@ -1,0 +1,506 @@
+"""Transfers: a copy between GPUs is whole, goes by a way that was seen to be right, says
+which, and leaves nothing behind when it ends early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.devices.topology import probing
+from muninn.devices.topology.cache import keptFor
+from muninn.errors import (
+    BufferExists,
+    BufferFreed,
+    BufferMismatch,
+    BufferNotFound,
+    DeviceUnavailable,
+    InvalidArgument,
+    PermissionDenied,
+    QuotaExceeded,
+    TopologyNotPeerable,
+    TransferCancelled,
+    WriterDied,
+)
+from muninn.observe import counters
+from muninn.session import gpus, membership
+from muninn.transfer import engine as engines
+from muninn.transfer.engines import engineOf
+from support import Actor, ActorError, eventually
+
+Start = Callable[..., Actor]
+#: The links of each other GPU to the first one, by the number of the GPU.
+LINKS = "0-2=none, 0>3=corrupt, 0-4=refuse, 0-5=slow:20M"
+GOOD, NONE, CORRUPT, REFUSING, SLOW = 1, 2, 3, 4, 5
+ELEMENTS = 300_000
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "6")
+    monkeypatch.setenv("MUNINN_HOST_LINKS", LINKS)
+
+
+def content(seed: int = 1) -> np.ndarray[Any, Any]:
+    return np.arange(seed, seed + ELEMENTS, dtype=np.uint32)
+
+
+@pytest.fixture
+def buffer() -> muninn.MuninnBuffer:
+    """On the first GPU."""
+    return muninn.share(content(), "a", mode="fastMode", preferredGpu=0, access="readWrite")
+
+
+def device() -> Any:
+    return gpus.deviceOf(membership.current())
+
+
+def engine() -> Any:
+    return engineOf(membership.current().openBuffers.context)
+
+
+def usedOn(gpu: int) -> int:
+    info = device().memoryInfo(gpu)
+    return int(info.totalBytes - info.freeBytes)
+
+
+class Gate:
+    """A `progress` function that waits, and so keeps a transfer under way."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened, self.sizeBytes = threading.Event(), threading.Event(), 0
+
+    def __call__(self, sizeBytes: int) -> None:
+        self.sizeBytes += sizeBytes
+        self.reached.set()
+        assert self.opened.wait(30)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.opened.set()
+
+
+# --- routes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpu", "route", "reason"),
+    [
+        (0, "local", "sameGpu"),
+        (GOOD, "p2p", "peerAccess"),
+        (NONE, "staged", "peerDenied"),
+        (CORRUPT, "staged", "peerCorrupt"),
+        (REFUSING, "staged", "peerEnableFailed"),
+    ],
+)
+def test_eachLinkGetsItsRouteAndEachCopyIsWhole(
+    buffer: muninn.MuninnBuffer, gpu: int, route: str, reason: str
+) -> None:
+    for _ in range(2):
+        copied = buffer.copyTo(gpu)
+        transfer = copied.transfer
+        assert transfer is not None
+        assert (transfer.route, transfer.reason, transfer.state) == (route, reason, "done")
+        assert copied.gpu == gpu and copied.route == route
+        assert transfer.doneBytes == transfer.sizeBytes == copied.nbytes
+        assert np.array_equal(copied.read(), content())
+    if route == "staged":
+        with pytest.raises(TopologyNotPeerable, match=reason):
+            buffer.copyTo(gpu, route="p2p")
+    staged = buffer.copyTo(gpu, route="staged")
+    expected = ("local", "sameGpu") if gpu == 0 else ("staged", "asked")
+    assert staged.transfer is not None
+    assert (staged.transfer.route, staged.transfer.reason) == expected
+    assert np.array_equal(staged.read(), content())
+
+
+def test_aLinkThatChangesBytesIsFoundBeforeAnyOfTheUsersGoOverIt(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = list[tuple[int, int]]()
+    send = device()._links.send
+
+    def noting(source: int, sourceGpu: int, target: int, targetGpu: int, sizeBytes: int) -> None:
+        sent.append((targetGpu, sizeBytes))
+        send(source, sourceGpu, target, targetGpu, sizeBytes)
+
+    monkeypatch.setattr(device()._links, "send", noting)
+    copied = buffer.copyTo(CORRUPT)
+    assert np.array_equal(copied.read(), content())
+    assert sent and all(gpu == CORRUPT and each != buffer.nbytes for gpu, each in sent)
+    assert "changed" in (copied.transfer.note if copied.transfer else "")
+
+
+def test_aSlowLinkIsLeftAloneOnceItWasMeasured(buffer: muninn.MuninnBuffer) -> None:
+    first = buffer.copyTo(SLOW)
+    assert first.transfer is not None and first.transfer.reason == "peerAccess"
+    eventually(lambda: engine().links.known(0, SLOW).stagedBytesPerSecond, "the link is measured")
+    later = buffer.copyTo(SLOW)
+    assert later.transfer is not None
+    assert (later.transfer.route, later.transfer.reason) == ("staged", "peerSlower")
+    assert "GB/s by the link" in later.transfer.note
+    assert buffer.copyTo(SLOW, route="p2p").route == "p2p", "but for a caller who demands it"
+
+
+def test_theVerdictIsKeptForLaterProcesses(
+    buffer: muninn.MuninnBuffer, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer.copyTo(CORRUPT)
+    kept = keptFor(device(), "")
+    verdict = kept.get(device().gpuUuid(0), device().gpuUuid(CORRUPT))
+    assert verdict is not None and verdict.isIntact is False
+    other = actor(
+        "from muninn.devices.topology import links\n"
+        "links.verify = None\n"
+        "b = muninn.open('a').copyTo(3)"
+    )
+    assert other.do("b.transfer.reason") == "peerCorrupt"
+
+
+def test_anotherMatrixIsAnotherDriver(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    buffer.copyTo(CORRUPT)
+    other = actor("", MUNINN_HOST_LINKS="")
+    assert other.do("muninn.open('a').copyTo(3).route") == "p2p"
+
+
+def test_aPolicyMayPreferTheHost(actor: Start, buffer: muninn.MuninnBuffer) -> None:
+    other = actor("b = muninn.open('a')", MUNINN_PREFER_P2P="false")
+    assert other.do("b.copyTo(1).transfer.reason") == "policyPrefersStaged"
+    assert other.do("b.copyTo(1, route='p2p').route") == "p2p"
+
+
+def test_withoutProbingALinkIsBelieved(actor: Start, buffer: muninn.MuninnBuffer) -> None:
+    other = actor("b = muninn.open('a')", MUNINN_ENABLE_PEER_PROBING="false")
+    assert other.do("b.copyTo(3).transfer.reason") == "peerAccess"
+    assert not other.do("bool((b.copyTo(3).read() == b.read()).all())"), "the link is what it is"
+
+
+def test_aPairWithoutRoomIsNotVerified(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "_VERIFIED_BYTES", 1 << 40)
+    copied = buffer.copyTo(GOOD)
+    assert copied.transfer is not None
+    assert (copied.route, copied.transfer.reason) == ("staged", "peerUnverified")
+    monkeypatch.undo()
+    assert buffer.copyTo(GOOD).route == "staged", "within this process it stays"
+
+
+def test_transfersAreCountedByRouteAndReason(buffer: muninn.MuninnBuffer) -> None:
+    before = counters.counted("transfers").get("p2p/peerAccess", counters.Count(0, 0))
+    buffer.copyTo(GOOD)
+    after = counters.counted("transfers")["p2p/peerAccess"]
+    assert after == (before.times + 1, before.sizeBytes + buffer.nbytes)
+
+
+# --- copyTo --------------------------------------------------------------------------
+
+
+def test_aCopyIsABufferThatAnyProcessOpens(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    copied = buffer.copyTo(GOOD, name="b")
+    assert (copied.shape, copied.dtype, copied.access) == (buffer.shape, buffer.dtype, "readWrite")
+    other = actor("b = muninn.open('b')")
+    assert other.do("b.gpu, int(b.read().sum()), b.route") == [1, int(content().sum()), None]
+    with pytest.raises(BufferExists):
+        buffer.copyTo(GOOD, name="b")
+    assert buffer.copyTo(GOOD, access="readOnly").access == "readOnly"
+
+
+def test_hostMemoryIsCopiedToAGpu() -> None:
+    shared = muninn.share(content(), "h")
+    copied = shared.copyTo(GOOD)
+    assert copied.route == "upload" and np.array_equal(copied.read(), content())
+    with pytest.raises(TopologyNotPeerable, match="hostMemory"):
+        shared.copyTo(GOOD, route="p2p")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 5, 7)])
+def test_arraysOfAnyShapeAreCopied(shape: tuple[int, ...]) -> None:
+    array = np.full(shape, 1.5)
+    shared = muninn.share(array, "s", mode="fastMode", preferredGpu=0)
+    copied = shared.copyTo(NONE)
+    assert copied.shape == shape and np.array_equal(copied.read(), array)
+
+
+def test_namesOfFieldsGoAlong() -> None:
+    array = np.zeros(4, np.dtype([("x", "f4"), ("y", "u1")]))
+    array["y"] = range(4)
+    copied = muninn.share(array, "s", mode="fastMode", preferredGpu=0).copyTo(GOOD)
+    assert copied.dtype == array.dtype and copied.read()["y"].tolist() == [0, 1, 2, 3]
+
+
+def test_aCopyIsOfOneGeneration(buffer: muninn.MuninnBuffer) -> None:
+    """While a writer publishes without a pause."""
+    isOver = threading.Event()
+
+    def write() -> None:
+        value = 0
+        while not isOver.is_set():
+            value += 1
+            with buffer.write() as view:
+                view[:] = value
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for gpu in (GOOD, NONE) * 5:
+            assert len(np.unique(buffer.copyTo(gpu, timeout=30).read())) == 1
+    finally:
+        isOver.set()
+        writer.join()
+
+
+def test_aHalfWrittenBufferIsNotCopied(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    other = actor("b = muninn.open('a', 'readWrite')\nw = b.write(); w.__enter__()[:5] = 9")
+    other.kill()
+    with pytest.raises(WriterDied):
+        buffer.copyTo(GOOD, timeout=30)
+
+
+def test_argumentsThatCanNotBeAreRefusedBeforeAnythingIsMade(buffer: muninn.MuninnBuffer) -> None:
+    used = usedOn(GOOD)
+    with pytest.raises(DeviceUnavailable):
+        buffer.copyTo(17)
+    with pytest.raises(InvalidArgument, match="did you mean 'staged'"):
+        buffer.copyTo(GOOD, route="stagd")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument):
+        buffer.copyTo(GOOD, timeout=-1)
+    with pytest.raises(TypeError):
+        buffer.copyTo(GOOD, progress=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="gpus"):
+        buffer.copyTo(gpus=1)  # type: ignore[call-arg]
+    with pytest.raises(QuotaExceeded):
+        muninn.share(np.zeros(600 << 20, np.uint8), mode="fastMode").copyTo(GOOD).copyTo(GOOD)
+    gc.collect()
+    eventually(lambda: usedOn(GOOD) == used, "their memory is given back")
+    buffer.close()
+    with pytest.raises(BufferFreed):
+        buffer.copyTo(GOOD)
+
+
+def test_bundlesAreNotCopiedAsOneArray() -> None:
+    bundle = muninn.shareBundle({"w": np.zeros(3)}, name="m", mode="fastMode")
+    with pytest.raises(InvalidArgument, match="bundle"):
+        bundle.buffer.copyTo(GOOD)
+
+
+# --- opening for another GPU ------------------------------------------------------------
+
+
+def test_openForAnotherGpuIsACopyThere(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    other = actor("b = muninn.open('a', targetGpu=1)")
+    assert other.do("b.gpu, b.route, b.transfer.reason, int(b.read().sum())") == [
+        1,
+        "p2p",
+        "peerAccess",
+        int(content().sum()),
+    ]
+    assert other.do("len(muninn.listBuffers())") == 2
+    assert other.do("b.close(), len(muninn.listBuffers())") == [None, 1], "it goes with its user"
+    assert other.do("muninn.open('a', targetGpu=0).route") is None, "it is there already"
+    with pytest.raises(ActorError, match="peerDenied"):
+        other.do("muninn.open('a', targetGpu=2, route='p2p')")
+    with pytest.raises(ActorError, match="none is named"):
+        other.do("muninn.open('a', route='p2p')")
+
+
+def test_mappedIsTheBufferItself(buffer: muninn.MuninnBuffer) -> None:
+    with pytest.raises(TopologyNotPeerable, match='route="mapped"'):
+        buffer.deviceArray(GOOD)
+    mapped = muninn.open("a", "readWrite", targetGpu=GOOD, route="mapped")
+    assert (mapped.gpu, mapped.route, mapped.transfer) == (0, "mapped", None)
+    mapped.deviceArray()[0] = 77
+    assert buffer.read()[0] == 77
+    assert buffer.deviceArray(GOOD)[0] == 77, "this process has mapped it for that GPU"
+    for gpu in (NONE, REFUSING):
+        with pytest.raises(TopologyNotPeerable):
+            muninn.open("a", targetGpu=gpu, route="mapped")
+    assert muninn.share(content(), "h").route is None
+    assert muninn.open("h", targetGpu=GOOD, route="mapped").route == "mapped"
+
+
+# --- copyFrom --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpu", [0, GOOD, NONE, CORRUPT, None])
+def test_copyFromPublishes(gpu: int | None) -> None:
+    target = muninn.share(
+        content(),
+        "t",
+        mode="bigMode" if gpu is None else "fastMode",
+        preferredGpu=gpu,
+        access="readWrite",
+    )
+    source = muninn.share(content(9), "s", mode="fastMode", preferredGpu=0)
+    generation = target.generation
+    assert target.copyFrom(source) == generation + 2
+    assert np.array_equal(target.read(), content(9))
+    assert source.generation == 0 and np.array_equal(source.read(), content(9))
+
+
+def test_copyFromRefusesWhatDoesNotFit(buffer: muninn.MuninnBuffer) -> None:
+    other = muninn.share(content()[:-1], "b", mode="fastMode", access="readWrite")
+    with pytest.raises(BufferMismatch):
+        other.copyFrom(buffer)
+    with pytest.raises(PermissionDenied):
+        muninn.open("b").copyFrom(buffer)
+    with pytest.raises(InvalidArgument, match="itself"):
+        buffer.copyFrom(muninn.open("a"))
+    with pytest.raises(TypeError):
+        buffer.copyFrom(content())  # type: ignore[arg-type]
+
+
+def test_twoThatCopyFromEachOtherDoNotWaitForEver(buffer: muninn.MuninnBuffer) -> None:
+    other = buffer.copyTo(GOOD, access="readWrite")
+    errors = list[BaseException]()
+
+    def copy(target: muninn.MuninnBuffer, source: muninn.MuninnBuffer) -> None:
+        try:
+            for _ in range(30):
+                target.copyFrom(source, timeout=60)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=copy, args=pair) for pair in ((buffer, other), (other, buffer))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert not errors and np.array_equal(other.read(), buffer.read())
+
+
+def test_aCopyFromThatFailsHalfWayIsSeen(buffer: muninn.MuninnBuffer) -> None:
+    target = buffer.copyTo(GOOD, access="readWrite")
+
+    def fail(sizeBytes: int) -> None:
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        target.copyFrom(buffer, progress=fail)
+    with pytest.raises(WriterDied):
+        target.read(timeout=5)
+    target.copyFrom(buffer)
+    assert np.array_equal(target.read(), content())
+
+
+# --- handles ---------------------------------------------------------------------------
+
+
+def test_aTransferIsFollowedAndAwaited(buffer: muninn.MuninnBuffer, gate: Gate) -> None:
+    transfer = buffer.startCopyTo(GOOD, progress=gate)
+    assert gate.reached.wait(30) and transfer.state == "running"
+    assert not transfer.wait(0.01)
+    with pytest.raises(TimeoutError):
+        transfer.result(0.01)
+    assert transfer.route == "p2p" and str(transfer.source) == "GPU 0"
+    gate.opened.set()
+    copied = transfer.result(30)
+    assert transfer.state == "done" and gate.sizeBytes == copied.nbytes
+    assert transfer.result(0) is copied and np.array_equal(copied.read(), content())
+
+    async def awaited() -> muninn.MuninnBuffer:
+        return await buffer.startCopyTo(NONE)
+
+    assert np.array_equal(asyncio.run(awaited()).read(), content())
+    target = buffer.copyTo(GOOD, access="readWrite")
+    assert target.startCopyFrom(buffer).result(30) == target.generation == 2
+
+
+def test_aTransferThatIsCancelledLeavesNothing(buffer: muninn.MuninnBuffer, gate: Gate) -> None:
+    used, rows = usedOn(GOOD), len(muninn.listBuffers())
+    transfer = buffer.startCopyTo(GOOD, name="never", progress=gate)
+    assert gate.reached.wait(30)
+    transfer.cancel()
+    assert transfer.state == "stopping"
+    gate.opened.set()
+    with pytest.raises(TransferCancelled):
+        transfer.result(30)
+    assert transfer.state == "cancelled"
+    transfer.cancel()
+    with pytest.raises(BufferNotFound):
+        muninn.open("never")
+    engine()._idle.clear()
+    gc.collect()
+    eventually(lambda: usedOn(GOOD) == used, "its memory is given back")
+    assert len(muninn.listBuffers()) == rows
+
+
+def test_aTransferThatWaitsForAWriterIsCancelledAtOnce(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.write():
+        transfer = buffer.startCopyTo(GOOD)
+        eventually(lambda: transfer.route, "it has a way")
+        transfer.cancel()
+        with pytest.raises(TransferCancelled):
+            transfer.result(30)
+
+
+def test_aDeadlineEndsATransfer(buffer: muninn.MuninnBuffer, gate: Gate) -> None:
+    with buffer.write(), pytest.raises(TimeoutError, match="writing 'a'"):
+        buffer.startCopyTo(GOOD, timeout=0.3).result(30)
+    transfer = buffer.startCopyTo(SLOW, route="p2p", timeout=0.05, progress=gate)
+    assert gate.reached.wait(30)
+    time.sleep(0.05)
+    gate.opened.set()
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        transfer.result(30)
+    assert transfer.state == "overdue"
+
+
+def test_anInterruptionEndsACopyAndNothingIsLeft(buffer: muninn.MuninnBuffer) -> None:
+    def interrupt(sizeBytes: int) -> None:
+        raise KeyboardInterrupt
+
+    for gpu in (GOOD, NONE):
+        used = usedOn(gpu)
+        with pytest.raises(KeyboardInterrupt):
+            buffer.copyTo(gpu, name="never", progress=interrupt)
+        gc.collect()
+        eventually(lambda gpu=gpu, used=used: usedOn(gpu) == used, "its memory is given back")
+    assert np.array_equal(buffer.copyTo(GOOD, name="never").read(), content())
+
+
+def test_aWayIsUsedAgainAndGivenBackWhenIdle(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer.copyTo(NONE)
+    (idle,) = engine()._idle
+    buffer.copyTo(NONE)
+    assert [each.way for each in engine()._idle] == [idle.way]
+    monkeypatch.setattr(engines, "_IDLE_SECONDS", 0.0)
+    engine().trim()
+    assert not engine()._idle
+    with pytest.raises(InvalidArgument, match="closed"):
+        idle.way.begin.mark()
+
+
+def test_aProcessThatIsKilledInACopyLeavesNothing(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    other = actor(
+        "b = muninn.open('a')\n"
+        "import threading\n"
+        "at = threading.Event()\n"
+        "def hang(sizeBytes): at.set(); threading.Event().wait()\n"
+        "t = b.startCopyTo(1, name='never', progress=hang)\n"
+    )
+    assert other.do("at.wait(30)")
+    other.kill()
+    eventually(lambda: len(muninn.listBuffers()) == 1, "its row is reclaimed")
+    with buffer.write(timeout=30):
+        pass  # its read access is over
+    assert buffer.copyTo(GOOD, name="never").route == "p2p"
