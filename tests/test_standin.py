@@ -620,6 +620,394 @@ def test_hostFunctionsRunInTheirPlaceAndMayAskLittle(start: Start) -> None:
     assert actor.do("early, seen") == [0, ["NOT_PERMITTED", "SUCCESS", "SUCCESS", "SUCCESS"]]
 
 
+# --- links between devices ----------------------------------------------------------
+
+
+#: Memory of GPU 0 and of GPU 1, with streams of both; by cuMemCreate, both reached by both.
+_VMM = "first(); a, b = vmm(0, 2 * MIB, reached=(0, 1)), vmm(1, 2 * MIB, reached=(0, 1))"
+#: The same by cuMemAlloc, where the first context has enabled access.
+_PEERS = "first(); a, b = allocOn(0, 2 * MIB), allocOn(1, 2 * MIB); ok(cu.cuCtxEnablePeerAccess(contexts[1], 0))"
+#: The same, and no context has enabled it.
+_STAGED = "first(); a, b = allocOn(0, 2 * MIB), allocOn(1, 2 * MIB)"
+_FILL = "put(a, np.arange(1 << 18, dtype=np.uint64)); put(b, np.zeros(1 << 18, np.uint64))"
+
+
+def test_linksSayWhichDevicesReachEachOther(start: Start) -> None:
+    actor = start("ok(cu.cuInit(0))", devices=3, links="0-1=none,2>0=none", p2p="011,101,110")
+    assert actor.do(
+        "[[ok(cu.cuDeviceCanAccessPeer(a, b)) for b in range(3)] for a in range(3)]"
+    ) == [[0, 0, 1], [0, 0, 1], [0, 1, 0]]
+
+
+def test_linksAreThoseOfTheHostAndNotOfTheOrdinals(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    actor = start("ok(cu.cuInit(0))", devices=3, links="2>0=none")
+    assert actor.do("[ok(cu.cuDeviceCanAccessPeer(*pair)) for pair in ((0, 1), (1, 0))]") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        "0-1",
+        "0-1=",
+        "0-1=bad",
+        "0-1=nonesuch",
+        "0-2=none",
+        "0-0=none",
+        "0~1=none",
+        "-1=none",
+        "0-1=slow",
+        "0-1=slow:",
+        "0-1=slow:0",
+        "0-1=slow:-5",
+        "0-1=slow:5T",
+        "0-1=none,",
+        "0-1=none 1-0=none",
+    ],
+)
+def test_linksThatCanNotBeReadEndTheProgram(start: Start, links: str) -> None:
+    actor = start("pass", devices=2, links=links)
+    with pytest.raises(AssertionError, match="ended with status -6"):
+        actor.do("cu.cuInit(0)")
+
+
+def test_aLinkMayRefuseTheAccessThatItPromises(start: Start) -> None:
+    actor = start("first()", devices=2, links="1>0=refuse")
+    assert actor.do("ok(cu.cuDeviceCanAccessPeer(1, 0)), ok(cu.cuDeviceCanAccessPeer(0, 1))") == [
+        1,
+        1,
+    ]
+    actor.do("a, b = vmm(0, 2 * MIB), vmm(1, 2 * MIB)")
+    assert actor.do("reach(a, 2 * MIB, 1), reach(b, 2 * MIB, 0)") == ["OUT_OF_MEMORY", "SUCCESS"]
+    assert actor.do("reach(a, 2 * MIB, 1, flags=0)") == "SUCCESS"
+    assert actor.do("enter(1); code(cu.cuCtxEnablePeerAccess(contexts[0], 0))") == "TOO_MANY_PEERS"
+    assert actor.do("enter(0); code(cu.cuCtxEnablePeerAccess(contexts[1], 0))") == "SUCCESS"
+    raw = actor.do("memoryHandle(allocOn(0, 4096))")
+    other = start("enter(1)", devices=2, links="1>0=refuse")
+    assert other.do(f"code(tryOpen({raw!r}))") == "TOO_MANY_PEERS"
+
+
+@pytest.mark.parametrize("memory", [_VMM, _PEERS], ids=["vmm", "peers"])
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "cu.cuMemcpyAsync(b, a, {}, s)",
+        "cu.cuMemcpyDtoDAsync(b, a, {}, s)",
+        "cu.cuMemcpyDtoD(b, a, {})",
+        "cu.cuMemcpy(b, a, {})",
+        "cu.cuMemcpyPeer(b, contexts[1], a, contexts[0], {})",
+        "cu.cuMemcpyPeerAsync(b, contexts[1], a, contexts[0], {}, s)",
+        "batch([(b, a, {})], s)",
+    ],
+)
+def test_aCorruptingLinkDamagesEach64KiBWithoutAnError(
+    start: Start, memory: str, copy: str
+) -> None:
+    actor = start(memory, devices=2, links="0>1=corrupt")
+    actor.do(f"{_FILL}; s = stream(); ok({copy.format(2 * MIB)}); ok(cu.cuCtxSynchronize())")
+    actor.do(
+        "sent = np.arange(1 << 18, dtype=np.uint64).view(np.uint8).reshape(32, -1)\n"
+        "arrived = np.array(get(b, 2 * MIB, np.uint8)).reshape(32, -1)\n"
+        "wrong = (arrived != sent).sum(axis=1)"
+    )
+    assert actor.do("int(wrong.min()) >= 1, int(wrong.sum()) < 1000") == [True, True]
+    actor.do(f"put(b, np.zeros(64, np.uint8)); ok({copy.format(1)}); ok(cu.cuCtxSynchronize())")
+    assert actor.do("get(b, 1, np.uint8) != get(a, 1, np.uint8)") is True
+
+
+def test_aCorruptingLinkDamagesTheSameBytesEachTime(start: Start) -> None:
+    actor = start(_VMM, devices=2, links="0-1=corrupt")
+    copy = "ok(cu.cuMemcpyDtoD(b, a, 2 * MIB))"
+    actor.do(f"{_FILL}; {copy}; once = get(b, 1 << 18, np.uint64); {copy}")
+    assert actor.do("get(b, 1 << 18, np.uint64) == once") is True
+
+
+def test_theWayBackDoesNotUndoTheDamage(start: Start) -> None:
+    actor = start(_VMM, devices=2, links="0-1=corrupt")
+    actor.do(f"{_FILL}; sent = get(a, 1 << 18, np.uint64)")
+    actor.do("ok(cu.cuMemcpyDtoD(b, a, 2 * MIB)); ok(cu.cuMemcpyDtoD(a, b, 2 * MIB))")
+    assert actor.do("get(a, 1 << 18, np.uint64) != sent") is True
+
+
+def test_aLinkIsCorruptInItsOwnDirectionOnly(start: Start) -> None:
+    actor = start(_VMM, devices=2, links="1>0=corrupt")
+    actor.do(f"{_FILL}; ok(cu.cuMemcpyDtoD(b, a, 2 * MIB))")
+    assert actor.do("get(b, 1 << 18, np.uint64) == list(range(1 << 18))") is True
+    actor.do("ok(cu.cuMemcpyDtoD(a, b, 2 * MIB))")
+    assert actor.do("get(a, 1 << 18, np.uint64) == list(range(1 << 18))") is False
+
+
+def test_whatTheDriverStagesDoesNotGoOverTheLink(start: Start) -> None:
+    actor = start(_STAGED, devices=2, links="0-1=corrupt,0-1=slow:1K")
+    actor.do(f"{_FILL}; ok(cu.cuMemcpyPeer(b, contexts[1], a, contexts[0], 2 * MIB))")
+    assert actor.do("get(b, 1 << 18, np.uint64) == list(range(1 << 18))") is True
+    actor.do(f"{_FILL}; ok(cu.cuMemcpyDtoD(b, a, 2 * MIB))")
+    assert actor.do("get(b, 1 << 18, np.uint64) == list(range(1 << 18))") is True
+
+
+def test_copiesWithinADeviceDoNotGoOverALink(start: Start) -> None:
+    actor = start(_VMM, devices=2, links="0-1=corrupt")
+    actor.do("c = vmm(0, 2 * MIB, reached=(0, 1))")
+    actor.do(f"{_FILL}; ok(cu.cuMemcpyDtoD(c, a, 2 * MIB))")
+    assert actor.do("get(c, 1 << 18, np.uint64) == list(range(1 << 18))") is True
+
+
+def test_importedMemoryGoesOverTheLinkToo(start: Start) -> None:
+    owner = start("first(); a = allocOn(0, 4096); put(a, np.zeros(4096, np.uint8))", devices=2)
+    other = start("first(); enter(1)", devices=2, links="0>1=corrupt")
+    other.do(f"p = openMemory({owner.do('memoryHandle(a)')!r}); b = allocOn(1, 4096)")
+    assert other.do("ok(cu.cuMemcpyDtoD(b, p, 4096)); any(get(b, 4096, np.uint8))") is True
+
+
+@pytest.mark.parametrize("memory", [_VMM, _PEERS], ids=["vmm", "peers"])
+def test_aSlowLinkTakesItsTimeInTheStream(start: Start, memory: str) -> None:
+    actor = start(memory, devices=2, links="0>1=slow:4M")
+    actor.do(f"{_FILL}; s = stream(); e, f = (ok(cu.cuEventCreate(0)) for _ in range(2))")
+    actor.do(
+        "ok(cu.cuEventRecord(e, s)); ok(cu.cuMemcpyDtoDAsync(b, a, MIB, s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuEventRecord(f, s)); ok(cu.cuStreamSynchronize(s))"
+    )
+    assert actor.do("q, ok(cu.cuEventElapsedTime(e, f)) >= 250") == ["NOT_READY", True]
+    assert actor.do("get(b, 1 << 17, np.uint64) == list(range(1 << 17))") is True
+
+
+def test_aLinkIsSlowInItsOwnDirectionOnly(start: Start) -> None:
+    actor = start(_VMM, devices=2, links="1>0=slow:1")
+    actor.do(f"{_FILL}; ok(cu.cuMemcpyDtoD(b, a, 2 * MIB))")
+    assert actor.do("get(b, 1 << 18, np.uint64) == list(range(1 << 18))") is True
+
+
+def test_theKindsOfALinkAddUp(start: Start) -> None:
+    actor = start(_VMM, devices=2, links="0-1=corrupt,0>1=slow:4M")
+    actor.do(f"{_FILL}; s = stream(); e, f = (ok(cu.cuEventCreate(0)) for _ in range(2))")
+    actor.do(
+        "ok(cu.cuEventRecord(e, s)); ok(cu.cuMemcpyDtoDAsync(b, a, MIB, s)); ok(cu.cuEventRecord(f, s)); ok(cu.cuStreamSynchronize(s))"
+    )
+    assert actor.do(
+        "ok(cu.cuEventElapsedTime(e, f)) >= 250, get(b, 1 << 17, np.uint64) == list(range(1 << 17))"
+    ) == [True, False]
+
+
+def test_linksAreDescribedAsTheyAre(start: Start) -> None:
+    actor = start("ok(cu.cuInit(0))", devices=3, links="0>1=slow:1G,1-2=none,0-2=refuse")
+    actor.do(
+        "P = cu.CUdevice_P2PAttribute\n"
+        "asked = [P.CU_DEVICE_P2P_ATTRIBUTE_PERFORMANCE_RANK, P.CU_DEVICE_P2P_ATTRIBUTE_ACCESS_SUPPORTED, P.CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED, P.CU_DEVICE_P2P_ATTRIBUTE_CUDA_ARRAY_ACCESS_SUPPORTED, P.CU_DEVICE_P2P_ATTRIBUTE_ONLY_PARTIAL_NATIVE_ATOMIC_SUPPORTED]\n"
+        "def told(a, b): return [ok(cu.cuDeviceGetP2PAttribute(each, a, b)) for each in asked]"
+    )
+    assert actor.do("told(0, 1), told(1, 0), told(1, 2), told(0, 2)") == [
+        [1, 1, 1, 1, 0],
+        [0, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0],
+    ]
+    assert actor.do("code(cu.cuDeviceGetP2PAttribute(asked[0], 1, 1))") == "INVALID_DEVICE"
+
+
+def test_eachDeviceIsOnABusOfItsOwn(start: Start) -> None:
+    actor = start("ok(cu.cuInit(0))", devices=4)
+    ids = actor.do("[ok(cu.cuDeviceGetPCIBusId(13, i)).decode().rstrip(chr(0)) for i in range(4)]")
+    bus = "cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_PCI_BUS_ID"
+    numbers = actor.do(f"[ok(cu.cuDeviceGetAttribute({bus}, i)) for i in range(4)]")
+    assert ids == [f"0000:{number:02x}:00.0" for number in numbers] and len(set(ids)) == 4
+
+
+def test_theLogTellsWhichWayACopyGoes(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    actor = start(_STAGED, devices=2, log=path)
+    actor.do("ok(cu.cuMemcpyDtoD(b, a, 64)); ok(cu.cuCtxEnablePeerAccess(contexts[1], 0))")
+    actor.do("ok(cu.cuMemcpyDtoD(a, b, 64))")
+    told = [line.split("standin(")[1] for line in path.read_text().splitlines() if "(copy" in line]
+    assert told == [
+        "copy device to device, bytes=64, GPU 0 to GPU 1 staged)",
+        "copy device to device, bytes=64, GPU 1 to GPU 0 directly)",
+    ]
+
+
+# --- access of devices to mappings --------------------------------------------------
+
+
+def test_accessIsSetAndGivenBackForSeveralDevices(start: Start) -> None:
+    actor = start("first(); a = vmm(0, 2 * MIB)", devices=3)
+    actor.do("flags = [access(), access(False, 1), access(True, 2)]")
+    assert actor.do("held(a)") == [3, 0, 0]
+    assert actor.do("code(cu.cuMemSetAccess(a, 2 * MIB, flags, 3)), held(a)") == [
+        "SUCCESS",
+        [3, 1, 3],
+    ]
+    assert actor.do(
+        "reach(a, 2 * MIB, 1, flags=0), held(a), reach(a, 2 * MIB, 2, flags=0), held(a)"
+    ) == ["SUCCESS", [3, 0, 3], "SUCCESS", [3, 0, 0]]
+
+
+def test_copiesBetweenDevicesEndWithTheAccess(start: Start) -> None:
+    actor = start(_VMM, devices=2)
+    copy = "code(cu.cuMemcpyDtoD(b, a, 64))"
+    actor.do("reach(b, 2 * MIB, 0, flags=0)")
+    assert actor.do(copy) == "SUCCESS", "GPU 1 has both mapped"
+    actor.do("reach(a, 2 * MIB, 1, flags=0)")
+    assert actor.do(copy) == "INVALID_VALUE", "neither has both mapped"
+    actor.do("reach(b, 2 * MIB, 0)")
+    assert actor.do(copy) == "SUCCESS", "GPU 0 has both mapped"
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "cu.cuMemcpyPeer(b, contexts[1], a, contexts[0], 64)",
+        "cu.cuMemcpyPeerAsync(b, contexts[1], a, contexts[0], 64, s)",
+        "batch([(b, a, 64)], s)",
+    ],
+)
+def test_virtualMemoryOfTwoDevicesIsNotStaged(start: Start, copy: str) -> None:
+    actor = start("first(); a, b = vmm(0, 2 * MIB), vmm(1, 2 * MIB); s = stream()", devices=2)
+    assert actor.do(f"code({copy})") == "INVALID_VALUE"
+    assert actor.do(f"reach(a, 2 * MIB, 1); code({copy})") == "SUCCESS"
+
+
+def test_readingTheTargetIsNotEnoughForACopy(start: Start) -> None:
+    actor = start("first(); a, b = vmm(0, 2 * MIB), vmm(1, 2 * MIB)", devices=2)
+    assert actor.do("reach(b, 2 * MIB, 0, flags=1); code(cu.cuMemcpyDtoD(b, a, 64))") == (
+        "INVALID_VALUE"
+    )
+    assert actor.do("code(cu.cuMemcpyDtoD(a, b, 64))") == "SUCCESS"
+
+
+def test_aStreamOfADeviceThatReachesNeitherSideIsRefused(start: Start) -> None:
+    actor = start("first(); a, b = vmm(0, 2 * MIB), vmm(0, 2 * MIB)", devices=2)
+    copy = "code(cu.cuMemcpyDtoDAsync(b, a, 64, s))"
+    assert actor.do(f"enter(1); s = stream(); {copy}") == "INVALID_VALUE"
+    assert actor.do(f"enter(0); {copy}") == "INVALID_VALUE", "the stream counts"
+    assert actor.do(f"reach(a, 2 * MIB, 1); {copy}") == "SUCCESS"
+
+
+def test_accessIsSetForAllEntriesOrForNone(start: Start) -> None:
+    actor = start("first(); a = vmm(0, 2 * MIB)", devices=3, links="0-2=none")
+    assert actor.do(
+        "code(cu.cuMemSetAccess(a, 2 * MIB, [access(True, 1), access(True, 2)], 2))"
+    ) == ("INVALID_DEVICE")
+    assert actor.do("held(a)") == [3, 0, 0]
+
+
+def test_kernelsReachWhatTheirDeviceReaches(start: Start) -> None:
+    actor = start(
+        "import references; first(); a, b = vmm(0, 2 * MIB), allocOn(0, 4096)\n"
+        "def seen(address, write=0): return bool(references.driver().standinHostPointer(address, 64, write))",
+        devices=2,
+    )
+    assert actor.do("enter(0); seen(a), seen(b)") == [True, True]
+    assert actor.do("enter(1); seen(a), seen(b)") == [False, False]
+    actor.do("reach(a, 2 * MIB, 1, flags=1); ok(cu.cuCtxEnablePeerAccess(contexts[0], 0))")
+    assert actor.do("seen(a), seen(a, 1), seen(b, 1)") == [True, False, True]
+
+
+# --- batches of copies --------------------------------------------------------------
+
+_BATCH = "first(); s = stream(); a, b = alloc(8192), alloc(8192); put(a, np.arange(2048, dtype=np.int32)); put(b, np.zeros(2048, np.int32))"
+
+
+def test_aBatchIsWorkOfItsStream(start: Start) -> None:
+    actor = start(_BATCH, delay=100000)
+    actor.do("h = pinned(64); ctypes.memset(h, 7, 64)")
+    actor.do(
+        "e = code(batch([(b, a, 4), (b + 4, a + 400, 8), (b + 12, h, 4)], s)); q = code(cu.cuStreamQuery(s)); ok(cu.cuStreamSynchronize(s))"
+    )
+    assert actor.do("e, q, get(b, 5)") == [
+        "SUCCESS",
+        "NOT_READY",
+        [0, 100, 101, 0x07070707, 0],
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "copies=[]",
+        "orders=[]",
+        "orders=[0]",
+        "orders=[4]",
+        "flags=2",
+        "firsts=[1]",
+        "orders=[1, 1], firsts=[0, 0]",
+        "orders=[1, 1], firsts=[0, 2]",
+        "orders=[1, 1, 1], firsts=[0, 1, 2]",
+        "on=0",
+        "on=1",
+        "copies=[(b, a, 4), (b, a, 0)]",
+        "copies=[(b, a, 4), (b, a, 16384)]",
+    ],
+)
+def test_aBatchThatIsNotAsDocumentedIsRefusedWhole(start: Start, broken: str) -> None:
+    actor = start(_BATCH)
+    actor.do(
+        "def tried(copies=None, on=None, **given): return code(batch([(b, a + 4, 4), (b + 4, a + 8, 4)] if copies is None else copies, s if on is None else on, **given))"
+    )
+    assert actor.do(f"tried({broken})") == "INVALID_VALUE"
+    assert actor.do("get(b, 2), tried(), ok(cu.cuStreamSynchronize(s)), get(b, 2)") == [
+        [0, 0],
+        "SUCCESS",
+        None,
+        [1, 2],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "state", "arrived"),
+    [(1, "SUCCESS", 1), (2, "NOT_READY", 1), (3, "NOT_READY", 2)],
+    ids=["streamOrder", "duringTheCall", "anyTime"],
+)
+def test_aBatchReadsItsSourcesWhenItsAttributesSay(
+    start: Start, order: int, state: str, arrived: int
+) -> None:
+    actor = start(
+        "first(); s = stream(); a = alloc(MIB); x = np.full(MIB, 1, np.uint8)", delay=300000
+    )
+    actor.do(
+        f"ok(batch([(a, x.ctypes.data, MIB)], s, orders=[{order}])); q = code(cu.cuStreamQuery(s)); x[:] = 2; ok(cu.cuStreamSynchronize(s))"
+    )
+    assert actor.do("q, get(a, 1, np.uint8)") == [state, [arrived]]
+
+
+def test_eachPartOfABatchHasItsAttributes(start: Start) -> None:
+    actor = start(
+        "first(); s = stream(); a = alloc(3); x = np.full(3, 1, np.uint8); at = x.ctypes.data",
+        delay=100000,
+    )
+    actor.do(
+        "ok(batch([(a + i, at + i, 1) for i in range(3)], s, orders=[3, 2], firsts=[0, 2])); x[:] = 2; ok(cu.cuStreamSynchronize(s))"
+    )
+    assert actor.do("get(a, 3, np.uint8)") == [2, 2, 1]
+
+
+def test_batchesCameWithCuda12Point8(start: Start) -> None:
+    ask = (
+        "import ctypes; library = ctypes.CDLL('libcuda.so.1'); f = ctypes.c_void_p(); status = ctypes.c_int()\n"
+        "def found(name, version):\n"
+        "    library.cuGetProcAddress_v2(name, ctypes.byref(f), version, ctypes.c_uint64(0), ctypes.byref(status))\n"
+        "    return bool(f.value), status.value\n"
+    )
+    old = start(ask, driver=12060)
+    assert old.do("found(b'cuMemcpyBatchAsync', 12060), found(b'cuMemcpyBatchAsync', 12080)") == [
+        [False, 2],
+        [False, 2],
+    ]
+    assert old.do("found(b'cuMemcpyAsync', 12060)") == [True, 0]
+    first = start(f"{ask}{_BATCH}", driver=12080)
+    assert first.do("found(b'cuMemcpyBatchAsync', 12080)") == [True, 0]
+    first.do(
+        "call = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 3, ctypes.c_size_t, *[ctypes.c_void_p] * 2, ctypes.c_size_t, *[ctypes.c_void_p] * 2)(f.value)\n"
+        "targets, sources, sizes = (ctypes.c_uint64 * 2)(b, b + 4), (ctypes.c_uint64 * 2)(a + 4, a + 8), (ctypes.c_size_t * 2)(4, 4)\n"
+        "attributes, firsts, failed = (ctypes.c_int * 6)(1), (ctypes.c_size_t * 1)(0), ctypes.c_size_t(9)\n"
+        "def tried(): return call(targets, sources, sizes, 2, attributes, firsts, 1, ctypes.byref(failed), int(s))\n"
+    )
+    assert first.do("tried(), ok(cu.cuStreamSynchronize(s)), get(b, 2)") == [0, None, [1, 2]]
+    first.do("sizes[1] = 1 << 20")
+    assert first.do("tried(), failed.value") == [1, 1]
+    first.do("attributes[0] = 0")
+    assert first.do("tried(), failed.value == ctypes.c_size_t(-1).value") == [1, True]
+
+
 # --- faults and the log -------------------------------------------------------------
 
 

@@ -104,17 +104,20 @@ void logLine(const char *format, ...)
 	va_end(arguments);
 }
 
-/* A number with an optional K, M, G. */
+uint64_t bytesOf(const char *text, const char **end)
+{
+	char *after;
+	uint64_t value = strtoull(text, &after, 0);
+	const char *units = "KMG";
+	const char *unit = *after ? strchr(units, *after) : NULL;
+	*end = unit ? after + 1 : after;
+	return unit ? value << (10 * (unit - units + 1)) : value;
+}
+
 uint64_t settingBytes(const char *name, uint64_t otherwise)
 {
-	const char *text = getenv(name);
-	if (!text || !*text)
-		return otherwise;
-	char *end;
-	uint64_t value = strtoull(text, &end, 0);
-	const char *units = "KMG";
-	const char *unit = *end ? strchr(units, *end) : NULL;
-	return unit ? value << (10 * (unit - units + 1)) : value;
+	const char *text = getenv(name), *end;
+	return text && *text ? bytesOf(text, &end) : otherwise;
 }
 
 uint64_t nowNs(void)

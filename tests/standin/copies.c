@@ -4,13 +4,14 @@
  * With pageable host memory even an Async call waits, except that a few bytes for a
  * device are copied aside at once. With pinned memory the copy is queued. Between
  * devices no call waits, not even one without Async. The addresses are looked up again
- * when the work runs. If one was unmapped meanwhile, a copy ends with ILLEGAL_ADDRESS;
- * a fill, which is a kernel, and a word that a stream writes end with LAUNCH_FAILED.
- * The error stays that of the context.
+ * when the work runs, and so is the link between their devices. If one was unmapped
+ * meanwhile, a copy ends with ILLEGAL_ADDRESS; a fill, which is a kernel, and a word
+ * that a stream writes end with LAUNCH_FAILED. The error stays that of the context.
  */
 #define _GNU_SOURCE
 #include "standin.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,11 +39,14 @@ static CUresult runCopy(void *given, CUresult before)
 	while (!before && copy->bytes) {
 		char *to, *from;
 		Physical *toHeld, *fromHeld;
-		uint64_t bytes = copy->bytes;
+		Path path = linkPath(copy->target, copy->source, copy->bytes);
+		uint64_t bytes = path.bytes;
+		linkAwait(&path);
 		CHECK(resolve(copy->target, &bytes, copy->to, &to, &toHeld));
 		CUresult result = resolve(copy->source, &bytes, copy->from, &from, &fromHeld);
 		if (!result) {
 			memmove(to, from, bytes);
+			linkDamage(&path, to, bytes);
 			physicalUnpin(fromHeld);
 		}
 		physicalUnpin(toHeld);
@@ -90,28 +94,52 @@ static bool mayReach(uint64_t address, uint64_t bytes, int how)
 	return true;
 }
 
-/* A kernel sees two adjacent registrations as one range, a copy as two. */
+/* Whether the range leaves the memory that it begins in. A kernel sees two adjacent
+ * registrations as one range, a copy as two. */
 static bool crosses(uint64_t address, uint64_t bytes)
 {
+	pthread_mutex_lock(&memoryLock);
 	Mapping *mapping = mappingFind(address);
-	return mapping && mapping->kind == KIND_REGISTERED &&
-		address + bytes > mapping->base + mapping->bytes;
+	bool outside = mapping && address + bytes > mapping->base + mapping->bytes;
+	Kind kind = mapping ? mapping->kind : KIND_HOST;
+	pthread_mutex_unlock(&memoryLock);
+	return outside && (kind == KIND_REGISTERED || (kind != KIND_HOST && !isDevice(address, bytes)));
 }
 
-static bool reachesBoth(const Mapping *one, const Mapping *other)
+CUresult copyCheck(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream)
 {
-	for (int i = 0; i < MAX_DEVICES; i++)
-		if (one->access[i] && other->access[i])
-			return true;
-	return false;
+	bool right = target && source && !crosses(target, bytes) && !crosses(source, bytes) &&
+		!linkForbids(target, source, bytes, streamDevice(stream)) &&
+		mayReach(target, bytes, TO_WRITE) && mayReach(source, bytes, TO_READ);
+	return right ? OK : INVALID_VALUE;
 }
 
-/* Whether the memory is of two GPUs of which neither has both mapped (seen on two
- * H200). */
-static bool isApart(uint64_t target, uint64_t source)
+static void logCopy(uint64_t target, uint64_t source, uint64_t bytes)
 {
-	Mapping *to = mappingFind(target), *from = mappingFind(source);
-	return to && from && to->kind == KIND_VMM && from->kind == KIND_VMM && !reachesBoth(to, from);
+	Path path = linkPath(target, source, bytes);
+	char between[64] = "";
+	if (path.between)
+		snprintf(between, sizeof between, ", GPU %d to GPU %d %s", path.from, path.to,
+			path.link ? "directly" : "staged");
+	logLine("copy %s to %s, bytes=%llu%s", isDevice(source, bytes) ? "device" : "host",
+		isDevice(target, bytes) ? "device" : "host", (unsigned long long)bytes, between);
+}
+
+CUresult copySubmit(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, Timing timing)
+{
+	bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
+	bool stays = fromDevice || timing == ANY_TIME || isPinned(source, bytes);
+	bool pinned = stays && (toDevice || isPinned(target, bytes));
+	bool wait = timing == WAITED ? !(toDevice && fromDevice)
+		: timing == IN_CALL      ? true
+								 : !pinned || !(toDevice || fromDevice);
+	Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0),
+		TO_READ | (fromDevice ? KNOWN : 0)};
+	logCopy(target, source, bytes);
+	if (toDevice && !fromDevice &&
+		(timing == IN_CALL || (timing == QUEUED && !pinned && bytes <= STAGED_BYTES)))
+		return submitStaged(target, (const void *)source, bytes, stream);
+	return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
 }
 
 static CUresult copyNow(
@@ -119,20 +147,8 @@ static CUresult copyNow(
 {
 	if (!bytes)
 		return OK;
-	bool toDevice = isDevice(target, bytes), fromDevice = isDevice(source, bytes);
-	if (!target || !source || crosses(target, bytes) || crosses(source, bytes) ||
-		isApart(target, source) || !mayReach(target, bytes, TO_WRITE) ||
-		!mayReach(source, bytes, TO_READ))
-		return INVALID_VALUE;
-	bool pinned = (toDevice || isPinned(target, bytes)) && (fromDevice || isPinned(source, bytes));
-	bool wait = async ? !pinned || !(toDevice || fromDevice) : !(toDevice && fromDevice);
-	Copy copy = {target, source, bytes, TO_WRITE | (toDevice ? KNOWN : 0),
-		TO_READ | (fromDevice ? KNOWN : 0)};
-	logLine("copy %s to %s, bytes=%llu", fromDevice ? "device" : "host",
-		toDevice ? "device" : "host", (unsigned long long)bytes);
-	if (async && toDevice && !pinned && bytes <= STAGED_BYTES)
-		return submitStaged(target, (const void *)source, bytes, stream);
-	return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
+	CHECK(copyCheck(target, source, bytes, stream));
+	return copySubmit(target, source, bytes, stream, async ? QUEUED : WAITED);
 }
 
 #define TWO_SIDES "target=%#llx, source=%#llx, bytes=%zu"

@@ -37,25 +37,11 @@ static void afterForkChild(void)
 	pthread_mutex_unlock(&memoryLock);
 }
 
-/* STANDIN_P2P: "full", "none", or a row of 0 and 1 per device, by index of the host. */
-static bool peerSetting(int device, int peer)
-{
-	if (device == peer)
-		return false;
-	const char *text = getenv("STANDIN_P2P");
-	if (!text || !*text || !strcmp(text, "full"))
-		return true;
-	if (!strcmp(text, "none"))
-		return false;
-	for (int row = 0; row < device && text; row++)
-		text = (text = strchr(text, ',')) ? text + 1 : NULL;
-	return text && (int)strcspn(text, ",") > peer && text[peer] == '1';
-}
-
 static void readDevices(void)
 {
 	int host = (int)settingBytes("STANDIN_DEVICES", 1);
 	host = host < 0 ? 0 : host > MAX_DEVICES ? MAX_DEVICES : host;
+	linksRead(host);
 	const char *visible = getenv("CUDA_VISIBLE_DEVICES");
 	if (!visible) {
 		for (int i = 0; i < host; i++)
@@ -74,7 +60,7 @@ static void readDevices(void)
 		primaries[i].device = i;
 		primaries[i].primary = true;
 		for (int j = 0; j < driver.deviceCount; j++)
-			driver.peer[i][j] = peerSetting(driver.physical[i], driver.physical[j]);
+			driver.peer[i][j] = !linkOf(driver.physical[i], driver.physical[j])->absent;
 	}
 }
 
@@ -121,6 +107,14 @@ API CUresult cuDriverGetVersion(int *version)
 }
 
 static bool known(int device) { return device >= 0 && device < driver.deviceCount; }
+
+int deviceOrdinal(int physical)
+{
+	for (int i = 0; i < driver.deviceCount; i++)
+		if (driver.physical[i] == physical)
+			return i;
+	return -1;
+}
 
 API CUresult cuDeviceGet(CUdevice *device, int ordinal)
 {
@@ -306,8 +300,21 @@ API CUresult cuDeviceGetP2PAttribute(int *value, int attribute, CUdevice device,
 		return INVALID_VALUE;
 	if (!known(device) || !known(peer) || device == peer)
 		return INVALID_DEVICE;
-	*value = attribute == 1 ? 0 : driver.peer[device][peer];
-	return OK;
+	switch (attribute) {
+	case 1: /* the rank: lower is faster */
+		*value = linkOf(driver.physical[device], driver.physical[peer])->bytesPerSecond > 0;
+		return OK;
+	case 2:
+	case 3:
+	case 4:
+		*value = driver.peer[device][peer]; /* access, native atomics, access to arrays */
+		return OK;
+	case 5:
+		*value = 0; /* only some of the atomics */
+		return OK;
+	default:
+		return INVALID_VALUE;
+	}
 }
 
 /* --- contexts --- */
@@ -343,6 +350,16 @@ Context *contextCurrent(void)
 {
 	Context *top = depth ? stack[depth - 1] : NULL;
 	return top && (top->retained || !top->primary) ? top : NULL;
+}
+
+bool contextsReach(int device, int peer)
+{
+	if (primaries[device].peers >> peer & 1)
+		return true;
+	for (Context *each = created; each; each = each->next)
+		if (!each->destroyed && each->device == device && each->peers >> peer & 1)
+			return true;
+	return false;
 }
 
 void contextAdopt(Context *context)
@@ -633,6 +650,8 @@ API CUresult cuCtxEnablePeerAccess(Context *peer, unsigned flags)
 		return PEER_ACCESS_UNSUPPORTED;
 	if (context->peers >> peer->device & 1)
 		return PEER_ACCESS_ALREADY_ENABLED;
+	if (linkOf(driver.physical[context->device], driver.physical[peer->device])->refuses)
+		return TOO_MANY_PEERS;
 	context->peers |= 1u << peer->device;
 	return OK;
 }

@@ -87,6 +87,8 @@
 	ENTRY(cuMemcpyAsync, 0, cuMemcpyAsync) \
 	ENTRY(cuMemcpyPeer, 0, cuMemcpyPeer) \
 	ENTRY(cuMemcpyPeerAsync, 0, cuMemcpyPeerAsync) \
+	ENTRY(cuMemcpyBatchAsync, 12080, cuMemcpyBatchAsync) \
+	ENTRY(cuMemcpyBatchAsync, 13000, cuMemcpyBatchAsync_v2) \
 	ENTRY(cuMemsetD8, 0, cuMemsetD8_v2) \
 	ENTRY(cuMemsetD8Async, 0, cuMemsetD8Async) \
 	ENTRY(cuMemsetD16, 0, cuMemsetD16_v2) \
@@ -185,14 +187,20 @@ static int find(const char *name, int version, void **function)
 	int newest = -1, own = (int)settingBytes("STANDIN_DRIVER", 13000);
 	if (version > own)
 		return VERSION_NOT_SUFFICIENT;
-	for (size_t i = 0; i < sizeof ENTRY_TABLE / sizeof *ENTRY_TABLE; i++)
-		if (!strcmp(ENTRY_TABLE[i].name, name) && ENTRY_TABLE[i].version <= version &&
-			ENTRY_TABLE[i].version > newest) {
+	bool here = false;
+	for (size_t i = 0; i < sizeof ENTRY_TABLE / sizeof *ENTRY_TABLE; i++) {
+		if (strcmp(ENTRY_TABLE[i].name, name))
+			continue;
+		here = true;
+		if (ENTRY_TABLE[i].version <= version && ENTRY_TABLE[i].version > newest) {
 			newest = ENTRY_TABLE[i].version;
 			*function = ENTRY_TABLE[i].function;
 		}
-	if (!*function && !strncmp(name, "cu", 2))
+	}
+	if (!here && !strncmp(name, "cu", 2))
 		*function = (void *)refuseUnknown;
+	if (here && !*function)
+		return VERSION_NOT_SUFFICIENT;
 	return *function ? FOUND : SYMBOL_NOT_FOUND;
 }
 

@@ -27,6 +27,8 @@ static const char *const locked[] = {
 	"cuMemcpyDtoDAsync_v2",
 	"cuMemcpyAsync",
 	"cuMemcpyPeerAsync",
+	"cuMemcpyBatchAsync",
+	"cuMemcpyBatchAsync_v2",
 	"cuMemcpyHtoD_v2",
 	"cuMemcpyDtoH_v2",
 	"cuMemcpyDtoD_v2",

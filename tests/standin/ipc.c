@@ -114,14 +114,13 @@ API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *address, CUipcHandle raw, unsign
 		return INVALID_VALUE;
 	if (handle.pid == getpid())
 		return INVALID_CONTEXT;
-	int ordinal = -1;
-	for (int i = 0; i < driver.deviceCount; i++)
-		if (driver.physical[i] == handle.device)
-			ordinal = i;
+	int ordinal = deviceOrdinal(handle.device);
 	if (ordinal < 0)
 		return INVALID_DEVICE;
 	if (ordinal != context->device && !driver.peer[context->device][ordinal])
 		return PEER_ACCESS_UNSUPPORTED;
+	if (linkOf(driver.physical[context->device], handle.device)->refuses)
+		return TOO_MANY_PEERS;
 	int fd;
 	CHECK(openPeer(&handle, &fd));
 	CUresult result = OK;

@@ -657,9 +657,8 @@ static CUresult attributeOf(void *data, int attribute, uint64_t address)
 			break;
 		case 9:
 			value = mapping->context ? (uint64_t)mapping->context->device : 0;
-			for (int i = 0; mapping->physical && i < driver.deviceCount; i++)
-				if (driver.physical[i] == mapping->physical->device)
-					value = (uint64_t)i;
+			if (mapping->physical && deviceOrdinal(mapping->physical->device) >= 0)
+				value = (uint64_t)deviceOrdinal(mapping->physical->device);
 			break;
 		case 10:
 			value = mapping->kind == KIND_DEVICE;
@@ -732,12 +731,21 @@ API CUresult cuPointerSetAttribute(const void *value, int attribute, CUdeviceptr
 /* --- for CPU references of kernels, and for tests --- */
 
 /* The host address of device memory, for a CPU reference; NULL if the access is not
- * allowed. The memory stays as long as the launch that gave the address. */
+ * allowed, or the device of the launch does not reach the memory. The memory stays as long as the
+ * launch that gave the address. */
 API void *standinHostPointer(CUdeviceptr address, uint64_t bytes, int write)
 {
 	char *where = NULL;
 	Physical *held = NULL;
 	uint64_t reached = bytes;
+	Context *context = contextCurrent();
+	pthread_mutex_lock(&memoryLock);
+	Mapping *mapping = mappingFind(address);
+	bool isApart = context && mapping && mapping->physical && mapping->kind != KIND_MANAGED &&
+		!reaches(context->device, mapping, write);
+	pthread_mutex_unlock(&memoryLock);
+	if (isApart)
+		return NULL;
 	if (resolve(address, &reached, KNOWN | (write ? TO_WRITE : TO_READ), &where, &held) ||
 		reached < bytes)
 		where = NULL;

@@ -33,8 +33,27 @@ def enter(device: int = 0) -> None:
     ok(cu.cuCtxSetCurrent(ok(cu.cuDevicePrimaryCtxRetain(device))))
 
 
+contexts: list[Any] = []
+
+
+def first(device: int = 0) -> None:
+    """Retain the primary context of each device, and make one current."""
+    ok(cu.cuInit(0))
+    count = int(ok(cu.cuDeviceGetCount()))
+    contexts[:] = [ok(cu.cuDevicePrimaryCtxRetain(each)) for each in range(count)]
+    ok(cu.cuCtxSetCurrent(contexts[device]))
+
+
 def alloc(size: int) -> int:
     return int(ok(cu.cuMemAlloc(size)))
+
+
+def allocOn(device: int, size: int) -> int:
+    """Memory by `cuMemAlloc` on a device, whichever context is current."""
+    ok(cu.cuCtxPushCurrent(contexts[device]))
+    address = alloc(size)
+    ok(cu.cuCtxPopCurrent())
+    return address
 
 
 def put(address: int, values: Any) -> None:
@@ -102,6 +121,57 @@ def mapHandle(handle: Any, size: int, writable: bool = True) -> int:
     ok(cu.cuMemMap(address, size, 0, handle, 0))
     ok(cu.cuMemSetAccess(address, size, [access(writable)], 1))
     return address
+
+
+def vmm(device: int, size: int, reached: tuple[int, ...] = ()) -> int:
+    """Memory by `cuMemCreate`, mapped for its device, or for those that are `reached`."""
+    address = int(ok(cu.cuMemAddressReserve(size, 0, 0, 0)))
+    ok(cu.cuMemMap(address, size, 0, ok(cu.cuMemCreate(size, prop(device), 0)), 0))
+    entries = [access(True, each) for each in reached or (device,)]
+    ok(cu.cuMemSetAccess(address, size, entries, len(entries)))
+    return address
+
+
+def reach(address: int, size: int, device: int, flags: int = 3) -> str:
+    """What setting access for a device answers; `flags` 0 gives it back."""
+    entry = access(True, device)
+    entry.flags = cu.CUmemAccess_flags(flags)
+    return code(cu.cuMemSetAccess(address, size, [entry], 1))
+
+
+def held(address: int) -> list[int]:
+    """The access flags of each device."""
+    return [
+        int(ok(cu.cuMemGetAccess(access(True, each).location, address)))
+        for each in range(len(contexts))
+    ]
+
+
+def batch(
+    copies: list[tuple[int, int, int]],
+    on: Any,
+    orders: list[int] | None = None,
+    firsts: list[int] | None = None,
+    flags: int = 0,
+) -> tuple[Any, ...]:
+    """Submit (target, source, size) as one batch; `orders` are source access orders."""
+    attributes = []
+    for order in [1] if orders is None else orders:
+        made = cu.CUmemcpyAttributes()
+        ctypes.c_int.from_address(int(made.getPtr())).value = order
+        made.flags = flags
+        attributes.append(made)
+    answer: tuple[Any, ...] = cu.cuMemcpyBatchAsync(
+        [cu.CUdeviceptr(target) for target, _, _ in copies],
+        [cu.CUdeviceptr(source) for _, source, _ in copies],
+        [size for _, _, size in copies],
+        len(copies),
+        attributes,
+        list(range(len(attributes))) if firsts is None else firsts,
+        len(attributes),
+        on,
+    )
+    return answer
 
 
 def exportFd(handle: Any) -> int:

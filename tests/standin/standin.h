@@ -2,9 +2,9 @@
  *
  * It declares the used part of the driver's binary interface itself, from the
  * documentation, so that gcc alone builds it. One noun per file: calls (log, faults),
- * ledger (accounting across processes), device (devices, contexts), memory, vmm,
- * copies, streams, captures, freeing, events, ipc, kernels, entries (the table behind
- * cuGetProcAddress).
+ * ledger (accounting across processes), device (devices, contexts), links (between
+ * devices), memory, vmm, copies, batches, streams, captures, freeing, events, ipc,
+ * kernels, entries (the table behind cuGetProcAddress).
  *
  * Locks, outermost first: the submission lock of streams.c, a stream's own,
  * `memoryLock` of memory.c, the ledger's. No thread waits for work while it holds one
@@ -43,6 +43,7 @@ enum {
 	PEER_ACCESS_ALREADY_ENABLED = 704,
 	PEER_ACCESS_NOT_ENABLED = 705,
 	CONTEXT_IS_DESTROYED = 709,
+	TOO_MANY_PEERS = 711,
 	HOST_MEMORY_ALREADY_REGISTERED = 712,
 	HOST_MEMORY_NOT_REGISTERED = 713,
 	LAUNCH_FAILED = 719,
@@ -125,6 +126,8 @@ CUresult callBegin(const char *name, Need need, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void logLine(const char *format, ...) __attribute__((format(printf, 1, 2)));
 uint64_t settingBytes(const char *name, uint64_t otherwise);
+/* A number with an optional K, M, G, and where it ends */
+uint64_t bytesOf(const char *text, const char **end);
 uint64_t nowNs(void);
 uint64_t freshNonce(void);
 extern _Thread_local bool inHostFunction;
@@ -150,7 +153,7 @@ typedef struct Context {
 	unsigned flags;
 	_Atomic CUresult error; /* sticky: the error of a kernel or a copy */
 	_Atomic(struct Stream *) legacy;
-	uint32_t peers; /* bit per device whose memory was made accessible */
+	_Atomic uint32_t peers; /* bit per device whose memory was made accessible */
 	struct Context *next;
 } Context;
 
@@ -168,6 +171,9 @@ Context *contextCurrent(void);
 Context *contextPrimary(int device); /* active or not */
 bool contextKnown(Context *context); /* and not destroyed */
 void contextAdopt(Context *context); /* for this thread */
+/* Whether a context of `device` has enabled access to `peer`; under memoryLock */
+bool contextsReach(int device, int peer);
+int deviceOrdinal(int physical); /* -1: the device is not visible here */
 
 /* --- memory.c --- */
 
@@ -235,6 +241,33 @@ bool isDevice(uint64_t address, uint64_t bytes); /* all of it */
 bool isPinned(uint64_t address, uint64_t bytes);
 uint64_t roundUp(uint64_t value, uint64_t unit);
 
+/* --- links.c --- */
+
+/* The link over which `device` reaches the memory of `peer`, and over which bytes go
+ * from `device` to `peer`. */
+typedef struct {
+	bool absent, refuses, corrupts;
+	uint64_t bytesPerSecond; /* 0: no limit */
+} Link;
+
+/* How the first `bytes` of a copy go. */
+typedef struct {
+	bool between; /* two devices, by index of the host: */
+	int from, to;
+	const Link *link; /* NULL: they do not go over the link */
+	uint64_t bytes;
+} Path;
+
+void linksRead(int devices);
+const Link *linkOf(int device, int peer); /* by index of the host */
+/* Whether a device (by ordinal) reaches device memory; under memoryLock */
+bool reaches(int device, const Mapping *mapping, bool write);
+/* Whether the driver refuses the copy in a stream of `device` (by ordinal; -1: of none) */
+bool linkForbids(uint64_t target, uint64_t source, uint64_t bytes, int device);
+Path linkPath(uint64_t target, uint64_t source, uint64_t bytes);
+void linkAwait(const Path *path); /* as long as the link takes */
+void linkDamage(const Path *path, char *arrived, uint64_t bytes);
+
 /* --- streams.c --- */
 
 typedef struct Stream Stream;
@@ -242,9 +275,21 @@ typedef struct Stream Stream;
 typedef CUresult (*Work)(void *arguments, CUresult before);
 CUresult streamSubmit(Stream *handle, Work work, const void *arguments, size_t bytes, bool wait);
 CUresult streamIdle(Context *context); /* waits for all streams of the context */
+int streamDevice(Stream *handle); /* its ordinal; -1: there is no such stream */
 bool streamIsWorker(void); /* whether this thread is the worker of a stream */
 void futexWake(uint32_t *word);
 void futexWait(uint32_t *word, uint32_t seen, long ms);
+
+/* --- copies.c --- */
+
+/* When the caller may go on, and when the source may be read. IN_CALL and ANY_TIME are
+ * those of a batch. */
+typedef enum { WAITED, QUEUED, IN_CALL, ANY_TIME } Timing;
+/* INVALID_VALUE for a copy that the driver refuses */
+CUresult copyCheck(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream);
+/* Of a copy that was checked */
+CUresult copySubmit(
+	uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, Timing timing);
 
 /* --- captures.c --- */
 

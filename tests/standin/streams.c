@@ -176,6 +176,15 @@ static CUresult streamOf(Stream *handle, Stream **found)
 	return INVALID_HANDLE;
 }
 
+int streamDevice(Stream *handle)
+{
+	Stream *stream = NULL;
+	pthread_mutex_lock(&submitLock);
+	int device = streamOf(handle, &stream) ? -1 : stream->context->device;
+	pthread_mutex_unlock(&submitLock);
+	return device;
+}
+
 static uint64_t push(Stream *stream, Item *item)
 {
 	pthread_mutex_lock(&stream->lock);

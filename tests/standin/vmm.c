@@ -149,9 +149,8 @@ API CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *prop, V
 	if (prop && handleKnown(handle)) {
 		*prop = (CUmemAllocationProp){
 			.type = 1, .requestedHandleTypes = handle->physical->exportable, .location = {1, 0}};
-		for (int i = 0; i < driver.deviceCount; i++)
-			if (driver.physical[i] == handle->physical->device)
-				prop->location.id = i;
+		int ordinal = deviceOrdinal(handle->physical->device);
+		prop->location.id = ordinal < 0 ? 0 : ordinal;
 		result = OK;
 	}
 	pthread_mutex_unlock(&memoryLock);
@@ -324,6 +323,26 @@ API CUresult cuMemUnmap(CUdeviceptr address, size_t bytes)
 	return right ? OK : INVALID_VALUE;
 }
 
+/* Whether a device can be given access to a mapping, under memoryLock. */
+static CUresult checkAccess(const Mapping *mapping, const CUmemAccessDesc *wanted)
+{
+	int device = wanted->location.id, home = deviceOrdinal(mapping->physical->device);
+	if (!wanted->flags || device == home)
+		return OK;
+	if (home < 0 || !driver.peer[device][home])
+		return INVALID_DEVICE;
+	return linkOf(driver.physical[device], driver.physical[home])->refuses ? OUT_OF_MEMORY : OK;
+}
+
+static CUresult checkEntry(const CUmemAccessDesc *wanted)
+{
+	bool right = wanted->location.type == 1 && wanted->location.id >= 0 &&
+		wanted->location.id < driver.deviceCount &&
+		(wanted->flags == 0 || wanted->flags == 1 || wanted->flags == 3);
+	return right ? OK : INVALID_VALUE;
+}
+
+/* All of the entries hold, or none. */
 API CUresult cuMemSetAccess(
 	CUdeviceptr address, size_t bytes, const CUmemAccessDesc *access, size_t entries)
 {
@@ -331,29 +350,22 @@ API CUresult cuMemSetAccess(
 		access && entries ? access->flags : -1);
 	if (!access || !entries)
 		return INVALID_VALUE;
-	CUresult result = OK;
 	pthread_mutex_lock(&memoryLock);
-	if (!wholeMappings(address, bytes))
-		result = INVALID_VALUE;
+	CUresult result = wholeMappings(address, bytes) ? OK : INVALID_VALUE;
 	for (size_t i = 0; i < entries && !result; i++) {
-		int device = access[i].location.id;
-		if (access[i].location.type != 1 ||
-			(access[i].flags != 0 && access[i].flags != 1 && access[i].flags != 3))
-			result = INVALID_VALUE;
-		else if (device < 0 || device >= driver.deviceCount)
-			result = INVALID_VALUE;
+		result = checkEntry(&access[i]);
 		for (uint64_t at = address; !result && at < address + bytes;) {
 			Mapping *mapping = mappingFind(at);
-			bool own = mapping->physical->device == driver.physical[device], reaches = own;
-			for (int j = 0; j < driver.deviceCount && !reaches; j++)
-				reaches = driver.physical[j] == mapping->physical->device && driver.peer[device][j];
-			if (!reaches && access[i].flags)
-				result = INVALID_DEVICE;
-			else
-				mapping->access[device] = (unsigned char)access[i].flags;
+			result = checkAccess(mapping, &access[i]);
 			at += mapping->bytes;
 		}
 	}
+	for (size_t i = 0; i < entries && !result; i++)
+		for (uint64_t at = address; at < address + bytes;) {
+			Mapping *mapping = mappingFind(at);
+			mapping->access[access[i].location.id] = (unsigned char)access[i].flags;
+			at += mapping->bytes;
+		}
 	pthread_mutex_unlock(&memoryLock);
 	return result;
 }
