@@ -17,6 +17,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import links  # noqa: F401  its questions
 import memory  # noqa: F401  its questions
 import work  # noqa: F401  its questions
 from answers import STAYS_DIFFERENT, compare, write
