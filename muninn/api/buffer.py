@@ -288,12 +288,15 @@ class MuninnBuffer(Protocols, Copies, Closable):
         not change while the buffer is open.
 
         On a machine with GPUs the first call maps a bigMode buffer for them, which pins
-        its pages.
+        its pages, piece by piece.
 
         Parameters
         ----------
         progress
-            Called with the bytes that were pinned since the last call.
+            Called with the bytes that were pinned since the last call, on this thread,
+            after each piece (some 25 ms). An exception that it raises cancels the
+            mapping, as Ctrl-C does: what was pinned is unpinned, and the call raises
+            that exception. The buffer stays open, and a later call maps it.
 
         Raises
         ------

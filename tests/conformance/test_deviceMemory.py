@@ -391,6 +391,34 @@ def test_registersHostMemory(device: Device) -> None:
         device.registerHost(0, MIB, True)
 
 
+def test_progressCancelsARegistration(device: Device) -> None:
+    source = ctypes.create_string_buffer(b"hosts", MIB)
+    seen: list[int] = []
+
+    def enough(part: int) -> None:
+        seen.append(part)
+        raise LookupError("enough")
+
+    for _ in range(2):
+        with pytest.raises(LookupError, match="enough"):
+            device.registerHost(ctypes.addressof(source), MIB, True, enough)
+    assert len(seen) == 2
+    device.registerHost(ctypes.addressof(source), MIB, True).close()
+
+
+def test_closedMemoryIsToldOnceToEach(device: Device) -> None:
+    source, told = ctypes.create_string_buffer(MIB), list[str]()
+    registration = device.registerHost(ctypes.addressof(source), MIB, True)
+    registration.closeThen(lambda: told.append("first"))
+    registration.close()
+    device.memoryInfo(0)
+    assert told == ["first"]
+    registration.closeThen(lambda: told.append("second"))
+    del registration
+    device.memoryInfo(0)
+    assert told == ["first", "second"]
+
+
 def test_copiesBetweenAllPlaces(device: Device) -> None:
     """A copy between two GPUs works also if neither reaches the other. On two H200, the
     driver answered INVALID_VALUE for memory that only its own GPU has mapped.

@@ -79,8 +79,8 @@ def test_progressCountsEveryByteOnce(domain: str) -> None:
 
 def test_windowsMakeOneRange(domain: str, actor: Start) -> None:
     windows = actor(
-        "from muninn.devices.cuda import CudaDevice\nimport mmap, ctypes\n"
-        "d = CudaDevice(windowBytes=1 << 20)\nm = mmap.mmap(-1, 5 << 20)\naddress = ctypes.addressof(ctypes.c_char.from_buffer(m))\nseen = []"
+        "from muninn.devices.cuda import CudaDevice\nfrom muninn.devices.cuda.pace import PieceBounds\nimport mmap, ctypes\n"
+        "d = CudaDevice(pieceBounds=PieceBounds(1 << 20, 1 << 20, 4096))\nm = mmap.mmap(-1, 5 << 20)\naddress = ctypes.addressof(ctypes.c_char.from_buffer(m))\nseen = []"
     )
     windows.do(
         "r = d.registerHost(address, (5 << 20) - 4096, True, seen.append); m[(3 << 20) - 2:(3 << 20) + 2] = b'abcd'"
@@ -104,8 +104,8 @@ def test_aWindowThatFailsHalfWayLeavesNothingMapped(
     domain: str, actor: Start, code: str, kind: str
 ) -> None:
     windows = actor(
-        "from muninn.devices.cuda import CudaDevice\nimport mmap, ctypes\n"
-        "d = CudaDevice(mappedWindowBytes=6 << 20, windowBytes=1 << 20)\nm = mmap.mmap(-1, 5 << 20)\n"
+        "from muninn.devices.cuda import CudaDevice\nfrom muninn.devices.cuda.pace import PieceBounds\nimport mmap, ctypes\n"
+        "d = CudaDevice(mappedWindowBytes=6 << 20, pieceBounds=PieceBounds(1 << 20, 1 << 20, 4096))\nm = mmap.mmap(-1, 5 << 20)\n"
         "address = ctypes.addressof(ctypes.c_char.from_buffer(m))",
         STANDIN_FAULTS=f"cuMemHostRegister:{code}:4",
     )

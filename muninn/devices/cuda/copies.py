@@ -19,7 +19,7 @@ from muninn.devices.cuda import driver
 from muninn.devices.cuda.contexts import ON_DEVICE, Contexts
 from muninn.devices.cuda.driver import NON_BLOCKING, DriverError, call, typed
 from muninn.devices.cuda.gpu import Gpu
-from muninn.devices.cuda.registration import WindowBoundaries
+from muninn.devices.cuda.seams import Seams
 from muninn.devices.cuda.streams import CudaStream
 from muninn.interop.streams import DEFAULT_HANDLES
 from muninn.system import atomics
@@ -27,6 +27,8 @@ from muninn.system.structures import Extent
 
 #: More places than this are filled with zeros in one go, with what is between them.
 _MOST_GAPS = 64
+#: How often one copy is tried while memory is pinned.
+_TRIES = 5
 
 
 class Copies:
@@ -34,12 +36,12 @@ class Copies:
 
     Parameters
     ----------
-    boundaries
+    seams
         The addresses between two registrations of host memory, where a copy is cut.
     """
 
-    def __init__(self, gpus: list[Gpu], contexts: Contexts, boundaries: WindowBoundaries) -> None:
-        self._gpus, self._contexts, self._boundaries = gpus, contexts, boundaries
+    def __init__(self, gpus: list[Gpu], contexts: Contexts, seams: Seams) -> None:
+        self._gpus, self._contexts, self._seams = gpus, contexts, seams
         self._copiers: dict[int, Any] = {}
         self._making = _thread.RLock()
 
@@ -47,31 +49,8 @@ class Copies:
         self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object
     ) -> None:
         """Copy in a stream, in a way that does not block the caller."""
-        parts = self._boundaries.parts(target, source, sizeBytes)
         try:
-            # The driver copies only where it would not make the caller wait (see the
-            # head); otherwise the stream worker copies, or fills and empties pinned
-            # pieces that the driver copies.
-            intoType, fromType = (
-                self._contexts.memoryType(target),
-                self._contexts.memoryType(source),
-            )
-            isOnGpu = ON_DEVICE in (intoType, fromType)
-            if (isOnGpu and None not in (intoType, fromType)) or (
-                stream.handle in DEFAULT_HANDLES and stream.isQuiet()
-            ):
-
-                def calls(handle: int) -> None:
-                    for offset, partBytes in parts:
-                        call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, handle)
-
-                stream.submitCalls(calls, keepAlive)
-            elif isOnGpu and fromType is None:
-                stream.copyIn(target, source, parts, keepAlive)
-            elif isOnGpu:
-                stream.copyOut(target, source, parts, keepAlive)
-            else:
-                stream.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
+            self._whileSeamsMove(lambda: self._submit(stream, target, source, sizeBytes, keepAlive))
         except DriverError as error:
             staged = self._stagedInstead(error, target, source, sizeBytes)
             if staged is None:
@@ -98,6 +77,47 @@ class Copies:
         except DriverError as error:
             raise typed(error, f"{sizeBytes} bytes can not be copied across") from error
 
+    def _submit(
+        self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object
+    ) -> None:
+        parts = self._seams.parts(target, source, sizeBytes)
+        # The driver copies only where it would not make the caller wait (see the
+        # head); otherwise the stream worker copies, or fills and empties pinned
+        # pieces that the driver copies.
+        intoType, fromType = (
+            self._contexts.memoryType(target),
+            self._contexts.memoryType(source),
+        )
+        isOnGpu = ON_DEVICE in (intoType, fromType)
+        if (isOnGpu and None not in (intoType, fromType)) or (
+            stream.handle in DEFAULT_HANDLES and stream.isQuiet()
+        ):
+            stream.submitCalls(
+                functools.partial(self._inParts, target, source, sizeBytes), keepAlive
+            )
+        elif isOnGpu and fromType is None:
+            stream.copyIn(target, source, parts, keepAlive)
+        elif isOnGpu:
+            stream.copyOut(target, source, parts, keepAlive)
+        else:
+            stream.submit(functools.partial(_copyOnHost, target, source, sizeBytes, keepAlive))
+
+    def _whileSeamsMove(self, copy: Callable[[], None]) -> None:
+        """Call `copy`. Call it again if the driver refuses it after memory was pinned
+        meanwhile: then a part of it may reach over a new seam, and the same bytes are
+        copied once more. Few parts meet a new seam, because each is found when it is
+        copied, and pieces are pinned at a pace (`pace.py`).
+        """
+        for left in reversed(range(_TRIES)):
+            changes = self._seams.changes
+            try:
+                copy()
+                return
+            except DriverError as error:
+                isMoved = error.code == "INVALID_VALUE" and changes != self._seams.changes
+                if not isMoved or not left:
+                    raise
+
     def now(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
         """Copy each (target, source, bytes), and return when all are done. The caller has
         entered the GPU's context, and frees no memory before the return, not even if
@@ -107,8 +127,9 @@ class Copies:
         try:
             for target, source, sizeBytes in copies:
                 try:
-                    for offset, partBytes in self._boundaries.parts(target, source, sizeBytes):
-                        call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, copier)
+                    self._whileSeamsMove(
+                        functools.partial(self._inParts, target, source, sizeBytes, copier)
+                    )
                 except DriverError as error:
                     staged = self._stagedInstead(error, target, source, sizeBytes)
                     if staged is None:
@@ -116,6 +137,10 @@ class Copies:
                     staged(copier)
         finally:
             call(cu.cuStreamSynchronize, copier)
+
+    def _inParts(self, target: int, source: int, sizeBytes: int, handle: Any) -> None:
+        for offset, partBytes in self._seams.parts(target, source, sizeBytes):
+            call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, handle)
 
     def fill(
         self,

@@ -19,14 +19,18 @@ stops the other threads for 1.5 ms each time, and a small block of VRAM for 3 us
 stream of that context. The thread does this when some stream still waits after
 `_QUIET_BOUND_SECONDS`. Then it disposes only of memory that does not need the driver's
 lock for long, which is VMM memory. It keeps the rest for a quiet moment.
+
+Memory whose disposal takes long is disposed of piece by piece, a turn each (`More`).
+Between two turns the driver's locks are free, and waits of streams may begin.
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from cuda.bindings import driver as cu
 
@@ -53,6 +57,12 @@ _CAPTURING = frozenset(("STREAM_CAPTURE_UNSUPPORTED", "STREAM_CAPTURE_IMPLICIT")
 _Block: TypeAlias = tuple[Callable[..., Any], int]
 
 
+class More(NamedTuple):
+    """Returned by a disposal that has to be called once more, after a rest."""
+
+    restSeconds: float
+
+
 class _Deferred(NamedTuple):
     """A thing to dispose of. `locks`: the call waits for the GPU with the driver's
     lock. `isMark`: it is disposed of after all that came before it.
@@ -62,6 +72,22 @@ class _Deferred(NamedTuple):
     isBehindWork: bool
     locks: bool
     isMark: bool = False
+
+
+class Disposal(Protocol):
+    """A disposal that may be deferred any number of times, and is done once."""
+
+    def __call__(self) -> object: ...
+    def isDone(self) -> bool: ...
+
+
+class _End(weakref.ref[Any]):
+    """The end of an object that owns memory. Its callback puts it on the queue, in C, so
+    no interruption of a finalizer loses it.
+    """
+
+    __slots__ = ("dispose",)
+    dispose: Disposal
 
 
 class DeferredFree:
@@ -82,7 +108,9 @@ class DeferredFree:
         self._over: set[int] = set()
         #: Finalizers put into it at any point of any thread, which only this queue
         #: allows.
-        self._deferred: SimpleQueue[_Deferred] = SimpleQueue()
+        self._deferred: SimpleQueue[_Deferred | _End] = SimpleQueue()
+        #: The objects that `deferAtEnd` watches, by the ids of their ends.
+        self._ends: dict[int, _End] = {}
         self._starting = _thread.RLock()
         self._thread: AnyThread | None = None
 
@@ -93,14 +121,20 @@ class DeferredFree:
                 self._thread = threads.start(self._run, "muninn-deferredfree")
 
     def defer(self, dispose: Callable[[], object], locks: bool = True) -> None:
-        """Call `dispose` once the GPUs have done all work that they have now. Takes no
-        lock; `start` was called before.
+        """Call `dispose` once the GPUs have done all work that they have now, and again
+        as long as it returns `More`. Takes no lock; `start` was called before.
 
         `locks`: `dispose` frees memory in a way that waits for the GPU once more, with
         the driver's lock.
         """
         if not driver.isForked():
             self._deferred.put(_Deferred(dispose, True, locks))
+
+    def deferAtEnd(self, owner: object, dispose: Disposal) -> None:
+        """Defer `dispose` at the end of `owner`, unless it is done by then."""
+        end = _End(owner, self._deferred.put)
+        end.dispose = dispose
+        self._ends[id(end)] = end
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
         """Wait until all that was deferred so far is given back, and if
@@ -117,23 +151,34 @@ class DeferredFree:
         for number, each in self._contexts().items():
             if self._isThere(number, each):
                 self._makeBlock(number, each)
+        # What is left of it is older than what is in the queue, and stays before that. It
+        # is empty while the thread waits for the queue, and the thread holds nothing.
+        batch: list[_Deferred] = []
         while True:
-            batch = [self._deferred.get()]
+            if not batch:
+                batch += self._taken()
             while not self._deferred.empty():
-                batch.append(self._deferred.get())
+                batch += self._taken()
             try:
-                self._dispose(batch)
+                restSeconds = self._dispose(batch)
             except Exception:
                 # The thread must live: it has other memory to give back.
                 _log.exception("device memory was not given back, and is tried again")
-                clock.sleep(_ERROR_PAUSE_SECONDS)
-            # The batch is emptied, so that this thread holds nothing while it waits.
-            while batch:
-                self._deferred.put(batch.pop(0))
+                restSeconds = _ERROR_PAUSE_SECONDS
+            clock.sleep(restSeconds)
 
-    def _dispose(self, batch: list[_Deferred]) -> None:
+    def _taken(self) -> list[_Deferred]:
+        """The next of the queue; nothing where it is done already."""
+        each = self._deferred.get()
+        if isinstance(each, _Deferred):
+            return [each]
+        self._ends.pop(id(each), None)
+        return [] if each.dispose.isDone() else [_Deferred(each.dispose, True, True)]
+
+    def _dispose(self, batch: list[_Deferred]) -> float:
         """Wait for the work that may use the memory, and dispose of it. Memory for
-        which the thread has to try again stays in the batch.
+        which the thread has to try again stays in the batch. Returns how long to rest
+        before that.
         """
         behind = any(deferred.isBehindWork for deferred in batch)
         contexts = (
@@ -146,8 +191,7 @@ class DeferredFree:
             else {}
         )
         if not behind and not any(deferred.locks for deferred in batch):
-            _disposeNow(batch)
-            return
+            return _disposeNow(batch)
         with WAITS.none(_QUIET_BOUND_SECONDS) as isQuiet:
             if isQuiet:
                 contexts = {
@@ -156,8 +200,7 @@ class DeferredFree:
                     if not self._awaitByBlock(number, each)
                 }
                 if not contexts:
-                    _disposeNow(batch)
-                    return
+                    return _disposeNow(batch)
         for number, each in contexts.items():
             self._awaitBySynchronizing(number, each)
         with WAITS.none(0) as isQuiet:
@@ -171,8 +214,9 @@ class DeferredFree:
                 batch[:] = [
                     deferred for deferred in batch if not deferred.locks and not deferred.isMark
                 ]
-            _disposeNow(batch)
+            restSeconds = _disposeNow(batch)
             batch += kept
+            return restSeconds
 
     def _isThere(self, contextId: int, context: Any) -> bool:
         """Whether a context is neither destroyed nor failed. To free memory in a
@@ -234,11 +278,26 @@ def _made() -> _Block:
         return cu.cuMemFreeHost, int(call(cu.cuMemHostAlloc, _BLOCK_BYTES, flags))
 
 
-def _disposeNow(batch: list[_Deferred]) -> None:
-    while batch:
+def _disposeNow(batch: list[_Deferred]) -> float:
+    """Dispose of a batch. If something has more to dispose of, it stays, and so does
+    what came after it and needs the driver's lock or marks the place. Returns how long
+    to rest then.
+    """
+    restSeconds, given = 0.0, batch[:]
+    batch.clear()
+    while given:
+        deferred = given.pop(0)
+        if batch and (deferred.locks or deferred.isMark):
+            batch.append(deferred._replace(isBehindWork=False))
+            continue
         try:
-            batch.pop(0).dispose()
+            more = deferred.dispose()
         except DriverError as error:
             _log.warning("device memory was not given back: %s", error)
         except Exception:
             _log.exception("device memory was not given back")
+        else:
+            if isinstance(more, More):
+                restSeconds = more.restSeconds
+                batch.append(deferred._replace(isBehindWork=False))
+    return restSeconds

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver, registration, vmm
+from muninn.devices.cuda.budget import Budget
 from muninn.devices.cuda.contexts import Contexts
 from muninn.devices.cuda.copies import Copies
 from muninn.devices.cuda.deferredfree import DeferredFree
@@ -22,6 +23,8 @@ from muninn.devices.cuda.gpu import Entered, Gpu
 from muninn.devices.cuda.hostparts import HostParts
 from muninn.devices.cuda.ipc import IpcMemory
 from muninn.devices.cuda.links import Links
+from muninn.devices.cuda.pace import USUAL_BOUNDS, PieceBounds
+from muninn.devices.cuda.seams import Seams
 from muninn.devices.cuda.semaphores import HostSemaphores
 from muninn.devices.cuda.staging import Staging
 from muninn.devices.cuda.streamtable import StreamTable
@@ -57,8 +60,8 @@ class CudaDevice(Device):
         Why this back-end was chosen.
     mappedWindowBytes
         The most bytes of host memory that this process maps for GPUs.
-    windowBytes
-        The most bytes that one registration call gets.
+    pieceBounds
+        In what pieces host memory is pinned.
 
     Raises
     ------
@@ -77,7 +80,7 @@ class CudaDevice(Device):
         self,
         reason: str = "asked for",
         mappedWindowBytes: int = _MAX_BYTES,
-        windowBytes: int = registration.WINDOW_BYTES,
+        pieceBounds: PieceBounds = USUAL_BOUNDS,
     ) -> None:
         self.reason = reason
         self.usedBytes: UsedBytes | None = None
@@ -88,9 +91,9 @@ class CudaDevice(Device):
         except DriverError as error:
             raise typed(error, "the GPUs can not be asked") from error
         self.gpuCount = len(self._gpus)
-        self._budget = registration.Budget(mappedWindowBytes)
-        self._boundaries = registration.WindowBoundaries()
-        self._windowBytes = windowBytes
+        self._budget = Budget(mappedWindowBytes)
+        self._seams = Seams()
+        self._pieceBounds = pieceBounds
         self._links = Links()
         self._contexts = Contexts(self._gpus)
         self._deferredFree = DeferredFree(self._contexts.known)
@@ -99,7 +102,7 @@ class CudaDevice(Device):
             HostSemaphores(self._contexts.enteredSome), Staging(self._contexts.enteredSome)
         )
         self._streams = StreamTable(self._contexts, hostParts, self._gpu)
-        self._copies = Copies(self._gpus, self._contexts, self._boundaries)
+        self._copies = Copies(self._gpus, self._contexts, self._seams)
 
     # --- GPUs ------------------------------------------------------------------------
 
@@ -257,8 +260,8 @@ class CudaDevice(Device):
                 writable,
                 counting,
                 self._budget,
-                self._boundaries,
-                self._windowBytes,
+                self._seams,
+                self._pieceBounds,
             )
             try:
                 return registration.register(*given)

@@ -1,88 +1,39 @@
-"""Host memory that kernels use: registered with the driver in windows, all of them or
-none.
+"""Host memory that kernels use: pinned by the driver in pieces, all of them or none.
 
-A window is at most 64 GiB, because drivers have limits of their own (512 GiB a call
-since r580, vllm #51080) and because a failure late in one giant call wastes all its
-time. All GPUs get the memory (`PORTABLE`) at one contiguous address, which is the
-host's own under unified addressing. Where the driver gives another address, there is no
-contiguous pointer, and the registration is refused.
+A piece is so small that the driver's call for it is short (`pace.py`), because other
+processes wait for that call. All GPUs get the memory (`PORTABLE`) at one contiguous
+address, which is the host's own under unified addressing. Where the driver gives
+another address, there is no contiguous pointer, and the registration is refused.
 
 A registration pins the pages: they can not be swapped, and a peer that truncates the
 file takes nothing away (seen on an H100).
+
+The registration is there before its first piece. Whatever ends the pinning of the
+pieces (a failure, an exception of `progress`, Ctrl-C at any bytecode) ends the
+registration, and the deferred free unpins the pieces that are pinned. `register` waits
+for that before it raises. A second interruption ends that wait, and the unpinning goes
+on.
 """
 
 from __future__ import annotations
 
-import _thread
-import contextlib
-import itertools
-import weakref
 from collections.abc import Callable
 
 from cuda.bindings import driver as cu
 
-from muninn.config.sizes import exactly
-from muninn.devices.cuda.deferredfree import DeferredFree
-from muninn.devices.cuda.driver import DriverError, call, guard, typed
+from muninn.devices.cuda.budget import Budget
+from muninn.devices.cuda.deferredfree import DeferredFree, More
+from muninn.devices.cuda.driver import guard
 from muninn.devices.cuda.gpu import Gpu
+from muninn.devices.cuda.pace import Pace, PieceBounds
+from muninn.devices.cuda.pieces import Pieces, Pinned
+from muninn.devices.cuda.seams import Seams
 from muninn.devices.port import Registration
-from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, MuninnError
+from muninn.errors import DeviceUnavailable, InvalidArgument
+from muninn.system import aside, clock
 
-#: The most bytes of one call.
-WINDOW_BYTES = 64 << 30
 _FLAGS = cu.CU_MEMHOSTREGISTER_PORTABLE | cu.CU_MEMHOSTREGISTER_DEVICEMAP
-
-
-class WindowBoundaries:
-    """The addresses where one window ends and the next begins. Kernels may work across
-    them, and a copy may not (INVALID_VALUE, seen on an H100).
-    """
-
-    def __init__(self) -> None:
-        self._at: frozenset[int] = frozenset()
-        self._changing = _thread.RLock()
-
-    def add(self, windows: list[int]) -> None:
-        with self._changing:
-            self._at |= set(windows[1:])
-
-    def remove(self, windows: list[int]) -> None:
-        with self._changing:
-            self._at -= set(windows[1:])
-
-    def parts(self, target: int, source: int, sizeBytes: int) -> list[tuple[int, int]]:
-        """(offset, bytes) of the copies into which a copy is cut; nearly always one."""
-        if not self._at:
-            return [(0, sizeBytes)]
-        offsets = {boundary - start for boundary in self._at for start in (target, source)}
-        cuts = [0, *sorted(offset for offset in offsets if 0 < offset < sizeBytes), sizeBytes]
-        return [(start, end - start) for start, end in itertools.pairwise(cuts)]
-
-
-class Budget:
-    """How many bytes of host memory this process may map for GPUs, and how many it has
-    mapped.
-    """
-
-    def __init__(self, limitBytes: int) -> None:
-        self.limitBytes = limitBytes
-        self.usedBytes = 0
-        self._changing = _thread.RLock()
-
-    def take(self, sizeBytes: int) -> None:
-        """Admit the bytes, or `BarPressureHigh`."""
-        with self._changing:
-            if self.usedBytes + sizeBytes > self.limitBytes:
-                raise BarPressureHigh(
-                    f"{exactly(self.usedBytes)} mapped for GPUs + {exactly(sizeBytes)} wanted"
-                    f" > {exactly(self.limitBytes)} (devices.mappedWindowBytes)",
-                    "Close mapped buffers, or raise [devices] mappedWindowBytes",
-                )
-            self.usedBytes += sizeBytes
-
-    def giveBack(self, sizeBytes: int) -> None:
-        with self._changing:
-            self.usedBytes -= sizeBytes
+_LOOK_SECONDS = 60.0
 
 
 class CudaRegistration(Registration):
@@ -90,68 +41,57 @@ class CudaRegistration(Registration):
     it after the work that uses it.
     """
 
-    def __init__(
-        self,
-        deferredFree: DeferredFree,
-        gpu: Gpu,
-        windows: list[int],
-        sizeBytes: int,
-        writable: bool,
-        budget: Budget,
-        boundaries: WindowBoundaries,
-    ) -> None:
-        self.devicePointer, self.sizeBytes, self.writable = windows[0], sizeBytes, writable
-        deferredFree.start()
-        #: Called after the unregistration. The finalizer has the list too, because it
-        #: must not refer to this object.
-        self._closed: list[Callable[[], object]] = []
-        self._finalizer = weakref.finalize(
-            self,
-            deferredFree.defer,
-            _Unregister(gpu, windows, sizeBytes, budget, boundaries, self._closed),
+    def __init__(self, deferredFree: DeferredFree, pieces: Pieces, writable: bool) -> None:
+        self.devicePointer, self.sizeBytes, self.writable = (
+            pieces.address,
+            pieces.sizeBytes,
+            writable,
         )
-        self._finalizer.atexit = False
+        deferredFree.start()
+        self._pieces, self._deferredFree = pieces, deferredFree
+        #: Called after the unregistration.
+        self._closed: list[Callable[[], object]] = []
+        # It must not refer to this object, at whose end it is deferred.
+        self._unregister = _Unregister(pieces, self._closed)
+        deferredFree.deferAtEnd(self, self._unregister)
 
     def close(self) -> None:
-        self._finalizer()
+        if not self._unregister.isDone():
+            self._deferredFree.defer(self._unregister)
 
     def closeThen(self, closed: Callable[[], object]) -> None:
-        if self._finalizer.alive:
-            self._closed.append(closed)
-        self._finalizer()
+        self._closed.append(closed)
+        self._deferredFree.defer(self._unregister)
+
+    def undo(self) -> None:
+        """Unpin what is pinned, and wait for that. If this is interrupted, the end of
+        this object does the same once more.
+        """
+        self.close()
+        self._pieces.awaitUnpinned()
 
 
 class _Unregister:
-    """The disposal of a registration, for the deferred free."""
+    """The disposal of a registration, for the deferred free: one piece a call. It may be
+    deferred several times.
+    """
 
-    def __init__(
-        self,
-        gpu: Gpu,
-        windows: list[int],
-        sizeBytes: int,
-        budget: Budget,
-        boundaries: WindowBoundaries,
-        closed: list[Callable[[], object]],
-    ) -> None:
-        self._gpu, self._windows, self._sizeBytes, self._budget, self._boundaries, self._closed = (
-            gpu,
-            windows,
-            sizeBytes,
-            budget,
-            boundaries,
-            closed,
-        )
+    def __init__(self, pieces: Pieces, closed: list[Callable[[], object]]) -> None:
+        self._pieces, self._closed = pieces, closed
 
-    def __call__(self) -> None:
+    def isDone(self) -> bool:
+        return self._pieces.isUnpinned() and not self._closed
+
+    def __call__(self) -> More | None:
+        restSeconds = self._pieces.unpinNext()
+        if restSeconds is not None:
+            return More(restSeconds)
         try:
-            with self._gpu.entered():
-                for window in self._windows:
-                    call(cu.cuMemHostUnregister, window)
+            while self._closed:
+                self._closed.pop(0)()
         finally:
-            self._budget.giveBack(self._sizeBytes)
-            self._boundaries.remove(self._windows)
-            for closed in self._closed:
-                closed()
+            self._pieces.finish()
+        return None
 
 
 def register(
@@ -162,8 +102,8 @@ def register(
     writable: bool,
     progress: Callable[[int], None] | None,
     budget: Budget,
-    boundaries: WindowBoundaries,
-    windowBytes: int,
+    seams: Seams,
+    bounds: PieceBounds,
 ) -> CudaRegistration:
     """Register whole pages from `address` on; see `Device.registerHost`."""
     guard()
@@ -175,40 +115,33 @@ def register(
             'Share it with access="readMostly"',
         )
     flags = _FLAGS | (0 if writable else cu.CU_MEMHOSTREGISTER_READ_ONLY)
-    budget.take(sizeBytes)
-    windows: list[int] = []
-    with gpu.entered(), contextlib.ExitStack() as undo:
-        undo.callback(budget.giveBack, sizeBytes)
-        for offset in range(0, sizeBytes, windowBytes):
-            part = min(windowBytes, sizeBytes - offset)
-            _registerWindow(address + offset, part, flags)
-            undo.callback(call, cu.cuMemHostUnregister, address + offset)
-            windows.append(address + offset)
-            if int(call(cu.cuMemHostGetDevicePointer, address + offset, 0)) != address + offset:
-                raise DeviceUnavailable(
-                    f"{gpu.name} maps host memory at addresses of its own: there is no "
-                    "contiguous pointer"
-                )
-            if progress is not None:
-                progress(part)
-        undo.pop_all()
-    boundaries.add(windows)
-    return CudaRegistration(deferredFree, gpu, windows, sizeBytes, writable, budget, boundaries)
-
-
-def _registerWindow(address: int, sizeBytes: int, flags: int) -> None:
+    pieces = Pieces(gpu, address, sizeBytes, flags, budget, seams, Pace(bounds))
+    made = CudaRegistration(deferredFree, pieces, writable)
     try:
-        call(cu.cuMemHostRegister, address, sizeBytes, flags)
-    except DriverError as error:
-        raise _refusal(error, address, sizeBytes) from error
+        _pinAll(pieces, progress)
+    except BaseException:
+        made.undo()
+        raise
+    return made
 
 
-def _refusal(error: DriverError, address: int, sizeBytes: int) -> MuninnError:
-    what = f"{sizeBytes} bytes at {address:#x} can not be mapped for GPUs"
-    if error.code == "OUT_OF_MEMORY":
-        return BarPressureHigh(f"{what}: {error}", "Close mapped buffers, or map smaller ones")
-    if error.code in ("HOST_MEMORY_ALREADY_REGISTERED", "INVALID_VALUE"):
-        return InvalidArgument(
-            f"{what}: {error}", "Pass memory of this process that is not registered already"
-        )
-    return typed(error, what)
+def _pinAll(pieces: Pieces, progress: Callable[[int], None] | None) -> None:
+    isLast = False
+    while not isLast:
+        sizeBytes, restSeconds, isLast = _pinNext(pieces)
+        if progress is not None:
+            progress(sizeBytes)
+        if not isLast:
+            clock.sleep(restSeconds)
+
+
+def _pinNext(pieces: Pieces) -> Pinned:
+    """Pin a piece on a thread that no signal reaches; an interruption leaves it to end
+    the piece.
+    """
+    if aside.isOwn():
+        return pieces.pinNext()
+    job = aside.Job(pieces.pinNext)
+    while (pinned := job.result(_LOOK_SECONDS)) is None:
+        pass
+    return pinned

@@ -8,6 +8,8 @@ while the host copies the other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from muninn.devices.cuda.pinned import Pool, pinned
 
 #: Large enough that a change between the host and a GPU (some 20 µs) does not matter
@@ -25,7 +27,7 @@ class Staging(Pool[Pieces]):
         return [(first, first + PIECE_BYTES)]
 
 
-def cut(parts: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def cut(parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """(offset, bytes) of the parts of a copy, each of which fits into a piece."""
     return [
         (at, min(PIECE_BYTES, offset + sizeBytes - at))

@@ -21,7 +21,7 @@ import _thread
 import itertools
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,7 +181,7 @@ class CudaStream(Stream):
                 self._holdUntil([self._events.record(self.handle)], keepAlive)
 
     def copyIn(
-        self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object
+        self, target: int, source: int, parts: Iterable[tuple[int, int]], keepAlive: object
     ) -> None:
         """Copy from host memory that the driver does not know. The memory is read when
         the stream comes to the copy.
@@ -209,7 +209,7 @@ class CudaStream(Stream):
                 self._holdUntil(list(under), keepAlive)
 
     def copyOut(
-        self, target: int, source: int, parts: list[tuple[int, int]], keepAlive: object
+        self, target: int, source: int, parts: Iterable[tuple[int, int]], keepAlive: object
     ) -> None:
         """Copy to host memory that the driver does not know. The memory is written when
         the stream comes to the copy, and the stream goes on after that.

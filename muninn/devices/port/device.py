@@ -224,7 +224,9 @@ class Device(ABC):
 
         The caller keeps the memory until the registration is closed (`closeThen`), and
         a byte is registered once at a time. `progress` gets the bytes that were pinned
-        since its last call.
+        since its last call, on the calling thread. An exception that it raises, or that
+        a signal handler raises meanwhile, is a failure half way, and is raised after
+        the rest was undone.
 
         Raises
         ------
