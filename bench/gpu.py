@@ -28,6 +28,7 @@ from bench.driver import GIB, IS_REHEARSAL, MIB, device, inScope, sizesOf, timed
 from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
 from bench.loading import toVram
+from bench.pinning import pinning
 from bench.routes import betweenGpus
 from bench.table import RESULTS, tableOf, write
 from bench.versions import attached, publishingInVram, swapped
@@ -349,6 +350,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "own": ownShare,
     "stream": streaming,
     "register": registering,
+    "pinning": pinning,
     "fence": fencing,
     "load": loading,
     "publication": publishing,
@@ -373,9 +375,16 @@ def main() -> int:
         choices=sorted(GROUPS),
         help="only this group of rows (may be repeated)",
     )
+    parser.add_argument(
+        "--pinned",
+        type=int,
+        default=0,
+        metavar="MIB",
+        help="how much host memory `pinning` pins (64 GiB, or half of what is free)",
+    )
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     arguments = parser.parse_args()
-    options, rows = Options(arguments.quick), list[Row]()
+    options, rows = Options(arguments.quick, arguments.pinned * MIB), list[Row]()
     newDomain()
     name = device().gpuName(0) if device().gpuCount and not device().runsKernelsOnHost else ""
     if not name:

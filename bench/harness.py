@@ -62,9 +62,16 @@ class Row(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How much is measured."""
+    """How much is measured.
+
+    Attributes
+    ----------
+    pinnedBytes
+        How much host memory is pinned beside a neighbour; 0: what the machine allows.
+    """
 
     quick: bool
+    pinnedBytes: int = 0
 
     def pick(self, full: int, quick: int) -> int:
         return quick if self.quick else full

@@ -241,6 +241,48 @@ def attachBundle(name: str, rounds: int, isInVram: bool) -> None:
         say([whole, attachings(lambda: spent[0])])
 
 
+def launchAndAllocate() -> None:
+    """Launch a kernel and wait for it, and allocate and free memory of the GPU, again and
+    again from one line to the next; say then the longest seconds of each.
+    """
+    import numpy as np
+    from cuda.bindings import driver as cu
+    from numba import cuda
+
+    import muninn
+    from muninn.devices.cuda.driver import call
+    from muninn.devices.cuda.gpu import Gpu
+    from muninn.kernels import launch
+
+    muninn.domainInfo()
+    source, result = cuda.to_device(np.ones(512, np.uint64)), cuda.to_device(np.zeros(1, np.uint64))
+    gpu = Gpu(0)
+    properties = gpu.allocationProperties()
+
+    def launched() -> None:
+        launch.launch("readSum", source, result)
+        call(cu.cuStreamSynchronize, 0)
+
+    def allocated() -> None:
+        call(cu.cuMemRelease, call(cu.cuMemCreate, gpu.granuleBytes, properties, 0))
+
+    for _ in range(10):
+        launched()
+        allocated()
+    gc.disable()
+    say(True)
+    while sys.stdin.readline():
+        say(True)
+        longest = {"launch": 0.0, "allocation": 0.0}
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            for name, action in (("launch", launched), ("allocation", allocated)):
+                started = time.perf_counter()
+                action()
+                longest[name] = max(longest[name], time.perf_counter() - started)
+        sys.stdin.readline()
+        say(longest)
+
+
 def serveVersions(name: str) -> None:
     """Serve requests from one line to the next, each by the newest version of a bundle;
     say then how long they took. The pause between two requests keeps several workers
