@@ -246,16 +246,17 @@ def test_aPieceThatFailsTakesTheOthersWithIt(domain: str, actor: Start, piece: i
     assert pinner.do("isFree()")
 
 
+@pytest.mark.parametrize("kind", ["LookupError", "KeyboardInterrupt"])
 @pytest.mark.parametrize("piece", [1, 20, 65])
-def test_progressCancels(domain: str, actor: Start, piece: int) -> None:
+def test_progressCancels(domain: str, actor: Start, piece: int, kind: str) -> None:
     pinner = actor(
         PIECES
         + "seen = []\ndef progress(part):\n    seen.append(part)\n"
-        + f"    if len(seen) == {piece}: raise LookupError('enough')"
+        + f"    if len(seen) == {piece}: raise {kind}('enough')"
     )
     with pytest.raises(ActorError, match="enough") as raised:
         pinner.do("d.registerHost(address, SIZE, True, progress)")
-    assert raised.value.kind == "LookupError"
+    assert raised.value.kind == kind
     assert pinner.do("d._budget.usedBytes, d._seams._at") == [0, []], "all at once"
     assert pinner.do("len(seen)") == piece and pinner.do("isFree()")
 
