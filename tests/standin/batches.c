@@ -60,7 +60,7 @@ static CUresult submitBatch(const Batch *batch, size_t *failed)
 	CHECK(checkAttributes(batch));
 	for (size_t i = 0; i < batch->count; i++) {
 		CUresult result = batch->sizes[i]
-			? copyCheck(batch->targets[i], batch->sources[i], batch->sizes[i], batch->stream)
+			? copyCheck(batch->targets[i], batch->sources[i], batch->sizes[i], batch->stream, false)
 			: INVALID_VALUE;
 		if (result) {
 			*failed = i;

@@ -106,10 +106,10 @@ static bool crosses(uint64_t address, uint64_t bytes)
 	return outside && (kind == KIND_REGISTERED || (kind != KIND_HOST && !isDevice(address, bytes)));
 }
 
-CUresult copyCheck(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream)
+CUresult copyCheck(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool mayStage)
 {
 	bool right = target && source && !crosses(target, bytes) && !crosses(source, bytes) &&
-		!linkForbids(target, source, bytes, streamDevice(stream)) &&
+		(mayStage || !linkForbids(target, source, bytes, streamDevice(stream))) &&
 		mayReach(target, bytes, TO_WRITE) && mayReach(source, bytes, TO_READ);
 	return right ? OK : INVALID_VALUE;
 }
@@ -142,13 +142,19 @@ CUresult copySubmit(uint64_t target, uint64_t source, uint64_t bytes, Stream *st
 	return streamSubmit(stream, runCopy, &copy, sizeof copy, wait);
 }
 
-static CUresult copyNow(
-	uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async)
+static CUresult copyBy(
+	uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async, bool mayStage)
 {
 	if (!bytes)
 		return OK;
-	CHECK(copyCheck(target, source, bytes, stream));
+	CHECK(copyCheck(target, source, bytes, stream, mayStage));
 	return copySubmit(target, source, bytes, stream, async ? QUEUED : WAITED);
+}
+
+static CUresult copyNow(
+	uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool async)
+{
+	return copyBy(target, source, bytes, stream, async, false);
 }
 
 #define TWO_SIDES "target=%#llx, source=%#llx, bytes=%zu"
@@ -225,7 +231,7 @@ API CUresult cuMemcpyPeer(CUdeviceptr target, Context *targetContext, CUdevicept
 	if (!contextKnown(targetContext) || !contextKnown(sourceContext))
 		return INVALID_CONTEXT;
 	return isDevice(target, bytes) && isDevice(source, bytes)
-		? copyNow(target, source, bytes, NULL, false)
+		? copyBy(target, source, bytes, NULL, false, true)
 		: INVALID_VALUE;
 }
 
@@ -236,7 +242,7 @@ API CUresult cuMemcpyPeerAsync(CUdeviceptr target, Context *targetContext, CUdev
 	if (!contextKnown(targetContext) || !contextKnown(sourceContext))
 		return INVALID_CONTEXT;
 	return isDevice(target, bytes) && isDevice(source, bytes)
-		? copyNow(target, source, bytes, stream, true)
+		? copyBy(target, source, bytes, stream, true, true)
 		: INVALID_VALUE;
 }
 

@@ -166,7 +166,11 @@ bool linkForbids(uint64_t target, uint64_t source, uint64_t bytes, int device)
 		Mapping *to = mappingFind(target), *from = mappingFind(source);
 		if (!to || !from)
 			break;
-		if (to->kind == KIND_VMM && from->kind == KIND_VMM)
+		if (isOnDevice(to) && isOnDevice(from) && to->physical->device != from->physical->device)
+			forbidden = device >= 0 &&
+				((to->kind == KIND_VMM && !reaches(device, to, true)) ||
+					(from->kind == KIND_VMM && !reaches(device, from, false)));
+		else if (to->kind == KIND_VMM && from->kind == KIND_VMM)
 			forbidden = !anyReaches(to, from) ||
 				(device >= 0 && !reaches(device, to, false) && !reaches(device, from, false));
 		uint64_t part = common(to, target, from, source, bytes);

@@ -286,7 +286,7 @@ void futexWait(uint32_t *word, uint32_t seen, long ms);
  * those of a batch. */
 typedef enum { WAITED, QUEUED, IN_CALL, ANY_TIME } Timing;
 /* INVALID_VALUE for a copy that the driver refuses */
-CUresult copyCheck(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream);
+CUresult copyCheck(uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, bool mayStage);
 /* Of a copy that was checked */
 CUresult copySubmit(
 	uint64_t target, uint64_t source, uint64_t bytes, Stream *stream, Timing timing);

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import _thread
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -92,9 +92,7 @@ class Copies:
         if (isOnGpu and None not in (intoType, fromType)) or (
             stream.handle in DEFAULT_HANDLES and stream.isQuiet()
         ):
-            stream.submitCalls(
-                functools.partial(self._inParts, target, source, sizeBytes), keepAlive
-            )
+            stream.submitCalls(functools.partial(_inParts, target, source, parts), keepAlive)
         elif isOnGpu and fromType is None:
             stream.copyIn(target, source, parts, keepAlive)
         elif isOnGpu:
@@ -128,7 +126,7 @@ class Copies:
             for target, source, sizeBytes in copies:
                 try:
                     self._whileSeamsMove(
-                        functools.partial(self._inParts, target, source, sizeBytes, copier)
+                        functools.partial(self._nowInParts, target, source, sizeBytes, copier)
                     )
                 except DriverError as error:
                     staged = self._stagedInstead(error, target, source, sizeBytes)
@@ -138,9 +136,8 @@ class Copies:
         finally:
             call(cu.cuStreamSynchronize, copier)
 
-    def _inParts(self, target: int, source: int, sizeBytes: int, handle: Any) -> None:
-        for offset, partBytes in self._seams.parts(target, source, sizeBytes):
-            call(cu.cuMemcpyAsync, target + offset, source + offset, partBytes, handle)
+    def _nowInParts(self, target: int, source: int, sizeBytes: int, copier: Any) -> None:
+        _inParts(target, source, self._seams.parts(target, source, sizeBytes), copier)
 
     def fill(
         self,
@@ -215,6 +212,11 @@ def _gapsOf(extents: Sequence[Extent], filledBytes: int, sizeBytes: int) -> list
     if end < sizeBytes:
         gaps.append((end, sizeBytes))
     return gaps if len(gaps) <= _MOST_GAPS else [(filledBytes, sizeBytes)]
+
+
+def _inParts(target: int, source: int, parts: Iterable[tuple[int, int]], handle: Any) -> None:
+    for offset, sizeBytes in parts:
+        call(cu.cuMemcpyAsync, target + offset, source + offset, sizeBytes, handle)
 
 
 def _copyOnHost(target: int, source: int, sizeBytes: int, held: object) -> None:
