@@ -485,7 +485,7 @@ def test_aWayIsUsedAgainAndGivenBackWhenIdle(
     engine().trim()
     assert not engine()._idle
     with pytest.raises(InvalidArgument, match="closed"):
-        idle.way.begin.mark()
+        idle.way.send(8, 8, 1, print)
 
 
 def test_aProcessThatIsKilledInACopyLeavesNothing(

@@ -20,7 +20,7 @@ from muninn.errors import BufferMismatch, InvalidArgument, PermissionDenied
 from muninn.interop.dtypes import elementOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
-from muninn.sync.access import Reading, Writing
+from muninn.sync.access import Receiving, Sending
 from muninn.system import threads
 from muninn.system.threads import refuseImports
 from muninn.terms import Mode
@@ -29,7 +29,7 @@ from muninn.transfer.routes import Route
 from muninn.transfer.tiers import Place, Tier, Window
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Allocation, Stream
+    from muninn.devices.port import Allocation
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.engine import Engine
@@ -56,19 +56,6 @@ class Copy(NamedTuple, Generic[Result]):
         engine, transfer, work = _engineOf(self.openBuffer), self.transfer, self.work
         threads.start(lambda: engine.run(transfer, work), "muninn-transfer")
         return transfer
-
-
-class _Bytes:
-    """A buffer whose accesses give no array: a copy needs none, and no library for it."""
-
-    def __init__(self, buffer: Attachment) -> None:
-        self._checked = buffer._checked
-
-    def _view(self, openBuffer: OpenBuffer) -> None:
-        """No array for the host."""
-
-    def deviceArray(self, gpu: int | None = None) -> None:
-        """No array for kernels."""
 
 
 def copyTo(
@@ -107,7 +94,7 @@ def copyTo(
             engine = _engineOf(openBuffer)
             with (
                 engine.way(transfer, source, target, asked) as way,
-                _entered(_reading(buffer, way.begin), transfer),
+                _entered(lambda seconds: Sending(openBuffer, seconds), transfer),
             ):
                 engine.send(transfer, way, source, memory.address)
 
@@ -141,11 +128,9 @@ def copyFrom(
             engine.way(transfer, sent, target, asked) as way,
             contextlib.ExitStack() as accesses,
         ):
-            # One stream waits for the earlier work on both buffers: the one that copies
-            # first.
-            entries = [
-                (out.row, _reading(source, way.begin)),
-                (into.row, _writing(buffer, way.begin)),
+            entries: list[tuple[int, Callable[[float], Any]]] = [
+                (out.row, lambda seconds: Sending(out, seconds)),
+                (into.row, lambda seconds: Receiving(into, seconds)),
             ]
             for _, make in sorted(entries, key=lambda entry: entry[0]):
                 accesses.enter_context(_entered(make, transfer))
@@ -226,14 +211,6 @@ def _windowOf(openBuffer: OpenBuffer) -> Window:
         return Window(place, address, sizeBytes)
     allocation: Allocation = memory.source  # type: ignore[assignment]  # VRAM is an allocation
     return Window(place, address, sizeBytes, allocation.isReachedBy, allocation.letReach)
-
-
-def _reading(buffer: Attachment, stream: Stream) -> Callable[[float], Reading]:
-    return lambda seconds: Reading(_Bytes(buffer), stream, seconds)
-
-
-def _writing(buffer: Attachment, stream: Stream) -> Callable[[float], Writing]:
-    return lambda seconds: Writing(_Bytes(buffer), seconds, stream)
 
 
 @contextlib.contextmanager

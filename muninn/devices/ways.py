@@ -34,21 +34,11 @@ _AHEAD = 6
 
 
 class Way(Closable):
-    """A way that one copy uses at a time.
-
-    Attributes
-    ----------
-    begin
-        The stream in which a copy begins: it can be made to follow a mark before.
-    """
+    """A way that one copy uses at a time."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._end = contextlib.ExitStack()
-
-    @property
-    @abstractmethod
-    def begin(self) -> Stream: ...
 
     @property
     @abstractmethod
@@ -75,7 +65,7 @@ class Way(Closable):
                 if len(under) > _AHEAD:
                     _arrive(under, told)
             while under:
-                _arrive(under, told)
+                _arrive(under, told, isLast=len(under) == 1)
             isOver = True
         finally:
             if not isOver:  # the memory is the caller's again after this
@@ -93,9 +83,10 @@ class Way(Closable):
         self._end.close()
 
 
-def _arrive(under: deque[tuple[Mark, int]], told: Told) -> None:
+def _arrive(under: deque[tuple[Mark, int]], told: Told, isLast: bool = False) -> None:
     mark, sizeBytes = under[0]
-    mark.wait()
+    # Only the end of the last one is waited for: the others end while it is copied.
+    mark.wait(isNear=isLast)
     under.popleft()
     told(sizeBytes)
 
@@ -118,10 +109,6 @@ class Direct(Way):
         self._copies = self._stream(gpu)
 
     @property
-    def begin(self) -> Stream:
-        return self._copies
-
-    @property
     def _streams(self) -> tuple[Stream, ...]:
         return (self._copies,)
 
@@ -129,7 +116,9 @@ class Direct(Way):
         for offset in range(0, sizeBytes, _WINDOW_BYTES):
             length = min(_WINDOW_BYTES, sizeBytes - offset)
             if self._target is None:
-                self._device.copy(target + offset, source + offset, length, self._copies)
+                self._device.copy(
+                    target + offset, source + offset, length, self._copies, isMapped=True
+                )
             else:
                 self._device.copyAcross(
                     target + offset,
@@ -167,10 +156,6 @@ class Relay(Way):
         return cls(device, source, target, HostPieces(device, source, pieceBytes, count))
 
     @property
-    def begin(self) -> Stream:
-        return self._filling
-
-    @property
     def _streams(self) -> tuple[Stream, ...]:
         return self._filling, self._emptying
 
@@ -182,7 +167,7 @@ class Relay(Way):
             piece = addresses[number % len(addresses)]
             if number >= len(addresses):
                 self._filling.follow(emptied[number % len(addresses)])
-            self._device.copy(piece, source + offset, length, self._filling)
+            self._device.copy(piece, source + offset, length, self._filling, isMapped=True)
             with self._filling.mark() as filled:
                 self._emptying.follow(filled)
             self._empty(target + offset, piece, length)
@@ -199,7 +184,7 @@ class Relay(Way):
                 target, self._target, piece, self._source, length, self._emptying
             )
         else:
-            self._device.copy(target, piece, length, self._emptying)
+            self._device.copy(target, piece, length, self._emptying, isMapped=True)
 
 
 def byLink(device: Device, source: int, target: int) -> Way:

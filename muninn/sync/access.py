@@ -259,10 +259,60 @@ class Copying(_OnOpenBuffer):
         self._refuseLeft()
 
 
-_WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = (
-    owners.callsOf(Writing),
-    owners.callsOf(Reading),
-    owners.callsOf(Copying),
+class Sending(_OnOpenBuffer):
+    """A read access in which this process copies the bytes to another place, wherever
+    they are, and waits for the copy. It waits for the work of earlier writers first.
+    """
+
+    def __init__(self, openBuffer: OpenBuffer, timeout: float | None) -> None:
+        super().__init__(None, _SENDING_CALLS, id(self))
+        self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
+        self._openBuffer, self._timeout = openBuffer, timeout
+
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
+
+    def _attach(self) -> None:
+        self._owner = self._openBuffer.owner
+        refuseOwnWriter(self._openBuffer)
+
+    def _awaitOthers(self, until: _Until) -> None:
+        self._refuseLeft()
+        left = None if until is None else remaining(until[0])
+        fences.holdBack(self._openBuffer, None, writing=False, timeout=left)
+
+
+class Receiving(_OnOpenBuffer):
+    """A write access in which this process copies bytes into the buffer, wherever it is,
+    and waits for the copy. It waits for the work of earlier accesses first.
+    """
+
+    def __init__(self, openBuffer: OpenBuffer, timeout: float | None) -> None:
+        super().__init__(None, _RECEIVING_CALLS, id(self))
+        self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
+        self._openBuffer, self._timeout = openBuffer, timeout
+
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.writingEnter, atomics.writingExit
+
+    def _attach(self) -> None:
+        self._owner = self._openBuffer.owner
+
+    def _awaitOthers(self, until: _Until) -> None:
+        openBuffer = self._openBuffer
+        if not awaitReaders(openBuffer, None if until is None else remaining(until[0])):
+            raise TimeoutError(
+                f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
+            )
+        left = None if until is None else remaining(until[0])
+        fences.holdBack(openBuffer, None, writing=True, timeout=left)
+
+    def _end(self, _: type[BaseException] | None) -> None:
+        fences.mend(self._openBuffer)
+
+
+_WRITING_CALLS, _READING_CALLS, _COPYING_CALLS, _SENDING_CALLS, _RECEIVING_CALLS = (
+    owners.callsOf(kind) for kind in (Writing, Reading, Copying, Sending, Receiving)
 )
 
 

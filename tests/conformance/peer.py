@@ -87,18 +87,20 @@ def receive(connection: socket.socket) -> dict[str, Any]:
 
 
 def readBytes(device: Any, address: int, sizeBytes: int) -> bytes:
-    """Copy to the host, on the default stream."""
+    """Copy to the host, on the default stream of the GPU that has the memory."""
     buffer = ctypes.create_string_buffer(sizeBytes)
-    device.copy(ctypes.addressof(buffer), address, sizeBytes)
-    device.asStream(None).synchronize()
+    stream = device.asStream(None, device.gpuOf(address) or 0)
+    device.copy(ctypes.addressof(buffer), address, sizeBytes, stream)
+    stream.synchronize()
     return buffer.raw
 
 
 def writeBytes(device: Any, address: int, data: bytes) -> None:
-    """Copy from the host, on the default stream."""
+    """Copy from the host, on the default stream of the GPU that has the memory."""
     buffer = ctypes.create_string_buffer(data, len(data))
-    device.copy(address, ctypes.addressof(buffer), len(data))
-    device.asStream(None).synchronize()
+    stream = device.asStream(None, device.gpuOf(address) or 0)
+    device.copy(address, ctypes.addressof(buffer), len(data), stream)
+    stream.synchronize()
 
 
 class _Server:

@@ -383,7 +383,8 @@ def test_registersHostMemory(device: Device) -> None:
         device.registerHost(ctypes.addressof(source), MIB, True, seen.append) as registration,
         device.allocate(last(device), MIB) as target,
     ):
-        device.copy(target.address, registration.devicePointer, MIB)
+        stream = device.asStream(None, last(device))
+        device.copy(target.address, registration.devicePointer, MIB, stream)
         assert readBytes(device, target.address, 5) == b"hosts"
     assert sum(seen) == MIB
     registration.close()

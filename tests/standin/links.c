@@ -164,6 +164,12 @@ bool linkForbids(uint64_t target, uint64_t source, uint64_t bytes, int device)
 	pthread_mutex_lock(&memoryLock);
 	while (bytes && !forbidden) {
 		Mapping *to = mappingFind(target), *from = mappingFind(source);
+		if (isOnDevice(to) != isOnDevice(from)) { /* the other side is the host's */
+			Mapping *there = isOnDevice(to) ? to : from;
+			forbidden = device >= 0 && there->kind == KIND_VMM &&
+				!reaches(device, there, there == to);
+			break;
+		}
 		if (!to || !from)
 			break;
 		if (isOnDevice(to) && isOnDevice(from) && to->physical->device != from->physical->device)

@@ -46,11 +46,19 @@ class Copies:
         self._making = _thread.RLock()
 
     def submit(
-        self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object
+        self,
+        stream: CudaStream,
+        target: int,
+        source: int,
+        sizeBytes: int,
+        keepAlive: object,
+        isMapped: bool = False,
     ) -> None:
         """Copy in a stream, in a way that does not block the caller."""
         try:
-            self._whileSeamsMove(lambda: self._submit(stream, target, source, sizeBytes, keepAlive))
+            self._whileSeamsMove(
+                lambda: self._submit(stream, target, source, sizeBytes, keepAlive, isMapped)
+            )
         except DriverError as error:
             staged = self._stagedInstead(error, target, source, sizeBytes)
             if staged is None:
@@ -78,9 +86,18 @@ class Copies:
             raise typed(error, f"{sizeBytes} bytes can not be copied across") from error
 
     def _submit(
-        self, stream: CudaStream, target: int, source: int, sizeBytes: int, keepAlive: object
+        self,
+        stream: CudaStream,
+        target: int,
+        source: int,
+        sizeBytes: int,
+        keepAlive: object,
+        isMapped: bool,
     ) -> None:
         parts = self._seams.parts(target, source, sizeBytes)
+        if isMapped:
+            stream.submitCalls(functools.partial(_inParts, target, source, parts), keepAlive)
+            return
         # The driver copies only where it would not make the caller wait (see the
         # head); otherwise the stream worker copies, or fills and empties pinned
         # pieces that the driver copies.

@@ -282,6 +282,8 @@ class CudaDevice(Device):
         sizeBytes: int,
         stream: object = None,
         keepAlive: object = None,
+        *,
+        isMapped: bool = False,
     ) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
             raise InvalidArgument(
@@ -289,7 +291,7 @@ class CudaDevice(Device):
             )
         chosen = self._streams.find(stream)
         if sizeBytes:
-            self._copies.submit(chosen, target, source, sizeBytes, keepAlive)
+            self._copies.submit(chosen, target, source, sizeBytes, keepAlive, isMapped)
 
     def copyAcross(
         self,

@@ -13,10 +13,13 @@ from muninn.devices.cuda import driver
 from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered
 from muninn.devices.port import Mark
+from muninn.system import clock
 
 _FLAGS = int(cu.CUevent_flags.CU_EVENT_DISABLE_TIMING) | int(
     cu.CUevent_flags.CU_EVENT_BLOCKING_SYNC
 )
+#: For how long an event that is near is looked for before the wait becomes a sleep.
+_NEAR_SECONDS = 0.002
 
 
 class Events:
@@ -66,12 +69,25 @@ class EventMark(Mark):
         self._finalizer = weakref.finalize(self, events.giveBack, event)
         self._finalizer.atexit = False
 
-    def wait(self) -> None:
+    def wait(self, isNear: bool = False) -> None:
         with Entered(self._events.context), driver.BeyondCaptures():
             try:
-                call(cu.cuEventSynchronize, self.event)
+                if not isNear or not self._isReachedSoon():
+                    call(cu.cuEventSynchronize, self.event)
             except DriverError as error:
                 raise typed(error, "the GPU's work failed") from error
+
+    def _isReachedSoon(self) -> bool:
+        deadline = clock.now() + _NEAR_SECONDS
+        while clock.now() < deadline:
+            try:
+                call(cu.cuEventQuery, self.event)
+            except DriverError as error:
+                if error.code != "NOT_READY":
+                    raise
+            else:
+                return True
+        return False
 
     def close(self) -> None:
         self._finalizer()

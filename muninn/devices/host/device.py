@@ -217,6 +217,8 @@ class HostDevice(Device):
         sizeBytes: int,
         stream: object = None,
         keepAlive: object = None,
+        *,
+        isMapped: bool = False,
     ) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
             raise InvalidArgument(

@@ -30,7 +30,7 @@ class HostMark(Mark):
     def reach(self) -> None:
         self._reached.set()
 
-    def wait(self) -> None:
+    def wait(self, isNear: bool = False) -> None:
         self._reached.wait(None)
 
     def close(self) -> None:

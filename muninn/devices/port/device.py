@@ -245,12 +245,17 @@ class Device(ABC):
         sizeBytes: int,
         stream: object = None,
         keepAlive: object = None,
+        *,
+        isMapped: bool = False,
     ) -> None:
         """Copy between host and device in a stream of that GPU, within a GPU, or between
         two GPUs in whichever way the driver takes. The two ranges do not overlap.
 
         `keepAlive` is held until the copy is done: the anchors of the memory, so that
         closing it meanwhile is no fault.
+
+        `isMapped` says that the memory is a GPU's or registered, on both sides. Otherwise
+        the driver is asked.
         """
 
     @abstractmethod

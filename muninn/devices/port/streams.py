@@ -15,8 +15,15 @@ class Mark(Closable):
     """
 
     @abstractmethod
-    def wait(self) -> None:
-        """Wait until it is reached. Raises the error of a GPU whose work failed."""
+    def wait(self, isNear: bool = False) -> None:
+        """Wait until it is reached. Raises the error of a GPU whose work failed.
+
+        Parameters
+        ----------
+        isNear
+            It will be reached soon, so the wait does not begin with a sleep: to wake up
+            takes longer than a small copy.
+        """
 
 
 class Stream(Closable):
