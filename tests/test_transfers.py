@@ -482,7 +482,7 @@ def test_aWayIsUsedAgainAndGivenBackWhenIdle(
     buffer.copyTo(NONE)
     assert [each.way for each in engine()._idle] == [idle.way]
     monkeypatch.setattr(engines, "_IDLE_SECONDS", 0.0)
-    engine().trim()
+    membership.current().openBuffers.renewAll()  # as the background thread does
     assert not engine()._idle
     with pytest.raises(InvalidArgument, match="closed"):
         idle.way.send(8, 8, 1, print)

@@ -37,6 +37,8 @@ class Gpus:
         By the first row of a chunk: its fence words, for GPUs.
     signalling
         Tickets that are being issued.
+    tidying
+        Called by the background thread now and then: gives back what was idle for long.
     """
 
     def __init__(self, tables: Tables, wake: Callable[[], object]) -> None:
@@ -48,6 +50,7 @@ class Gpus:
         self.promised: set[tuple[int, int]] = set()
         self.fenceWords: dict[int, Registration] = {}
         self.signalling = Cleanups(wake)
+        self.tidying: list[Callable[[], object]] = []
 
     def chosen(self) -> Device:
         """The back-end that the settings ask for. Its memory is counted by the rows of

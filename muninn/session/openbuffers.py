@@ -272,6 +272,8 @@ class OpenBuffers:
         ``renew="auto"``. Memory that is kept for others, and need not be, is dropped.
         """
         self.context.unclaimed.dropEnded()
+        for tidy in self.gpus.tidying:
+            tidy()
         if monotonicMs() < self._renewAtMs:
             return
         self._renewAtMs = monotonicMs() + self.tables.ttlMs // 4

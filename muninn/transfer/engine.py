@@ -2,8 +2,8 @@
 
 A way has streams, and perhaps pinned pieces or pieces of VRAM, and serves one transfer
 at a time. The engine keeps a way that is idle for the next transfer between the same
-places, so a copy allocates nothing, and gives it back when it was idle for some
-seconds. One process has one engine for its device; nothing of it is shared.
+places, so a copy allocates nothing. The background thread gives it back when it was idle
+for some seconds. One process has one engine for its device; nothing of it is shared.
 """
 
 from __future__ import annotations
@@ -119,6 +119,8 @@ class Engine:
 
     def trim(self) -> None:
         """Give back the ways that were idle for long."""
+        if not self._idle:
+            return
         oldest = clock.now() - _IDLE_SECONDS
         with self._changing:
             kept = [each for each in self._idle if each.sinceSeconds > oldest]
@@ -220,7 +222,6 @@ class Engine:
     def _giveBack(self, key: _Key, way: Way) -> None:
         with self._changing:
             self._idle.append(_Idle(key, way, clock.now()))
-        self.trim()
 
 
 def _factsOf(verdict: Verdict) -> PeerFacts:

@@ -28,4 +28,5 @@ def engineOf(context: Context) -> Engine:
             settings = context.tables.settings.topology
             links = Links(device, keptFor(device, settings.cachePath), settings.enablePeerProbing)
             engine = _engines[device] = Engine(device, links, settings.preferP2P)
+            context.gpus.tidying.append(engine.trim)
         return engine
