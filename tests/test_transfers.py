@@ -504,3 +504,12 @@ def test_aProcessThatIsKilledInACopyLeavesNothing(
     with buffer.write(timeout=30):
         pass  # its read access is over
     assert buffer.copyTo(GOOD, name="never").route == "p2p"
+
+
+def test_theWayByTheHostIsTunedBesideItsFirstCopy(buffer: muninn.MuninnBuffer) -> None:
+    """Also of a pair that has no link, which is never verified."""
+    buffer.copyTo(NONE)
+    eventually(lambda: engine().links.pieces(0, NONE) != probing.USUAL_PIECES, "it is tuned")
+    assert engine().links.known(0, NONE) is None, "nothing is known of a link"
+    assert keptFor(device(), "").get(device().gpuUuid(0), device().gpuUuid(NONE)) is not None
+    assert np.array_equal(buffer.copyTo(NONE).read(), content())

@@ -31,8 +31,6 @@ _log = Log("muninn.transfer")
 _IDLE_SECONDS = 10.0
 #: How much slower a link must have been than the way by the host to be left alone.
 _SLOWER = 0.9
-#: The pieces of the way by the host, until they were tuned.
-_PIECE_BYTES, _PIECES = 16 << 20, 2
 
 
 class _Key(NamedTuple):
@@ -200,16 +198,9 @@ class Engine:
         return key, self._take(key, lambda: byLink(self.device, source, target))
 
     def _byHost(self, source: int, target: int) -> tuple[_Key, Way]:
-        key, tuned = (
-            _Key(Route.STAGED, source, target, isRelayed=True),
-            self.links.known(source, target) or Verdict(),
-        )
-        pieceBytes, count = (
-            (tuned.pieceBytes, tuned.pieceCount) if tuned.pieceBytes else (_PIECE_BYTES, _PIECES)
-        )
-        return key, self._take(
-            key, lambda: Relay.byHost(self.device, source, target, pieceBytes, count)
-        )
+        key = _Key(Route.STAGED, source, target, isRelayed=True)
+        pieces = self.links.pieces(source, target)
+        return key, self._take(key, lambda: Relay.byHost(self.device, source, target, *pieces))
 
     def _take(self, key: _Key, make: Callable[[], Way]) -> Way:
         with self._changing:

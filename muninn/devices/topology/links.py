@@ -12,7 +12,7 @@ import _thread
 
 from muninn.devices.port import Device
 from muninn.devices.topology.cache import Kept
-from muninn.devices.topology.probing import measure, verify
+from muninn.devices.topology.probing import USUAL_PIECES, measure, verify
 from muninn.devices.topology.verdict import Verdict
 from muninn.devices.ways import Way
 from muninn.errors import ThreadsExhausted
@@ -35,45 +35,80 @@ class Links:
         self._device, self._kept, self._isProbing = device, kept, isProbing
         self._verdicts: dict[tuple[int, int], Verdict] = {}
         self._verifying = _thread.RLock()
+        #: The pairs that are measured, or were.
+        self._measured: set[tuple[int, int]] = set()
 
     def known(self, source: int, target: int) -> Verdict | None:
-        """The verdict, if there is one already."""
-        verdict = self._verdicts.get((source, target))
-        if verdict is not None:
+        """The verdict, if there is one already. What could not be verified stays so in
+        this process.
+        """
+        verdict = self._found(source, target)
+        if verdict is not None and (verdict.isIntact is not None or verdict.note):
             return verdict
         if not self._isProbing:
             return Verdict(isIntact=True, note="believed, as topology.enablePeerProbing is false")
-        kept = self._kept.get(*self._uuids(source, target))
-        # What could not be verified then may be now.
-        if kept is None or kept.isIntact is None:
-            return None
-        self._verdicts[source, target] = kept
-        return kept
+        return None
 
     def verified(self, source: int, target: int, way: Way) -> Verdict:
-        """The verdict, found out now if it is not known. `way` is by the link."""
+        """The verdict, found out now if it is not known. `way` is by the link.
+
+        Raises
+        ------
+        TopologyNotPeerable
+            One can not be given access to the other.
+        """
         with self._verifying:
             verdict = self.known(source, target)
             if verdict is None:
-                verdict = verify(self._device, source, target, way)
+                seen = verify(self._device, source, target, way)
+                before = self._found(source, target) or Verdict()
+                verdict = before._replace(isIntact=seen.isIntact, note=seen.note)
                 self._put(source, target, verdict)
                 if verdict.isIntact is False:
                     _log.warning("the link is not used: %s", verdict.note)
-                self._measureBeside(source, target, verdict)
+                if not verdict.p2pBytesPerSecond:
+                    self._measureBeside(source, target)
             return verdict
+
+    def pieces(self, source: int, target: int) -> tuple[int, int]:
+        """The bytes and the number of the pieces for the way by the host. They are tuned
+        beside the first copy.
+        """
+        verdict = self._found(source, target)
+        if verdict is not None and verdict.pieceBytes:
+            return verdict.pieceBytes, verdict.pieceCount
+        if self._isProbing and (source, target) not in self._measured:
+            self._measureBeside(source, target)
+        return USUAL_PIECES
 
     def measured(self, source: int, target: int) -> Verdict:
         """The verdict with figures, measured now."""
-        verdict = self._verdicts.get((source, target), Verdict())
-        measured = measure(self._device, source, target, verdict)
-        self._put(source, target, measured)
-        return measured
+        self._measured.add((source, target))
+        found = measure(self._device, source, target, self._found(source, target) or Verdict())
+        # The link may have been verified meanwhile.
+        before = self._found(source, target) or Verdict()
+        verdict = found._replace(isIntact=before.isIntact, note=before.note)
+        self._put(source, target, verdict)
+        return verdict
 
-    def _measureBeside(self, source: int, target: int, verdict: Verdict) -> None:
+    def _measureBeside(self, source: int, target: int) -> None:
+        self._measured.add((source, target))
         try:
             threads.start(lambda: self.measured(source, target), "muninn-links")
         except ThreadsExhausted as error:
             _log.debug("the link from GPU %d to GPU %d is not measured: %s", source, target, error)
+
+    def _found(self, source: int, target: int) -> Verdict | None:
+        """What is known of a pair: of this process, or of an earlier one, which may not
+        have been able to verify what can be verified now.
+        """
+        verdict = self._verdicts.get((source, target))
+        if verdict is None and self._isProbing:
+            verdict = self._kept.get(*self._uuids(source, target))
+            if verdict is not None:
+                verdict = verdict._replace(note=verdict.note if verdict.isIntact is False else "")
+                self._verdicts[source, target] = verdict
+        return verdict
 
     def _put(self, source: int, target: int, verdict: Verdict) -> None:
         self._verdicts[source, target] = verdict

@@ -30,7 +30,10 @@ _ROUNDS = 4
 _ROUND_SECONDS, _FIRST_BYTES = 0.05, 4 << 20
 #: The pieces by which the way by the host is tried. Of one size, two were the best on
 #: two H200 (16 MiB), and more are where a copy begins late.
-_CANDIDATES = ((4 << 20, 4), (16 << 20, 2), (16 << 20, 3))
+#: Small ones stay in the cache of the processor, where it is the CPU that copies.
+_CANDIDATES = ((1 << 20, 4), (4 << 20, 4), (16 << 20, 2), (16 << 20, 3))
+#: The pieces until they were tuned.
+USUAL_PIECES = 16 << 20, 2
 _SIZE = np.dtype(np.uint64).itemsize
 #: An odd number spreads the counter over all bytes of a word (Knuth's multiplicative
 #: hashing).
