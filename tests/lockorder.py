@@ -36,7 +36,7 @@ VARIABLE = "TEST_LOCK_ORDER"
 ORDER = [
     "torch.following._changed",
     "session.leaving.changing",
-    "transfer.engines._lock",
+    "session.gpus._companying",
     "devices.topology.links._verifying",
     "kernels.numbacuda._entering",
     "interop.dlpack._taking",

@@ -17,6 +17,7 @@ from muninn.arguments import named, timeoutOf
 from muninn.config.sizes import asText
 from muninn.errors import BufferFreed
 from muninn.interop.dtypes import elementOf
+from muninn.session.gpus import deviceOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current
 from muninn.session.openbuffer import OpenBuffer, checkExpiry
@@ -28,7 +29,7 @@ from muninn.terms import Access, Renew
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
-    from muninn.transfer.handle import Transfer
+    from muninn.transfer.handle import Report
 
 
 class Attachment:
@@ -58,10 +59,15 @@ class Attachment:
         buffer._bind(openBuffer, access, renew)
         return buffer
 
+    @property
+    def _renewed(self) -> Renew:
+        """How the lease is renewed."""
+        return Renew.ON_USE if self._expiresMs else Renew.AUTO
+
     #: The GPU whose kernels use it by default; None: its own.
     _kernelsOn: int | None
     #: The transfer by which its bytes came.
-    _transfer: Transfer[Any] | None
+    _transfer: Report | None
 
     def _bind(
         self,
@@ -122,13 +128,17 @@ class Attachment:
         )
         if openBuffer is None:
             raise _ended(old)
-        self._bind(
-            openBuffer,
-            self._rights,
-            Renew.ON_USE if self._expiresMs else Renew.AUTO,
-            self._private,
-        )
+        gpu, transfer = self._kernelsOn, self._transfer
+        self._bind(openBuffer, self._rights, self._renewed, self._private)
+        self._transfer = transfer
+        if gpu is not None:
+            self._mapFor(gpu, openBuffer)
         return openBuffer
+
+    def _mapFor(self, gpu: int, openBuffer: OpenBuffer) -> None:
+        """Let kernels of a GPU use the bytes where they are."""
+        openBuffer.memory.letReach(gpu, deviceOf(openBuffer.context))
+        self._kernelsOn = gpu
 
     @property
     def _isPrivate(self) -> bool:

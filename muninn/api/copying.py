@@ -8,7 +8,7 @@ engine's (`transfer/`), and each copy says so. `api/transfers.py` does the work.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from muninn.api import transfers
 from muninn.api.attachment import Attachment
@@ -20,8 +20,7 @@ from muninn.terms import AccessWord, nearest
 from muninn.transfer.routes import ASKABLE, Route
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Allocation
-    from muninn.transfer.handle import Transfer
+    from muninn.transfer.handle import Report, Transfer
 
 RouteWord = Literal["p2p", "staged"]
 #: What `open` takes too.
@@ -147,9 +146,9 @@ class Copies(Attachment):
         ).start()
 
     @property
-    def transfer(self) -> Transfer[Any] | None:
-        """The transfer by which the bytes came, for a buffer that `copyTo` made or that
-        was opened for another GPU; its `route`, `reason`, `seconds`.
+    def transfer(self) -> Report | None:
+        """How the bytes came, for a buffer that `copyTo` made or that was opened for
+        another GPU: `route`, `reason`, `seconds`.
         """
         return self._transfer
 
@@ -163,9 +162,7 @@ class Copies(Attachment):
         return None if self._transfer is None else self._transfer.route
 
 
-def openedFor(
-    buffer: Buffer, caller: str, targetGpu: int, route: str | None, timeout: float | None
-) -> Buffer:
+def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) -> Buffer:
     """A buffer for the kernels of a GPU: `buffer` itself if they reach it, else a copy.
 
     Raises
@@ -175,18 +172,15 @@ def openedFor(
     """
     asked = None if route == MAPPED else _asRoute(route, caller, (*_WORDS, MAPPED))
     openBuffer = buffer._checked()
-    device, memory = deviceOf(openBuffer.context), openBuffer.memory
-    gpu = device.requireGpu(targetGpu)
+    gpu = deviceOf(openBuffer.context).requireGpu(targetGpu)
     if route == MAPPED:
-        if memory.gpu is not None:
-            allocation: Allocation = memory.source  # type: ignore[assignment]  # VRAM is one
-            device.requirePeer(gpu, memory.gpu)
-            allocation.letReach(gpu)
-        buffer._kernelsOn = gpu
+        buffer._mapFor(gpu, openBuffer)
         return buffer
-    if memory.gpu == gpu:
+    if openBuffer.memory.gpu == gpu:
         return buffer
-    return transfers.copyTo(buffer, caller, gpu, None, None, asked, timeout, None).run()
+    return transfers.copyTo(
+        buffer, caller, gpu, None, None, asked, None, None, isOpening=True
+    ).run()
 
 
 def _asRoute(value: object, caller: str, words: tuple[str, ...] = _WORDS) -> Route | None:

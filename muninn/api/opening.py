@@ -68,7 +68,8 @@ def open(
         (4 KiB) that was never written shows what others write to the shared bytes
         later; a page that was written does not any more. Host memory only.
     timeout
-        Seconds to wait until the name is there; None does not wait.
+        Seconds to wait until the name is there; None does not wait. A copy to
+        `targetGpu` takes as long as it takes.
     tenant
         If given, the buffer must be this tenant's.
     renew
@@ -107,7 +108,7 @@ def open(
             )
         return buffer
     try:
-        there = openedFor(buffer, "open", targetGpu, route, timeout)
+        there = openedFor(buffer, "open", targetGpu, route)
     except BaseException:
         buffer.close()
         raise

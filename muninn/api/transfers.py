@@ -7,7 +7,6 @@ imported at the first copy.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.engine import Engine
 
-#: How often a transfer that waits for an access looks whether it is to stop.
-_LOOK_SECONDS = 0.2
 Progress = Callable[[int], object]
 Result = TypeVar("Result")
 Buffer = TypeVar("Buffer", bound=Attachment)
@@ -49,12 +46,11 @@ class Copy(NamedTuple, Generic[Result]):
     work: Callable[[], Result]
 
     def run(self) -> Result:
-        _engineOf(self.openBuffer).run(self.transfer, self.work)
-        return self.transfer.result(0)
+        return _engineOf(self.openBuffer).run(self.transfer, self.work)
 
     def start(self) -> Transfer[Result]:
         engine, transfer, work = _engineOf(self.openBuffer), self.transfer, self.work
-        threads.start(lambda: engine.run(transfer, work), "muninn-transfer")
+        threads.start(lambda: engine.runAside(transfer, work), "muninn-transfer")
         return transfer
 
 
@@ -67,14 +63,13 @@ def copyTo(
     asked: Route | None,
     timeout: float | None,
     progress: Progress | None,
+    *,
+    isOpening: bool = False,
 ) -> Copy[Buffer]:
+    """`MuninnBuffer.copyTo`. If `isOpening`, the new object has the rights of `buffer`."""
     openBuffer = buffer._checked()
+    _requireArray(buffer, openBuffer)
     description = openBuffer.description
-    if description.kind != layout.ROW_KIND_ARRAY:
-        raise InvalidArgument(
-            f"{description.name!r} is a bundle of arrays, which can not be copied as one array",
-            "Publish its arrays anew, with preferredGpu",
-        )
     device = deviceOf(openBuffer.context)
     options = BufferOptions(
         name=name,
@@ -90,17 +85,21 @@ def copyTo(
 
     def work() -> Buffer:
         def fill(memory: Memory) -> None:
-            source = _windowOf(openBuffer)
-            engine = _engineOf(openBuffer)
+            into = memory.address
+            del memory  # an error keeps this frame, and not the memory
+            source, engine = _windowOf(openBuffer, transfer.check), _engineOf(openBuffer)
             with (
                 engine.way(transfer, source, target, asked) as way,
-                _entered(lambda seconds: Sending(openBuffer, seconds), transfer),
+                Sending(openBuffer, transfer.secondsLeft, transfer.checkCancelled),
             ):
-                engine.send(transfer, way, source, memory.address)
+                engine.send(transfer, way, source, into)
 
         made = creation.create(wanted, fill=fill)
-        copied = type(buffer)._of(made, wanted.access)
-        copied._transfer = transfer
+        if isOpening:
+            copied = type(buffer)._of(made, buffer._rights, buffer._renewed)
+        else:
+            copied = type(buffer)._of(made, wanted.access)
+        copied._transfer = transfer.report()
         return copied
 
     return Copy(transfer, openBuffer, work)
@@ -123,21 +122,32 @@ def copyFrom(
 
     def work() -> int:
         engine = _engineOf(into)
-        sent, received = _windowOf(out), _windowOf(into)
-        with (
-            engine.way(transfer, sent, target, asked) as way,
-            contextlib.ExitStack() as accesses,
-        ):
-            entries: list[tuple[int, Callable[[float], Any]]] = [
-                (out.row, lambda seconds: Sending(out, seconds)),
-                (into.row, lambda seconds: Receiving(into, seconds)),
-            ]
-            for _, make in sorted(entries, key=lambda entry: entry[0]):
-                accesses.enter_context(_entered(make, transfer))
-            engine.send(transfer, way, sent, received.address)
-        return buffer.generation
+        sent, received = (_windowOf(each, transfer.check) for each in (out, into))
+        with engine.way(transfer, sent, target, asked) as way:
+            accesses = (
+                Sending(out, transfer.secondsLeft, transfer.checkCancelled),
+                Receiving(into, transfer.secondsLeft, transfer.checkCancelled),
+            )
+            first, second = accesses if out.row < into.row else accesses[::-1]
+            with first, second:
+                engine.send(transfer, way, sent, received.address)
+                # Odd inside; leaving the access publishes the next one.
+                return into.generation.value() + 1
 
     return Copy(transfer, into, work)
+
+
+def _requireArray(buffer: Attachment, openBuffer: OpenBuffer) -> None:
+    if buffer._isPrivate:
+        raise InvalidArgument(
+            f"{buffer.name!r} is open copyOnWrite, and a copy would be of what is shared",
+            "Copy its array: muninn.share(buffer.array)",
+        )
+    if openBuffer.description.kind != layout.ROW_KIND_ARRAY:
+        raise InvalidArgument(
+            f"{buffer.name!r} is a bundle of arrays, which can not be copied as one array",
+            "Publish its arrays anew, with preferredGpu",
+        )
 
 
 def _requireAlike(
@@ -148,20 +158,14 @@ def _requireAlike(
             f"{buffer.name!r} is open for reading, or copyOnWrite",
             'Open it with access="readWrite"',
         )
-    if source._isPrivate:
-        raise InvalidArgument(
-            f"{source.name!r} is open copyOnWrite, and a copy would be of what is shared",
-            "Write its array into the view of write()",
-        )
+    for each, opened in ((source, out), (buffer, into)):
+        _requireArray(each, opened)
     if into.tables is not out.tables or (into.row, into.incarnation) == (out.row, out.incarnation):
         raise InvalidArgument(
             f"{buffer.name!r} can not be copied from itself, or from another domain",
             "Pass another buffer of this domain",
         )
-    mine, theirs = (
-        (each.description.shape, str(elementOf(each)), each.description.kind)
-        for each in (into, out)
-    )
+    mine, theirs = ((each.description.shape, str(elementOf(each))) for each in (into, out))
     if mine != theirs:
         raise BufferMismatch(
             f"{buffer.name!r} has shape {mine[0]} and dtype {mine[1]}, and {source.name!r} shape "
@@ -201,44 +205,19 @@ def _placeOf(openBuffer: OpenBuffer) -> Place:
     return Place(Tier.HOST) if gpu is None else Place(Tier.VRAM, gpu)
 
 
-def _windowOf(openBuffer: OpenBuffer) -> Window:
-    """All bytes of a buffer. Host memory is mapped for the GPUs."""
+def _windowOf(openBuffer: OpenBuffer, look: Callable[[], object]) -> Window:
+    """All bytes of a buffer. Host memory is mapped for the GPUs, which pins it; `look` is
+    called between two pieces, and raises to end that.
+    """
     memory = openBuffer.memory
     memory.device = device = deviceOf(openBuffer.context)
     place, sizeBytes = _placeOf(openBuffer), openBuffer.description.sizeBytes
-    address = memory.devicePointer(device)
+
+    def pinned(_: int) -> None:
+        look()
+
+    address = memory.devicePointer(device, pinned)
     if place.tier is Tier.HOST:
         return Window(place, address, sizeBytes)
     allocation: Allocation = memory.source  # type: ignore[assignment]  # VRAM is an allocation
     return Window(place, address, sizeBytes, allocation.isReachedBy, allocation.letReach)
-
-
-@contextlib.contextmanager
-def _entered(make: Callable[[float], Any], transfer: Transfer[Any]) -> Any:
-    """An access, for which a transfer waits as long as it is not to stop."""
-    while True:
-        left = transfer.secondsLeft
-        access = make(_LOOK_SECONDS if left is None else max(0.0, min(_LOOK_SECONDS, left)))
-        try:
-            access.__enter__()
-        except TimeoutError:
-            if (left := transfer.secondsLeft) is not None and left <= 0:
-                raise
-            transfer.check()
-            continue
-        break
-    with _Entered(access):
-        yield
-
-
-class _Entered:
-    """An access that was entered: leaving it leaves the access."""
-
-    def __init__(self, access: Any) -> None:
-        self._access = access
-
-    def __enter__(self) -> None:
-        """It was entered before."""
-
-    def __exit__(self, *error: Any) -> None:
-        self._access.__exit__(*error)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import weakref
 from abc import abstractmethod
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from muninn.devices.port import Allocation, Device, Registration
 from muninn.system import atomics
 from muninn.system.closable import Closable
+from muninn.system.oserrors import typedErrors
 
 Flat = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -57,25 +59,40 @@ class HostPieces(Pieces):
     """
 
     def __init__(self, device: Device, gpu: int, pieceBytes: int, count: int) -> None:
+        sizeBytes = count * pieceBytes
         # Shared, because a fork must not make the GPU and this process use different
         # pages.
-        self.bytes: Flat | None = np.frombuffer(mmap.mmap(-1, count * pieceBytes), np.uint8)
-        address = int(self.bytes.__array_interface__["data"][0])
+        with typedErrors("pinned memory for copies"):
+            kept: Flat = np.frombuffer(mmap.mmap(-1, sizeBytes), np.uint8)
+        address = int(kept.__array_interface__["data"][0])
         node = device.site(gpu).numaNode
         if node is not None:
             # Where the kernel refuses that, as in some containers, the memory is only
             # farther away.
-            atomics.bindNode(address, count * pieceBytes, node)
-        self._registered: Registration | None = device.registerHost(
-            address, count * pieceBytes, writable=True
-        )
+            atomics.bindNode(address, sizeBytes, node)
+        # What the driver has pinned is not unmapped before it was unpinned, whatever
+        # becomes of this object.
+        _pinned[address] = kept
+        try:
+            registered = device.registerHost(address, sizeBytes, writable=True)
+        except BaseException:
+            del _pinned[address]
+            raise
+        self._finalizer = weakref.finalize(self, _unpin, registered, address)
+        self._finalizer.atexit = False
         self._divide(address, pieceBytes, count)
 
     def close(self) -> None:
         """Give the memory back once no GPU uses it any more."""
-        registered, kept, self._registered, self.bytes = self._registered, self.bytes, None, None
-        if registered is not None:
-            registered.closeThen(lambda: kept)
+        self._finalizer()
+
+
+#: The memory of all pieces of this process, by address.
+_pinned: dict[int, Flat] = {}
+
+
+def _unpin(registered: Registration, address: int) -> None:
+    registered.closeThen(lambda: _pinned.pop(address, None))
 
 
 class PeerPieces(Pieces):

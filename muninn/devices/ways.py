@@ -68,10 +68,26 @@ class Way(Closable):
                 _arrive(under, told, isLast=len(under) == 1)
             isOver = True
         finally:
-            if not isOver:  # the memory is the caller's again after this
-                for stream in self._streams:
-                    with contextlib.suppress(Exception):  # another error is on its way
-                        stream.synchronize()
+            if not isOver:
+                self._drain()
+        for stream in self._streams:
+            stream.check()
+
+    def _drain(self) -> None:
+        """Wait for all windows, also if an interruption comes meanwhile, which is raised
+        afterwards: the memory is the caller's again after this.
+        """
+        interruption: BaseException | None = None
+        waiting = list(self._streams)
+        while waiting:
+            try:
+                with contextlib.suppress(Exception):  # another error is on its way
+                    waiting[-1].synchronize()
+                waiting.pop()
+            except BaseException as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
     def _stream(self, gpu: int) -> Stream:
         """A stream that is closed with the way."""
@@ -145,10 +161,14 @@ class Relay(Way):
         self._source, self._target = source, target
         self._pieces = pieces
         self._end.callback(pieces.close)
-        self._filling = self._stream(source)
         # A GPU writes to another one faster than it reads from it.
         self._isByPeer = isinstance(pieces, PeerPieces)
-        self._emptying = self._stream(source if self._isByPeer else target)
+        try:
+            self._filling = self._stream(source)
+            self._emptying = self._stream(source if self._isByPeer else target)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def byHost(cls, device: Device, source: int, target: int, pieceBytes: int, count: int) -> Relay:
@@ -201,5 +221,6 @@ def byLink(device: Device, source: int, target: int) -> Way:
     if device.givesReachAtOnce:
         return Direct(device, source, target)
     pieceBytes = min(_LINK_PIECE_BYTES, device.memoryInfo(source).freeBytes // _PART_OF_FREE)
-    pieces = PeerPieces(device, source, target, max(pieceBytes, PAGE_BYTES), _LINK_PIECES)
+    pieceBytes = max(pieceBytes // PAGE_BYTES, 1) * PAGE_BYTES
+    pieces = PeerPieces(device, source, target, pieceBytes, _LINK_PIECES)
     return Relay(device, source, target, pieces)

@@ -6,8 +6,9 @@ instructions, so it costs nothing beside what is counted.
 
 from __future__ import annotations
 
-import _thread
 from typing import NamedTuple
+
+from muninn.system.forks import Guard
 
 
 class Count(NamedTuple):
@@ -18,12 +19,12 @@ class Count(NamedTuple):
 
 
 _counts: dict[tuple[str, str], Count] = {}
-_changing = _thread.RLock()
+_changing = Guard()
 
 
 def count(name: str, label: str, sizeBytes: int = 0) -> None:
     """Count one more of `name` with this label."""
-    with _changing:
+    with _changing.lock:
         times, total = _counts.get((name, label), Count(0, 0))
         _counts[name, label] = Count(times + 1, total + sizeBytes)
 

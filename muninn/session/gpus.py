@@ -8,7 +8,7 @@ has promised.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from muninn.control import layout
 from muninn.system.cleanups import Cleanups
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from muninn.session.tables import Tables
 
 _lock = Guard(isWhole=True)  # the back-end is imported inside
+_companying = Guard()
+
+
+class Companion(Protocol):
+    """An object of a layer above that belongs to a membership's device."""
+
+    def trim(self) -> None:
+        """Give back what was idle for long. Called by the background thread."""
+
+    def close(self) -> None:
+        """Give back everything: the membership ends."""
+
+
+Kind = TypeVar("Kind", bound=Companion)
 
 
 class Gpus:
@@ -37,8 +51,6 @@ class Gpus:
         By the first row of a chunk: its fence words, for GPUs.
     signalling
         Tickets that are being issued.
-    tidying
-        Called by the background thread now and then: gives back what was idle for long.
     """
 
     def __init__(self, tables: Tables, wake: Callable[[], object]) -> None:
@@ -50,7 +62,7 @@ class Gpus:
         self.promised: set[tuple[int, int]] = set()
         self.fenceWords: dict[int, Registration] = {}
         self.signalling = Cleanups(wake)
-        self.tidying: list[Callable[[], object]] = []
+        self._companions: dict[type[Companion], Companion] = {}
 
     def chosen(self) -> Device:
         """The back-end that the settings ask for. Its memory is counted by the rows of
@@ -66,6 +78,24 @@ class Gpus:
                 if self.device is None:  # a signal handler may have chosen it meanwhile
                     self.device = made
             return self.device
+
+    def companion(self, kind: type[Kind], make: Callable[[], Kind]) -> Kind:
+        """The one object of this kind of a layer above, made now if there is none."""
+        with _companying.lock:
+            found = self._companions.get(kind)
+            if not isinstance(found, kind):
+                found = self._companions[kind] = make()
+            return found
+
+    def tidy(self) -> None:
+        """Let the companions give back what was idle for long."""
+        for each in list(self._companions.values()):
+            each.trim()
+
+    def close(self) -> None:
+        """The membership ends."""
+        for each in list(self._companions.values()):
+            each.close()
 
     def _usedBytes(self, gpu: int) -> int:
         """Bytes that the domain holds on a GPU: a sum over the rows."""

@@ -176,6 +176,18 @@ class Memory:
                     )
             return self._mapped[0].devicePointer
 
+    def letReach(self, gpu: int, device: Device) -> None:
+        """Let kernels of `gpu` use it where it is. Host memory is for all GPUs.
+
+        Raises
+        ------
+        TopologyNotPeerable
+        """
+        home = self.gpu
+        if isinstance(self.source, Allocation) and home is not None:
+            device.requirePeer(gpu, home)
+            self.source.letReach(gpu)
+
     def requireReach(self, gpu: int) -> None:
         """Raise `TopologyNotPeerable` if kernels of `gpu` do not reach it as it is."""
         source, home = self.source, self.gpu

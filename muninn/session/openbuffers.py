@@ -272,8 +272,7 @@ class OpenBuffers:
         ``renew="auto"``. Memory that is kept for others, and need not be, is dropped.
         """
         self.context.unclaimed.dropEnded()
-        for tidy in self.gpus.tidying:
-            tidy()
+        self.gpus.tidy()
         if monotonicMs() < self._renewAtMs:
             return
         self._renewAtMs = monotonicMs() + self.tables.ttlMs // 4
@@ -334,6 +333,7 @@ class OpenBuffers:
                 self.context.releases.add(row, incarnation)
                 table.forget(memory.leaseIndex)
         self.context.unclaimed.dropAll()
+        self.gpus.close()
         try:
             self.context.releases.tryReclaimReleased()
         except MuninnError:

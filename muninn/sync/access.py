@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 WITHOUT_STREAM: Any = type(
     "WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()}
 )()
+#: How often a wait looks whether it is to end.
+_LOOK_SECONDS = 0.1
 #: The deadline of a wait, and how many seconds it has in all; None: for ever.
 _Until = tuple[float, float] | None
 
@@ -259,53 +261,107 @@ class Copying(_OnOpenBuffer):
         self._refuseLeft()
 
 
-class Sending(_OnOpenBuffer):
-    """A read access in which this process copies the bytes to another place, wherever
-    they are, and waits for the copy. It waits for the work of earlier writers first.
+class _Moving(_OnOpenBuffer):
+    """An access in which this process copies between places, and waits for the copy. It
+    waits for the work of earlier accesses first.
+
+    Parameters
+    ----------
+    look
+        Called now and then while it waits; raises to end the wait. The place in the row
+        of those that wait is kept meanwhile.
     """
 
-    def __init__(self, openBuffer: OpenBuffer, timeout: float | None) -> None:
-        super().__init__(None, _SENDING_CALLS, id(self))
+    def __init__(
+        self,
+        calls: int,
+        openBuffer: OpenBuffer,
+        timeout: float | None,
+        look: Callable[[], object],
+    ) -> None:
+        super().__init__(None, calls, id(self))
         self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
-        self._openBuffer, self._timeout = openBuffer, timeout
+        self._openBuffer, self._timeout, self._look = openBuffer, timeout, look
+
+    def _attach(self) -> None:
+        openBuffer = self._openBuffer
+        if openBuffer.context.departure.isOn:
+            openBuffer.context.departure.awaitEnd()
+        openBuffer.check()
+        self._owner = openBuffer.owner
+
+    def _await(self, until: _Until, word: int) -> bool:
+        self._look()
+        return super()._await(until, word)
+
+    def _awaitWork(self, until: _Until, writing: bool) -> None:
+        """Wait for the streams that use the buffer, and look whether its lease still
+        holds.
+        """
+        self._inSlices(until, lambda seconds: self._isDone(seconds, writing))
+        self._openBuffer.check()
+
+    def _isDone(self, seconds: float | None, writing: bool) -> bool:
+        fences.holdBack(self._openBuffer, None, writing=writing, timeout=seconds)
+        return True
+
+    def _inSlices(self, until: _Until, wait: Callable[[float], bool]) -> bool:
+        """Wait as long as the deadline allows, and look between two slices of the time.
+        Returns what the last wait returned, or raises its `TimeoutError`.
+        """
+        while True:
+            self._look()
+            left = None if until is None else remaining(until[0])
+            seconds = _LOOK_SECONDS if left is None else max(0.0, min(_LOOK_SECONDS, left))
+            isLast = left is not None and left <= _LOOK_SECONDS
+            try:
+                if wait(seconds):
+                    return True
+                if isLast:
+                    return False
+            except TimeoutError:
+                if isLast:
+                    raise
+
+
+class Sending(_Moving):
+    """A read access: the bytes are copied to another place."""
+
+    def __init__(
+        self, openBuffer: OpenBuffer, timeout: float | None, look: Callable[[], object]
+    ) -> None:
+        super().__init__(_SENDING_CALLS, openBuffer, timeout, look)
 
     if not TYPE_CHECKING:
         __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
 
     def _attach(self) -> None:
-        self._owner = self._openBuffer.owner
+        super()._attach()
         refuseOwnWriter(self._openBuffer)
 
     def _awaitOthers(self, until: _Until) -> None:
         self._refuseLeft()
-        left = None if until is None else remaining(until[0])
-        fences.holdBack(self._openBuffer, None, writing=False, timeout=left)
+        self._awaitWork(until, writing=False)
 
 
-class Receiving(_OnOpenBuffer):
-    """A write access in which this process copies bytes into the buffer, wherever it is,
-    and waits for the copy. It waits for the work of earlier accesses first.
-    """
+class Receiving(_Moving):
+    """A write access: bytes are copied into the buffer, wherever it is."""
 
-    def __init__(self, openBuffer: OpenBuffer, timeout: float | None) -> None:
-        super().__init__(None, _RECEIVING_CALLS, id(self))
-        self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
-        self._openBuffer, self._timeout = openBuffer, timeout
+    def __init__(
+        self, openBuffer: OpenBuffer, timeout: float | None, look: Callable[[], object]
+    ) -> None:
+        super().__init__(_RECEIVING_CALLS, openBuffer, timeout, look)
 
     if not TYPE_CHECKING:
         __enter__, __exit__ = atomics.writingEnter, atomics.writingExit
 
-    def _attach(self) -> None:
-        self._owner = self._openBuffer.owner
-
     def _awaitOthers(self, until: _Until) -> None:
         openBuffer = self._openBuffer
-        if not awaitReaders(openBuffer, None if until is None else remaining(until[0])):
+        if not self._inSlices(until, lambda seconds: awaitReaders(openBuffer, seconds)):
             raise TimeoutError(
                 f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
             )
-        left = None if until is None else remaining(until[0])
-        fences.holdBack(openBuffer, None, writing=True, timeout=left)
+        self._awaitWork(until, writing=True)
 
     def _end(self, _: type[BaseException] | None) -> None:
         fences.mend(self._openBuffer)

@@ -17,18 +17,18 @@ from muninn.devices.port import Device
 from muninn.devices.topology.links import Links
 from muninn.devices.topology.verdict import Verdict
 from muninn.devices.ways import Direct, Relay, Way, byLink
-from muninn.errors import QuotaExceeded, TopologyNotPeerable
+from muninn.errors import MuninnError, QuotaExceeded, ThreadsExhausted, TopologyNotPeerable
 from muninn.observe import counters
-from muninn.system import clock
+from muninn.system import aside, clock, threads
 from muninn.system.logs import Log
-from muninn.transfer.handle import Transfer
+from muninn.transfer.handle import Stop, Transfer
 from muninn.transfer.routes import Choice, PeerFacts, Reason, Route, between, refusal, within
 from muninn.transfer.tiers import Place, Tier, Window
 
 Result = TypeVar("Result")
 _log = Log("muninn.transfer")
-#: For how long an idle way is kept.
-_IDLE_SECONDS = 10.0
+#: For how long an idle way is kept, at least.
+IDLE_SECONDS = 10.0
 #: How much slower a link must have been than the way by the host to be left alone.
 _SLOWER = 0.9
 
@@ -68,8 +68,8 @@ class Engine:
     def way(
         self, transfer: Transfer[Any], source: Window, target: Place, asked: Route | None
     ) -> Iterator[Way]:
-        """A way for a transfer, whose route is chosen by this. It may be used again after
-        the block, also by a transfer that has failed.
+        """A way for a transfer, whose route is chosen by this. After the block another
+        transfer may use it; one that was left by an error is closed.
 
         Raises
         ------
@@ -90,10 +90,24 @@ class Engine:
             else:
                 way.close()
 
-    def run(self, transfer: Transfer[Result], work: Callable[[], Result]) -> None:
-        """Run a transfer to its end: `work` copies, and returns what the transfer makes.
-        An exception of `work` is the transfer's, and raised here only if it ends more
-        than that: KeyboardInterrupt and its like.
+    def run(self, transfer: Transfer[Result], work: Callable[[], Result]) -> Result:
+        """Run a transfer to its end on this thread: `work` copies, and returns what the
+        transfer makes. Raises what ends it.
+        """
+        aside.refuseOwn()
+        if not transfer.begin():
+            return transfer.result(0)
+        try:
+            made = work()
+        except Stop as stop:
+            transfer.fail(stop)
+            return transfer.result(0)
+        transfer.end(made)
+        return made
+
+    def runAside(self, transfer: Transfer[Result], work: Callable[[], Result]) -> None:
+        """Run a transfer to its end on a thread of its own, which keeps its result or its
+        error.
         """
         if not transfer.begin():
             return
@@ -101,8 +115,6 @@ class Engine:
             transfer.end(work())
         except BaseException as error:
             transfer.fail(error)
-            if not isinstance(error, Exception):
-                raise
 
     def send(self, transfer: Transfer[Any], way: Way, source: Window, target: int) -> None:
         """Send the bytes of a transfer on their way, and wait for them. Raises what stops
@@ -115,17 +127,25 @@ class Engine:
             transfer.arrive()
             self._record(transfer)
 
-    def trim(self) -> None:
-        """Give back the ways that were idle for long."""
+    def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
+        """Give back the ways that were idle for so long. The calls of the driver that this
+        takes are made on a thread of their own: it may make them wait for a kernel.
+        """
         if not self._idle:
             return
-        oldest = clock.now() - _IDLE_SECONDS
+        oldest = clock.now() - olderThanSeconds
         with self._changing:
-            kept = [each for each in self._idle if each.sinceSeconds > oldest]
-            dropped = [each for each in self._idle if each.sinceSeconds <= oldest]
-            self._idle = kept
-        for each in dropped:
-            each.way.close()
+            dropped = [each.way for each in self._idle if each.sinceSeconds <= oldest]
+            self._idle = [each for each in self._idle if each.sinceSeconds > oldest]
+        if dropped:
+            try:
+                threads.start(lambda: _closeAll(dropped), "muninn-ways")
+            except ThreadsExhausted as error:
+                _log.debug("%d ways are closed when they are collected: %s", len(dropped), error)
+
+    def close(self) -> None:
+        """The membership ends."""
+        self.trim(0.0)
 
     def _record(self, transfer: Transfer[Any]) -> None:
         counters.count("transfers", f"{transfer.route}/{transfer.reason}", transfer.doneBytes)
@@ -168,7 +188,8 @@ class Engine:
     def _between(self, source: int, target: int, asked: Route | None) -> Choice:
         hasPath = self.device.canAccessPeer(target, source)
         # Where no byte will go straight, nothing is found out about the link.
-        facts = PeerFacts(hasPath, isIntact=True, note="the driver has no path between them")
+        note = "" if hasPath else "the driver has no path between them"
+        facts = PeerFacts(hasPath, isIntact=True, note=note)
         if hasPath and asked is not Route.STAGED and (self._preferP2p or asked is Route.P2P):
             verdict = self.links.known(source, target)
             if verdict is None:
@@ -213,6 +234,14 @@ class Engine:
     def _giveBack(self, key: _Key, way: Way) -> None:
         with self._changing:
             self._idle.append(_Idle(key, way, clock.now()))
+
+
+def _closeAll(ways: list[Way]) -> None:
+    for way in ways:
+        try:
+            way.close()
+        except MuninnError as error:
+            _log.warning("a way between GPUs is not closed: %s", error)
 
 
 def _factsOf(verdict: Verdict) -> PeerFacts:

@@ -8,10 +8,11 @@ been given. All of it is private to the process.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from muninn.errors import TransferCancelled
+from muninn.errors import DeviceUnavailable, TransferCancelled
 from muninn.sync.asyncwait import waited
 from muninn.system import aside, clock
 from muninn.system.deadlines import deadlineOf, remaining
@@ -21,6 +22,28 @@ from muninn.transfer.states import NEXT, State
 from muninn.transfer.tiers import Place
 
 Result = TypeVar("Result")
+
+
+class Report(NamedTuple):
+    """What a transfer has done.
+
+    Attributes
+    ----------
+    source, target
+        The places, as text: ``"host"``, ``"GPU 1"``.
+    route, reason, note
+        The way, why it was taken, and more about that for people.
+    sizeBytes, seconds
+        How many bytes there were, and how long they were on their way.
+    """
+
+    source: str
+    target: str
+    route: str
+    reason: str
+    note: str
+    sizeBytes: int
+    seconds: float
 
 
 class Transfer(Generic[Result]):
@@ -61,6 +84,7 @@ class Transfer(Generic[Result]):
         self._sentAt = self._arrivedAt = 0.0
         self._error: BaseException | None = None
         self._result: Result | None = None
+        self._pid = os.getpid()
 
     # --- for all threads ---------------------------------------------------------------
 
@@ -99,6 +123,7 @@ class Transfer(Generic[Result]):
 
     def cancel(self) -> None:
         """Let it stop soon. Does nothing once it has ended."""
+        self._requireRunner()
         with self._changed.lock:
             self._isToStop = True
             if self._state is State.QUEUED:
@@ -108,6 +133,7 @@ class Transfer(Generic[Result]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, however it does; returns whether it has."""
+        self._requireRunner()
         deadline = deadlineOf(timeout)
         with self._changed.lock:
             while NEXT[self._state]:
@@ -130,7 +156,10 @@ class Transfer(Generic[Result]):
         if not self.wait(timeout):
             raise TimeoutError(f"{self} has not ended within {timeout} s")
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                bare(self._error)
         if self._state is State.CANCELLED:
             raise TransferCancelled(f"{self} was cancelled")
         if self._state is State.OVERDUE:
@@ -138,7 +167,21 @@ class Transfer(Generic[Result]):
         result: Any = self._result
         return result  # type: ignore[no-any-return]
 
+    def report(self) -> Report:
+        """What it has done so far."""
+        return Report(
+            str(self.source),
+            str(self.target),
+            self.route or "",
+            self.reason or "",
+            self.note,
+            self.sizeBytes,
+            self.seconds,
+        )
+
     def __await__(self) -> Generator[Any, None, Result]:
+        """A task that is cancelled while it awaits the transfer cancels the transfer."""
+
         def untilDone(cancelled: Any) -> Result:
             self.wait(None)
             return self.result(0)
@@ -193,6 +236,11 @@ class Transfer(Generic[Result]):
                     self._go(State.STOPPING)
             raise Stop
 
+    def checkCancelled(self) -> None:
+        """Raise `Stop` if it was cancelled, for a wait that has the deadline itself."""
+        if self._isToStop:
+            raise Stop
+
     @property
     def secondsLeft(self) -> float | None:
         """Until its deadline; None: it has none."""
@@ -205,16 +253,27 @@ class Transfer(Generic[Result]):
             self._go(State.DONE)
 
     def fail(self, error: BaseException) -> None:
-        """It has ended without a result."""
+        """It has ended without a result. The error that it keeps keeps no frames, because
+        those keep memory.
+        """
         with self._changed.lock:
+            if not NEXT[self._state]:
+                return  # an interruption came as it was done
             if isinstance(error, Stop):
                 self._go(State.CANCELLED if self._isToStop else State.OVERDUE)
             elif isinstance(error, TimeoutError) and self._isOverdue():
-                self._error = error  # it says what it was waiting for
+                self._error = bare(error)  # it says what it was waiting for
                 self._go(State.OVERDUE)
             else:
-                self._error = error
+                self._error = bare(error)
                 self._go(State.FAILED)
+
+    def _requireRunner(self) -> None:
+        if os.getpid() != self._pid:
+            raise DeviceUnavailable(
+                "the transfer belongs to the parent process: a fork copies no threads",
+                "Start it in the child",
+            )
 
     def _isOverdue(self) -> bool:
         return self._deadline is not None and clock.now() >= self._deadline
@@ -223,6 +282,18 @@ class Transfer(Generic[Result]):
         assert state in NEXT[self._state], f"{self._state} → {state}"
         self._state = state
         self._changed.notifyAll()
+
+
+def bare(error: BaseException) -> BaseException:
+    """An error, and those behind it, without the frames that they came through."""
+    seen, behind = set[int](), [error]
+    while behind:
+        each = behind.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            behind += [other for other in (each.__cause__, each.__context__) if other is not None]
+    return error
 
 
 class Stop(Exception):

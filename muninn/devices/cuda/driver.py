@@ -14,10 +14,11 @@ capture mode. Muninn's calls relax it: they touch nothing that is captured.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -194,6 +195,15 @@ def typed(error: DriverError, what: str) -> MuninnError:
     if error.code == "NOT_INITIALIZED":
         return ForkedAfterCuda(f"{what}: {error}")
     return DeviceUnavailable(f"{what}: {error}")
+
+
+@contextlib.contextmanager
+def typedDriver(what: str) -> Iterator[None]:
+    """An error of the driver inside the block becomes an error of Muninn."""
+    try:
+        yield
+    except DriverError as error:
+        raise typed(error, what) from error
 
 
 def _hasDescriptorLeft() -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
-from muninn.devices.cuda.driver import DriverError, call, refuseCaptured, typed
+from muninn.devices.cuda.driver import DriverError, call, refuseCaptured, typed, typedDriver
 from muninn.devices.cuda.events import EventMark, Events
 from muninn.devices.cuda.gpu import Entered
 from muninn.devices.cuda.hostparts import (
@@ -236,13 +236,13 @@ class CudaStream(Stream):
                     self._await(numbers[-1])
 
     def mark(self) -> Mark:
-        with self._submission():
+        with typedDriver("no mark can be made"), self._submission():
             return EventMark(self._events, self._events.record(self.handle))
 
     def follow(self, mark: Mark) -> None:
         if not isinstance(mark, EventMark):
             raise InvalidArgument(f"{type(mark).__name__} is a mark of another back-end")
-        with self._submission():
+        with typedDriver("the stream can not wait"), self._submission():
             call(cu.cuStreamWaitEvent, self.handle, mark.event, 0)
 
     # --- the host's part -------------------------------------------------------------

@@ -28,7 +28,8 @@ class Links:
     Parameters
     ----------
     isProbing
-        Whether links are verified and measured; otherwise each is believed.
+        Whether links are verified and measured; otherwise only those are used that
+        another process has verified.
     """
 
     def __init__(self, device: Device, kept: Kept, isProbing: bool) -> None:
@@ -46,7 +47,7 @@ class Links:
         if verdict is not None and (verdict.isIntact is not None or verdict.note):
             return verdict
         if not self._isProbing:
-            return Verdict(isIntact=True, note="believed, as topology.enablePeerProbing is false")
+            return Verdict(note="not verified, as topology.enablePeerProbing is false")
         return None
 
     def verified(self, source: int, target: int, way: Way) -> Verdict:
@@ -85,10 +86,11 @@ class Links:
         """The verdict with figures, measured now."""
         self._measured.add((source, target))
         found = measure(self._device, source, target, self._found(source, target) or Verdict())
-        # The link may have been verified meanwhile.
-        before = self._found(source, target) or Verdict()
-        verdict = found._replace(isIntact=before.isIntact, note=before.note)
-        self._put(source, target, verdict)
+        with self._verifying:
+            # The link may have been verified meanwhile.
+            before = self._found(source, target) or Verdict()
+            verdict = found._replace(isIntact=before.isIntact, note=before.note)
+            self._put(source, target, verdict)
         return verdict
 
     def _measureBeside(self, source: int, target: int) -> None:
@@ -103,7 +105,7 @@ class Links:
         have been able to verify what can be verified now.
         """
         verdict = self._verdicts.get((source, target))
-        if verdict is None and self._isProbing:
+        if verdict is None:
             verdict = self._kept.get(*self._uuids(source, target))
             if verdict is not None:
                 verdict = verdict._replace(note=verdict.note if verdict.isIntact is False else "")

@@ -82,9 +82,12 @@ def measure(device: Device, source: int, target: int, verdict: Verdict) -> Verdi
     The program may be at work meanwhile, and that makes each figure smaller. So the best
     round counts, and the link is measured by one call a round.
     """
-    sizeBytes = _measured(device, source, target)
     measured = verdict
-    with contextlib.suppress(MuninnError), _rooms(device, source, target, sizeBytes) as rooms:
+    with (
+        contextlib.suppress(MuninnError),
+        _rooms(device, source, target, _measured(device, source, target)) as rooms,
+    ):
+        sizeBytes = rooms.near.sizeBytes
         if verdict.isIntact:
             rooms.near.letReach(target)
             speed = _speed(lambda: Direct(device, source, target), rooms, sizeBytes)
