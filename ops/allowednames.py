@@ -52,7 +52,7 @@ _.packTransposed
 _.scaleAdd
 _.fillPattern
 _.countMismatches
-_.markDirty
+_.compareSlices
 _.sliceDigests
 _.ptxOf
 

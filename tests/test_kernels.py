@@ -70,7 +70,7 @@ def test_thePatternGoesOnBeyondThePartsOfTheReference() -> None:
 
 
 @given(words, st.integers(1, 9), st.sets(st.integers(0, 69)))
-def test_markDirtyMarksTheSlicesThatDiffer(
+def test_compareSlicesMarksTheSlicesThatDiffer(
     values: list[int], sliceElements: int, changed: set[int]
 ) -> None:
     base = np.array(values, np.uint64)
@@ -78,7 +78,7 @@ def test_markDirtyMarksTheSlicesThatDiffer(
     changed = {index for index in changed if index < len(values)}
     for index in changed:
         scratch[index] ^= np.uint64(1)
-    references.markDirty(scratch, base, sliceElements, flags)
+    references.compareSlices(scratch, base, sliceElements, flags)
     assert set(np.flatnonzero(flags).tolist()) == {index // sliceElements for index in changed}
 
 

@@ -173,7 +173,7 @@ def countMismatches(data: Any, seed: Any, result: Any) -> None:
 
 
 @cuda.jit  # type: ignore[untyped-decorator]
-def markDirty(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
+def compareSlices(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
     """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
     differ. Several threads may write a flag; all write the same value.
     """

@@ -26,7 +26,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "scaleAdd": ("float32[::1]", "float32", "float32[::1]"),
     "fillPattern": ("uint64[::1]", "uint64"),
     "countMismatches": ("uint64[::1]", "uint64", "uint64[::1]"),
-    "markDirty": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
+    "compareSlices": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
     "sliceDigests": ("uint64[::1]", "int64", "uint64[::1]"),
 }
 #: Enough blocks to fill the largest GPU of today several times; more would only wait.

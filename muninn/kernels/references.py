@@ -91,7 +91,7 @@ def countMismatches(data: Array, seed: int, result: Array) -> None:
         result[:1] += np.uint64(np.count_nonzero(part != _pattern(seed, first, part.size)))
 
 
-def markDirty(scratch: Array, base: Array, sliceElements: int, flags: Array) -> None:
+def compareSlices(scratch: Array, base: Array, sliceElements: int, flags: Array) -> None:
     """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
     differ.
     """

@@ -110,7 +110,7 @@ def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
         "scaleAdd": (np.ones(size, np.float32), 3.0, np.arange(size, dtype=np.float32) % 1000),
         "fillPattern": (np.zeros(size, np.uint64), (1 << 64) - 5),
         "countMismatches": (data, 9, np.zeros(1, np.uint64)),
-        "markDirty": (changed, data, slices, np.zeros(count, np.uint8)),
+        "compareSlices": (changed, data, slices, np.zeros(count, np.uint8)),
         "sliceDigests": (data, slices, np.zeros(count, np.uint64)),
     }
     assert calls.keys() == launch.KERNELS.keys()

@@ -55,7 +55,7 @@ for size, blocks in SHAPES:
     changed[size // 2] ^= np.uint64(1)
     changed[-1] ^= np.uint64(1)
     for slices in (100, 1000):
-        both("markDirty", changed, data, slices, np.zeros(-(-size // slices), np.uint8))
+        both("compareSlices", changed, data, slices, np.zeros(-(-size // slices), np.uint8))
         if size // slices < 8:
             both("sliceDigests", data, slices, np.zeros(-(-size // slices), np.uint64))
 print("same")
