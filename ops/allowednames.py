@@ -53,8 +53,13 @@ _.scaleAdd
 _.fillPattern
 _.countMismatches
 _.compareSlices
+_.gatherSlices
+_.scatterSlices
 _.sliceDigests
 _.ptxOf
+
+# By this name Numba finds the code of a function that kernels of users call.
+_.targetoptions
 
 # Methods and fields of an access or a lock that the C part calls, reads or sets.
 _._linger

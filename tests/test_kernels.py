@@ -5,6 +5,7 @@ references under the simulator, and code for each kind of GPU.
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import muninn
 from muninn.errors import InvalidArgument
-from muninn.kernels import launch, references
+from muninn.kernels import launch, markDirty, references
 from support import program
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,94 @@ def test_compareSlicesMarksTheSlicesThatDiffer(
     assert set(np.flatnonzero(flags).tolist()) == {index // sliceElements for index in changed}
 
 
+@pytest.mark.parametrize("sliceElements", [1000, 1024, 70_000])
+def test_slicesAreComparedBeyondThePartsOfTheReference(sliceElements: int) -> None:
+    base = np.arange(150_001, dtype=np.uint64)
+    scratch, flags = base.copy(), np.zeros(-(-base.size // sliceElements), np.uint8)
+    changed = (0, 33_000, 140_000, 150_000)
+    scratch[list(changed)] += np.uint64(1)
+    references.compareSlices(scratch, np.append(base, base), sliceElements, flags)
+    assert set(np.flatnonzero(flags).tolist()) == {index // sliceElements for index in changed}
+
+
+@st.composite
+def slicesAt(draw: st.DrawFn) -> tuple[list[int], int, list[int]]:
+    """An array, the length of its slices, and the positions of some of them."""
+    values, sliceElements = draw(words), draw(st.integers(1, 9))
+    count = -(-len(values) // sliceElements)
+    return values, sliceElements, draw(st.lists(st.integers(0, count - 1), unique=True))
+
+
+@given(slicesAt())
+def test_slicesAreGatheredAndScatteredByTheirPositions(
+    case: tuple[list[int], int, list[int]],
+) -> None:
+    values, sliceElements, positions = case
+    source, packed = (
+        np.array(values, np.uint64),
+        np.zeros(len(positions) * sliceElements, np.uint64),
+    )
+    slices = [
+        values[sliceElements * position : sliceElements * (position + 1)] for position in positions
+    ]
+    references.gatherSlices(packed, source, sliceElements, np.array(positions, np.int64))
+    assert packed.tolist() == [
+        value for each in slices for value in each + [0] * (sliceElements - len(each))
+    ]
+    references.scatterSlices(source, ~packed, sliceElements, np.array(positions, np.int64))
+    assert source.tolist() == [
+        value ^ (_MASK if at // sliceElements in positions else 0)
+        for at, value in enumerate(values)
+    ]
+
+
+def test_theLastSliceNeedsNoMoreRoomThanItHasElements() -> None:
+    source, packed = np.arange(10, dtype=np.uint64), np.zeros(6, np.uint64)
+    references.gatherSlices(packed, source, 4, np.array([0, 2]))
+    assert packed.tolist() == [0, 1, 2, 3, 8, 9]
+    target = np.zeros(10, np.uint64)
+    references.scatterSlices(target, packed, 4, np.array([0, 2]))
+    assert target.tolist() == [0, 1, 2, 3, 0, 0, 0, 0, 8, 9]
+
+
+@given(st.integers(1, 70), st.integers(-99, 300), st.integers(-9, 300), st.integers(0, 9))
+def test_markDirtyMarksTheSlicesThatARangeTouches(
+    sliceBytes: int, offset: int, length: int, count: int
+) -> None:
+    flags = np.zeros(count, np.uint8)
+    markDirty(flags, sliceBytes, offset, length)
+    touched = {byte // sliceBytes for byte in range(offset, offset + length)}
+    assert set(np.flatnonzero(flags).tolist()) == touched & set(range(count))
+    assert set(flags.tolist()) <= {0, 1}
+
+
+@given(
+    st.integers(1, 400),
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 3199), st.integers(0, 99), st.integers(0, 255))),
+)
+def test_trackedSlicesAreThoseThatDifferAndMaybeMore(
+    size: int, sliceElements: int, writes: list[tuple[int, int, int]]
+) -> None:
+    """Whatever bytes are written, slices that differ are marked, and either kind of
+    flags is enough to bring another copy up to date.
+    """
+    base = np.arange(size, dtype=np.uint64)
+    scratch, count = base.copy(), -(-size // sliceElements)
+    tracked, compared = np.zeros(count, np.uint8), np.zeros(count, np.uint8)
+    for offset, length, value in writes:
+        scratch.view(np.uint8)[offset : offset + length] = value
+        markDirty(tracked, 8 * sliceElements, offset, length)
+    references.compareSlices(scratch, base, sliceElements, compared)
+    assert not (compared > tracked).any()
+    for flags in (tracked, compared):
+        copy, positions = base.copy(), np.flatnonzero(flags)
+        packed = np.zeros(positions.size * sliceElements, np.uint64)
+        references.gatherSlices(packed, scratch, sliceElements, positions)
+        references.scatterSlices(copy, packed, sliceElements, positions)
+        assert np.array_equal(copy, scratch)
+
+
 @given(words, st.integers(1, 9))
 def test_sliceDigestsAreThoseOfEachSlice(values: list[int], sliceElements: int) -> None:
     digests = np.zeros(-(-len(values) // sliceElements), np.uint64)
@@ -110,13 +199,18 @@ def test_unknownKernelsAndArgumentsAreRefused() -> None:
 
 
 def test_importingThemLoadsNoNumba() -> None:
-    code = "import sys, muninn.kernels.launch, muninn.kernels.references; print('numba' in sys.modules)"
+    code = "import sys, numpy, muninn.kernels.launch; from muninn.kernels import markDirty; markDirty(numpy.zeros(1, 'u1'), 1, 0, 1); print('numba' in sys.modules)"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
         ).stdout
         == "False\n"
     )
+
+
+def test_aKernelThatCallsMarkDirtyIsPickled() -> None:
+    """Numba pickles the globals of a kernel with it."""
+    assert pickle.loads(pickle.dumps(markDirty)) is markDirty
 
 
 #: Elements, and blocks of 256 threads, for the simulator, which gives each of them a
@@ -239,6 +333,25 @@ def test_compilesAndAssemblesForEachKindOfGpu(name: str, word: str) -> None:
         assert cubin[:4] == b"\x7fELF" and name.encode() in cubin
 
 
+def saidByMarkingKernels(hidden: str = "") -> subprocess.CompletedProcess[str]:
+    code = hidden + program("markingKernels", CAPABILITIES=repr(CAPABILITIES))
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+def test_usersKernelsMarkWhatTheyWriteOnEachKindOfGpu() -> None:
+    """The mark is a plain store, within the user's kernel, for integers of any type."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: make test installs it")
+    ran = saidByMarkingKernels()
+    assert ran.stdout == "right\n", ran.stderr
+
+
 @pytest.mark.parametrize("isThere", [True, False])
 def test_numbaCudaComesBeforeItsSuccessor(tmp_path: Path, isThere: bool) -> None:
     """Where numba-cuda is installed, its target is used, else that of numba-cuda-mlir;
@@ -283,6 +396,8 @@ def test_compilesForTheSuccessorToo() -> None:
     if "CUDA driver library cannot be found" in ran.stderr:
         pytest.skip("numba-cuda-mlir compiles where a driver is: ops/standin.sh has one")
     assert ran.stdout == "0\n", ran.stderr
+    marking = saidByMarkingKernels(hidden)
+    assert marking.stdout == "right\n", marking.stderr
 
 
 def kernelsBeside(tmp_path: Path, prepare: str, said: str) -> None:

@@ -15,6 +15,8 @@ from muninn.kernels.numbacuda import cuda
 
 #: Threads of a block, and the length of the shared arrays.
 BLOCK_THREADS = 256
+#: The elements of a slice that a block copies at a time.
+_COPIED = 8 * BLOCK_THREADS
 #: The side of a tile, in words: the threads of a warp.
 _TILE = 32
 #: A row of a tile in shared memory: with one word more, the words of a column lie in
@@ -174,12 +176,70 @@ def countMismatches(data: Any, seed: Any, result: Any) -> None:
 
 @cuda.jit  # type: ignore[untyped-decorator]
 def compareSlices(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> None:
-    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
-    differ. Several threads may write a flag; all write the same value.
+    """Set ``flags[i]`` to 1 where slice i of uint64 `scratch` differs from that of
+    `base`. A slice has `sliceElements` elements, the last one may have fewer. Several
+    threads may write a flag; all write the same value.
     """
     for index in range(cuda.grid(1), scratch.size, cuda.gridsize(1)):
         if scratch[index] != base[index]:
             flags[index // sliceElements] = 1
+
+
+@cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
+def _move(number: Any, sliceElements: Any, positions: Any, packedSize: Any, looseSize: Any) -> Any:
+    """A part of a slice that is gathered or scattered: its first element among the
+    slices that follow each other, its first element in its array, and its length.
+    """
+    # A large slice is several parts, so that few slices occupy the whole GPU too.
+    parts = (sliceElements + _COPIED - 1) // _COPIED
+    skipped = number % parts * _COPIED
+    packed = number // parts * sliceElements + skipped
+    loose = positions[number // parts] * sliceElements + skipped
+    # In pairs, since numba-cuda-mlir (0.6.0) takes the least of no more.
+    count = min(min(sliceElements - skipped, _COPIED), min(packedSize - packed, looseSize - loose))
+    return packed, loose, count
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def gatherSlices(target: Any, source: Any, sliceElements: Any, positions: Any) -> None:
+    """Copy slice ``positions[j]`` of uint64 `source` to slice j of `target`, for each j.
+    A slice has `sliceElements` elements, the last one of `source` may have fewer. A
+    position is that of a slice of `source`.
+    """
+    parts = (sliceElements + _COPIED - 1) // _COPIED * positions.size
+    for number in range(cuda.blockIdx.x, parts, cuda.gridDim.x):
+        packed, loose, count = _move(number, sliceElements, positions, target.size, source.size)
+        for index in range(cuda.threadIdx.x, count, BLOCK_THREADS):
+            target[packed + index] = source[loose + index]
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def scatterSlices(target: Any, source: Any, sliceElements: Any, positions: Any) -> None:
+    """Copy slice j of uint64 `source` to slice ``positions[j]`` of `target`, for each j:
+    what `gatherSlices` took, back to its place. A position is there once.
+    """
+    parts = (sliceElements + _COPIED - 1) // _COPIED * positions.size
+    for number in range(cuda.blockIdx.x, parts, cuda.gridDim.x):
+        packed, loose, count = _move(number, sliceElements, positions, source.size, target.size)
+        for index in range(cuda.threadIdx.x, count, BLOCK_THREADS):
+            target[loose + index] = source[packed + index]
+
+
+@cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]
+def markDirty(flags: Any, sliceBytes: Any, offset: Any, length: Any) -> None:
+    """Set to 1 the flags of the slices that a write of `length` bytes at `offset`
+    touches, as `references.markDirty` says. Several threads may write a flag; all write
+    the same value.
+    """
+    # A caller may count in any integer type.
+    size = np.uint64(sliceBytes)
+    begin = np.uint64(max(np.int64(offset), np.int64(0)))
+    end = np.uint64(max(np.int64(offset) + np.int64(length), np.int64(0)))
+    if begin < end:
+        number = begin // size
+        while number < np.uint64(flags.size) and number * size < end:
+            flags[number] = 1
+            number += np.uint64(1)
 
 
 @cuda.jit  # type: ignore[untyped-decorator]

@@ -27,12 +27,16 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "fillPattern": ("uint64[::1]", "uint64"),
     "countMismatches": ("uint64[::1]", "uint64", "uint64[::1]"),
     "compareSlices": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
+    "gatherSlices": ("uint64[::1]", "uint64[::1]", "int64", "int64[::1]"),
+    "scatterSlices": ("uint64[::1]", "uint64[::1]", "int64", "int64[::1]"),
     "sliceDigests": ("uint64[::1]", "int64", "uint64[::1]"),
 }
 #: Enough blocks to fill the largest GPU of today several times; more would only wait.
 _MAX_BLOCKS = 4096
 #: Numba warns of fewer blocks. More than there is work for end at once.
 _MIN_BLOCKS = 128
+#: The kernels whose source says how much there is to do, and not their target.
+_BY_SOURCE = {"copyElements", "scatterSlices"}
 #: The ends of the types of arrays and tuples.
 _ARRAY, _TUPLE = "[::1]", f" * {MAX_AXES}"
 _NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
@@ -169,11 +173,7 @@ def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
     each thread gets one element; within bounds, and 0 where there is nothing to do.
     """
     sizes = [int(np.prod(array.shape)) for array in arrays]
-    wanted = (
-        sizes[-1]
-        if name == "sliceDigests"
-        else -(-(sizes[1] if name == "copyElements" else sizes[0]) // blockThreads)
-    )
+    wanted = sizes[-1] if name == "sliceDigests" else -(-sizes[name in _BY_SOURCE] // blockThreads)
     return min(max(wanted, _MIN_BLOCKS), _MAX_BLOCKS) if wanted else 0
 
 

@@ -4,10 +4,13 @@ arrays. An emulated GPU runs them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+
+from muninn.kernels.functions import KernelFunction
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _STEP, _FIRST, _SECOND = (
@@ -92,10 +95,36 @@ def countMismatches(data: Array, seed: int, result: Array) -> None:
 
 
 def compareSlices(scratch: Array, base: Array, sliceElements: int, flags: Array) -> None:
-    """Set ``flags[i]`` to 1 where any of the `sliceElements` uint64 elements of slice i
-    differ.
+    """Set ``flags[i]`` to 1 where slice i of uint64 `scratch` differs from that of
+    `base`. A slice has `sliceElements` elements, the last one may have fewer.
     """
-    flags[np.unique(np.flatnonzero(scratch != base[: scratch.size]) // sliceElements)] = 1
+    elements = int(sliceElements)
+    step = max(1, _PART // elements) * elements
+    # Used again and again, so that it stays in the processor's cache.
+    room = np.empty(min(step, scratch.size), np.bool_)
+    for first in range(0, scratch.size, step):
+        part = scratch[first : first + step]
+        differs = np.not_equal(part, base[first : first + part.size], out=room[: part.size])
+        if differs.any():
+            found = np.logical_or.reduceat(differs, np.arange(0, part.size, elements))
+            flags[first // elements + np.flatnonzero(found)] = 1
+
+
+def gatherSlices(target: Array, source: Array, sliceElements: int, positions: Array) -> None:
+    """Copy slice ``positions[j]`` of uint64 `source` to slice j of `target`, for each j.
+    A slice has `sliceElements` elements, the last one of `source` may have fewer. A
+    position is that of a slice of `source`.
+    """
+    for packed, loose, count in _moves(sliceElements, positions, target.size, source.size):
+        target[packed : packed + count] = source[loose : loose + count]
+
+
+def scatterSlices(target: Array, source: Array, sliceElements: int, positions: Array) -> None:
+    """Copy slice j of uint64 `source` to slice ``positions[j]`` of `target`, for each j:
+    what `gatherSlices` took, back to its place. A position is there once.
+    """
+    for packed, loose, count in _moves(sliceElements, positions, source.size, target.size):
+        target[loose : loose + count] = source[packed : packed + count]
 
 
 def sliceDigests(data: Array, sliceElements: int, digests: Array) -> None:
@@ -106,6 +135,40 @@ def sliceDigests(data: Array, sliceElements: int, digests: Array) -> None:
     for number in range(digests.size):
         part = data[number * sliceElements : (number + 1) * sliceElements]
         digests[number : number + 1] += _mixed(part ^ positions[: part.size]).sum(dtype=np.uint64)
+
+
+@KernelFunction
+def markDirty(flags: Array, sliceBytes: int, offset: int, length: int) -> None:
+    """Mark as dirty the slices that a write of `length` bytes at `offset` touches. Kernels
+    call it, on GPUs and on emulated ones, and so does the host.
+
+    Any number of threads may mark at once: they write nothing but ones.
+
+    Parameters
+    ----------
+    flags
+        The uint8 flags of a window, one a slice: those of the touched slices become 1.
+    sliceBytes
+        The length of a slice in bytes, at least 1.
+    offset, length
+        The range, in bytes from the beginning of the window. An empty range, and the
+        part of a range that is outside the window, mark nothing.
+    """
+    begin, end = max(int(offset), 0), int(offset) + int(length)
+    if begin < end:
+        flags[begin // int(sliceBytes) : (end - 1) // int(sliceBytes) + 1] = 1
+
+
+def _moves(
+    sliceElements: int, positions: Array, packedSize: int, looseSize: int
+) -> Iterator[tuple[int, int, int]]:
+    """For each slice that is gathered or scattered: its first element among the slices
+    that follow each other, its first element in its array, and its length.
+    """
+    elements = int(sliceElements)
+    for number, position in enumerate(positions.tolist()):
+        packed, loose = number * elements, position * elements
+        yield packed, loose, min(elements, packedSize - packed, looseSize - loose)
 
 
 def _pattern(seed: int, first: int, count: int) -> Array:

@@ -12,7 +12,7 @@ import pytest
 
 import muninn
 from muninn.errors import InvalidArgument
-from muninn.kernels import launch, references
+from muninn.kernels import launch, markDirty, references
 from support import Actor, ActorError
 
 Start = Callable[..., Actor]
@@ -77,6 +77,57 @@ def test_aKernelCanNotWriteWhatIsOpenForReading(domain: str, actor: Start, mode:
     assert np.array_equal(buffer.read(), shared)
 
 
+def test_slicesThatDifferAreGatheredAndScattered(domain: str) -> None:
+    """As a writeback does it: compare, gather, scatter; the last slice is a shorter one,
+    and no other slice changes.
+    """
+    from numba import cuda
+
+    size, slices = 100_003, 1024
+    base = np.random.default_rng(1).integers(0, 1 << 64, size, np.uint64)
+    scratch, flags = base.copy(), cuda.to_device(np.zeros(-(-size // slices), np.uint8))
+    changed = np.array([0, 1023, 1024, 50_000, size - 1])
+    scratch[changed] ^= np.uint64(1 << 63)
+    onGpu, other = cuda.to_device(scratch), cuda.to_device(base)
+    launch.launch("compareSlices", onGpu, other, slices, flags)
+    positions = np.flatnonzero(flags.copy_to_host())
+    assert positions.tolist() == sorted({*(changed // slices).tolist()})
+    packed, where = (
+        cuda.to_device(np.zeros(positions.size * slices, np.uint64)),
+        cuda.to_device(positions),
+    )
+    launch.launch("gatherSlices", packed, onGpu, slices, where)
+    expected = np.zeros(positions.size * slices, np.uint64)
+    references.gatherSlices(expected, scratch, slices, positions)
+    assert np.array_equal(packed.copy_to_host(), expected)
+    launch.launch("scatterSlices", other, packed, slices, where)
+    assert np.array_equal(other.copy_to_host(), scratch)
+    launch.launch("scatterSlices", other, cuda.to_device(~expected), slices, where)
+    references.scatterSlices(scratch, ~expected, slices, positions)
+    assert np.array_equal(other.copy_to_host(), scratch)
+
+
+@pytest.mark.gpu
+def test_usersKernelsMarkWhatTheyWrite() -> None:
+    """Many threads mark one slice at once, and the marked slices are those that differ."""
+    from numba import cuda
+
+    @cuda.jit
+    def changeSome(data, flags, every):  # type: ignore[no-untyped-def]
+        for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
+            if data[index] % every == 0:
+                data[index] += np.uint64(1)
+                markDirty(flags, 4096, 8 * index, 8)
+
+    for every in (1, 3, 7001, 1 << 40):
+        base = np.arange(1, 1_000_004, dtype=np.uint64)
+        data, flags = cuda.to_device(base), cuda.to_device(np.zeros(-(-base.size // 512), np.uint8))
+        changeSome[1024, 256](data, flags, np.uint64(every))
+        compared = np.zeros(flags.size, np.uint8)
+        references.compareSlices(data.copy_to_host(), base, 512, compared)
+        assert np.array_equal(flags.copy_to_host(), compared)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [1, 255, 257, 1_000_003])
 def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
@@ -88,6 +139,7 @@ def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
     changed[size // 2] ^= np.uint64(1)
     slices = 1000
     count = -(-size // slices)
+    some = rng.permutation(count)[: 1 + count // 2]
     calls = {
         "readSum": (data, np.array([3], np.uint64)),
         "copyElements": (np.zeros(size, np.uint64), data),
@@ -111,6 +163,8 @@ def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
         "fillPattern": (np.zeros(size, np.uint64), (1 << 64) - 5),
         "countMismatches": (data, 9, np.zeros(1, np.uint64)),
         "compareSlices": (changed, data, slices, np.zeros(count, np.uint8)),
+        "gatherSlices": (np.zeros(len(some) * slices, np.uint64), data, slices, some),
+        "scatterSlices": (data, np.arange(len(some) * slices, dtype=np.uint64), slices, some),
         "sliceDigests": (data, slices, np.zeros(count, np.uint64)),
     }
     assert calls.keys() == launch.KERNELS.keys()

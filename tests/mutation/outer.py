@@ -11,6 +11,10 @@ _SIZES = "muninn/config/sizes.py"
 _VERDICTS = "muninn/devices/topology/cache.py"
 _TOPOLOGY = "muninn/cli/topology.py"
 _BUILD = "hatch_build.py"
+_KERNELS = "muninn/kernels/device.py"
+_REFERENCES = "muninn/kernels/references.py"
+_FUNCTIONS = "muninn/kernels/functions.py"
+_SIMULATED = "test_kernels.py::test_theGpuCodeDoesWhatItsReferencesDoUnderTheSimulator"
 
 # fmt: off
 MUTANTS = [
@@ -45,6 +49,26 @@ MUTANTS = [
     Mutant("muninn/kernels/launch.py", "    numbacuda.requireCompiler()\n", "", "a numpy that is too new is named", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
     Mutant("muninn/kernels/numbacuda.py", "* (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)", "", "a later numba-cuda is believed", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
     Mutant("muninn/kernels/launch.py", "    except _libraryMissing() as error:\n        raise _typed(error) from error\n    return str(ptx)", "    except KeyError as error:\n        raise _typed(error) from error\n    return str(ptx)", "a library of the toolkit that is missing is named", "test_kernels.py::test_aLibraryOfTheToolkitThatIsMissingIsNamed"),
+    Mutant(_REFERENCES, "flags[first // elements + np.flatnonzero(found)] = 1", "flags[np.flatnonzero(found)] = 1", "slices of all parts are compared", "test_kernels.py::test_slicesAreComparedBeyondThePartsOfTheReference"),
+    Mutant(_REFERENCES, "base[first : first + part.size]", "base[: part.size]", "each part is compared with its own of the base", "test_kernels.py::test_slicesAreComparedBeyondThePartsOfTheReference"),
+    Mutant(_REFERENCES, "max(1, _PART // elements) * elements", "_PART", "a part has whole slices", "test_kernels.py::test_slicesAreComparedBeyondThePartsOfTheReference"),
+    Mutant(_REFERENCES, "    if begin < end:\n", "    if True:\n", "an empty range marks nothing", "test_kernels.py::test_markDirtyMarksTheSlicesThatARangeTouches"),
+    Mutant(_REFERENCES, "(end - 1) // int(sliceBytes) + 1] = 1", "end // int(sliceBytes) + 1] = 1", "the slice behind a range is not marked", "test_kernels.py::test_markDirtyMarksTheSlicesThatARangeTouches"),
+    Mutant(_REFERENCES, "(end - 1) // int(sliceBytes) + 1] = 1", "(end - 1) // int(sliceBytes)] = 1", "each slice that differs is marked", "test_kernels.py::test_trackedSlicesAreThoseThatDifferAndMaybeMore"),
+    Mutant(_REFERENCES, "max(int(offset), 0), int(offset)", "int(offset), int(offset)", "a range that begins before the window marks no other slice", "test_kernels.py::test_markDirtyMarksTheSlicesThatARangeTouches"),
+    Mutant(_REFERENCES, "min(elements, packedSize - packed, looseSize - loose)", "elements", "the last slice may be shorter", "test_kernels.py::test_slicesAreGatheredAndScatteredByTheirPositions"),
+    Mutant(_REFERENCES, "target[loose : loose + count] = source[packed : packed + count]", "target[packed : packed + count] = source[packed : packed + count]", "a slice goes back to its place", "test_kernels.py::test_trackedSlicesAreThoseThatDifferAndMaybeMore"),
+    Mutant(_KERNELS, "    size = np.uint64(sliceBytes)\n", "    size = sliceBytes\n", "no integer of a user becomes a float64", "test_kernels.py::test_usersKernelsMarkWhatTheyWriteOnEachKindOfGpu"),
+    Mutant(_KERNELS, "number < np.uint64(flags.size) and ", "", "a kernel marks nothing outside the flags", _SIMULATED),
+    Mutant(_KERNELS, "number * size < end:", "number * size <= end:", "a kernel does not mark the slice behind a range", _SIMULATED),
+    Mutant(_KERNELS, "np.uint64(max(np.int64(offset), np.int64(0)))", "np.uint64(np.int64(offset))", "a kernel marks the part of a range that is in the window", _SIMULATED),
+    Mutant(_KERNELS, "    if begin < end:\n", "    if True:\n", "an empty range marks nothing in a kernel", _SIMULATED),
+    Mutant(_KERNELS, "skipped = number % parts * _COPIED", "skipped = number % parts", "a slice of several parts is copied whole", _SIMULATED),
+    Mutant(_KERNELS, "min(packedSize - packed, looseSize - loose))", "packedSize - packed)", "a kernel copies no more than the last slice has", _SIMULATED),
+    Mutant(_KERNELS, "min(sliceElements - skipped, _COPIED)", "_COPIED", "a part ends with its slice", _SIMULATED),
+    Mutant(_KERNELS, "loose = positions[number // parts] *", "loose = number // parts *", "a kernel copies the slices at the positions", _SIMULATED),
+    Mutant(_FUNCTIONS, '"inline": "always"', '"inline": "never"', "the mark is written into the kernel", "test_kernels.py::test_usersKernelsMarkWhatTheyWriteOnEachKindOfGpu"),
+    Mutant(_FUNCTIONS, "        return self._reference.__name__\n", "        return repr(self)\n", "a kernel that marks is pickled", "test_kernels.py::test_aKernelThatCallsMarkDirtyIsPickled"),
     # --- sizes ------------------------------------------------------------------------
     Mutant(_SIZES, "if round(value) < 1 << 10:", "if value < 1 << 10:", "a byte less than 1M is 1M", "test_config.py::test_writesSizesAsItReadsThem"),
     Mutant(_SIZES, " or asBytes(text) == sizeBytes else", " or True else", "sizes that are compared are exact", "test_config.py::test_writesSizesAsItReadsThem"),

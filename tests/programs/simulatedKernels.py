@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import muninn
-from muninn.kernels import device, references
+from muninn.kernels import device, markDirty, references
 from muninn.kernels.words import tileOrder, wordLayout
 
 cuda, rng = device.cuda, np.random.default_rng(1)
@@ -58,4 +60,43 @@ for size, blocks in SHAPES:
         both("compareSlices", changed, data, slices, np.zeros(-(-size // slices), np.uint8))
         if size // slices < 8:
             both("sliceDigests", data, slices, np.zeros(-(-size // slices), np.uint64))
+        count = -(-size // slices)
+        positions = rng.permutation(count)[: max(1, 2 * count // 3)]
+        packed = rng.integers(0, 1 << 64, min(len(positions) * slices, size), np.uint64)
+        both("gatherSlices", np.zeros_like(packed), data, slices, positions)
+        both("scatterSlices", data, packed, slices, positions)
+
+# Slices that are more than one part for a block, the last of them a shorter one.
+large = rng.integers(0, 1 << 64, 7000, np.uint64)
+for positions in ([0, 2], [2, 1, 0], [1]):
+    packed = rng.integers(0, 1 << 64, 3000 * len(positions), np.uint64)
+    both("gatherSlices", packed, large, 3000, np.array(positions))
+    both("scatterSlices", large, packed, 3000, np.array(positions))
+
+
+# A user's kernels: one with the code for GPUs, one with the name that users import. Each
+# range has flags of its own.
+@cuda.jit
+def markAsOnAGpu(flags, sliceBytes, offsets, lengths):
+    for index in range(cuda.grid(1), offsets.size, cuda.gridsize(1)):
+        device.markDirty(flags[index], sliceBytes, offsets[index], lengths[index])
+
+
+@cuda.jit
+def markAsUsersDo(flags, sliceBytes, offsets, lengths):
+    for index in range(cuda.grid(1), offsets.size, cuda.gridsize(1)):
+        markDirty(flags[index], sliceBytes, offsets[index], lengths[index])
+
+
+offsets, lengths = np.array(
+    list(itertools.product((-30, -1, 0, 1, 15, 16, 47, 240), (-1, 0, 1, 16, 17, 90)))
+).T.copy()
+for sliceBytes in (1, 16, 24, 4096):
+    windows = np.zeros((offsets.size, 5), np.uint8)
+    for window, offset, length in zip(windows, offsets, lengths):
+        references.markDirty(window, sliceBytes, offset, length)
+    for kernel in (markAsOnAGpu, markAsUsersDo):
+        marked = np.zeros_like(windows)
+        kernel[2, 8](marked, sliceBytes, offsets, lengths)
+        assert np.array_equal(marked, windows), (kernel, sliceBytes)
 print("same")

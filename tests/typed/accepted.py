@@ -9,6 +9,7 @@ from typing import Any, assert_type
 import numpy as np
 
 import muninn
+from muninn.kernels import markDirty
 
 A = np.arange(3)
 
@@ -74,3 +75,4 @@ muninn.openBundle("name", access="readMostly")
 muninn.open("name", access="copyOnWrite")
 muninn.openBundle("name", "copyOnWrite")
 muninn.array("name", 3, access="copyOnWrite")
+assert_type(markDirty(np.zeros(9, np.uint8), 65536, offset=0, length=8), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 import muninn
+from muninn.kernels import markDirty
 
 A = np.arange(3)
 
@@ -37,6 +38,8 @@ muninn.open("name", access="copyonwrite")  # rejected
 muninn.share(A, access="copyOnWrite")  # rejected
 muninn.MuninnBuffer(4096, access="copyOnWrite")  # rejected
 muninn.shareBundle({"a": A}, access="copyOnWrite")  # rejected
+markDirty(A, "64K", 0, 8)  # rejected
+markDirty(A, 65536, 0)  # rejected
 # A keyword that is misspelt, or another function's.
 muninn.share(A, nmae="x")  # rejected
 muninn.share(A, lifetime_ms=5)  # rejected

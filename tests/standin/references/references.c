@@ -163,6 +163,63 @@ static int countMismatches(const Launch *launch, void *unused)
 	return 0;
 }
 
+/* The flags have bytes, so they are no `Array`. */
+static int compareSlices(const Launch *launch, void *unused)
+{
+	enum { ELEMENTS = 2 * ARRAY, FLAGS };
+	(void)unused;
+	Array scratch = array(launch, 0, 0), base = array(launch, ARRAY, 0);
+	uint64_t elements = value(launch, ELEMENTS), count = value(launch, FLAGS + COUNT);
+	unsigned char *flags = standinHostPointer(value(launch, FLAGS + DATA), count, 1);
+	if (!scratch.words || !base.words || !flags || !elements || base.count < scratch.count)
+		return LAUNCH_FAILED;
+	for (uint64_t i = 0; i < scratch.count; i++) {
+		if (scratch.words[i] == base.words[i])
+			continue;
+		if (i / elements >= count)
+			return LAUNCH_FAILED;
+		flags[i / elements] = 1;
+	}
+	return 0;
+}
+
+/* Slices that follow each other in one array, and lie at their positions in the other. */
+static int moveSlices(const Launch *launch, int packedAt, int looseAt)
+{
+	enum { ELEMENTS = 2 * ARRAY, POSITIONS };
+	Array packed = array(launch, packedAt, !packedAt), loose = array(launch, looseAt, !looseAt);
+	Array positions = array(launch, POSITIONS, 0);
+	uint64_t elements = value(launch, ELEMENTS);
+	if (!packed.words || !loose.words || !positions.words)
+		return LAUNCH_FAILED;
+	for (uint64_t j = 0; j < positions.count; j++) {
+		uint64_t from = j * elements, to = positions.words[j] * elements, count = elements;
+		if (from >= packed.count || to >= loose.count)
+			return LAUNCH_FAILED;
+		if (count > packed.count - from)
+			count = packed.count - from;
+		if (count > loose.count - to)
+			count = loose.count - to;
+		if (packedAt)
+			memcpy(loose.words + to, packed.words + from, count * sizeof(uint64_t));
+		else
+			memcpy(packed.words + from, loose.words + to, count * sizeof(uint64_t));
+	}
+	return 0;
+}
+
+static int gatherSlices(const Launch *launch, void *unused)
+{
+	(void)unused;
+	return moveSlices(launch, 0, ARRAY);
+}
+
+static int scatterSlices(const Launch *launch, void *unused)
+{
+	(void)unused;
+	return moveSlices(launch, ARRAY, 0);
+}
+
 void standinReferences(void)
 {
 	standinRegisterKernel("readSum", readSum, NULL);
@@ -171,4 +228,7 @@ void standinReferences(void)
 	standinRegisterKernel("packTransposed", packTransposed, NULL);
 	standinRegisterKernel("fillPattern", fillPattern, NULL);
 	standinRegisterKernel("countMismatches", countMismatches, NULL);
+	standinRegisterKernel("compareSlices", compareSlices, NULL);
+	standinRegisterKernel("gatherSlices", gatherSlices, NULL);
+	standinRegisterKernel("scatterSlices", scatterSlices, NULL);
 }
