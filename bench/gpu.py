@@ -29,6 +29,7 @@ from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
 from bench.loading import toVram
 from bench.pinning import pinning
+from bench.promotions import promoting
 from bench.routes import betweenGpus
 from bench.table import RESULTS, tableOf, write
 from bench.versions import attached, publishingInVram, swapped
@@ -357,6 +358,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "attach": attaching,
     "swaps": swapping,
     "routes": betweenGpus,
+    "promotion": promoting,
 }
 
 

@@ -29,9 +29,15 @@ static int isInRange(const char *row)
 		word(row, MNN_ROW_SIZE_OFFSET) <= bytes;
 }
 
+static int isWindow(const char *row)
+{
+	return (uint8_t)row[MNN_ROW_KIND_OFFSET] == MNN_ROW_KIND_WINDOW;
+}
+
 static int addToOneSum(const char *one, const char *other)
 {
-	return one[MNN_ROW_MODE_OFFSET] == other[MNN_ROW_MODE_OFFSET] &&
+	return isWindow(one) == isWindow(other) &&
+		one[MNN_ROW_MODE_OFFSET] == other[MNN_ROW_MODE_OFFSET] &&
 		memcmp(one + MNN_ROW_GPU_OFFSET, other + MNN_ROW_GPU_OFFSET, 2) == 0 &&
 		one[MNN_ROW_TENANT_LENGTH_OFFSET] == other[MNN_ROW_TENANT_LENGTH_OFFSET] &&
 		memcmp(one + MNN_ROW_TENANT_OFFSET, other + MNN_ROW_TENANT_OFFSET,

@@ -170,6 +170,9 @@ class HolderSilent(BrokerUnavailable): ...
 class TransferCancelled(MuninnError): ...
 
 
+class WritebackConflict(MuninnError): ...
+
+
 ERROR_OF_NUMBER: dict[int, type[MuninnError]] = {
     errorClass.number: errorClass
     for errorClass in tuple(globals().values())

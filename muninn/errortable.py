@@ -276,5 +276,12 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             "Start it again",
             "retry",
         ),
+        (
+            37,
+            "WritebackConflict",
+            "The buffer was written after the window was promoted",
+            "Promote the window again, and do the work on what is there now",
+            "caller",
+        ),
     )
 )

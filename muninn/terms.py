@@ -17,6 +17,8 @@ MAX_TENANT_BYTES = 63
 #: The name of an internal row (a lock) begins with this. No name of a user does,
 #: because control characters are refused.
 INTERNAL_PREFIX = "\x01"
+#: The name of the scratch memory of a promoted window begins with this.
+WINDOW_PREFIX = INTERNAL_PREFIX * 2 + "window:"
 
 
 class Mode(enum.StrEnum):

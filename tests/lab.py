@@ -33,7 +33,7 @@ from muninn.system import atomics
 from muninn.terms import Access, Lifetime, Mode
 
 PAGE = 4096
-LIMITS = Limits(1 << 40, 1 << 40, 1 << 40, 1 << 40)
+LIMITS = Limits(1 << 40, 1 << 40, 1 << 40, 1 << 40, 1 << 40, 1 << 40, 1 << 10)
 
 
 def describe(name: str = "a", **changes: object) -> RowDescription:

@@ -66,6 +66,7 @@ ORDER = [
     "devices.host.memory._closing",
     "devices.host.device._changing",
     "transfer.engine._changing",
+    "transfer.arena._changing",
     "transfer.handle._changed",
     "observe.counters._changing",
 ]

@@ -9,11 +9,20 @@ from lab import PAGE, Lab, describe, usage
 
 from muninn.broker.catalog import Catalog
 from muninn.broker.policy.limits import Limits
+from muninn.broker.policy.usage import Usage
 from muninn.control import layout
-from muninn.errors import BufferExists, QuotaExceeded
-from muninn.terms import Mode
+from muninn.errors import BufferExists, PromotionDenied, QuotaExceeded
+from muninn.terms import WINDOW_PREFIX, Mode
 
-_LIMITS = Limits(bigModeMaxBytes=1000, fastModeMaxBytes=500, pinnedHostQuota=600, vramQuota=300)
+_LIMITS = Limits(
+    bigModeMaxBytes=1000,
+    fastModeMaxBytes=500,
+    pinnedHostQuota=600,
+    vramQuota=300,
+    scratchOfGpu=200,
+    scratchOfTenant=100,
+    mostPromotions=2,
+)
 
 
 def test_aNameIsTakenOnce(lab: Lab) -> None:
@@ -72,7 +81,7 @@ def test_adoptsNamesAndBytesFromTheRows(lab: Lab) -> None:
     member.leases.take(dying, incarnation, 1000)
     directory.free(dying, incarnation)
     assert directory.rows.state(dying).state == layout.ROW_DYING
-    catalog = Catalog(lab.rows, Limits(3 * layout.PAGE_BYTES - 1, 0, 1 << 40, 0))
+    catalog = Catalog(lab.rows, Limits(3 * layout.PAGE_BYTES - 1, 0, 1 << 40, 0, 0, 0, 1))
     assert (catalog.find("alive"), catalog.find("dying")) == (alive, None)
     with pytest.raises(QuotaExceeded):
         catalog.quotas.admit("default", Mode.BIG, -1, layout.PAGE_BYTES, 0)
@@ -235,3 +244,28 @@ def test_theNextDeadlineFollowsWhatComesAndGoes(lab: Lab) -> None:
     catalog.forgetDeadline(1)
     catalog.remove(3)
     assert catalog.nextDeadline() == (30, 0)
+
+
+def test_windowsHaveBudgetsOfTheirOwn(lab: Lab) -> None:
+    """Scratch memory counts as VRAM too, and its sums come from the rows."""
+    catalog = Catalog(lab.rows, _LIMITS)
+
+    def window(tenant: str, sizeBytes: int, gpu: int = 0) -> Usage:
+        name = f"{WINDOW_PREFIX}{tenant}{sizeBytes}{gpu}"
+        return Usage(name, tenant, Mode.FAST, gpu, sizeBytes, 0)
+
+    assert window("a", 1).isWindow and not usage("a").isWindow
+    catalog.quotas.admitWindow(window("a", 100), 1)
+    catalog.add(1, window("a", 100))
+    for wanted, underWay, reason in (
+        (window("a", 1), 0, r"tenant 'a' on GPU 0: 100 B used \+ 1 B wanted > 100 B"),
+        (window("b", 101), 0, r"GPU 0: 100 B used \+ 101 B wanted > 200 B"),
+        (window("b", 1), 2, "2 windows are being promoted to GPU 0"),
+    ):
+        with pytest.raises(PromotionDenied, match=reason):
+            catalog.quotas.admitWindow(wanted, underWay)
+    catalog.quotas.admitWindow(window("b", 100), 1)
+    catalog.quotas.admitWindow(window("a", 100, gpu=1), 0)
+    assert catalog.quotas.used(0) == 100
+    catalog.remove(1)
+    catalog.quotas.admitWindow(window("a", 100), 0)

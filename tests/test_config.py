@@ -166,7 +166,7 @@ def test_refusesWhatIsNoSize(text: str) -> None:
         ("[server]\nlogLevel = ['debug']\n", ":2", "debug, info"),
         ("[devices]\nhostGpuBytes = 0\n", ":2", "between"),
         ("[server]\nudsPerm = '0700'\n", ":2", "0700, always"),
-        ("[promotion]\nperGpuScratchBytes = '8G'\n", ":2", "not yet in this version"),
+        ("[memory]\nnvmeEnabled = true\n", ":2", "not yet in this version"),
         ("[control]\ndomain = 'a b'\n", ":2", "domain"),
         ("[devices]\ndevice = 'tpu'\n", ":2", "auto, host, cuda"),
         ("[security]\nhandleBytes = 32\n", ":2", "handleBytes"),

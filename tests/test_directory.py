@@ -321,7 +321,7 @@ def test_nothingOfAReclaimedRowCountsOrStaysOpen(lab: Lab) -> None:
 def test_aSizeThatNoQuotaAllowsIsNotGranted(lab: Lab) -> None:
     """Broken: `grant` did not ask the catalog."""
     directory, member = lab.directory(1), lab.member()
-    directory.catalog.quotas._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0)
+    directory.catalog.quotas._limits = Limits(layout.PAGE_BYTES, 0, layout.PAGE_BYTES, 0, 0, 0, 1)
     lab.make(directory, member, "fits")
     with pytest.raises(QuotaExceeded):
         directory.grant(member.key, usage("more"), 0)

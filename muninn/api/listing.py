@@ -37,6 +37,7 @@ _KINDS = {
     layout.ROW_KIND_ARRAY: "array",
     layout.ROW_KIND_BUNDLE: "bundle",
     layout.ROW_KIND_LOCK: "lock",
+    layout.ROW_KIND_WINDOW: "window",
 }
 #: A part is listed with its bundle.
 _UNLISTED = (layout.ROW_KIND_LOCK, layout.ROW_KIND_PART)

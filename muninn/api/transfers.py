@@ -46,10 +46,10 @@ class Copy(NamedTuple, Generic[Result]):
     work: Callable[[], Result]
 
     def run(self) -> Result:
-        return _engineOf(self.openBuffer).run(self.transfer, self.work)
+        return engineFor(self.openBuffer).run(self.transfer, self.work)
 
     def start(self) -> Transfer[Result]:
-        engine, transfer, work = _engineOf(self.openBuffer), self.transfer, self.work
+        engine, transfer, work = engineFor(self.openBuffer), self.transfer, self.work
         threads.start(lambda: engine.runAside(transfer, work), "muninn-transfer")
         return transfer
 
@@ -87,7 +87,7 @@ def copyTo(
         def fill(memory: Memory) -> None:
             into = memory.address
             del memory  # an error keeps this frame, and not the memory
-            source, engine = _windowOf(openBuffer, transfer.check), _engineOf(openBuffer)
+            source, engine = windowOf(openBuffer, transfer.check), engineFor(openBuffer)
             with (
                 engine.way(transfer, source, target, asked) as way,
                 Sending(openBuffer, transfer.secondsLeft, transfer.checkCancelled),
@@ -117,12 +117,12 @@ def copyFrom(
         raise TypeError(f"{caller}: the source must be a buffer, not {type(source).__name__}")
     into, out = buffer._checked(), source._checked()
     _requireAlike(buffer, source, into, out)
-    target = _placeOf(into)
+    target = placeOf(into)
     transfer = _transferOf(caller, out, target, timeout, progress)
 
     def work() -> int:
-        engine = _engineOf(into)
-        sent, received = (_windowOf(each, transfer.check) for each in (out, into))
+        engine = engineFor(into)
+        sent, received = (windowOf(each, transfer.check) for each in (out, into))
         with engine.way(transfer, sent, target, asked) as way:
             accesses = (
                 Sending(out, transfer.secondsLeft, transfer.checkCancelled),
@@ -184,7 +184,7 @@ def _transferOf(
     if progress is not None:
         requireCallable(f"{caller}: progress", progress)
     return Transfer(
-        _placeOf(source),
+        placeOf(source),
         target,
         source.description.sizeBytes,
         timeoutOf(caller, timeout),
@@ -192,7 +192,7 @@ def _transferOf(
     )
 
 
-def _engineOf(openBuffer: OpenBuffer) -> Engine:
+def engineFor(openBuffer: OpenBuffer) -> Engine:
     # Most processes copy nothing, and the engine and what it needs take a while.
     refuseImports("this process has copied nothing between GPUs yet")
     from muninn.transfer.engines import engineOf
@@ -200,18 +200,18 @@ def _engineOf(openBuffer: OpenBuffer) -> Engine:
     return engineOf(openBuffer.context)
 
 
-def _placeOf(openBuffer: OpenBuffer) -> Place:
+def placeOf(openBuffer: OpenBuffer) -> Place:
     gpu = openBuffer.memory.gpu
     return Place(Tier.HOST) if gpu is None else Place(Tier.VRAM, gpu)
 
 
-def _windowOf(openBuffer: OpenBuffer, look: Callable[[], object]) -> Window:
+def windowOf(openBuffer: OpenBuffer, look: Callable[[], object]) -> Window:
     """All bytes of a buffer. Host memory is mapped for the GPUs, which pins it; `look` is
     called between two pieces, and raises to end that.
     """
     memory = openBuffer.memory
     memory.device = device = deviceOf(openBuffer.context)
-    place, sizeBytes = _placeOf(openBuffer), openBuffer.description.sizeBytes
+    place, sizeBytes = placeOf(openBuffer), openBuffer.description.sizeBytes
 
     def pinned(_: int) -> None:
         look()

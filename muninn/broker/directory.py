@@ -131,13 +131,14 @@ class Directory:
             self.catalog.forgetName(other)
             other = None
         if other is not None:
-            again = self.holders.grantedBefore(member, other)
-            if again is None:
+            if (again := self.holders.grantedBefore(member, other)) is None:
                 raise self.holders.nameTaken(usage.name, other)
             return other, again
         # The lifetime begins with the commit: a row that no process can open yet must
         # not be freed.
         usage = usage._replace(deadlineMs=0)
+        if usage.isWindow:
+            self.catalog.quotas.admitWindow(usage, self._halfMade.windows(usage.gpu))
         self.catalog.quotas.admit(
             usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes
         )

@@ -18,7 +18,7 @@ from muninn.control import layout
 from muninn.control.rows import RowTable
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.storage.paths import Paths
-from muninn.terms import asMode
+from muninn.terms import WINDOW_PREFIX, asMode
 
 #: The fields of a `create` record. A record without one of them is of another version,
 #: and is ignored.
@@ -91,6 +91,13 @@ class HalfMade:
     def forget(self, row: int) -> None:
         """The row is not CREATING any more."""
         self._records.pop(row, None)
+
+    def windows(self, gpu: int) -> int:
+        """How many windows are being promoted to a GPU."""
+        return sum(
+            record["gpu"] == gpu and record["name"].startswith(WINDOW_PREFIX)
+            for record in self._records.values()
+        )
 
     def records(self) -> list[Record]:
         return list(self._records.values())

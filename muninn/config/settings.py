@@ -47,6 +47,11 @@ class Tenancy(NamedTuple):
 
 class Promotion(NamedTuple):
     defaultPolicy: str
+    enablePromotion: bool
+    defaultSliceBytes: int
+    perGpuScratchBytes: int
+    perTenantScratchBytes: int
+    maxConcurrentPromotions: int
 
 
 class Topology(NamedTuple):
@@ -163,7 +168,14 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "defaultPinnedHostQuota": _size(0),
         "defaultVramQuota": _size(0),
     },
-    "promotion": {"defaultPolicy": _word("readOnly", "readMostly", "readWrite")},
+    "promotion": {
+        "defaultPolicy": _word("readOnly", "readMostly", "readWrite"),
+        "enablePromotion": _flag,
+        "defaultSliceBytes": _size(4096),
+        "perGpuScratchBytes": _size(0),
+        "perTenantScratchBytes": _size(0),
+        "maxConcurrentPromotions": _count(1, 1024),
+    },
     "topology": {
         "enablePeerProbing": _flag,
         "preferP2P": _flag,
@@ -208,10 +220,6 @@ _NOT_HERE = {
     **dict.fromkeys(
         ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"),
         "NVMe spill is not yet in this version",
-    ),
-    **dict.fromkeys(
-        ("enablePromotion", "defaultSliceBytes", "perGpuScratchBytes", "maxConcurrentPromotions"),
-        "promotion is not yet in this version",
     ),
 }
 

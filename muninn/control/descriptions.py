@@ -19,7 +19,7 @@ _DESCRIPTION = struct.Struct(
     f"<QQQQQIBBBBhBBBBBB{layout.MAX_NDIM}Q{layout.MAX_DTYPE_BYTES}s{layout.MAX_TENANT_BYTES}s{layout.MAX_NAME_BYTES}sQQ"
 )
 #: Positions in an unpacked description.
-_MODE, _GPU, _TENANT_LENGTH, _TENANT = 6, 10, 14, 26
+_MODE, _KIND, _GPU, _TENANT_LENGTH, _TENANT = 6, 9, 10, 14, 26
 DESCRIPTION_OFFSET = layout.ROW_SIZE_OFFSET
 assert DESCRIPTION_OFFSET + _DESCRIPTION.size == layout.ROW_HEAD_OFFSET + 8
 
@@ -177,6 +177,8 @@ class Taken(NamedTuple):
     gpu: int
     sizeBytes: int
     deadlineMs: int
+    #: Whether it is the scratch memory of a promoted window.
+    isWindow: bool = False
 
     @staticmethod
     def unpacked(raw: bytes) -> Taken:
@@ -185,4 +187,5 @@ class Taken(NamedTuple):
         """
         values = _DESCRIPTION.unpack(raw)
         tenant = bytes(values[_TENANT][: values[_TENANT_LENGTH]]).decode(errors="replace")
-        return Taken(MODES[values[_MODE]], tenant, values[_GPU], values[1], values[3])
+        isWindow = values[_KIND] == layout.ROW_KIND_WINDOW
+        return Taken(MODES[values[_MODE]], tenant, values[_GPU], values[1], values[3], isWindow)

@@ -64,7 +64,7 @@ from muninn.system.pages import PAGE_BYTES
 MAGIC = b"MUNINN\x00\x01"
 #: Raised when a process of the old version could misread anything in the block; members
 #: of different versions refuse each other by MNN-0019.
-VERSION = 7
+VERSION = 8
 CACHE_LINE_BYTES = 64
 
 # --- header --------------------------------------------------------------------------
@@ -295,7 +295,7 @@ ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 #: A newer version has the name: the holders use the buffer, and no process opens it.
 ROW_REPLACED = 6
-ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK, ROW_KIND_PART = 0, 1, 2, 3
+ROW_KIND_ARRAY, ROW_KIND_BUNDLE, ROW_KIND_LOCK, ROW_KIND_PART, ROW_KIND_WINDOW = 0, 1, 2, 3, 4
 ROW_FLAG_LAZY, ROW_FLAG_PARTS = 1, 2
 #: A ticket promises that work will be over. The ticket of a signal is PENDING, and then
 #: DONE; it is POISONED if its member died before. The ticket of a write access is

@@ -28,7 +28,7 @@ _companying = Guard()
 class Companion(Protocol):
     """An object of a layer above that belongs to a membership's device."""
 
-    def trim(self) -> None:
+    def trim(self) -> object:
         """Give back what was idle for long. Called by the background thread."""
 
     def close(self) -> None:

@@ -178,10 +178,13 @@ class BrokerRole:
 
 def limitsOf(settings: Settings) -> Limits:
     """The limits that a broker with these settings sets to creations."""
-    memory, tenancy = settings.memory, settings.tenancy
+    memory, tenancy, promotion = settings.memory, settings.tenancy, settings.promotion
     return Limits(
         memory.bigModeMaxBytes,
         memory.fastModeMaxBytes,
         tenancy.defaultPinnedHostQuota,
         tenancy.defaultVramQuota,
+        promotion.perGpuScratchBytes,
+        promotion.perTenantScratchBytes,
+        promotion.maxConcurrentPromotions,
     )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from muninn.control import layout
 from muninn.control.descriptions import Head
 from muninn.system.pages import pagesUp
-from muninn.terms import INTERNAL_PREFIX, Access, Lifetime, Mode, Reserve
+from muninn.terms import INTERNAL_PREFIX, WINDOW_PREFIX, Access, Lifetime, Mode, Reserve
 
 
 class LentMemory(NamedTuple):
@@ -98,6 +98,16 @@ def partSpec(wanted: BufferSpec, gpu: int, sizeBytes: int) -> BufferSpec:
         deadlineMs=0,
         grantedAs="",
         parts=(),
+    )
+
+
+def windowSpec(wanted: BufferSpec, name: str) -> BufferSpec:
+    """The spec of the scratch memory of a promoted window: it ends with its last user."""
+    return wanted._replace(
+        name=WINDOW_PREFIX + name,
+        kind=layout.ROW_KIND_WINDOW,
+        lifetime=Lifetime.LAST_CLOSE,
+        isOverwritten=True,
     )
 
 

@@ -13,7 +13,7 @@ from muninn.broker.policy.limits import Limits
 from muninn.broker.policy.usage import Usage
 from muninn.config.sizes import exactly
 from muninn.control.descriptions import Taken
-from muninn.errors import QuotaExceeded
+from muninn.errors import PromotionDenied, QuotaExceeded
 from muninn.terms import Mode
 
 
@@ -30,6 +30,34 @@ class Quotas:
         self._sums[taken.mode, taken.tenant] += sizeBytes
         if taken.mode is Mode.FAST:
             self._sums[taken.gpu,] += sizeBytes
+        if taken.isWindow:
+            self._sums["window", taken.gpu] += sizeBytes
+            self._sums["window", taken.gpu, taken.tenant] += sizeBytes
+
+    def admitWindow(self, wanted: Usage, underWay: int) -> None:
+        """Whether a window may be promoted now; `PromotionDenied` names the limit that
+        forbids it. `underWay` windows are being copied to that GPU.
+        """
+        limits, gpu, tenant, sizeBytes = self._limits, wanted.gpu, wanted.tenant, wanted.sizeBytes
+        if underWay >= limits.mostPromotions:
+            raise PromotionDenied(
+                f"{underWay} windows are being promoted to GPU {gpu} "
+                "(promotion.maxConcurrentPromotions)"
+            )
+        for what, used, limit, key in (
+            (f"scratch of GPU {gpu}", self._sums["window", gpu], limits.scratchOfGpu, "perGpu"),
+            (
+                f"scratch of tenant {tenant!r} on GPU {gpu}",
+                self._sums["window", gpu, tenant],
+                limits.scratchOfTenant,
+                "perTenant",
+            ),
+        ):
+            if used + sizeBytes > limit:
+                raise PromotionDenied(
+                    f"{what}: {exactly(used)} used + {exactly(sizeBytes)} wanted > "
+                    f"{exactly(limit)} allowed (promotion.{key}ScratchBytes)"
+                )
 
     def admit(
         self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muninn.control.descriptions import RowDescription
-from muninn.terms import Mode
+from muninn.terms import WINDOW_PREFIX, Mode
 
 
 class Usage(NamedTuple):
@@ -17,6 +17,13 @@ class Usage(NamedTuple):
     gpu: int
     sizeBytes: int
     deadlineMs: int
+
+    @property
+    def isWindow(self) -> bool:
+        """Whether it is the scratch memory of a promoted window, which has a budget of its
+        own too.
+        """
+        return self.name.startswith(WINDOW_PREFIX)
 
 
 def usageOf(description: RowDescription) -> Usage:

@@ -133,6 +133,20 @@ class Copies:
                 if not isMoved or not left:
                     raise
 
+    def batch(
+        self, stream: CudaStream, copies: Sequence[tuple[int, int, int]], keepAlive: object
+    ) -> None:
+        """Copy each (target, source, bytes), with one submission to the stream."""
+
+        def calls(handle: int) -> None:
+            for target, source, sizeBytes in copies:
+                _inParts(target, source, self._seams.parts(target, source, sizeBytes), handle)
+
+        try:
+            self._whileSeamsMove(lambda: stream.submitCalls(calls, keepAlive))
+        except DriverError as error:
+            raise typed(error, f"{len(copies)} ranges can not be copied") from error
+
     def now(self, copies: Sequence[tuple[int, int, int]], gpu: int) -> None:
         """Copy each (target, source, bytes), and return when all are done. The caller has
         entered the GPU's context, and frees no memory before the return, not even if

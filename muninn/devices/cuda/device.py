@@ -312,6 +312,11 @@ class CudaDevice(Device):
         if sizeBytes:
             self._copies.across(chosen, target, targetGpu, source, sizeBytes, keepAlive)
 
+    def copyBatch(
+        self, copies: Sequence[tuple[int, int, int]], stream: object, keepAlive: object = None
+    ) -> None:
+        self._copies.batch(self._streams.find(stream), copies, keepAlive)
+
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
         with self._working(gpu, f"{sizeBytes} bytes can not be copied"):
             self._copies.now([(target, source, sizeBytes)], gpu)

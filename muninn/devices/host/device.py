@@ -251,6 +251,17 @@ class HostDevice(Device):
 
         self._stream(stream, sourceGpu).submit(work)
 
+    def copyBatch(
+        self, copies: Sequence[tuple[int, int, int]], stream: object, keepAlive: object = None
+    ) -> None:
+        given = tuple(copies)
+
+        def work(held: object = keepAlive) -> None:
+            for target, source, sizeBytes in given:
+                atomics.copy(target, source, sizeBytes)
+
+        self._stream(stream).submit(work)
+
     def lend(self, address: int, sizeBytes: int, owner: object) -> Allocation:
         # The address is in the memory of a real GPU, where the CPU would fault.
         raise DeviceUnavailable(

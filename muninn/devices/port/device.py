@@ -280,6 +280,14 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def copyBatch(
+        self, copies: Sequence[tuple[int, int, int]], stream: object, keepAlive: object = None
+    ) -> None:
+        """Copy each (target, source, bytes) in a stream, in any order among them. All are
+        memory of the stream's GPU, or registered.
+        """
+
+    @abstractmethod
     def copyNow(self, target: int, source: int, sizeBytes: int, gpu: int) -> None:
         """Copy, and return when the copy is done. It does not wait for any stream, and
         no stream waits for it.

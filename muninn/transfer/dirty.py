@@ -1,0 +1,37 @@
+"""Dirty slices: which parts of a window were written, and the copies that bring them
+back.
+
+A flag is a byte for each slice, 1 once any of its bytes may have been written. Kernels
+and the host set flags, or a comparison does. Neighbouring slices are copied as one
+range. Plain values; the flags are private to the process that promoted the window.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Flags = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class Range(NamedTuple):
+    """Bytes of a window."""
+
+    offset: int
+    sizeBytes: int
+
+
+def rangesOf(flags: Flags, sliceBytes: int, windowBytes: int) -> list[Range]:
+    """The ranges that are dirty, in their order; no two of them touch."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags != 0, [0])).astype(np.int8)))
+    return [
+        Range(begin * sliceBytes, min(end * sliceBytes, windowBytes) - begin * sliceBytes)
+        for begin, end in edges.reshape(-1, 2).tolist()
+    ]
+
+
+def mark(flags: Flags, sliceBytes: int, offset: int, sizeBytes: int) -> None:
+    """Mark the slices that a range touches."""
+    if sizeBytes:
+        flags[offset // sliceBytes : -(-(offset + sizeBytes) // sliceBytes)] = 1

@@ -1,0 +1,435 @@
+"""Promotion: a window in scratch memory is the buffer's bytes, what is written there comes
+back once and whole, and budgets hold across processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import muninn
+from muninn.errors import (
+    BufferFreed,
+    DeviceUnavailable,
+    InvalidArgument,
+    PermissionDenied,
+    PromotionDenied,
+    WritebackConflict,
+    WriterDied,
+)
+from muninn.session import membership
+from muninn.transfer import arena as arenas
+from muninn.transfer import dirty
+from muninn.transfer.arena import arenaOf
+from support import Actor, ActorError, eventually
+
+Start = Callable[..., Actor]
+SLICE = 4096
+ELEMENTS = 50_000  # no multiple of a slice
+
+
+@pytest.fixture(autouse=True)
+def _emulated(monkeypatch: pytest.MonkeyPatch, domain: str) -> None:
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "2")
+    monkeypatch.setenv("MUNINN_DEFAULT_SLICE_BYTES", str(SLICE))
+
+
+def content() -> np.ndarray[Any, Any]:
+    return np.arange(ELEMENTS, dtype=np.uint32)
+
+
+@pytest.fixture(params=["bigMode", "fastMode"])
+def buffer(request: pytest.FixtureRequest) -> muninn.MuninnBuffer:
+    return muninn.share(content(), "a", mode=request.param, access="readWrite")
+
+
+def windows() -> list[str]:
+    return [each["name"] for each in muninn.listBuffers() if each["kind"] == "window"]
+
+
+def dropIdle() -> None:
+    arenaOf(membership.current().openBuffers.context).trim(0.0)
+    gc.collect()
+
+
+# --- dirty ranges --------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 5 * SLICE),
+    st.lists(st.tuples(st.integers(0, 5 * SLICE), st.integers(0, 2 * SLICE)), max_size=6),
+)
+def test_rangesCoverWhatWasMarkedAndNoMoreThanItsSlices(
+    windowBytes: int, writes: list[tuple[int, int]]
+) -> None:
+    flags = np.zeros(-(-windowBytes // SLICE), np.uint8)
+    written = np.zeros(windowBytes, bool)
+    for offset, sizeBytes in writes:
+        begin, end = min(offset, windowBytes), min(offset + sizeBytes, windowBytes)
+        dirty.mark(flags, SLICE, begin, end - begin)
+        written[begin:end] = True
+    covered = np.zeros(windowBytes, bool)
+    ranges = dirty.rangesOf(flags, SLICE, windowBytes)
+    for begin, sizeBytes in ranges:
+        assert sizeBytes > 0 and not covered[begin : begin + sizeBytes].any()
+        covered[begin : begin + sizeBytes] = True
+    assert (covered | ~written).all()
+    slices = np.pad(written, (0, -windowBytes % SLICE)).reshape(-1, SLICE).any(axis=1)
+    assert (covered == slices.repeat(SLICE)[:windowBytes]).all()
+    ends = [begin + sizeBytes for begin, sizeBytes in ranges]
+    assert all(begin > end for end, (begin, _) in zip(ends, ranges[1:], strict=False)), "joined"
+
+
+# --- the window ------------------------------------------------------------------------
+
+
+def test_aWindowIsTheBytesOfTheBuffer(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(4 * 100, 4 * 5000, 1) as scratch:
+        assert (scratch.gpu, scratch.nbytes, scratch.shape) == (1, 20_000, (5000,))
+        assert np.array_equal(scratch.deviceArray(), content()[100:5100])
+        assert scratch.transfer is not None and scratch.transfer.sizeBytes == 20_000
+        assert scratch.address == int(scratch) > 0
+
+
+def test_aWindowThatCutsAnElementIsBytes(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(3, 9) as scratch:
+        assert scratch.array.dtype == np.uint8
+        assert scratch.array.tobytes() == content().tobytes()[3:12]
+    with buffer.promote() as scratch:
+        assert scratch.shape == buffer.shape
+
+
+def test_scratchMemoryEndsWithItsBlock(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote() as scratch:
+        pass
+    for use in (
+        lambda: scratch.address,
+        lambda: scratch.array,
+        lambda: scratch.writeback(),
+        scratch.deviceArray,
+        scratch.__enter__,
+    ):
+        with pytest.raises(BufferFreed, match="not promoted any more"):
+            use()
+    scratch.close()
+
+
+@pytest.mark.parametrize("window", [(-1, 4), (0, 0), (0, 1 << 40), (ELEMENTS * 4, 1), (1, -1)])
+def test_aRangeThatIsNoWindowIsRefused(
+    buffer: muninn.MuninnBuffer, window: tuple[int, int]
+) -> None:
+    with pytest.raises(InvalidArgument, match="no window"):
+        buffer.promote(*window)
+
+
+def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
+    with pytest.raises(DeviceUnavailable):
+        buffer.promote(targetGpu=7)
+    with pytest.raises(TypeError):
+        buffer.promote("0")  # type: ignore[arg-type]
+    for sliceBytes in (0, 1000, 4097, "64K"):
+        with pytest.raises(InvalidArgument, match="sliceBytes"):
+            buffer.promote(sliceBytes=sliceBytes)  # type: ignore[arg-type]
+    assert not windows()
+
+
+# --- writeback ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_whatIsWrittenComesBackAtTheEnd(buffer: muninn.MuninnBuffer, track: bool) -> None:
+    expected = content()
+    with buffer.promote(4 * 1000, 4 * 40_000, 1, track=track) as scratch:
+        array = scratch.array
+        for at in (0, 5000, 39_999):
+            array[at] = expected[1000 + at] = 7
+            if track:
+                scratch.markDirty(4 * at, 4)
+        assert scratch.dirtyBytes() <= 3 * SLICE
+    assert np.array_equal(buffer.read(), expected) and buffer.generation == 2
+
+
+def test_flagsOfKernelsCount(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(track=True) as scratch:
+        scratch.array[3 * SLICE // 4] = 1
+        scratch.dirtyFlags[3] = 1
+        assert scratch.dirtyBytes() == SLICE
+    assert buffer.read()[3 * SLICE // 4] == 1
+    with buffer.promote() as scratch, pytest.raises(InvalidArgument, match="track=True"):
+        _ = scratch.dirtyFlags
+
+
+def test_nothingIsPublishedIfNothingWasWritten(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote() as scratch:
+        assert scratch.dirtyBytes() == 0
+        assert scratch.writeback() == 0
+    assert buffer.generation == 0
+
+
+def test_anExceptionWritesNothingBack(buffer: muninn.MuninnBuffer) -> None:
+    with pytest.raises(ValueError, match="no"), buffer.promote() as scratch:
+        scratch.array[0] = 9
+        raise ValueError("no")
+    assert buffer.read()[0] == 0 and buffer.generation == 0
+
+
+def test_writebackInTheMiddleAndAgain(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote() as scratch:
+        for value in (5, 6):
+            scratch.array[0] = value
+            generation = scratch.writeback()
+            assert buffer.read()[0] == value and buffer.generation == generation
+        assert scratch.writeback() == generation
+    assert buffer.generation == generation
+
+
+def test_aWindowIsWrittenBackByItsAddress(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(4000, 8000, 1) as scratch:
+        scratch.array[:] = 7
+        for wrong in ((4000, 4, 0, scratch), (4000, 4, 1, scratch.address + 1), (0, 4, 1, "x")):
+            with pytest.raises(InvalidArgument):
+                buffer.writeback(*wrong)
+        with pytest.raises(InvalidArgument, match="not in a window"):
+            buffer.writeback(0, 4, 1, scratch)
+        other = muninn.share(content(), "b")
+        with pytest.raises(InvalidArgument, match="'b'"):
+            other.writeback(4000, 4, 1, scratch)
+        assert buffer.writeback(4000, 8000, 1, scratch.address) == 2
+        assert (buffer.read()[1000:3000] == 7).all()
+        address = scratch.address
+    with pytest.raises(BufferFreed, match="promoted"):
+        buffer.writeback(4000, 8000, 1, scratch)
+    with pytest.raises(InvalidArgument, match="promoted"):
+        buffer.writeback(4000, 8000, 1, address)
+
+
+def test_tasksGoOnWhileAWindowIsPromoted(buffer: muninn.MuninnBuffer) -> None:
+    async def work() -> list[int]:
+        first, second = await asyncio.gather(buffer.promoteAsync(), buffer.promoteAsync(0, 400))
+        with first, second:
+            return [first.nbytes, second.nbytes]
+
+    assert asyncio.run(work()) == [buffer.nbytes, 400]
+
+
+def test_aBufferThatWasWrittenMeanwhileIsNotOverwritten(buffer: muninn.MuninnBuffer) -> None:
+    with pytest.raises(WritebackConflict, match="'a'"), buffer.promote() as scratch:
+        scratch.array[0] = 9
+        with buffer.write() as view:
+            if buffer.mode == "bigMode":
+                view[0] = 55
+    assert buffer.read()[0] == (55 if buffer.mode == "bigMode" else 0)
+    with buffer.promote() as scratch:
+        scratch.array[0] = 9
+    assert buffer.read()[0] == 9, "after a conflict all goes on"
+
+
+def test_policiesDecideWhatComesBack() -> None:
+    mostly = muninn.share(content(), "m", access="readMostly")
+    with mostly.promote() as scratch:
+        scratch.array[0] = 9
+    assert mostly.read()[0] == 0, "readMostly comes back on request"
+    with mostly.promote() as scratch:
+        scratch.array[0] = 9
+        scratch.writeback()
+    assert mostly.read()[0] == 9
+    reader = muninn.open("m")
+    with reader.promote() as scratch, pytest.raises(PermissionDenied):
+        scratch.array[0] = 8
+        scratch.writeback()
+
+
+def test_aWriterThatIsKilledInAWritebackIsNoticed(
+    buffer: muninn.MuninnBuffer, actor: Start
+) -> None:
+    other = actor(
+        "b = muninn.open('a', 'readWrite'); s = b.promote(); s.__enter__(); s.array[:] = 9\n"
+        "from muninn.session import gpus, membership\n"
+        "d = gpus.deviceOf(membership.current()); real = d.copyBatch\n"
+        "import os, signal\n"
+        "def half(copies, *rest): real(copies[:1], *rest); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "d.copyBatch = half"
+    )
+    with pytest.raises(AssertionError, match="ended with status -9"):
+        other.do("s.writeback()")
+    with pytest.raises(WriterDied):
+        buffer.read(timeout=30)
+    with buffer.write() as view:
+        if buffer.mode == "bigMode":
+            view[:] = content()
+    eventually(lambda: not windows(), "the scratch memory of the dead process is given back")
+
+
+# --- sharing -----------------------------------------------------------------------------
+
+
+def test_processesShareTheWindowOfAReadOnlyBuffer(actor: Start) -> None:
+    shared = muninn.share(content(), "r", access="readOnly")
+    first = actor("b = muninn.open('r'); s = b.promote(0, 40000, 1); s.__enter__()")
+    second = actor("b = muninn.open('r'); s = b.promote(0, 40000, 1); s.__enter__()")
+    assert len(windows()) == 1
+    assert first.do("s.isShared, s.array.flags.writeable") == [True, False]
+    with shared.promote(0, 40000, 1) as scratch:
+        assert scratch.isShared and len(windows()) == 1
+        with pytest.raises(PermissionDenied):
+            scratch.markDirty()
+        first.kill()
+        assert second.do("int(s.array.sum())") == int(content()[:10_000].sum())
+        assert np.array_equal(scratch.array, content()[:10_000])
+    with shared.promote(0, 40000, 0) as scratch:
+        assert len(windows()) == 2, "another GPU is another window"
+    assert second.do("s.close()") is None
+    eventually(lambda: not windows(), "it goes with its last user")
+
+
+def test_oneProcessPromotesAndTheOthersWait(actor: Start) -> None:
+    muninn.share(np.zeros(8 << 20, np.uint8), "r", access="readOnly")
+    many = [actor("b = muninn.open('r')") for _ in range(4)]
+    threads = [
+        threading.Thread(target=each.do, args=("s = b.promote(0, 8 << 20, 0, timeout=60)",))
+        for each in many
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(windows()) == 1
+    assert all(each.do("s.nbytes") == 8 << 20 for each in many)
+
+
+# --- budgets -----------------------------------------------------------------------------
+
+
+def test_theBudgetOfAGpuHoldsAcrossProcesses(actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "1M")
+    shared = muninn.share(np.zeros(1 << 20, np.uint8), "r", access="readOnly")
+    other = actor("b = muninn.open('r'); s = b.promote(0, 700_000, 1); s.__enter__()")
+    with pytest.raises(PromotionDenied, match=r"GPU 1: .* used \+ .* wanted > 1M allowed"):
+        shared.promote(0, 400_000, 1, timeout=0.05)
+    with shared.promote(0, 400_000, 0), shared.promote(0, 200_000, 1):
+        pass
+    closing = threading.Timer(0.3, lambda: other.do("s.close()"))
+    closing.start()
+    with shared.promote(0, 400_000, 1, timeout=30):
+        closing.join()
+
+
+def test_theBudgetOfATenantIsItsOwn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_TENANT_SCRATCH_BYTES", "1M")
+    mine, yours = (
+        muninn.share(np.zeros(1 << 20, np.uint8), access="readOnly", tenant=tenant)
+        for tenant in ("mine", "yours")
+    )
+    with mine.promote(0, 700_000):
+        with pytest.raises(PromotionDenied, match="tenant 'mine'"):
+            mine.promote(0, 600_000, timeout=0)
+        with yours.promote(0, 600_000):
+            pass
+
+
+def test_soManyWindowsAreUnderWay(actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_MAX_CONCURRENT_PROMOTIONS", "1")
+    shared = muninn.share(np.zeros(1 << 20, np.uint8), "r", access="readOnly")
+    other = actor(
+        "b = muninn.open('r')\n"
+        "import threading; from muninn.transfer import engine\n"
+        "at, go = threading.Event(), threading.Event()\n"
+        "send = engine.Engine.send\n"
+        "def waits(*given): at.set(); go.wait(30); send(*given)\n"
+        "engine.Engine.send = waits\n"
+        "t = threading.Thread(target=lambda: b.promote(0, 5000, 1)); t.start(); at.wait(30)"
+    )
+    with pytest.raises(PromotionDenied, match="1 windows are being promoted to GPU 1"):
+        shared.promote(0, 6000, 1, timeout=0.05)
+    with shared.promote(0, 6000, 0, timeout=5):
+        pass
+    other.do("go.set(), t.join()")
+    with shared.promote(0, 6000, 1, timeout=5):
+        pass
+
+
+def test_promotionCanBeTurnedOff(actor: Start) -> None:
+    muninn.share(content(), "a")
+    other = actor("b = muninn.open('a')", MUNINN_ENABLE_PROMOTION="false")
+    with pytest.raises(ActorError, match="MNN-0006"):
+        other.do("b.promote()")
+
+
+# --- the arena ---------------------------------------------------------------------------
+
+
+def test_scratchMemoryIsUsedAgainAndGivenBackWhenIdle(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with buffer.promote() as scratch:
+        first = scratch.address
+        (name,) = windows()
+    with buffer.promote(0, 160_000) as scratch:
+        assert scratch.address == first and windows() == [name]
+        assert np.array_equal(scratch.array, content()[:40_000])
+    with buffer.promote(targetGpu=1):
+        assert len(windows()) == 2
+    monkeypatch.setattr(arenas.Arena.trim, "__defaults__", (0.0,))
+    membership.current().openBuffers.renewAll()  # as the background thread does
+    gc.collect()
+    eventually(lambda: not windows(), "it is given back")
+
+
+def test_idleMemoryMakesRoomForAnotherWindow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "2500K")
+    shared = muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite")
+    with shared.promote(0, 900_000):
+        pass
+    with shared.promote(0, 200_000, timeout=5), shared.promote(0, 300_000, timeout=5):
+        pass
+
+
+# --- any sequence ------------------------------------------------------------------------
+
+_STEP = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 19_999), st.integers(1, 9)),
+    st.tuples(st.just("kernel"), st.integers(0, 19_999), st.integers(1, 9)),
+    st.tuples(st.just("back"), st.just(0), st.just(0)),
+    st.tuples(st.just("anew"), st.integers(0, 1), st.integers(0, 9_999)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_STEP, max_size=12))
+def test_anySequenceOfWritesAndWritebacksEqualsAPlainArray(steps: list[Any]) -> None:
+    """Or says why not: after a conflict the bytes are those of the other writer."""
+    shared = muninn.share(np.zeros(20_000, np.uint8), access="readWrite")
+    plain, window, begin = np.zeros(20_000, np.uint8), shared.promote(0, 10_000), 0
+    pending, isStale = plain.copy(), False
+    for kind, at, value in steps:
+        if kind == "write":
+            with shared.write() as view:
+                view[at] = plain[at] = value
+            isStale = True
+        elif kind == "anew":
+            window.close()
+            begin = value
+            window = shared.promote(begin, 10_000, at)
+            pending, isStale = plain.copy(), False
+        elif kind == "kernel":
+            inWindow = at % 10_000
+            window.array[inWindow] = value
+            pending[begin + inWindow] = value
+        elif not isStale:
+            window.writeback()
+            plain[:] = pending
+        elif window.dirtyBytes():
+            with pytest.raises(WritebackConflict):
+                window.writeback()
+        assert np.array_equal(shared.read(), plain)
+    window.close()
+    shared.free()
