@@ -47,7 +47,7 @@ def promoting(options: Options) -> list[Row]:
     rows = [
         Row(f"promotion of {size}", "ms", *pinned, "pinned copy", _MUST, _GO),
         Row(part, "ms", *back, "promotion", _MUST_BACK, _GO_BACK),
-        *_compared(sizeBytes, rounds, stream),
+        *_compared(4 * sizeBytes, rounds, stream),
         *_passes(buffer, rounds, stream),
     ]
     buffer.free()

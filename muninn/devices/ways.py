@@ -24,9 +24,8 @@ from muninn.system.pages import PAGE_BYTES
 
 #: Called with the bytes that have arrived since the last call; raises to stop.
 Told = Callable[[int], object]
-#: Windows of a copy without pieces. A few hundred microseconds of NVLink, and some
-#: milliseconds of PCIe.
-_WINDOW_BYTES = 256 << 20
+#: Windows of a copy without pieces: half a millisecond of NVLink, or one of PCIe.
+_WINDOW_BYTES, HOST_WINDOW_BYTES = 256 << 20, 64 << 20
 #: The pieces between two GPUs with a link, or a smaller part of what is free.
 _LINK_PIECE_BYTES, _LINK_PIECES, _PART_OF_FREE = 128 << 20, 2, 64
 #: How many windows a GPU is given ahead.
@@ -117,11 +116,19 @@ class Direct(Way):
         The GPU whose stream copies; for two GPUs the one that sends.
     target
         The GPU that receives, if it is another one.
+    windowBytes
+        So many bytes are copied between two looks at whether to go on.
     """
 
-    def __init__(self, device: Device, gpu: int, target: int | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        gpu: int,
+        target: int | None = None,
+        windowBytes: int = _WINDOW_BYTES,
+    ) -> None:
         super().__init__(device)
-        self._gpu, self._target = gpu, target
+        self._gpu, self._target, self._windowBytes = gpu, target, windowBytes
         self._copies = self._stream(gpu)
 
     @property
@@ -129,8 +136,8 @@ class Direct(Way):
         return (self._copies,)
 
     def _windows(self, source: int, target: int, sizeBytes: int) -> Iterator[tuple[Mark, int]]:
-        for offset in range(0, sizeBytes, _WINDOW_BYTES):
-            length = min(_WINDOW_BYTES, sizeBytes - offset)
+        for offset in range(0, sizeBytes, self._windowBytes):
+            length = min(self._windowBytes, sizeBytes - offset)
             if self._target is None:
                 self._device.copy(
                     target + offset, source + offset, length, self._copies, isMapped=True

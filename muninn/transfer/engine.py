@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from muninn.devices.port import Device
 from muninn.devices.topology.links import Links
 from muninn.devices.topology.verdict import Verdict
-from muninn.devices.ways import Direct, Relay, Way, byLink
+from muninn.devices.ways import HOST_WINDOW_BYTES, Direct, Relay, Way, byLink
 from muninn.errors import MuninnError, QuotaExceeded, ThreadsExhausted, TopologyNotPeerable
 from muninn.observe import counters
 from muninn.system import aside, clock, threads
@@ -175,7 +175,9 @@ class Engine:
                 raise refusal(choice.reason, "one of the two places is host memory")
             gpu = target.gpu if source.place.tier is Tier.HOST else source.place.gpu
             key = _Key(choice.route, gpu, gpu, isRelayed=False)
-            return choice, key, self._take(key, lambda: Direct(self.device, gpu))
+            isLocal = choice.route is Route.LOCAL
+            sizes = {} if isLocal else {"windowBytes": HOST_WINDOW_BYTES}
+            return choice, key, self._take(key, lambda: Direct(self.device, gpu, **sizes))
         near, far = source.place.gpu, target.gpu
         choice = self._between(near, far, asked)
         if choice.route is Route.P2P:

@@ -395,6 +395,9 @@ def test_registersHostMemory(device: Device) -> None:
 def test_progressCancelsARegistration(device: Device) -> None:
     source = ctypes.create_string_buffer(b"hosts", MIB)
     seen: list[int] = []
+    # It may be at the address of memory of another test, whose registration goes behind
+    # the work of the GPU. `memoryInfo` waits for that.
+    device.memoryInfo(0)
 
     def enough(part: int) -> None:
         seen.append(part)
@@ -490,6 +493,35 @@ def test_copiesStraightToAGpuThatReachesTheMemory(device: Device) -> None:
             target, source, length = wrong
             with pytest.raises(InvalidArgument):
                 device.copyAcross(target, there, source, 0, length, stream)
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_copiesABatch(device: Device, count: int) -> None:
+    """Between a GPU and host memory that is registered, and within a GPU."""
+    each = 3 * PAGE_BYTES
+    data = os.urandom(count * each)
+    source = ctypes.create_string_buffer(data, len(data))
+    out = ctypes.create_string_buffer(len(data))
+    device.memoryInfo(0)
+    there, stream = last(device), device.createStream(last(device))
+    with (
+        device.registerHost(ctypes.addressof(source), len(data), True) as near,
+        device.registerHost(ctypes.addressof(out), len(data), True) as far,
+        device.allocate(there, len(data)) as first,
+        device.allocate(there, len(data)) as second,
+    ):
+        # Each batch has every second range.
+        for target, origin in (
+            (first.address, near.devicePointer),
+            (second.address, first.address),
+            (far.devicePointer, second.address),
+        ):
+            ranges = [(target + at * each, origin + at * each, each) for at in range(count)]
+            device.copyBatch(ranges[::2], stream)
+            device.copyBatch(ranges[1::2], stream)
+        device.copyBatch([], stream)
+        stream.synchronize()
+        assert out.raw == data
 
 
 def test_memoryThatItsCallerFillsIsClearedBehindThat(device: Device) -> None:
