@@ -16,7 +16,7 @@ import sys
 import termios
 import tomllib
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def test_jsonOfListIsTheDomainAndItsBuffers(domain: str) -> None:
     muninn.share(b"x", name="one").close()
     for order in (("list", "--json"), ("--json", "list"), ("--json",)):
         listed = json.loads(run(*order).stdout)
-        assert listed["domain"] == domain
+        assert listed["domain"] == domain and "transfers" not in listed
         assert [buffer["name"] for buffer in listed["buffers"]] == ["one"]
 
 
@@ -211,6 +211,86 @@ def test_openHoldsForItsTime(domain: str) -> None:
     done = run("open", "--name", "one", "--seconds", "0.2")
     assert done.returncode == 0
     assert "held for 0.2 s" in done.stdout
+
+
+GPUS = {"MUNINN_DEVICE": "host", "MUNINN_HOST_GPUS": "3", "MUNINN_HOST_LINKS": "0-2=none"}
+
+
+@pytest.fixture
+def onGpu(monkeypatch: pytest.MonkeyPatch, domain: str) -> Iterator[muninn.MuninnBuffer]:
+    """A buffer on GPU 0 of three, of which the last has no path to it."""
+    for variable, value in GPUS.items():
+        monkeypatch.setenv(variable, value)
+    with muninn.share(np.arange(100_000), "t", "fastMode", preferredGpu=0) as buffer:
+        yield buffer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("1",), r"t from GPU 0 to GPU 1: p2p \(peerAccess\); 781K in \S+ ms, \S+ GB/s"),
+        (("1", "--route", "staged"), r"t from GPU 0 to GPU 1: staged \(asked\); 781K in "),
+        (("2",), r"GPU 2: staged \(peerDenied\): the driver has no path between them; 781K in "),
+        (("1", "--route", "mapped"), "t stays in GPU 0, mapped for kernels of GPU 1: no byte"),
+        (("0",), "t is on GPU 0: no byte was copied"),
+    ],
+)
+def test_openForAGpuSaysWhichWayTheBytesWent(
+    onGpu: muninn.MuninnBuffer, arguments: tuple[str, ...], said: str
+) -> None:
+    done = run("open", "t", "--seconds", "0", "--target-gpu", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert re.search(f"^.*{said}", done.stdout, re.MULTILINE), done.stdout
+    assert [each["name"] for each in muninn.listBuffers()] == ["t"], "a copy goes with the command"
+
+
+def test_openForAGpuTellsProgramsItsTransfer(onGpu: muninn.MuninnBuffer) -> None:
+    told = answer("open", "t", "--seconds", "0", "--target-gpu", "2")
+    assert (told["gpu"], told["route"]) == (2, "staged")
+    assert told["transfer"].pop("durationMs") > 0
+    assert told["transfer"] == {
+        "source": "GPU 0",
+        "target": "GPU 2",
+        "route": "staged",
+        "reason": "peerDenied",
+        "note": "the driver has no path between them",
+        "sizeBytes": onGpu.nbytes,
+        "doneBytes": onGpu.nbytes,
+    }
+    mapped = answer("open", "t", "--seconds", "0", "--target-gpu", "1", "--route", "mapped")
+    assert (mapped["gpu"], mapped["route"], mapped["transfer"]) == (0, "mapped", None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("2", "--route", "p2p"), "MNN-0005"),
+        (("2", "--route", "mapped"), "MNN-0005"),
+        (("1", "--route", "fast"), "MNN-0026"),
+        (("9",), "MNN-0029"),
+    ],
+)
+def test_aRouteThatCanNotBeIsAnError(
+    onGpu: muninn.MuninnBuffer, arguments: tuple[str, ...], code: str
+) -> None:
+    command = ("open", "t", "--seconds", "0", "--target-gpu", *arguments)
+    done, asJson = run(*command), run(*command, "--json")
+    assert (done.returncode, done.stdout, asJson.returncode) == (1, "", 1)
+    assert done.stderr.startswith(code) and "Fix: " in done.stderr
+    assert json.loads(asJson.stdout)["error"]["code"] == code
+
+
+def test_hostMemoryIsOpenedForAGpu(onGpu: muninn.MuninnBuffer) -> None:
+    muninn.share(b"x", name="h").close()
+    mapped = ("open", "h", "--seconds", "0", "--target-gpu", "1", "--route", "mapped")
+    assert "h stays in host memory, mapped for kernels of GPU 1" in run(*mapped).stdout
+    assert "h from host to GPU 1: upload (hostMemory)" in run(*mapped[:-2]).stdout
+
+
+def test_aTerminalShowsHowFarARefreshIs(domain: str) -> None:
+    shown = onTerminal("topology", "--refresh", **GPUS)
+    assert "verifying and measuring" in shown and "are in GB/s" in shown
+    assert run("topology", "--refresh", **GPUS).stderr == ""
 
 
 def test_openLetsGoOfWhatIsRevoked(domain: str) -> None:
@@ -642,6 +722,8 @@ def test_everyCommandExplainsItself(command: str) -> None:
         ("alloc", "--size", "1", "--name", "a", "--gpu", "5"),
         ("alloc", "--size", "1", "--name", "a", "--mode", "fastMode", "--reserve", "lazy"),
         ("drain", "--off", "--reason", "x"),
+        ("open", "a", "--route", "p2p"),
+        ("open", "a", "--target-gpu", "-1"),
     ],
 )
 def test_wrongUsageIsStatusTwo(arguments: tuple[str, ...]) -> None:

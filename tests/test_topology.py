@@ -427,6 +427,46 @@ def test_theCommandShowsWhatWasFoundOut(domain: str) -> None:
         assert note in printed
 
 
+def test_refreshFindsOutEveryPairNow(domain: str) -> None:
+    """What was kept does not count, and a pair that can not be tried says why, and has
+    the figure of the way by the host.
+    """
+    links = "0>1=corrupt, 0-2=refuse, 1-2=none"
+    device = HostDevice(3, 1 << 20, links=links)
+    kept = keptFor(device, "")
+    uuids = [device.gpuUuid(gpu) for gpu in range(3)]
+    kept.put(uuids[0], uuids[1], GOOD)
+    kept.put(uuids[1], uuids[0], BAD)
+    told = json.loads(run("topology", "--refresh", "--json", MUNINN_HOST_LINKS=links))
+    found = {(each["source"], each["target"]): each["verdict"] for each in told["pairs"]}
+    assert {ends: verdict["isIntact"] for ends, verdict in found.items()} == {
+        (0, 1): False,
+        (0, 2): None,
+        (1, 0): True,
+        (1, 2): None,
+        (2, 0): None,
+        (2, 1): None,
+    }
+    assert "refuses access" in found[0, 2]["note"] and "arrived" in found[0, 1]["note"]
+    for ends, verdict in found.items():
+        assert (verdict["p2pBytesPerSecond"] > 0) == (ends == (1, 0))
+        assert verdict["stagedBytesPerSecond"] > 0 and verdict["pieceCount"] > 0
+    assert {
+        (source, target): kept.get(uuids[source], uuids[target]) for source, target in found
+    } == {ends: Verdict(**verdict) for ends, verdict in found.items()}
+
+
+def test_refreshGoesOnWhereThereIsNoRoom(domain: str) -> None:
+    printed = run("topology", "--refresh", MUNINN_HOST_GPU_BYTES="4M", MUNINN_CACHE_PATH="-")
+    assert printed.count("not verified: GPU ") == 3 and "2->0-1" in printed
+
+
+def test_refreshShowsWhatItFoundWhereNothingIsKept(domain: str) -> None:
+    printed = run("topology", "--refresh", MUNINN_HOST_GPUS="2", MUNINN_CACHE_PATH="-")
+    assert sum("->" in line and line.endswith("intact") for line in printed.splitlines()) == 2
+    assert "not measured" not in printed and "are in GB/s" in printed
+
+
 def test_theCommandSaysThatNothingIsMeasured(domain: str) -> None:
     printed = " ".join(run("topology", MUNINN_ENABLE_PEER_PROBING="false").split())
     assert "topology.enablePeerProbing is false" in printed
@@ -488,7 +528,7 @@ def test_pairsOfManyGpusThatAreAlikeShareALine(capsys: pytest.CaptureFixture[str
 
 def test_aPairWithoutAPathIsNotWaitedFor(capsys: pytest.CaptureFixture[str]) -> None:
     device = HostDevice(2, 1, links="0-1=none")
-    pairs = topology.pairsOf(device, keptFor(device, ""))
+    pairs = topology.pairsOf(device, topology.keptVerdicts(device, keptFor(device, "")))
     lines = _printed(device, pairs, capsys)
     assert sum("->" in line and line.endswith("no path") for line in lines) == 2
     assert "no: the driver has no path" in lines and not any("measured" in each for each in lines)

@@ -18,6 +18,7 @@ import muninn
 from muninn.devices.host.streams import WorkerStream
 from muninn.devices.topology import probing
 from muninn.devices.topology.cache import keptFor
+from muninn.devices.topology.verdict import Verdict
 from muninn.errors import (
     BufferExists,
     BufferFreed,
@@ -179,6 +180,18 @@ def test_theVerdictIsKeptForLaterProcesses(
     assert other.do("b.transfer.reason") == "peerCorrupt"
 
 
+def test_thePiecesThatWereTunedAreUsedWhereThereIsNoLink(buffer: muninn.MuninnBuffer) -> None:
+    """Broken: what was kept of such a pair was not believed, as the link could not be
+    verified, and each copy read the file anew.
+    """
+    uuids = device().gpuUuid(0), device().gpuUuid(NONE)
+    keptFor(device(), "").put(*uuids, Verdict(pieceBytes=1 << 20, pieceCount=3))
+    buffer.copyTo(NONE)
+    (idle,) = engine()._idle
+    pieces = idle.way._pieces
+    assert (pieces.pieceBytes, len(pieces.addresses)) == (1 << 20, 3)
+
+
 def test_anotherMatrixIsAnotherDriver(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     buffer.copyTo(CORRUPT)
     other = actor("", MUNINN_HOST_LINKS="")
@@ -220,6 +233,8 @@ def test_transfersAreCountedByRouteAndReason(buffer: muninn.MuninnBuffer) -> Non
     buffer.copyTo(GOOD)
     after = counters.counted("transfers")["p2p/peerAccess"]
     assert after == (before.times + 1, before.sizeBytes + buffer.nbytes)
+    told = muninn.domainInfo()["transfers"]["p2p/peerAccess"]
+    assert told == {"times": after.times, "bytes": after.sizeBytes}
 
 
 # --- copyTo --------------------------------------------------------------------------
@@ -469,6 +484,21 @@ def test_mappedIsTheBufferItself(buffer: muninn.MuninnBuffer) -> None:
             muninn.open("a", targetGpu=gpu, route="mapped")
     assert muninn.share(content(), "h").route is None
     assert muninn.open("h", targetGpu=GOOD, route="mapped").route == "mapped"
+
+
+def test_privateMemoryIsNotMappedForKernels() -> None:
+    """Broken: it opened, and said that it was."""
+    muninn.share(content(), "h")
+    with pytest.raises(InvalidArgument, match="copyOnWrite"):
+        muninn.open("h", "copyOnWrite", targetGpu=GOOD, route="mapped")
+    assert not muninn.listBuffers()[0]["importers"]
+
+
+def test_aForkedChildReachesWhatItsParentMapped(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: there it was a buffer as any other one, without its route."""
+    other = actor("b = muninn.open('a', targetGpu=1, route='mapped')\nimport os")
+    child = "os.fork() or os._exit(b.read()[0] == b.deviceArray()[0] == 1 and b.route == 'mapped')"
+    assert other.do(f"os.waitstatus_to_exitcode(os.waitpid({child}, 0)[1])") == 1
 
 
 # --- copyFrom --------------------------------------------------------------------------

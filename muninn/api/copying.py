@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from muninn.api import transfers
 from muninn.api.attachment import Attachment
+from muninn.api.protocols import privateForKernels
 from muninn.api.transfers import Progress
 from muninn.arguments import named
 from muninn.errors import InvalidArgument
@@ -290,11 +291,15 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
     ------
     TopologyNotPeerable
         The route that the caller demands can not be.
+    InvalidArgument
+        There is no such route, or `buffer` is open copyOnWrite and to be mapped.
     """
     asked = None if route == MAPPED else _asRoute(route, caller, (*_WORDS, MAPPED))
     openBuffer = buffer._checked()
     gpu = deviceOf(openBuffer.context).requireGpu(targetGpu)
     if route == MAPPED:
+        if buffer._isPrivate:
+            raise privateForKernels(buffer.name)
         buffer._mapFor(gpu, openBuffer)
         return buffer
     if openBuffer.memory.gpu == gpu:

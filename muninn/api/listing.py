@@ -20,6 +20,7 @@ from muninn.control.generations import Generation
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
+from muninn.observe import counters
 from muninn.session.membership import current
 from muninn.system import aside, clock
 from muninn.system.clock import monotonicMs
@@ -125,8 +126,10 @@ def domainInfo() -> dict[str, Any]:
     -------
     dict
         ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``,
-        ``drainReason`` and ``members``: a list of ``pid``, ``program``, ``slot``,
-        ``preferred`` and ``leases``.
+        ``drainReason``, ``members``: a list of ``pid``, ``program``, ``slot``,
+        ``preferred`` and ``leases``; and ``transfers``, which counts the copies of this
+        process, and of no other, to and between GPUs: by ``route/reason``, the ``times``
+        and the ``bytes``.
     """
     membership = current()
     term = membership.election.term()
@@ -140,6 +143,10 @@ def domainInfo() -> dict[str, Any]:
         "draining": why is not None,
         "drainReason": why or None,
         "members": members,
+        "transfers": {
+            label: {"times": each.times, "bytes": each.sizeBytes}
+            for label, each in sorted(counters.counted("transfers").items())
+        },
     }
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.listing import printDescription
-from muninn.cli.output import counted, printable, printJson, waitingBy
+from muninn.cli.output import bar, counted, printable, printJson, waitingBy
 from muninn.config.sizes import asText
 from muninn.system import clock
 
@@ -59,32 +59,17 @@ def _say(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> in
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Any]:
-    """A progress bar on stderr, if that is a terminal. Yields a function that takes the
-    number of bytes that are done since its last call.
+    """A progress bar for bytes. Yields a function that takes how many are done since its
+    last call.
     """
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        # Muninn reserves all the memory before the first byte is written. Until then
-        # the bar has no total, and only shows that the command works.
-        task = progress.add_task(f"{what}: reserving memory", total=None, shown="")
+    # Muninn reserves all the memory before the first byte is written.
+    with bar(f"{what}: reserving memory") as show:
         done = 0
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            progress.update(
-                task,
-                completed=done,
-                total=total,
-                description=what,
-                shown=f"{asText(done)} of {asText(total)}",
-            )
+            show(what, done, total, f"{asText(done)} of {asText(total)}")
 
         yield advance
 
@@ -124,27 +109,73 @@ def runAlloc(arguments: argparse.Namespace) -> int:
 
 
 def runOpen(arguments: argparse.Namespace) -> int:
-    from muninn.api.opening import openAny
     from muninn.interop.hostarrays import addressOf
 
-    with (
-        waitingBy("--timeout"),
-        openAny(arguments.name, arguments.access, arguments.timeout) as buffer,
-    ):
+    if arguments.target_gpu is None and arguments.route is not None:
+        arguments.fail("--route is the way to a GPU: give --target-gpu too")
+    with waitingBy("--timeout"), _opened(arguments) as buffer:
         stop = _stopped()
         # Kernels do not reach private memory, so such a buffer has no address for them.
-        isPrivate = arguments.access == "copyOnWrite"
+        described = buffer.describe()
+        isPrivate = described["openedAs"] == "copyOnWrite"
         address = addressOf(buffer.array) if isPrivate else buffer.open()
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "
         shown = (
             f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode} at "
             f"{address:#x}; held {bound}until Ctrl-C"
         )
+        result = described
+        if arguments.target_gpu is not None:
+            result = {**described, "route": buffer.route, "transfer": _transferOf(buffer)}
+            shown = f"{_wayTo(buffer, arguments.name, arguments.target_gpu)}\n{shown}"
         if not arguments.json:
-            printDescription(buffer.describe())
-        status = _say(arguments, buffer.describe(), shown)
+            printDescription(described)
+        status = _say(arguments, result, shown)
         _hold(buffer, stop, arguments.seconds)
     return status
+
+
+def _opened(arguments: argparse.Namespace) -> MuninnBuffer:
+    from muninn.api import opening
+
+    name, access, timeout = arguments.name, arguments.access, arguments.timeout
+    if arguments.target_gpu is None:
+        return opening.openAny(name, access, timeout)
+    return opening.open(
+        name, access, timeout, targetGpu=arguments.target_gpu, route=arguments.route
+    )
+
+
+def _transferOf(buffer: MuninnBuffer) -> dict[str, Any] | None:
+    transfer = buffer.transfer
+    if transfer is None:
+        return None
+    return {
+        "source": str(transfer.source),
+        "target": str(transfer.target),
+        "route": transfer.route,
+        "reason": transfer.reason,
+        "note": transfer.note,
+        "sizeBytes": transfer.sizeBytes,
+        "doneBytes": transfer.doneBytes,
+        "durationMs": transfer.seconds * 1e3,
+    }
+
+
+def _wayTo(buffer: MuninnBuffer, name: str, gpu: int) -> str:
+    """How the bytes came to a GPU, or why none did."""
+    transfer = buffer.transfer
+    if transfer is None:
+        home = "host memory" if buffer.gpu is None else f"GPU {buffer.gpu}"
+        mapped = f"{name} stays in {home}, mapped for kernels of GPU {gpu}: no byte was copied"
+        return mapped if buffer.route else f"{name} is on GPU {gpu}: no byte was copied"
+    speed = transfer.doneBytes / max(transfer.seconds, 1e-9) / 1e9
+    note = f": {transfer.note}" if transfer.note else ""
+    return printable(
+        f"{name} from {transfer.source} to {transfer.target}: {transfer.route} "
+        f"({transfer.reason}){note}; {asText(transfer.doneBytes)} in "
+        f"{transfer.seconds * 1e3:.3g} ms, {speed:.3g} GB/s"
+    )
 
 
 def runClose(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ def runList(arguments: argparse.Namespace) -> int:
     if arguments.tenant is not None:
         buffers = [buffer for buffer in buffers if buffer["tenant"] == arguments.tenant]
     if arguments.json:
+        del info["transfers"]  # this command's own
         printJson({**info, "buffers": buffers})
         return 0
     printTable(

@@ -159,7 +159,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _slot(text: str) -> int:
+def _whole(text: str) -> int:
     """A whole number from 0 up."""
     return 0 if text == "0" else _count(text)
 
@@ -254,11 +254,16 @@ def _addLooking(add: _Add) -> None:
         "describe weights --json",
     )
     _named(command)
-    add(
+    command = add(
         "topology",
         "topology:runTopology",
         "show the GPUs, the links between them, and what was found out about these",
-        "topology --json",
+        "topology --refresh",
+    )
+    command.add_argument(
+        "--refresh",
+        action="store_true",
+        help="verify and measure every link now, and keep that for later processes",
     )
 
 
@@ -302,6 +307,16 @@ def _addHolding(add: _Add) -> None:
     command.add_argument(
         "--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
     )
+    command.add_argument(
+        "--target-gpu",
+        type=_whole,
+        metavar="G",
+        help="open it for kernels of this GPU: as a copy there, if it is elsewhere",
+    )
+    command.add_argument(
+        "--route",
+        help="p2p or staged copies that way or not at all; mapped copies nothing",
+    )
     command = add(
         "close",
         "commands:runClose",
@@ -317,7 +332,7 @@ def _addHolding(add: _Add) -> None:
     )
     which.add_argument(
         "--slot",
-        type=_slot,
+        type=_whole,
         metavar="SLOT",
         help="or its member slot, which `describe --json` shows",
     )

@@ -18,7 +18,7 @@ import json
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.errors import MuninnError
@@ -159,6 +159,28 @@ def printTable(
         _printLine(console, row.cells, widths, "", not wrapping)
         for note in row.notes:
             _printLine(console, [f"  {note}"], [0], "dim", not wrapping)
+
+
+@contextlib.contextmanager
+def bar(what: str) -> Iterator[Callable[[str, int, int, str], None]]:
+    """A progress bar on stderr, if that is a terminal. Yields a function that takes what
+    is done now, how much of it is done, how much there is, and that as text. Until its
+    first call the bar only shows that the command works.
+    """
+    if not sys.stderr.isatty():
+        yield lambda what, done, total, shown: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[shown]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None, shown="")
+
+        def show(what: str, done: int, total: int, shown: str) -> None:
+            progress.update(task, description=what, completed=done, total=total, shown=shown)
+
+        yield show
 
 
 def _wrapped(row: Row, room: int) -> list[Row]:

@@ -1,17 +1,17 @@
 """`topology`: the GPUs that this process sees, what the driver states about each ordered
-pair of them, and what was found out about it. The command sends no byte over a link, and
-joins no domain.
+pair of them, and what was found out about it. The command joins no domain, and sends
+bytes over a link only with `--refresh`.
 """
 
 from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.cli.finding import Finding
-from muninn.cli.output import Row, counted, printable, printJson, printTable
+from muninn.cli.output import Row, bar, counted, printable, printJson, printTable
 from muninn.config.sizes import asText
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _GPU_HEADINGS = ("GPU", "NAME", "NUMA", "BUS", "BAR1")
 _PAIR_HEADINGS = ("PAIR", "PATH", "ACCESS", "RANK", "P2P", "STAGED", "VERDICT")
 _WIDTH = 80
+#: Source and target.
+_Ends = tuple[int, int]
 #: The words of `nvidia-smi topo -m` for paths, and one more.
 _WORDS = {
     "emulated": "emul",
@@ -60,21 +62,49 @@ class Pair(NamedTuple):
         return self.verdict is None and self.link.canAccess
 
 
-def pairsOf(device: Device, kept: Kept) -> list[Pair]:
+def pairsOf(device: Device, verdicts: Mapping[_Ends, Verdict]) -> list[Pair]:
     """Every ordered pair of the GPUs, by source and target."""
-    verdicts = kept.pairs()
-    uuids = [device.gpuUuid(gpu) for gpu in range(device.gpuCount)]
     return [
-        Pair(source, target, device.link(source, target), verdicts.get((uuids[source], there)))
-        for source in range(device.gpuCount)
-        for target, there in enumerate(uuids)
+        Pair(*ends, device.link(*ends), verdicts.get(ends)) for ends in _endsOf(device.gpuCount)
+    ]
+
+
+def keptVerdicts(device: Device, kept: Kept) -> dict[_Ends, Verdict]:
+    """The verdicts of earlier processes."""
+    uuids, pairs = [device.gpuUuid(gpu) for gpu in range(device.gpuCount)], kept.pairs()
+    found = {
+        (source, target): pairs.get((uuids[source], uuids[target]))
+        for source, target in _endsOf(device.gpuCount)
+    }
+    return {ends: verdict for ends, verdict in found.items() if verdict is not None}
+
+
+def _refreshed(device: Device, kept: Kept) -> dict[_Ends, Verdict]:
+    """Verdicts that are found out now."""
+    from muninn.devices.topology.links import Links
+
+    links, ends = Links(device, kept, isProbing=True), _endsOf(device.gpuCount)
+    found: dict[_Ends, Verdict] = {}
+    with bar("verifying and measuring links") as show:
+        for source, target in ends:
+            what = f"verifying and measuring {source}->{target}"
+            show(what, len(found), len(ends), f"{len(found)} of {len(ends)}")
+            found[source, target] = links.refreshed(source, target)
+    return found
+
+
+def _endsOf(gpuCount: int) -> list[_Ends]:
+    return [
+        (source, target)
+        for source in range(gpuCount)
+        for target in range(gpuCount)
         if source != target
     ]
 
 
 def runTopology(arguments: argparse.Namespace) -> int:
     settings, device, kept = _chosen()
-    pairs = pairsOf(device, kept)
+    pairs = pairsOf(device, (_refreshed if arguments.refresh else keptVerdicts)(device, kept))
     if arguments.json:
         _printJson(device, kept, pairs)
     elif device.gpuCount:
@@ -239,14 +269,14 @@ def _explained(settings: Topology, kept: Kept, pairs: Sequence[Pair]) -> Iterabl
     if isUnmeasured and not settings.enablePeerProbing:
         yield (
             "Not measured: topology.enablePeerProbing is false, so no link is verified, and "
-            "all copies between GPUs go by way of the host."
+            "each is believed to be good. `topology --refresh` verifies and measures them now."
         )
     elif isUnmeasured:
         where = f"kept in {kept.path} until the next boot" if kept.path else "kept nowhere"
         yield (
             "Not measured yet: no process has copied over this link. The first copy sends "
             "some MiB over it, compares what arrived, and measures the link; the verdict is "
-            f"then {where}."
+            f"then {where}. `topology --refresh` does all that now."
         )
     if any(pair.isCorrupt() for pair in pairs):
         yield f"Corrupt: the bytes that arrived were not those that were sent. {_IOMMU}."
@@ -257,7 +287,7 @@ def pairsFinding() -> Finding:
     settings, device, kept = _chosen()
     if device.gpuCount < 2:
         return Finding("ok", f"{counted(device.gpuCount, 'GPU')}, so there is no pair")
-    pairs = pairsOf(device, kept)
+    pairs = pairsOf(device, keptVerdicts(device, kept))
     corrupt = [pair for pair in pairs if pair.isCorrupt()]
     unreached = sum(not pair.link.canAccess for pair in pairs)
     unmeasured = sum(pair.isUnmeasured() for pair in pairs)

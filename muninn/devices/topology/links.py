@@ -3,7 +3,8 @@ kept, or found out at the first use.
 
 A pair is verified before its first use, by the thread that uses it, and measured on a
 thread of its own meanwhile. Each is done once in a process, and kept for the others
-(`cache`). A process that dies half way has kept nothing, and another one does it again.
+(`cache`), unless `refreshed` does it anew. A process that dies half way has kept
+nothing, and another one does it again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from muninn.devices.port import Device
 from muninn.devices.topology.cache import Kept
 from muninn.devices.topology.probing import USUAL_PIECES, measure, verify
 from muninn.devices.topology.verdict import Verdict
-from muninn.devices.ways import Way
-from muninn.errors import ThreadsExhausted
+from muninn.devices.ways import Way, byLink
+from muninn.errors import MuninnError, ThreadsExhausted
 from muninn.system import threads
 from muninn.system.logs import Log
 
@@ -92,6 +93,24 @@ class Links:
             verdict = found._replace(isIntact=before.isIntact, note=before.note)
             self._put(source, target, verdict)
         return verdict
+
+    def refreshed(self, source: int, target: int) -> Verdict:
+        """The verdict with figures, all found out now, in place of what is known and
+        kept. A link that can not be tried is no error: the verdict says why, and has the
+        figures of the way by the host.
+        """
+        with self._verifying:
+            self._put(source, target, self._tried(source, target))
+            return self.measured(source, target)
+
+    def _tried(self, source: int, target: int) -> Verdict:
+        if not self._device.canAccessPeer(target, source):
+            return Verdict()
+        try:
+            with byLink(self._device, source, target) as way:
+                return verify(self._device, source, target, way)
+        except MuninnError as error:
+            return Verdict(note=f"not verified: {error.reason}")
 
     def _measureBeside(self, source: int, target: int) -> None:
         self._measured.add((source, target))
