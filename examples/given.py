@@ -1,5 +1,5 @@
 """The parts that the command lines of the examples share: they check numbers, and print
-a refusal in one line.
+a copy, or a refusal, in one line.
 """
 
 from __future__ import annotations
@@ -8,8 +8,12 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import muninn
+
+if TYPE_CHECKING:
+    from muninn.transfer.handle import Transfer
 
 _DAY_SECONDS = 86_400
 #: A thousand times more than Muninn shares at once.
@@ -20,6 +24,13 @@ def count(text: str) -> int:
     """A whole number from 1 up."""
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def gpu(text: str) -> int:
+    """The index of a GPU."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{number} is less than 0")
     return number
 
 
@@ -42,6 +53,15 @@ def answerOf(program: str, *arguments: str) -> str:
     command = [sys.executable, "-W", "ignore", program, *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return ran.stdout.strip()
+
+
+def wayOf(transfer: Transfer[Any]) -> str:
+    """Which way the bytes of a copy went, why, and how fast."""
+    seconds = max(transfer.seconds, 1e-9)
+    return (
+        f"{transfer.route} ({transfer.reason}), {transfer.doneBytes} bytes in "
+        f"{seconds * 1e3:.3f} ms: {transfer.doneBytes / seconds / 1e9:.3g} GB/s"
+    )
 
 
 def run(main: Callable[[], int | None]) -> None:

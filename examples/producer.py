@@ -1,15 +1,36 @@
 """Publish a small array, again and again. Start `consumer.py` in another terminal,
 before this or after.
 
-Muninn frees the buffer when both have ended.
+Muninn frees the buffer when both have ended. A buffer that is there already, as one that
+`python -m muninn alloc` has made, is published to instead; on a GPU, too.
 """
 
 import argparse
 import time
 
 import given
+import numpy
 
 import muninn
+
+
+def opened(name: str) -> muninn.MuninnBuffer:
+    """The buffer that is there, or else a new one."""
+    try:
+        return muninn.open(name, access="readWrite")
+    except muninn.errors.BufferNotFound:
+        return muninn.array(name, shape=4, dtype="f8", lifetime="lastClose")
+
+
+def publish(buffer: muninn.MuninnBuffer, number: int) -> None:
+    """Fill the buffer with a number."""
+    number %= 128  # which any type has room for
+    if buffer.gpu is None:
+        with buffer.write() as view:
+            view[:] = number
+    else:
+        with muninn.share(numpy.full(buffer.shape, number, buffer.dtype)) as onHost:
+            buffer.copyFrom(onHost)
 
 
 def main() -> None:
@@ -27,10 +48,9 @@ def main() -> None:
         help="pause between two (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    with muninn.array(arguments.buffer, shape=4, dtype="f8", lifetime="lastClose") as buffer:
+    with opened(arguments.buffer) as buffer:
         for number in range(1, arguments.count + 1):
-            with buffer.write() as view:
-                view[:] = number
+            publish(buffer, number)
             print(f"published {number} as generation {buffer.generation}", flush=True)
             time.sleep(arguments.seconds)
 

@@ -8,6 +8,7 @@ is used elsewhere, or no longer exists.
 
 # Names that users call or catch: the roadmap's API and its table of errors.
 _.waitNextAsync
+_.startCopyTo
 _.PromotionDenied
 _.NvmeSpillUnavailable
 
@@ -23,6 +24,7 @@ _.runLoad
 _.runDoctor
 _.runList
 _.runDescribe
+_.runTopology
 _.runLater
 
 # The parts that bench starts in processes of their own, by name.
@@ -42,6 +44,7 @@ _.openBig
 _.openTorch
 _.answerTickets
 _.answerEvents
+_.launchAndAllocate
 
 # The kernels and their CPU references, which `kernels/launch.py` takes by name; `ptxOf`
 # is for the tests that look at what is compiled.
@@ -82,6 +85,15 @@ _.anchor
 
 # A setting that `defaults.toml` and the roadmap have, and that has one legal value.
 _.handleBytes
+
+# Fields that are compared, unpacked or printed with all others of their tuple.
+_.isRelayed
+_.hasNativeAtomics
+_.mostBytes
+_.callSeconds
+
+# A word of transfers that comes before its use: dirty bytes are counted in slices.
+_.slicesOf
 
 # The reason for which a transition of a row is legal; tests and documents read it.
 _.by

@@ -291,6 +291,7 @@ def main() -> int:
         "demos": lambda: [
             *demo("demo A", "stream", *(["0.1", "2", "2"] if small else [])),
             *demo("demo B", "vram", *(["30", "4"] if small else ["500", "256"])),
+            *demo("demo C", "routes", "16" if small else "2048"),
             *demo("weights", "weights", "--gib", "0.05" if small else "8"),
         ],
         "bench": lambda: benchmarks(small, driver),

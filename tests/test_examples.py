@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import muninn
 from muninn.storage.paths import Paths
-from support import leftovers
+from support import BOUND_SECONDS, leftovers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -74,6 +75,8 @@ def test_aProgramThatNeedsAGpuSaysSo(domain: str, name: str) -> None:
         ("stream", ("0.01", "1", "-1")),
         ("vram", ("3", "0")),
         ("vram", ("-1",)),
+        ("routes", ("0",)),
+        ("consumer", ("--target-gpu", "-1")),
     ],
 )
 def test_aNumberThatCanNotBeIsAUsageError(
@@ -110,6 +113,80 @@ def test_aRefusalIsSaidInALine(
         another.free()
     assert ran.returncode == 1
     assert ran.stderr.startswith(expected) and ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        ("", "outperforms"),
+        ("0-1=none", "p2p can not be (peerDenied)"),
+        ("0-1=corrupt", "no way over the link"),
+        ("0-1=slow:20M", "Staged outperforms P2P here"),
+    ],
+)
+def test_eachRouteBetweenTwoGpusIsTried(
+    domain: str, monkeypatch: pytest.MonkeyPatch, links: str, expected: str
+) -> None:
+    """Demo C, as it is on a machine with fewer GPUs, and on bad links."""
+    if links:
+        monkeypatch.setenv("MUNINN_DEVICE", "host")
+        monkeypatch.setenv("MUNINN_HOST_GPUS", "2")
+        monkeypatch.setenv("MUNINN_HOST_LINKS", links)
+    ran = run("routes", "4")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert expected in ran.stdout and "WRONG" not in ran.stdout
+    assert ("so two are emulated" in ran.stdout) == (not links)
+    rows = {line.split()[0]: line.split()[1:5] for line in ran.stdout.splitlines()[3:7]}
+    assert [rows["staged"][place] for place in (0, 3)] == ["staged", "right"]
+    assert rows.keys() == {"-", "p2p", "staged", "mapped"}
+    assert leftovers(domain) == []
+
+
+@pytest.fixture
+def tensor(monkeypatch: pytest.MonkeyPatch, domain: str) -> Iterator[muninn.MuninnBuffer]:
+    """What `muninctl alloc --mode fastMode --gpu 0 --name tensorY` makes."""
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "2")
+    with muninn.MuninnBuffer("1M", "fastMode", 0, name="tensorY") as buffer:
+        yield buffer
+
+
+def test_theConsumerCopiesToAnotherGpu(tensor: muninn.MuninnBuffer) -> None:
+    with tensor.write() as view:
+        view[:] = 3
+    ran = run("consumer", "--buffer", "tensorY", "--target-gpu", "1")
+    assert ran.returncode == 0, ran.stderr
+    said, last = ran.stdout.splitlines()
+    assert re.match(r"tensorY to GPU 1: p2p \(peerAccess\), 1048576 bytes in .* GB/s", said)
+    assert last == "nothing new for 2 s"
+    absent = run("consumer", "--buffer", "tensorY", "--target-gpu", "2")
+    assert absent.returncode == 1 and absent.stderr.startswith("MNN-0029")
+
+
+def test_theConsumerCopiesEachPublicationToTheGpu(tensor: muninn.MuninnBuffer) -> None:
+    command = ["-W", "ignore", str(EXAMPLES / "consumer.py"), "--buffer", "tensorY"]
+    consumer = subprocess.Popen(
+        [sys.executable, *command, "--target-gpu", "1"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert consumer.stdout is not None and "tensorY to GPU 1" in consumer.stdout.readline()
+        with tensor.write() as view:
+            view[:] = 3
+        seen, _ = consumer.communicate(timeout=BOUND_SECONDS)
+    finally:
+        consumer.kill()
+    assert "generation 2: p2p (peerAccess), 1048576 bytes" in seen and consumer.returncode == 0
+
+
+def test_theProducerPublishesToABufferThatIsThere(tensor: muninn.MuninnBuffer) -> None:
+    for number, name in enumerate(("tensorY", "onHost"), 1):
+        with muninn.share(bytes(100), name="onHost") as onHost:
+            ran = run("producer", "--buffer", name, "--count", str(number), "--seconds", "0")
+            assert ran.returncode == 0, ran.stderr
+            assert f"published {number} as generation {2 * number}" in ran.stdout
+            written = tensor if name == "tensorY" else onHost
+            assert (written.read() == number).all()
+            onHost.free()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -482,6 +482,9 @@ def test_mappedIsTheBufferItself(buffer: muninn.MuninnBuffer) -> None:
     for gpu in (NONE, REFUSING):
         with pytest.raises(TopologyNotPeerable):
             muninn.open("a", targetGpu=gpu, route="mapped")
+    with pytest.raises(TopologyNotPeerable, match="peerCorrupt"):
+        muninn.open("a", targetGpu=CORRUPT, route="mapped")
+    assert muninn.open("a", targetGpu=0, route="mapped").deviceArray()[1] == 2
     assert muninn.share(content(), "h").route is None
     assert muninn.open("h", targetGpu=GOOD, route="mapped").route == "mapped"
 

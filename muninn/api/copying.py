@@ -300,6 +300,7 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
     if route == MAPPED:
         if buffer._isPrivate:
             raise privateForKernels(buffer.name)
+        transfers.requireLink(openBuffer, gpu)
         buffer._mapFor(gpu, openBuffer)
         return buffer
     if openBuffer.memory.gpu == gpu:

@@ -15,7 +15,12 @@ from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
 from muninn.arguments import requireCallable, timeoutOf
 from muninn.control import layout
-from muninn.errors import BufferMismatch, InvalidArgument, PermissionDenied
+from muninn.errors import (
+    BufferMismatch,
+    InvalidArgument,
+    PermissionDenied,
+    TopologyNotPeerable,
+)
 from muninn.interop.dtypes import elementOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
@@ -148,6 +153,22 @@ def _requireArray(buffer: Attachment, openBuffer: OpenBuffer) -> None:
             f"{buffer.name!r} is a bundle of arrays, which can not be copied as one array",
             "Publish its arrays anew, with preferredGpu",
         )
+
+
+def requireLink(openBuffer: OpenBuffer, gpu: int) -> None:
+    """Raise `TopologyNotPeerable` if kernels of a GPU do not reach the bytes of a buffer,
+    or if what they read would not be what is there. A link is verified at its first use.
+    """
+    home = openBuffer.memory.gpu
+    if home is None or home == gpu:
+        return
+    deviceOf(openBuffer.context).requirePeer(gpu, home)
+    try:
+        engineFor(openBuffer).requireLink(home, gpu)
+    except TopologyNotPeerable as error:
+        raise TopologyNotPeerable(
+            f"route mapped goes over the link, and {error.reason}", error.fix
+        ) from error
 
 
 def _requireAlike(

@@ -151,13 +151,12 @@ def _transferOf(buffer: MuninnBuffer) -> dict[str, Any] | None:
     if transfer is None:
         return None
     return {
-        "source": str(transfer.source),
-        "target": str(transfer.target),
+        "source": transfer.source,
+        "target": transfer.target,
         "route": transfer.route,
         "reason": transfer.reason,
         "note": transfer.note,
         "sizeBytes": transfer.sizeBytes,
-        "doneBytes": transfer.doneBytes,
         "durationMs": transfer.seconds * 1e3,
     }
 
@@ -169,12 +168,12 @@ def _wayTo(buffer: MuninnBuffer, name: str, gpu: int) -> str:
         home = "host memory" if buffer.gpu is None else f"GPU {buffer.gpu}"
         mapped = f"{name} stays in {home}, mapped for kernels of GPU {gpu}: no byte was copied"
         return mapped if buffer.route else f"{name} is on GPU {gpu}: no byte was copied"
-    speed = transfer.doneBytes / max(transfer.seconds, 1e-9) / 1e9
+    speed = transfer.sizeBytes / max(transfer.seconds, 1e-9) / 1e9
     note = f": {transfer.note}" if transfer.note else ""
     return printable(
         f"{name} from {transfer.source} to {transfer.target}: {transfer.route} "
-        f"({transfer.reason}){note}; {asText(transfer.doneBytes)} in "
-        f"{transfer.seconds * 1e3:.3g} ms, {speed:.3g} GB/s"
+        f"({transfer.reason}){note}; {asText(transfer.sizeBytes)} in "
+        f"{transfer.seconds * 1e3:.2f} ms, {speed:.3g} GB/s"
     )
 
 

@@ -127,6 +127,12 @@ class Engine:
             transfer.arrive()
             self._record(transfer)
 
+    def requireLink(self, source: int, target: int) -> None:
+        """Raise `TopologyNotPeerable`, with the reason, if no byte may go straight from one
+        GPU to the other. A link that is not known yet is verified by this.
+        """
+        self._between(source, target, Route.P2P)
+
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
         """Give back the ways that were idle for so long. The calls of the driver that this
         takes are made on a thread of their own: it may make them wait for a kernel.

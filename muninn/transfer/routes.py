@@ -117,7 +117,7 @@ def refusal(reason: Reason, note: str) -> TopologyNotPeerable:
     """The error for a caller that demands p2p."""
     said = f": {note}" if note else ""
     return TopologyNotPeerable(
-        f"route p2p was demanded, and can not be ({reason.value}){said}",
+        f"route p2p can not be ({reason.value}){said}",
         'Leave route out, or pass route="staged"',
     )
 

@@ -27,6 +27,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
             marks=pytest.mark.long,
         ),
         ("withnumba", (), "both processes see one array"),
+        ("routes", ("4",), "outperforms"),
     ],
 )
 def test_runsAsItSays(domain: str, name: str, arguments: tuple[str, ...], expected: str) -> None:
