@@ -56,7 +56,7 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             5,
             "TopologyNotPeerable",
             "GPUs lack a P2P path",
-            "Go through the host by `read()`, or place the buffer on the other GPU",
+            "Use `copyTo` or `open(targetGpu=)` without `route`, or place it on the other GPU",
             "caller",
         ),
         (

@@ -81,14 +81,25 @@ def test_linksAreReadAsTheyAreWritten() -> None:
     assert links.between(0, 2).bytesPerSecond == links.between(2, 0).bytesPerSecond == 2 << 20
     assert links.between(2, 1).refuses and links.between(2, 1).isThere
     links.require(1, 2)
-    for pair in ((0, 1), (2, 1)):
+    for pair in ((0, 1), (1, 0), (2, 1)):
         with pytest.raises(TopologyNotPeerable):
             links.require(*pair)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["0-1", "0-1=bad", "0-0=none", "0-3=none", "a-b=none", "0-1=slow:", "0=none", "0-1=slow:x"],
+    [
+        "0-1",
+        "0-1=bad",
+        "0-0=none",
+        "0-3=none",
+        "a-b=none",
+        "0-1=slow:",
+        "0=none",
+        "0-1=slow:x",
+        "0-1=slow:1.2.3",
+        "0-1=nonesuch",
+    ],
 )
 def test_linksThatAreNoneAreRefused(text: str) -> None:
     with pytest.raises(InvalidConfig, match="devices.hostLinks"):

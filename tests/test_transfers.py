@@ -36,6 +36,8 @@ from muninn.observe import counters
 from muninn.session import gpus, membership
 from muninn.transfer import engine as engines
 from muninn.transfer.engines import engineOf
+from muninn.transfer.handle import Transfer
+from muninn.transfer.tiers import Place, Tier
 from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
@@ -190,6 +192,31 @@ def test_thePiecesThatWereTunedAreUsedWhereThereIsNoLink(buffer: muninn.MuninnBu
     (idle,) = engine()._idle
     pieces = idle.way._pieces
     assert (pieces.pieceBytes, len(pieces.addresses)) == (1 << 20, 3)
+
+
+def test_whatCouldNotBeVerifiedIsTriedAgainByALaterProcess(buffer: muninn.MuninnBuffer) -> None:
+    uuids = device().gpuUuid(0), device().gpuUuid(GOOD)
+    keptFor(device(), "").put(*uuids, Verdict(note="there was no room"))
+    assert buffer.copyTo(GOOD).route == "p2p"
+
+
+@pytest.mark.parametrize(
+    ("p2p", "staged", "isSlower"),
+    [(95.0, 100.0, False), (85.0, 100.0, True), (0.0, 100.0, False), (85.0, 0.0, False)],
+)
+def test_aLinkIsSlowerByATenth(p2p: float, staged: float, isSlower: bool) -> None:
+    """A figure of 0 was not measured."""
+    assert engines._factsOf(Verdict(True, p2p, staged)).isSlower == isSlower
+
+
+def test_accessThatIsRefusedLaterStagesTheCopy(buffer: muninn.MuninnBuffer) -> None:
+    """The driver refuses, although the link was seen to be good."""
+    uuids = device().gpuUuid(0), device().gpuUuid(REFUSING)
+    keptFor(device(), "").put(*uuids, Verdict(isIntact=True))
+    copied = buffer.copyTo(REFUSING)
+    assert copied.transfer is not None
+    assert (copied.route, copied.transfer.reason) == ("staged", "peerEnableFailed")
+    assert np.array_equal(copied.read(), content())
 
 
 def test_anotherMatrixIsAnotherDriver(buffer: muninn.MuninnBuffer, actor: Start) -> None:
@@ -557,6 +584,28 @@ def test_twoThatCopyFromEachOtherDoNotWaitForEver(buffer: muninn.MuninnBuffer) -
     assert not errors and np.array_equal(other.read(), buffer.read())
 
 
+@pytest.mark.parametrize("isTargetFirst", [True, False])
+def test_theAccessesAreEnteredInTheOrderOfTheRows(actor: Start, isTargetFirst: bool) -> None:
+    """While it waits for the first, a copy is not inside the second."""
+    first, second = (
+        muninn.share(content(), name, "fastMode", "readWrite", preferredGpu=0)
+        for name in ("first", "second")
+    )
+    assert first._checked().row < second._checked().row
+    target, source = (first, second) if isTargetFirst else (second, first)
+    other = actor(
+        "b = muninn.open('second', 'readWrite')\n"
+        "def written():\n"
+        "    with b.write(timeout=5) as view: return view.size"
+    )
+    with first.write():
+        transfer = target.startCopyFrom(source)
+        eventually(lambda: transfer.route, "it has a way")
+        time.sleep(0.3)
+        assert other.do("written()") == ELEMENTS
+    assert transfer.result(30) == target.generation
+
+
 def test_aCopyFromThatFailsHalfWayIsSeen(buffer: muninn.MuninnBuffer) -> None:
     target = buffer.copyTo(GOOD, access="readWrite")
 
@@ -622,9 +671,26 @@ def test_aTransferThatWaitsForAWriterIsCancelledAtOnce(buffer: muninn.MuninnBuff
             transfer.result(30)
 
 
+def test_aTransferThatIsOverBeforeItBeginsDoesNothing(buffer: muninn.MuninnBuffer) -> None:
+    for timeout, state, error in (
+        (None, "cancelled", TransferCancelled),
+        (0, "overdue", TimeoutError),
+    ):
+        transfer = Transfer[None](Place(Tier.HOST), Place(Tier.VRAM, 0), 1, timeout)
+        if timeout is None:
+            transfer.cancel()
+        assert not transfer.begin() and transfer.state == state
+        with pytest.raises(error):
+            transfer.result(0)
+    late = buffer.startCopyTo(GOOD, timeout=0)
+    assert late.wait(30) and (late.state, late.route) == ("overdue", None)
+
+
 def test_aDeadlineEndsATransfer(buffer: muninn.MuninnBuffer, gate: Gate) -> None:
     with buffer.write(), pytest.raises(TimeoutError, match="writing 'a'"):
-        buffer.startCopyTo(GOOD, timeout=0.3).result(30)
+        transfer = buffer.startCopyTo(GOOD, timeout=0.3)
+        transfer.result(30)
+    assert transfer.state == "overdue"
     transfer = buffer.startCopyTo(SLOW, route="p2p", timeout=0.05, progress=gate)
     assert gate.reached.wait(30)
     time.sleep(0.05)

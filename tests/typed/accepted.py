@@ -76,3 +76,20 @@ muninn.open("name", access="copyOnWrite")
 muninn.openBundle("name", "copyOnWrite")
 muninn.array("name", 3, access="copyOnWrite")
 assert_type(markDirty(np.zeros(9, np.uint8), 65536, offset=0, length=8), None)
+B = muninn.open("name")
+assert_type(B.copyTo(1), muninn.MuninnBuffer)
+B.copyTo(1, name="name", access="readOnly", route="staged", timeout=1.5, progress=told)
+assert_type(B.startCopyTo(1, route="p2p").result(3), muninn.MuninnBuffer)
+assert_type(B.copyFrom(B, route="p2p", timeout=1), int)
+assert_type(B.startCopyFrom(B, progress=told).result(), int)
+assert_type(muninn.open("name", targetGpu=1, route="mapped"), muninn.MuninnBuffer)
+assert_type(B.startCopyTo(1).reason, str | None)
+assert_type(B.startCopyTo(1).seconds, float)
+if B.transfer is not None:
+    assert_type(B.transfer.seconds, float)
+
+
+async def awaited() -> None:
+    """A transfer is awaited for what it makes."""
+    assert_type(await B.startCopyTo(1), muninn.MuninnBuffer)
+    assert_type(await B.startCopyFrom(B), int)

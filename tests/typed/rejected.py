@@ -40,7 +40,16 @@ muninn.MuninnBuffer(4096, access="copyOnWrite")  # rejected
 muninn.shareBundle({"a": A}, access="copyOnWrite")  # rejected
 markDirty(A, "64K", 0, 8)  # rejected
 markDirty(A, 65536, 0)  # rejected
+B = muninn.open("name")
+B.copyTo(1, route="mapped")  # rejected
+B.startCopyTo(1, route="direct")  # rejected
+B.copyTo(1, access="rw")  # rejected
+B.copyFrom(B, route="fast")  # rejected
+muninn.open("name", targetGpu=1, route="upload")  # rejected
 # A keyword that is misspelt, or another function's.
+B.copyTo(targetGpu=1)  # rejected
+B.copyFrom(B, gpu=1)  # rejected
+muninn.open("name", targetgpu=1)  # rejected
 muninn.share(A, nmae="x")  # rejected
 muninn.share(A, lifetime_ms=5)  # rejected
 muninn.MuninnBuffer(4096, mod="fastMode")  # rejected
@@ -54,6 +63,9 @@ muninn.loadBundle({"a": (3, "f4")}, print, kind=1)  # rejected
 muninn.publish("name", A, copy=False)  # rejected
 muninn.publish("name", A, name="x")  # rejected
 # A value of another kind.
+B.copyTo("1")  # rejected
+B.copyTo(1, progress=3)  # rejected
+B.copyFrom(A)  # rejected
 muninn.share(A, preferredGpu="0")  # rejected
 muninn.share(A, lifetimeMs="5")  # rejected
 muninn.array("name", 3, progress=3)  # rejected
