@@ -49,13 +49,6 @@ class Report(NamedTuple):
 class Transfer(Generic[Result]):
     """A copy between two places.
 
-    Attributes
-    ----------
-    source, target
-        The places.
-    sizeBytes, doneBytes
-        How many bytes there are, and how many have arrived.
-
     Parameters
     ----------
     timeout
@@ -63,6 +56,13 @@ class Transfer(Generic[Result]):
     progress
         Called by the runner with the bytes that have arrived since the last call. An
         exception that it raises ends the transfer.
+
+    Attributes
+    ----------
+    source, target
+        The places.
+    sizeBytes, doneBytes
+        How many bytes there are, and how many have arrived.
     """
 
     def __init__(
