@@ -59,8 +59,8 @@ def wayOf(transfer: Transfer[Any]) -> str:
     """Which way the bytes of a copy went, why, and how fast."""
     seconds = max(transfer.seconds, 1e-9)
     return (
-        f"{transfer.route} ({transfer.reason}), {transfer.doneBytes} bytes in "
-        f"{seconds * 1e3:.3f} ms: {transfer.doneBytes / seconds / 1e9:.3g} GB/s"
+        f"{transfer.route} ({transfer.reason}), {transfer.sizeBytes} bytes in "
+        f"{seconds * 1e3:.3f} ms: {transfer.sizeBytes / seconds / 1e9:.3g} GB/s"
     )
 
 

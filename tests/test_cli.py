@@ -255,7 +255,6 @@ def test_openForAGpuTellsProgramsItsTransfer(onGpu: muninn.MuninnBuffer) -> None
         "reason": "peerDenied",
         "note": "the driver has no path between them",
         "sizeBytes": onGpu.nbytes,
-        "doneBytes": onGpu.nbytes,
     }
     mapped = answer("open", "t", "--seconds", "0", "--target-gpu", "1", "--route", "mapped")
     assert (mapped["gpu"], mapped["route"], mapped["transfer"]) == (0, "mapped", None)

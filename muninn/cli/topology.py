@@ -269,7 +269,7 @@ def _explained(settings: Topology, kept: Kept, pairs: Sequence[Pair]) -> Iterabl
     if isUnmeasured and not settings.enablePeerProbing:
         yield (
             "Not measured: topology.enablePeerProbing is false, so no link is verified, and "
-            "each is believed to be good. `topology --refresh` verifies and measures them now."
+            "copies go by way of the host. `topology --refresh` verifies and measures them now."
         )
     elif isUnmeasured:
         where = f"kept in {kept.path} until the next boot" if kept.path else "kept nowhere"
