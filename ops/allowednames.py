@@ -9,7 +9,9 @@ is used elsewhere, or no longer exists.
 # Names that users call or catch: the roadmap's API and its table of errors.
 _.waitNextAsync
 _.startCopyTo
-_.PromotionDenied
+_.promoteAsync
+_.dirtyFlags
+_.dirtyBytes
 _.NvmeSpillUnavailable
 
 # The commands of the inspector, which `muninn/cli/main.py` names as `module:function`.
@@ -113,3 +115,6 @@ _.language_info
 _.CustomMetadataHook
 _.CustomBuildHook
 _.initialize
+
+# A field of a structure of the driver.
+_.srcAccessOrder

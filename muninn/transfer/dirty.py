@@ -25,10 +25,8 @@ class Range(NamedTuple):
 def rangesOf(flags: Flags, sliceBytes: int, windowBytes: int) -> list[Range]:
     """The ranges that are dirty, in their order; no two of them touch."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags != 0, [0])).astype(np.int8)))
-    return [
-        Range(begin * sliceBytes, min(end * sliceBytes, windowBytes) - begin * sliceBytes)
-        for begin, end in edges.reshape(-1, 2).tolist()
-    ]
+    begins, ends = edges[::2] * sliceBytes, np.minimum(edges[1::2] * sliceBytes, windowBytes)
+    return [*map(Range, begins.tolist(), (ends - begins).tolist())]
 
 
 def mark(flags: Flags, sliceBytes: int, offset: int, sizeBytes: int) -> None:

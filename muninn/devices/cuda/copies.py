@@ -145,11 +145,7 @@ class Copies:
         """Copy each (target, source, bytes), with one submission to the stream."""
 
         def calls(handle: int) -> None:
-            parts = [
-                (target + offset, source + offset, partBytes)
-                for target, source, sizeBytes in copies
-                for offset, partBytes in self._seams.parts(target, source, sizeBytes)
-            ]
+            parts = self._seams.cut(copies)
             if self._hasBatches and len(parts) >= _LEAST_BATCH and handle not in DEFAULT_HANDLES:
                 _asBatch(parts, handle)
                 return

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import _thread
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class Seams:
@@ -46,6 +46,24 @@ class Seams:
             at = bisect_left(self._at, address)
             self._at = self._at[:at] + self._at[at + 1 :]
             self.changes += 1
+
+    def cut(self, copies: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+        """(target, source, bytes) of the copies into which many are cut. Few of them meet a
+        seam, and to find that out takes most of the time.
+        """
+        at, whole = self._at, list[tuple[int, int, int]]()
+        for copy in copies:
+            target, source, sizeBytes = copy
+            if bisect_right(at, target) == bisect_left(at, target + sizeBytes) and bisect_right(
+                at, source
+            ) == bisect_left(at, source + sizeBytes):
+                whole.append(copy)
+            else:
+                whole += [
+                    (target + offset, source + offset, partBytes)
+                    for offset, partBytes in self.parts(target, source, sizeBytes)
+                ]
+        return whole
 
     def parts(self, target: int, source: int, sizeBytes: int) -> Iterator[tuple[int, int]]:
         """(offset, bytes) of the copies into which a copy is cut; nearly always one. Each
