@@ -17,12 +17,12 @@ extern "C" {
 #endif
 
 /* Sum the bytes of the rows that take memory (LIVE, PROBING, DYING, REPLACED) by mode,
- * GPU and tenant, and those of promoted windows apart. Returns the number of sums. `sums` is a hash table of `room` entries, a power
- * of two, which must be zero. An entry in use has two words: the index + 1 of a row
- * with the mode, GPU and tenant of this sum, and the sum. -ENOSPC: more than three
- * quarters of `room` would be in use. `marks` has a byte for each row:
- * MNN_MARK_COUNTED, and MNN_MARK_DEADLINE if the row has a deadline. A row whose
- * description is out of range is not counted. */
+ * GPU and tenant, and those of promoted windows apart. Returns the number of sums. `sums` is a hash
+ * table of `room` entries, a power of two, which must be zero. An entry in use has two words: the
+ * index + 1 of a row with the mode, GPU and tenant of this sum, and the sum. -ENOSPC: more than
+ * three quarters of `room` would be in use. `marks` has a byte for each row: MNN_MARK_COUNTED, and
+ * MNN_MARK_DEADLINE if the row has a deadline. A row whose description is out of range is not
+ * counted. */
 #define MNN_MARK_COUNTED 1
 #define MNN_MARK_DEADLINE 2
 MNN_API int mnnSumRows(

@@ -95,7 +95,6 @@ _.mostBytes
 _.callSeconds
 
 # A word of transfers that comes before its use: dirty bytes are counted in slices.
-_.slicesOf
 
 # The reason for which a transition of a row is legal; tests and documents read it.
 _.by
