@@ -131,6 +131,14 @@ def test_aRangeThatIsNoWindowIsRefused(
         buffer.promote(*window)
 
 
+def test_bundlesAndPrivateMemoryAreNotPromoted() -> None:
+    muninn.share(content(), "h")
+    bundle = muninn.shareBundle({"w": np.zeros(3)})
+    for wrong in (muninn.open("h", "copyOnWrite"), bundle.buffer):
+        with pytest.raises(InvalidArgument, match="copyOnWrite|bundle"):
+            wrong.promote()
+
+
 def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
     with pytest.raises(DeviceUnavailable):
         buffer.promote(targetGpu=7)

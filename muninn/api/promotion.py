@@ -66,6 +66,7 @@ def promoted(
         raise PromotionDenied(
             "promotion is turned off (promotion.enablePromotion)", "Turn it on, or use the buffer"
         )
+    transfers.requireArray(base, openBuffer)
     _require(openBuffer, window)
     device = deviceOf(openBuffer.context)
     gpu = device.requireGpu(targetGpu)

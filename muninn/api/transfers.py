@@ -73,7 +73,7 @@ def copyTo(
 ) -> Copy[Buffer]:
     """`MuninnBuffer.copyTo`. If `isOpening`, the new object has the rights of `buffer`."""
     openBuffer = buffer._checked()
-    _requireArray(buffer, openBuffer)
+    requireArray(buffer, openBuffer)
     description = openBuffer.description
     device = deviceOf(openBuffer.context)
     options = BufferOptions(
@@ -142,7 +142,8 @@ def copyFrom(
     return Copy(transfer, into, work)
 
 
-def _requireArray(buffer: Attachment, openBuffer: OpenBuffer) -> None:
+def requireArray(buffer: Attachment, openBuffer: OpenBuffer) -> None:
+    """Raise `InvalidArgument` for a bundle, and for an object whose bytes are private."""
     if buffer._isPrivate:
         raise InvalidArgument(
             f"{buffer.name!r} is open copyOnWrite, and a copy would be of what is shared",
@@ -180,13 +181,13 @@ def _requireAlike(
             'Open it with access="readWrite"',
         )
     for each, opened in ((source, out), (buffer, into)):
-        _requireArray(each, opened)
+        requireArray(each, opened)
     if into.tables is not out.tables or (into.row, into.incarnation) == (out.row, out.incarnation):
         raise InvalidArgument(
             f"{buffer.name!r} can not be copied from itself, or from another domain",
             "Pass another buffer of this domain",
         )
-    mine, theirs = ((each.description.shape, str(elementOf(each))) for each in (into, out))
+    mine, theirs = ((each.description.shape, elementOf(each)) for each in (into, out))
     if mine != theirs:
         raise BufferMismatch(
             f"{buffer.name!r} has shape {mine[0]} and dtype {mine[1]}, and {source.name!r} shape "
