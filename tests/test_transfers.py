@@ -759,5 +759,6 @@ def test_theWayByTheHostIsTunedBesideItsFirstCopy(buffer: muninn.MuninnBuffer) -
     verdict = eventually(lambda: (each := found(0, NONE)) and each.pieceBytes and each, "tuned")
     assert engine().links.pieces(0, NONE) == (verdict.pieceBytes, verdict.pieceCount)
     assert engine().links.known(0, NONE) is None, "nothing is known of a link"
-    assert keptFor(device(), "").get(device().gpuUuid(0), device().gpuUuid(NONE)) is not None
+    uuids = device().gpuUuid(0), device().gpuUuid(NONE)
+    eventually(lambda: keptFor(device(), "").get(*uuids), "it is kept")
     assert np.array_equal(buffer.copyTo(NONE).read(), content())
