@@ -236,6 +236,7 @@ def test_aBufferThatWasWrittenMeanwhileIsNotOverwritten(buffer: muninn.MuninnBuf
             if buffer.mode == "bigMode":
                 view[0] = 55
     assert buffer.read()[0] == (55 if buffer.mode == "bigMode" else 0)
+    assert buffer.generation == 2, "a conflict publishes nothing"
     with buffer.promote() as scratch:
         scratch.array[0] = 9
     assert buffer.read()[0] == 9, "after a conflict all goes on"
@@ -251,9 +252,11 @@ def test_policiesDecideWhatComesBack() -> None:
         scratch.writeback()
     assert mostly.read()[0] == 9
     reader = muninn.open("m")
-    with reader.promote() as scratch, pytest.raises(PermissionDenied):
-        scratch.array[0] = 8
-        scratch.writeback()
+    with reader.promote() as scratch:
+        with pytest.raises(ValueError, match="read-only"):
+            scratch.array[0] = 8
+        with pytest.raises(PermissionDenied, match="open for reading"):
+            scratch.writeback()
 
 
 def test_aWriterThatIsKilledInAWritebackIsNoticed(
@@ -275,6 +278,61 @@ def test_aWriterThatIsKilledInAWritebackIsNoticed(
         if buffer.mode == "bigMode":
             view[:] = content()
     eventually(lambda: not windows(), "the scratch memory of the dead process is given back")
+
+
+@pytest.mark.parametrize("isKilled", [False, True])
+def test_whatAWriterLeftHalfWrittenStaysSo(
+    buffer: muninn.MuninnBuffer, actor: Start, isKilled: bool
+) -> None:
+    other = actor("b = muninn.open('a', 'readWrite')")
+    with buffer.promote() as scratch:
+        scratch.array[0] = 9
+        if isKilled:
+            other.do("access = b.write(); access.__enter__() is not None")
+            other.kill()
+        else:
+            with pytest.raises(ActorError, match="half way"):
+                other.do("with b.write() as v: raise ValueError('half way')")
+        with pytest.raises(WritebackConflict, match="half written"):
+            scratch.writeback(timeout=30)
+        with pytest.raises(WriterDied):
+            buffer.read(timeout=30)
+        with buffer.write():
+            pass
+        with pytest.raises(WritebackConflict, match="it is at 2"):
+            scratch.writeback()
+        scratch.close()
+    assert buffer.read()[0] == (0 if buffer.mode == "fastMode" else content()[0])
+
+
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_whatWasNotWrittenBackStaysDirty(
+    buffer: muninn.MuninnBuffer, actor: Start, gpu: int
+) -> None:
+    other = actor("b = muninn.open('a'); access = b.read(stream=0)")
+    with buffer.promote(targetGpu=gpu, track=True) as scratch:
+        scratch.array[:] = 7
+        scratch.markDirty(np.int32(0), np.int32(1))
+        other.do("access.__enter__() is not None")
+        with pytest.raises(TimeoutError, match="reading 'a'"):
+            scratch.writeback(timeout=0.05)
+        other.do("access.__exit__(None, None, None)")
+        assert scratch.dirtyBytes() == SLICE
+        assert scratch.writeback() == 2
+        assert scratch.dirtyBytes() == 0
+    assert buffer.read()[0] == 7
+
+
+@pytest.mark.parametrize("sizeBytes", [1, 7, 8, 4097])
+def test_aWindowOfAnySizeBeginsClean(sizeBytes: int) -> None:
+    buffer = muninn.share(np.full(5000, 0xAB, np.uint8), "bytes", access="readWrite")
+    for _ in range(2):  # the second time in memory that was used before
+        with buffer.promote(1, sizeBytes) as scratch:
+            assert scratch.dirtyBytes() == 0
+            scratch.array[sizeBytes - 1] = 1
+            assert 0 < scratch.dirtyBytes() <= sizeBytes
+            scratch.array[sizeBytes - 1] = 0xAB
+            scratch.close()
 
 
 # --- sharing -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from muninn.api import transfers
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import privateForKernels
 from muninn.api.transfers import Progress
-from muninn.arguments import named
+from muninn.arguments import asInteger, named
 from muninn.errors import InvalidArgument
 from muninn.session.gpus import deviceOf
 from muninn.sync.asyncwait import waited
@@ -244,9 +244,8 @@ class Copies(Attachment):
 
     @named
     def writeback(self, offset: int, length: int, sourceGpu: int, scratchPtr: Any) -> int:
-        """Copy a range of a promoted window back and publish it, by the address of its
-        scratch memory; returns the new generation. `Scratch.writeback` copies what is
-        dirty.
+        """Mark a range of a promoted window, by the address of its scratch memory, and copy
+        all back that is dirty (`Scratch.writeback`); returns the new generation.
 
         Parameters
         ----------
@@ -264,7 +263,10 @@ class Copies(Attachment):
         from muninn.api.scratch import scratchAt
 
         scratch = scratchAt(self, sourceGpu, scratchPtr)
-        scratch.markDirty(offset - scratch.offset, length)
+        begin = asInteger(offset)
+        if begin is None:
+            raise TypeError("writeback: offset is a number of bytes")
+        scratch.markDirty(begin - scratch.offset, length)
         return scratch.writeback()
 
     @property

@@ -23,12 +23,15 @@ from muninn.api.options import BufferOptions
 from muninn.api.scratch import WORD_BYTES, Room, Scratch
 from muninn.api.specs import specOf
 from muninn.arguments import asInteger, timeoutOf
-from muninn.errors import BufferExists, InvalidArgument, PromotionDenied
+from muninn.config.sizes import exactly
+from muninn.devices.ways import streamFor
+from muninn.errors import BufferExists, InvalidArgument, PromotionDenied, QuotaExceeded
+from muninn.kernels import launch
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.spec import windowSpec
-from muninn.sync.access import Sending
+from muninn.sync.moves import Sending
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.terms import Access, Mode
@@ -72,9 +75,20 @@ def promoted(
     gpu = device.requireGpu(targetGpu)
     description = openBuffer.description
     unit = settings.defaultSliceBytes if sliceBytes is None else _asSlice(caller, sliceBytes)
-    isShared = description.access is Access.READ_ONLY
-    isWritten = not isShared
-    room = Room.of(window.sizeBytes, unit, isWritten, isTracked)
+    # Memory that its owner has lent may change although no access of it is a write.
+    isConstant = description.access is Access.READ_ONLY
+    isShared = isConstant and description.transport != "cudaIpc"
+    room = Room.of(window.sizeBytes, unit, base.writable and not isConstant, isTracked)
+    if room.shadowAt is not None and not device.runsKernelsOnHost:
+        launch.requireKernels()  # or the end of the block would find out
+    most = min(settings.perGpuScratchBytes, settings.perTenantScratchBytes)
+    if room.sizeBytes > most:
+        raise PromotionDenied(
+            f"a window of {exactly(window.sizeBytes)} takes {exactly(room.sizeBytes)} of scratch "
+            f"memory, and {exactly(most)} is the most (promotion.perGpuScratchBytes, "
+            "perTenantScratchBytes)",
+            "Promote a smaller one, with track=True, or raise the budget",
+        )
     wanted = specOf(
         caller,
         (room.sizeBytes,),
@@ -174,7 +188,10 @@ class _Filler:
 
         self.generation = engine.run(transfer, work)
         self.report = transfer.report()
-        self._prepare(device, memory)
+        try:
+            self._prepare(device, memory)
+        finally:
+            del memory  # an error keeps this frame, and not the memory
 
     def _prepare(self, device: Device, memory: Memory) -> None:
         """The shadow, and flags that are 0."""
@@ -184,10 +201,10 @@ class _Filler:
         flags = np.zeros(room.sizeBytes - room.flagsAt, np.uint8)
         memory.copyIn(flags.ctypes.data, flags.nbytes, room.flagsAt)
         if room.shadowAt is not None:
-            with device.createStream(self._target.gpu) as stream:
-                whole = (memory.address + room.shadowAt, memory.address, self._window.sizeBytes)
-                device.copyBatch([whole], stream)
-                stream.synchronize()
+            # Whole words are compared.
+            length = -(-self._window.sizeBytes // WORD_BYTES) * WORD_BYTES
+            with streamFor(device, self._target.gpu) as stream:
+                device.copyBatch([(memory.address + room.shadowAt, memory.address, length)], stream)
 
 
 def _shared(wanted: BufferSpec, filler: _Filler, deadline: float | None) -> OpenBuffer:
@@ -225,12 +242,13 @@ def _granted(wanted: BufferSpec, filler: _Filler, deadline: float | None) -> Ope
     while True:
         try:
             return creation.create(wanted, fill=filler.fill)
-        except PromotionDenied:
+        except (PromotionDenied, QuotaExceeded) as error:
+            if arena.trim(0.0):
+                continue
             left = remaining(deadline)
-            if not arena.trim(0.0):
-                if left is not None and left <= 0:
-                    raise
-                clock.sleep(_PAUSE_SECONDS)
+            if isinstance(error, QuotaExceeded) or (left is not None and left <= 0):
+                raise
+            clock.sleep(_PAUSE_SECONDS)
 
 
 def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:

@@ -3,8 +3,8 @@ the way back.
 
 What was written is copied back inside a write access, dirty slices only. The access
 finds the generation that was promoted, or the bytes were written meanwhile and nothing
-is copied: `WritebackConflict`. A process that dies half way leaves the generation odd,
-so readers get `WriterDied`, and the next writer repairs the buffer.
+is copied: `WritebackConflict`. A process that dies half way, or a copy that fails, leaves
+the generation odd: readers get `WriterDied`, and the next writer repairs the buffer.
 
 The address of the scratch memory is another window's once the block is over.
 """
@@ -22,20 +22,22 @@ from muninn.api.attachment import Attachment
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.views import Region
 from muninn.arguments import asInteger, named, timeoutOf
-from muninn.errors import BufferFreed, InvalidArgument, PermissionDenied, WritebackConflict
+from muninn.devices.ways import streamFor
+from muninn.errors import BufferFreed, InvalidArgument, PermissionDenied
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
-from muninn.sync.access import Receiving
+from muninn.sync.moves import WritingBack
 from muninn.system.closable import Closable
 from muninn.system.pages import pagesUp
 from muninn.terms import Access
 from muninn.transfer import dirty
-from muninn.transfer.tiers import slicesOf
+from muninn.transfer.handle import Transfer
+from muninn.transfer.tiers import Place, Tier, Window, slicesOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from muninn.devices.port import Device
+    from muninn.devices.port import Allocation, Device
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
@@ -122,7 +124,12 @@ class Scratch(Protocols, Closable):
     def _exposed(self) -> Exposure:
         memory = self._checked()
         memory.memory.device = deviceOf(memory.context)
-        return Exposure(memory, memory.memory, self._region, not self.isShared)
+        return Exposure(memory, memory.memory, self._region, self._isWritten)
+
+    @property
+    def _isWritten(self) -> bool:
+        """Whether the window may be written, and written back."""
+        return self._room.flagsAt is not None
 
     def _checked(self) -> OpenBuffer:
         if self._isOver:
@@ -161,12 +168,15 @@ class Scratch(Protocols, Closable):
             The scratch memory is shared, or the buffer is readOnly.
         """
         self._refuseReadOnly()
-        sizeBytes = self.sizeBytes - offset if length is None else length
-        if offset < 0 or sizeBytes < 0 or offset + sizeBytes > self.sizeBytes:
+        begin = asInteger(offset)
+        wanted = self.sizeBytes - (begin or 0) if length is None else asInteger(length)
+        if begin is None or wanted is None:
+            raise TypeError("markDirty: offset and length are numbers of bytes")
+        if begin < 0 or wanted < 0 or begin + wanted > self.sizeBytes:
             raise InvalidArgument(
-                f"{sizeBytes} bytes from {offset} on are not in a window of {self.sizeBytes}"
+                f"{wanted} bytes from {begin} on are not in a window of {self.sizeBytes}"
             )
-        dirty.mark(self._flags, self.sliceBytes, offset, sizeBytes)
+        dirty.mark(self._flags, self.sliceBytes, begin, wanted)
 
     @property
     def dirtyFlags(self) -> Any:
@@ -194,8 +204,9 @@ class Scratch(Protocols, Closable):
 
     @named
     def writeback(self, timeout: float | None = None) -> int:
-        """Copy the slices that are marked back to the buffer and publish them; returns the
-        new generation, or the present one if none is marked.
+        """Copy the slices that are dirty back to the buffer and publish them; returns the
+        new generation, or the present one if none is dirty. No kernel may write the
+        window meanwhile.
 
         Raises
         ------
@@ -206,42 +217,56 @@ class Scratch(Protocols, Closable):
         TimeoutError
             Others are inside an access for so long.
         """
-        memory = self._checked()
+        self._checked()
         self._refuseReadOnly()
-        if not self._base.writable:
-            raise PermissionDenied(
-                f"{self._base.name!r} is open for reading", 'Open it with access="readWrite"'
-            )
         self._awaitWork()
         base, ranges = self._base._checked(), self._ranges()
         if not ranges:
             return base.generation.value()
-        source, target = memory.memory.address, _addressOf(base) + self.offset
-        copies = [(target + at, source + at, sizeBytes) for at, sizeBytes in ranges]
-        isCurrent = True
-        with Receiving(base, timeoutOf("writeback", timeout), lambda: None):
-            # Odd by now, and one more than the generation that was there.
-            isCurrent = base.generation.value() == self._generation + 1
-            if isCurrent:
-                device = deviceOf(base.context)
-                with device.createStream(self.gpu) as stream:
-                    device.copyBatch(copies, stream, (memory.memory, base.memory))
-                    if (shadowAt := self._room.shadowAt) is not None:
-                        kept = [
-                            (source + shadowAt + at, source + at, sizeBytes)
-                            for at, sizeBytes in ranges
-                        ]
-                        device.copyBatch(kept, stream, memory.memory)
-                    stream.synchronize()
-        if not isCurrent:
-            raise WritebackConflict(
-                f"{self._base.name!r} was written after its window from {self.offset} on was "
-                f"promoted at generation {self._generation}"
-            )
-        self._generation += 2
+        # What is marked from now on counts for the next time.
+        marked = self._flags.copy()
         self._flags[:] = 0
         self._putFlags()
+        try:
+            with WritingBack(base, timeoutOf("writeback", timeout), self._generation):
+                self._sendBack(base, ranges)
+        except BaseException:
+            self._flags |= marked
+            raise
+        self._generation += 2
         return self._generation
+
+    def _sendBack(self, base: OpenBuffer, ranges: list[dirty.Range]) -> None:
+        """Copy ranges to the base, and to the shadow. All copies are over when this
+        returns or raises.
+        """
+        device, source = deviceOf(base.context), self._memory.memory.address
+        whole, home = transfers.windowOf(base, lambda: None), base.memory.gpu
+        target = whole.address + self.offset
+        with streamFor(device, self.gpu) as stream:
+            if (shadowAt := self._room.shadowAt) is not None:
+                kept = [(source + shadowAt + at, source + at, length) for at, length in ranges]
+                device.copyBatch(kept, stream)
+            if home in (None, self.gpu):
+                device.copyBatch(
+                    [(target + at, source + at, length) for at, length in ranges], stream
+                )
+        if home not in (None, self.gpu):
+            self._sendAcross(base, whole.place, target, ranges)
+
+    def _sendAcross(
+        self, base: OpenBuffer, place: Place, target: int, ranges: list[dirty.Range]
+    ) -> None:
+        """Copy ranges to another GPU."""
+        allocation: Allocation = self._memory.memory.source  # type: ignore[assignment]  # VRAM is one
+        mine = Place(Tier.VRAM, self.gpu)
+        window = Window(
+            mine, allocation.address, self.sizeBytes, allocation.isReachedBy, allocation.letReach
+        )
+        transfer: Transfer[None] = Transfer(mine, place, self.sizeBytes)
+        with transfers.engineFor(base).way(transfer, window, place, None) as way:
+            for at, length in ranges:
+                way.send(window.address + at, target + at, length, lambda _: None)
 
     # --- the end -------------------------------------------------------------------------
 
@@ -267,7 +292,8 @@ class Scratch(Protocols, Closable):
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and self._policy is Access.READ_WRITE and not self._isOver:
+            isEager = self._policy is Access.READ_WRITE and self._isWritten
+            if kind is None and isEager and not self._isOver:
                 self.writeback()
         finally:
             self.close()
@@ -292,10 +318,10 @@ class Scratch(Protocols, Closable):
             )
 
     def _refuseReadOnly(self) -> None:
-        if self.isShared or self._policy is Access.READ_ONLY:
+        if not self._isWritten:
             raise PermissionDenied(
-                f"{self._base.name!r} is readOnly, and so is a window of it",
-                'Share it with access="readWrite"',
+                f"{self._base.name!r} is readOnly, or open for reading, and so is a window of it",
+                'Share it with access="readWrite", and open it so',
             )
 
     def _awaitWork(self) -> None:
@@ -361,6 +387,5 @@ def _compare(
     )
     count, words = (slicesOf(windowBytes, sliceBytes),), sliceBytes // WORD_BYTES
     flags = views.deviceArray(memory, Region(room.flagsAt, count, asElement(np.uint8)), True, gpu)
-    with device.createStream(gpu) as stream:
+    with streamFor(device, gpu) as stream:
         launch.launch("compareSlices", window, shadow, words, flags, stream=stream)
-        stream.synchronize()

@@ -24,7 +24,7 @@ from muninn.errors import (
 from muninn.interop.dtypes import elementOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
-from muninn.sync.access import Receiving, Sending
+from muninn.sync.moves import Receiving, Sending
 from muninn.system import threads
 from muninn.system.threads import refuseImports
 from muninn.terms import Mode

@@ -68,25 +68,9 @@ class Way(Closable):
             isOver = True
         finally:
             if not isOver:
-                self._drain()
+                drain(self._streams)
         for stream in self._streams:
             stream.check()
-
-    def _drain(self) -> None:
-        """Wait for all windows, also if an interruption comes meanwhile, which is raised
-        afterwards: the memory is the caller's again after this.
-        """
-        interruption: BaseException | None = None
-        waiting = list(self._streams)
-        while waiting:
-            try:
-                with contextlib.suppress(Exception):  # another error is on its way
-                    waiting[-1].synchronize()
-                waiting.pop()
-            except BaseException as error:
-                interruption = error
-        if interruption is not None:
-            raise interruption
 
     def _stream(self, gpu: int) -> Stream:
         """A stream that is closed with the way."""
@@ -96,6 +80,38 @@ class Way(Closable):
 
     def close(self) -> None:
         self._end.close()
+
+
+def drain(streams: Iterable[Stream]) -> None:
+    """Wait for all that the streams were given, also if an interruption comes meanwhile,
+    which is raised afterwards: the memory is the caller's again after this. The caller
+    raises an error of the streams itself.
+    """
+    interruption: BaseException | None = None
+    waiting = list(streams)
+    while waiting:
+        try:
+            with contextlib.suppress(Exception):
+                waiting[-1].synchronize()
+            waiting.pop()
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+@contextlib.contextmanager
+def streamFor(device: Device, gpu: int) -> Iterator[Stream]:
+    """A stream for the time of a block, whose work is over at its end, however it ends."""
+    with device.createStream(gpu) as stream:
+        isOver = False
+        try:
+            yield stream
+            stream.synchronize()
+            isOver = True
+        finally:
+            if not isOver:
+                drain((stream,))
 
 
 def _arrive(under: deque[tuple[Mark, int]], told: Told, isLast: bool = False) -> None:

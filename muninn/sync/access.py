@@ -59,10 +59,8 @@ if TYPE_CHECKING:
 WITHOUT_STREAM: Any = type(
     "WithoutStream", (), {"__repr__": lambda self: "WITHOUT_STREAM", "__slots__": ()}
 )()
-#: How often a wait looks whether it is to end.
-_LOOK_SECONDS = 0.1
 #: The deadline of a wait, and how many seconds it has in all; None: for ever.
-_Until = tuple[float, float] | None
+Until = tuple[float, float] | None
 
 
 class Opened(Protocol):
@@ -80,7 +78,7 @@ class Opened(Protocol):
         """The array for the kernels of a GPU."""
 
 
-class _OnOpenBuffer(atomics.AccessScope):
+class OnOpenBuffer(atomics.AccessScope):
     """The part that all kinds of access of an open buffer have in common."""
 
     _openBuffer: OpenBuffer
@@ -99,11 +97,11 @@ class _OnOpenBuffer(atomics.AccessScope):
     else:
         __del__ = atomics.scopeDrop
 
-    def _deadlineOf(self, _: None) -> _Until:
+    def _deadlineOf(self, _: None) -> Until:
         timeout = self._timeout
         return None if timeout is None else (deadlineOf(timeout) or 0.0, timeout)
 
-    def _await(self, until: _Until, word: int) -> bool:
+    def _await(self, until: Until, word: int) -> bool:
         openBuffer = self._openBuffer
         ended = awaitOwner(openBuffer, None if until is None else until[0], word)
         if ended is OwnerWait.TIME_OVER and until is not None:
@@ -143,7 +141,7 @@ class _OnOpenBuffer(atomics.AccessScope):
         _endBehindWork(self._openBuffer, lambda: atomics.scopeEnd(self))
 
 
-class Writing(_OnOpenBuffer):
+class Writing(OnOpenBuffer):
     """One write access. An exception that leaves it leaves the buffer half written:
     readers get `WriterDied`, and the next writer repairs the buffer.
     """
@@ -171,7 +169,7 @@ class Writing(_OnOpenBuffer):
         self._kind = owners.KIND_HOST
         return self._buffer._view(openBuffer)
 
-    def _awaitOthers(self, until: _Until) -> Any:
+    def _awaitOthers(self, until: Until) -> Any:
         """The view, after a wait for the accesses that are not over. This thread has
         the owner lock.
         """
@@ -200,7 +198,7 @@ class Writing(_OnOpenBuffer):
             fences.mend(self._openBuffer)
 
 
-class Reading(_OnOpenBuffer):
+class Reading(OnOpenBuffer):
     """A read access on a stream: the later work of the stream comes after the writers'
     work, and the next writer's work comes after it.
     """
@@ -219,7 +217,7 @@ class Reading(_OnOpenBuffer):
         refuseOwnWriter(openBuffer)
         self._stream = fences.usableStream(openBuffer, self._stream)
 
-    def _awaitOthers(self, until: _Until) -> Any:
+    def _awaitOthers(self, until: Until) -> Any:
         openBuffer = self._openBuffer
         self._refuseLeft()
         given = self._forKernels(self._buffer, self._stream)
@@ -235,7 +233,7 @@ class Reading(_OnOpenBuffer):
         fences.signal(self._openBuffer, self._stream, layout.TICKET_READING)
 
 
-class Copying(_OnOpenBuffer):
+class Copying(OnOpenBuffer):
     """A read access in which the host copies. A copy takes it when the pauses between
     publications are too short for it.
     """
@@ -252,123 +250,17 @@ class Copying(_OnOpenBuffer):
         self._owner = self._openBuffer.owner
         refuseOwnWriter(self._openBuffer)
 
-    def _deadlineOf(self, _: None) -> _Until:
+    def _deadlineOf(self, _: None) -> Until:
         return self._deadline, self._timeout or 0
 
-    def _awaitOthers(self, _: _Until) -> None:
+    def _awaitOthers(self, _: Until) -> None:
         # A writer that came meanwhile has the owner lock and waits for this access. The
         # copy would find that writer alive, and wait for it in turn.
         self._refuseLeft()
 
 
-class _Moving(_OnOpenBuffer):
-    """An access in which this process copies between places, and waits for the copy. It
-    waits for the work of earlier accesses first.
-
-    Parameters
-    ----------
-    look
-        Called now and then while it waits; raises to end the wait. The place in the row
-        of those that wait is kept meanwhile.
-    """
-
-    def __init__(
-        self,
-        calls: int,
-        openBuffer: OpenBuffer,
-        timeout: float | None,
-        look: Callable[[], object],
-    ) -> None:
-        super().__init__(None, calls, id(self))
-        self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
-        self._openBuffer, self._timeout, self._look = openBuffer, timeout, look
-
-    def _attach(self) -> None:
-        openBuffer = self._openBuffer
-        if openBuffer.context.departure.isOn:
-            openBuffer.context.departure.awaitEnd()
-        openBuffer.check()
-        self._owner = openBuffer.owner
-
-    def _await(self, until: _Until, word: int) -> bool:
-        self._look()
-        return super()._await(until, word)
-
-    def _awaitWork(self, until: _Until, writing: bool) -> None:
-        """Wait for the streams that use the buffer, and look whether its lease still
-        holds.
-        """
-        self._inSlices(until, lambda seconds: self._isDone(seconds, writing))
-        self._openBuffer.check()
-
-    def _isDone(self, seconds: float | None, writing: bool) -> bool:
-        fences.holdBack(self._openBuffer, None, writing=writing, timeout=seconds)
-        return True
-
-    def _inSlices(self, until: _Until, wait: Callable[[float], bool]) -> bool:
-        """Wait as long as the deadline allows, and look between two slices of the time.
-        Returns what the last wait returned, or raises its `TimeoutError`.
-        """
-        while True:
-            self._look()
-            left = None if until is None else remaining(until[0])
-            seconds = _LOOK_SECONDS if left is None else max(0.0, min(_LOOK_SECONDS, left))
-            isLast = left is not None and left <= _LOOK_SECONDS
-            try:
-                if wait(seconds):
-                    return True
-                if isLast:
-                    return False
-            except TimeoutError:
-                if isLast:
-                    raise
-
-
-class Sending(_Moving):
-    """A read access: the bytes are copied to another place."""
-
-    def __init__(
-        self, openBuffer: OpenBuffer, timeout: float | None, look: Callable[[], object]
-    ) -> None:
-        super().__init__(_SENDING_CALLS, openBuffer, timeout, look)
-
-    if not TYPE_CHECKING:
-        __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
-
-    def _attach(self) -> None:
-        super()._attach()
-        refuseOwnWriter(self._openBuffer)
-
-    def _awaitOthers(self, until: _Until) -> None:
-        self._refuseLeft()
-        self._awaitWork(until, writing=False)
-
-
-class Receiving(_Moving):
-    """A write access: bytes are copied into the buffer, wherever it is."""
-
-    def __init__(
-        self, openBuffer: OpenBuffer, timeout: float | None, look: Callable[[], object]
-    ) -> None:
-        super().__init__(_RECEIVING_CALLS, openBuffer, timeout, look)
-
-    if not TYPE_CHECKING:
-        __enter__, __exit__ = atomics.writingEnter, atomics.writingExit
-
-    def _awaitOthers(self, until: _Until) -> None:
-        openBuffer = self._openBuffer
-        if not self._inSlices(until, lambda seconds: awaitReaders(openBuffer, seconds)):
-            raise TimeoutError(
-                f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
-            )
-        self._awaitWork(until, writing=True)
-
-    def _end(self, _: type[BaseException] | None) -> None:
-        fences.mend(self._openBuffer)
-
-
-_WRITING_CALLS, _READING_CALLS, _COPYING_CALLS, _SENDING_CALLS, _RECEIVING_CALLS = (
-    owners.callsOf(kind) for kind in (Writing, Reading, Copying, Sending, Receiving)
+_WRITING_CALLS, _READING_CALLS, _COPYING_CALLS = (
+    owners.callsOf(kind) for kind in (Writing, Reading, Copying)
 )
 
 

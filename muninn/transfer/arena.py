@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from muninn.session.context import Context
     from muninn.session.openbuffer import OpenBuffer
 
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 4.0
 #: Memory of more than so many times the wanted size is left to a larger window.
 _MOST_TIMES = 2
 
@@ -39,6 +39,7 @@ class Arena:
 
     def __init__(self) -> None:
         self._idle: list[_Idle] = []
+        self._isClosed = False
         self._changing = _thread.RLock()
 
     def take(self, gpu: int, tenant: str, sizeBytes: int) -> OpenBuffer | None:
@@ -58,6 +59,8 @@ class Arena:
 
     def giveBack(self, gpu: int, memory: OpenBuffer) -> None:
         """No work uses the memory any more."""
+        if self._isClosed:
+            return
         with self._changing:
             self._idle.append(_Idle(gpu, memory.description.tenant, memory, clock.now()))
 
@@ -73,6 +76,7 @@ class Arena:
 
     def close(self) -> None:
         """The membership ends."""
+        self._isClosed = True
         self.trim(0.0)
 
 

@@ -192,6 +192,13 @@ def test_eachLinkGetsItsRoute(actor: Start, links: str, reason: str) -> None:
         True,
     ]
     assert there.do("b.copyFrom(c), bool((b.read() == a).all())") == [2, True]
+    there.do(
+        "from muninn.kernels import launch; s = muninn.createStream(1)\n"
+        "with b.promote(8000, 80_000, targetGpu=1, stream=s) as w:\n"
+        "    launch.launch('fillPattern', w.deviceArray()[:100], 42, stream=s)"
+    )
+    there.do("e = a.copy(); launch.launch('fillPattern', e[1000:1100], 42)")
+    assert there.do("b.generation, bool((b.read() == e).all())") == [4, True]
 
 
 @pytest.mark.usefixtures("standin")

@@ -35,7 +35,7 @@ MUTANTS = [
     Mutant(_LINKS, "        if verdict is not None and verdict.pieceBytes:\n", "        if False:\n", "the pieces that were tuned are used", "test_transfers.py::test_theWayByTheHostIsTunedBesideItsFirstCopy"),
     # --- copyTo, copyFrom, open -------------------------------------------------------
     Mutant(_WORK, "accesses if out.row < into.row else accesses[::-1]", "accesses", "two that copy from each other take the accesses in one order", "test_transfers.py::test_theAccessesAreEnteredInTheOrderOfTheRows"),
-    Mutant("muninn/sync/access.py", "        self._look()\n        return super()._await(until, word)\n", "        return super()._await(until, word)\n", "a transfer that waits for a writer is cancelled", "test_transfers.py::test_aTransferThatWaitsForAWriterIsCancelledAtOnce"),
+    Mutant("muninn/sync/moves.py", "        self._look()\n        return super()._await(until, word)\n", "        return super()._await(until, word)\n", "a transfer that waits for a writer is cancelled", "test_transfers.py::test_aTransferThatWaitsForAWriterIsCancelledAtOnce"),
     Mutant(_WORK, "    if mine != theirs:\n", "    if False:\n", "copyFrom takes buffers of one shape and dtype", "test_transfers.py::test_copyFromRefusesWhatDoesNotFit"),
     Mutant(_WORK, "        engineFor(openBuffer).requireLink(home, gpu)\n", "        pass\n", "nothing is mapped over a link that corrupts", "test_transfers.py::test_mappedIsTheBufferItself"),
     Mutant(_COPYING, "        if buffer._isPrivate:\n            raise privateForKernels(buffer.name)\n", "", "private memory is not mapped for kernels", "test_transfers.py::test_privateMemoryIsNotMappedForKernels"),

@@ -1,0 +1,170 @@
+"""Accesses in which this process copies between places, and waits for the copy.
+
+They wait for the work that earlier accesses gave their streams, as the host does before
+it copies. A copy may be cancelled while it waits, so each wait looks now and then
+whether it is to end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muninn.errors import WritebackConflict
+from muninn.session import owners
+from muninn.sync import fences
+from muninn.sync.access import OnOpenBuffer
+from muninn.sync.contention import awaitReaders, refuseOwnWriter
+from muninn.system import atomics
+from muninn.system.deadlines import remaining
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from muninn.session.openbuffer import OpenBuffer
+    from muninn.sync.access import Until
+
+#: How often a wait looks whether it is to end.
+_LOOK_SECONDS = 0.1
+
+
+class _Moving(OnOpenBuffer):
+    """An access in which this process copies between places, and waits for the copy. It
+    waits for the work of earlier accesses first.
+
+    Parameters
+    ----------
+    look
+        Called now and then while it waits; raises to end the wait. The place in the row
+        of those that wait is kept meanwhile.
+    """
+
+    def __init__(
+        self,
+        calls: int,
+        openBuffer: OpenBuffer,
+        timeout: float | None,
+        look: Callable[[], object],
+    ) -> None:
+        super().__init__(None, calls, id(self))
+        self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
+        self._openBuffer, self._timeout, self._look = openBuffer, timeout, look
+
+    def _attach(self) -> None:
+        openBuffer = self._openBuffer
+        if openBuffer.context.departure.isOn:
+            openBuffer.context.departure.awaitEnd()
+        openBuffer.check()
+        self._owner = openBuffer.owner
+
+    def _await(self, until: Until, word: int) -> bool:
+        self._look()
+        return super()._await(until, word)
+
+    def _awaitWork(self, until: Until, writing: bool) -> None:
+        """Wait for the streams that use the buffer, and look whether its lease still
+        holds.
+        """
+        self._inSlices(until, lambda seconds: self._isDone(seconds, writing))
+        self._openBuffer.check()
+
+    def _isDone(self, seconds: float | None, writing: bool) -> bool:
+        fences.holdBack(self._openBuffer, None, writing=writing, timeout=seconds)
+        return True
+
+    def _inSlices(self, until: Until, wait: Callable[[float], bool]) -> bool:
+        """Wait as long as the deadline allows, and look between two slices of the time.
+        Returns what the last wait returned, or raises its `TimeoutError`.
+        """
+        while True:
+            self._look()
+            left = None if until is None else remaining(until[0])
+            seconds = _LOOK_SECONDS if left is None else max(0.0, min(_LOOK_SECONDS, left))
+            isLast = left is not None and left <= _LOOK_SECONDS
+            try:
+                if wait(seconds):
+                    return True
+                if isLast:
+                    return False
+            except TimeoutError:
+                if isLast:
+                    raise
+
+
+class Sending(_Moving):
+    """A read access: the bytes are copied to another place."""
+
+    def __init__(
+        self, openBuffer: OpenBuffer, timeout: float | None, look: Callable[[], object]
+    ) -> None:
+        super().__init__(_SENDING_CALLS, openBuffer, timeout, look)
+
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.readingEnter, atomics.readingExit
+
+    def _attach(self) -> None:
+        super()._attach()
+        refuseOwnWriter(self._openBuffer)
+
+    def _awaitOthers(self, until: Until) -> None:
+        self._refuseLeft()
+        self._awaitWork(until, writing=False)
+
+
+class Receiving(_Moving):
+    """A write access: bytes are copied into the buffer, wherever it is."""
+
+    def __init__(
+        self, openBuffer: OpenBuffer, timeout: float | None, look: Callable[[], object]
+    ) -> None:
+        super().__init__(self._callsOfKind(), openBuffer, timeout, look)
+
+    @staticmethod
+    def _callsOfKind() -> int:
+        return _RECEIVING_CALLS
+
+    if not TYPE_CHECKING:
+        __enter__, __exit__ = atomics.writingEnter, atomics.writingExit
+
+    def _awaitOthers(self, until: Until) -> None:
+        openBuffer = self._openBuffer
+        if not self._inSlices(until, lambda seconds: awaitReaders(openBuffer, seconds)):
+            raise TimeoutError(
+                f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
+            )
+        self._awaitWork(until, writing=True)
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        if kind is None:
+            fences.mend(self._openBuffer)
+
+
+class WritingBack(Receiving):
+    """A write access that must find one generation, whole: otherwise it is
+    `WritebackConflict`, and nothing has changed.
+    """
+
+    def __init__(self, openBuffer: OpenBuffer, timeout: float | None, generation: int) -> None:
+        super().__init__(openBuffer, timeout, lambda: None)
+        # The C part then calls `_awaitOthers` in any case: with the owner lock, and
+        # before the generation becomes odd, by which a dead writer's can not be told.
+        self._kind = owners.KIND_STREAM
+        self._promoted = generation
+
+    @staticmethod
+    def _callsOfKind() -> int:
+        return _BACK_CALLS
+
+    def _awaitOthers(self, until: Until) -> None:
+        super()._awaitOthers(until)
+        found = self._openBuffer.generation.value()
+        if found != self._promoted:
+            left = "a writer has left it half written" if found & 1 else f"it is at {found}"
+            raise WritebackConflict(
+                f"{self._openBuffer.description.name!r} was written after a window of it was "
+                f"promoted at generation {self._promoted}: {left}"
+            )
+
+
+_SENDING_CALLS, _RECEIVING_CALLS, _BACK_CALLS = (
+    owners.callsOf(kind) for kind in (Sending, Receiving, WritingBack)
+)
