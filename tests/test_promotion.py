@@ -80,7 +80,8 @@ def test_rangesCoverWhatWasMarkedAndNoMoreThanItsSlices(
     covered = np.zeros(windowBytes, bool)
     ranges = dirty.rangesOf(flags, SLICE, windowBytes)
     for begin, sizeBytes in ranges:
-        assert sizeBytes > 0 and not covered[begin : begin + sizeBytes].any()
+        assert sizeBytes > 0 and begin + sizeBytes <= windowBytes
+        assert not covered[begin : begin + sizeBytes].any()
         covered[begin : begin + sizeBytes] = True
     assert (covered | ~written).all()
     slices = np.pad(written, (0, -windowBytes % SLICE)).reshape(-1, SLICE).any(axis=1)
@@ -326,13 +327,15 @@ def test_whatWasNotWrittenBackStaysDirty(
 @pytest.mark.parametrize("sizeBytes", [1, 7, 8, 4097])
 def test_aWindowOfAnySizeBeginsClean(sizeBytes: int) -> None:
     buffer = muninn.share(np.full(5000, 0xAB, np.uint8), "bytes", access="readWrite")
-    for _ in range(2):  # the second time in memory that was used before
-        with buffer.promote(1, sizeBytes) as scratch:
-            assert scratch.dirtyBytes() == 0
-            scratch.array[sizeBytes - 1] = 1
-            assert 0 < scratch.dirtyBytes() <= sizeBytes
-            scratch.array[sizeBytes - 1] = 0xAB
-            scratch.close()
+    with buffer.promote(1, 4096 if sizeBytes < SLICE else 4900) as scratch:
+        scratch.array[:] = 0x11
+        address = scratch.address
+        scratch.close()
+    with buffer.promote(1, sizeBytes) as scratch:
+        assert scratch.address == address, "in memory that another window has left"
+        assert scratch.dirtyBytes() == 0
+        scratch.array[sizeBytes - 1] = 1
+        assert 0 < scratch.dirtyBytes() <= sizeBytes
 
 
 # --- sharing -----------------------------------------------------------------------------
@@ -455,7 +458,16 @@ def test_idleMemoryMakesRoomForAnotherWindow(monkeypatch: pytest.MonkeyPatch) ->
     shared = muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite")
     with shared.promote(0, 900_000):
         pass
-    with shared.promote(0, 200_000, timeout=5), shared.promote(0, 300_000, timeout=5):
+    with shared.promote(0, 200_000, timeout=2), shared.promote(0, 300_000, timeout=2):
+        pass  # sooner than idle memory is given back by itself
+
+
+def test_aWindowAboveTheBudgetIsRefusedAtOnce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_TENANT_SCRATCH_BYTES", "1M")
+    shared = muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite")
+    with pytest.raises(PromotionDenied, match=r"2M.* and 1M is the most"):
+        shared.promote(timeout=1)
+    with shared.promote(track=True, length=900_000, timeout=1):
         pass
 
 
