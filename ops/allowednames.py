@@ -68,7 +68,6 @@ _.targetoptions
 
 # Methods and fields of an access or a lock that the C part calls, reads or sets.
 _._linger
-_._awaitOthers
 _._isTimed
 _._kind
 _._shownIn
