@@ -196,12 +196,13 @@ class Copies(Attachment):
             At the end: the buffer was written meanwhile.
         WriterDied, DeviceUnavailable, BarPressureHigh
         """
-        from muninn.api.promotion import askedWindow, promoted
+        from muninn.api.promotion import promoted
+        from muninn.api.scratch import askedRange
 
         return promoted(
             "promote",
             self,
-            askedWindow(self, "promote", offset, length),
+            askedRange("promote", self.nbytes, offset, length),
             targetGpu,
             timeout=timeout,
             stream=stream,
@@ -224,9 +225,10 @@ class Copies(Attachment):
         """`promote` for asyncio: ``with await buffer.promoteAsync(…) as scratch:``. The
         copy is made on a thread of its own, so that other tasks, and kernels, go on.
         """
-        from muninn.api.promotion import askedWindow, promoted
+        from muninn.api.promotion import promoted
+        from muninn.api.scratch import askedRange
 
-        window = askedWindow(self, "promoteAsync", offset, length)
+        window = askedRange("promoteAsync", self.nbytes, offset, length)
 
         def made(_: object) -> Scratch:
             return promoted(

@@ -124,16 +124,6 @@ def promoted(
     return scratch
 
 
-def askedWindow(base: Attachment, caller: str, offset: object, length: object) -> dirty.Range:
-    """The window that a caller asks for."""
-    sizeBytes = base.nbytes
-    begin = asInteger(offset)
-    wanted = sizeBytes - (begin or 0) if length is None else asInteger(length)
-    if begin is None or wanted is None:
-        raise TypeError(f"{caller}: offset and length are numbers of bytes")
-    return dirty.Range(begin, wanted)
-
-
 class _Filler:
     """Copies a window into scratch memory, and keeps what it learns."""
 

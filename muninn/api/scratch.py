@@ -32,15 +32,16 @@ from muninn.system.pages import pagesUp
 from muninn.terms import Access
 from muninn.transfer import dirty
 from muninn.transfer.handle import Transfer
-from muninn.transfer.tiers import Place, Tier, Window, slicesOf
+from muninn.transfer.tiers import slicesOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from muninn.devices.port import Allocation, Device
+    from muninn.devices.port import Device
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
+    from muninn.transfer.tiers import Place
 
 _WORK_SECONDS = 60.0
 #: Slices are compared word by word.
@@ -168,10 +169,7 @@ class Scratch(Protocols, Closable):
             The scratch memory is shared, or the buffer is readOnly.
         """
         self._refuseReadOnly()
-        begin = asInteger(offset)
-        wanted = self.sizeBytes - (begin or 0) if length is None else asInteger(length)
-        if begin is None or wanted is None:
-            raise TypeError("markDirty: offset and length are numbers of bytes")
+        begin, wanted = askedRange("markDirty", self.sizeBytes, offset, length)
         if begin < 0 or wanted < 0 or begin + wanted > self.sizeBytes:
             raise InvalidArgument(
                 f"{wanted} bytes from {begin} on are not in a window of {self.sizeBytes}"
@@ -258,12 +256,8 @@ class Scratch(Protocols, Closable):
         self, base: OpenBuffer, place: Place, target: int, ranges: list[dirty.Range]
     ) -> None:
         """Copy ranges to another GPU."""
-        allocation: Allocation = self._memory.memory.source  # type: ignore[assignment]  # VRAM is one
-        mine = Place(Tier.VRAM, self.gpu)
-        window = Window(
-            mine, allocation.address, self.sizeBytes, allocation.isReachedBy, allocation.letReach
-        )
-        transfer: Transfer[None] = Transfer(mine, place, self.sizeBytes)
+        window = transfers.windowOf(self._memory, lambda: None)
+        transfer: Transfer[None] = Transfer(window.place, place, self.sizeBytes)
         with transfers.engineFor(base).way(transfer, window, place, None) as way:
             for at, length in ranges:
                 way.send(window.address + at, target + at, length, lambda _: None)
@@ -333,6 +327,15 @@ class Scratch(Protocols, Closable):
             raise TimeoutError(f"work of this process is pending after {_WORK_SECONDS:.0f} s")
 
 
+def askedRange(caller: str, sizeBytes: int, offset: object, length: object) -> dirty.Range:
+    """The range that a caller asks for, of so many bytes; it may reach beyond them."""
+    begin = asInteger(offset)
+    wanted = sizeBytes - (begin or 0) if length is None else asInteger(length)
+    if begin is None or wanted is None:
+        raise TypeError(f"{caller}: offset and length are numbers of bytes")
+    return dirty.Range(begin, wanted)
+
+
 #: The promoted windows of this process, by address.
 _scratches: weakref.WeakValueDictionary[int, Scratch] = weakref.WeakValueDictionary()
 
@@ -360,10 +363,6 @@ def _regionOf(base: Attachment, window: dirty.Range) -> Region:
     if itemBytes and not window.offset % itemBytes and not window.sizeBytes % itemBytes:
         return Region(0, (window.sizeBytes // itemBytes,), whole.element)
     return Region(0, (window.sizeBytes,), asElement(np.uint8))
-
-
-def _addressOf(openBuffer: OpenBuffer) -> int:
-    return transfers.windowOf(openBuffer, lambda: None).address
 
 
 def _compare(
