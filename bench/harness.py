@@ -108,6 +108,16 @@ def _writeAll(file: io.FileIO, left: memoryview) -> None:
         left = left[file.write(left) :]
 
 
+def alternated(
+    rounds: int, ours: Callable[[], float], peer: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """The milliseconds of both, which give seconds, one after the other."""
+    for _ in range(2):
+        ours(), peer()
+    pairs = [(ours() * 1e3, peer() * 1e3) for _ in range(rounds)]
+    return [mine for mine, _ in pairs], [other for _, other in pairs]
+
+
 def quantile(values: Sequence[float], part: float) -> float:
     return sorted(values)[min(len(values) - 1, int(part * len(values)))]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 import muninn
 from bench.driver import GIB, IS_REHEARSAL, MIB, device, title
-from bench.harness import Options, Row, newDomain
+from bench.harness import Options, Row, alternated, newDomain
 from muninn.kernels import launch
 
 #: Speeds as shares of the peer's, from which the ratios of times follow.
@@ -37,12 +37,12 @@ def promoting(options: Options) -> list[Row]:
             return time.perf_counter() - begun
 
     with device().allocate(0, sizeBytes) as bare:
-        pinned = _rounds(
+        pinned = alternated(
             rounds,
             promoted,
             lambda: _seconds(stream, lambda: _copy(bare.address, base, sizeBytes, stream)),
         )
-    back = _rounds(rounds, lambda: _writtenBack(buffer, stream), promoted)
+    back = alternated(rounds, lambda: _writtenBack(buffer, stream), promoted)
     part = f"writeback of {100 // _DIRTY} % of {size}"
     rows = [
         Row(f"promotion of {size}", "ms", *pinned, "pinned copy", _MUST, _GO),
@@ -64,16 +64,6 @@ def _seconds(stream: Any, work: Callable[[], object]) -> float:
     work()
     stream.synchronize()
     return time.perf_counter() - begun
-
-
-def _rounds(
-    rounds: int, ours: Callable[[], float], peer: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """The milliseconds of both, one after the other."""
-    for _ in range(2):
-        ours(), peer()
-    pairs = [(ours() * 1e3, peer() * 1e3) for _ in range(rounds)]
-    return [mine for mine, _ in pairs], [other for _, other in pairs]
 
 
 def _writtenBack(buffer: muninn.MuninnBuffer, stream: Any) -> float:
@@ -104,7 +94,7 @@ def _compared(sizeBytes: int, rounds: int, stream: Any) -> list[Row]:
     def copied() -> float:
         return _seconds(stream, lambda: _copy(copy.open(), window.open(), sizeBytes, stream))
 
-    ours, peer = _rounds(rounds, compared, copied)
+    ours, peer = alternated(rounds, compared, copied)
     for each in (window, shadow, copy, flags):
         each.free()
     what = f"compare 2 × {title(sizeBytes)} in VRAM"
@@ -121,7 +111,7 @@ def _passes(buffer: muninn.MuninnBuffer, rounds: int, stream: Any) -> list[Row]:
     mapped = buffer.deviceArray(0, dtype=np.uint64)
     with buffer.promote(stream=stream, track=True) as scratch:
         inVram = scratch.deviceArray(dtype=np.uint64)
-        ours, peer = _rounds(rounds, lambda: read(inVram), lambda: read(mapped))
+        ours, peer = alternated(rounds, lambda: read(inVram), lambda: read(mapped))
         assert scratch.transfer is not None
         saved = float(np.median(peer) - np.median(ours)) / 1e3
         passes = scratch.transfer.seconds / saved if saved > 0 else float("inf")

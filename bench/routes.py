@@ -16,7 +16,7 @@ from cuda.bindings import driver as cu
 
 import muninn
 from bench.driver import GIB, IS_REHEARSAL, MIB, device, title
-from bench.harness import Options, Row, newDomain
+from bench.harness import Options, Row, alternated, newDomain
 from muninn.devices.cuda.driver import call
 
 #: Speeds, as shares of the peer's, from which the ratios of times follow.
@@ -97,15 +97,6 @@ class _Pair:
             buffer.free()
 
 
-def _rounds(
-    rounds: int, ours: Callable[[], float], peer: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    for _ in range(2):
-        ours(), peer()
-    pairs = [(ours() * 1e3, peer() * 1e3) for _ in range(rounds)]
-    return [mine for mine, _ in pairs], [other for _, other in pairs]
-
-
 def _straight(sizeBytes: int, rounds: int, must: float, goal: float) -> list[Row]:
     """p2p: by pieces, as for memory that is copied once, and straight, as for memory to
     which access was given.
@@ -117,7 +108,7 @@ def _straight(sizeBytes: int, rounds: int, must: float, goal: float) -> list[Row
         ("by pieces", pair, (None, None) if sizeBytes < GIB else (must, goal)),
         ("straight", reached, (must, goal)),
     ):
-        ours, peer = _rounds(rounds, lambda chosen=chosen: chosen.copied("p2p"), reached.raw)
+        ours, peer = alternated(rounds, lambda chosen=chosen: chosen.copied("p2p"), reached.raw)
         what = f"p2p of {_sized(sizeBytes)} {how}"
         rows.append(Row(what, "ms", ours, peer, "cuMemcpyPeerAsync, access set", *limits))
     pair.close()
@@ -133,7 +124,7 @@ def _staged(sizeBytes: int, rounds: int) -> list[Row]:
             ("slower of D2H and H2D", pinned.slower, (_MUST_STAGED, _GO_STAGED)),
             ("cuMemcpyPeerAsync, no access", pair.raw, (_MUST_DRIVERS, _GO_DRIVERS)),
         ):
-            ours, theirs = _rounds(rounds, lambda: pair.copied("staged"), peer)
+            ours, theirs = alternated(rounds, lambda: pair.copied("staged"), peer)
             rows.append(Row(f"staged, {_sized(sizeBytes)}", "ms", ours, theirs, what, *limits))
     pair.close()
     return rows
@@ -147,7 +138,7 @@ def _bothWays(sizeBytes: int, rounds: int) -> list[Row]:
     rawTurned.letReach()
     rows = []
     for route in ("p2p", "staged"):
-        ours, theirs = _rounds(
+        ours, theirs = alternated(
             rounds,
             lambda route=route: _together(
                 lambda: one.copied(route), lambda: other.copied(route, turned=True)
