@@ -65,6 +65,19 @@ class Reserve(enum.StrEnum):
     LAZY = "lazy"
 
 
+class Priority(enum.StrEnum):
+    """Which promotions get room in VRAM first, from the last to the first."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+    @property
+    def rank(self) -> int:
+        """Higher goes first."""
+        return _RANKS[self]
+
+
 #: The same words for type checkers, which do not accept a string where a member of an
 #: enumeration is declared.
 ModeWord = Literal["bigMode", "fastMode"]
@@ -73,11 +86,15 @@ OpenAccessWord = Literal["readOnly", "readMostly", "readWrite", "copyOnWrite"]
 LifetimeWord = Literal["keep", "lastClose"]
 RenewWord = Literal["auto", "onUse"]
 ReserveWord = Literal["full", "lazy"]
+PriorityWord = Literal["low", "normal", "high"]
 
 MODES = tuple(Mode)
 #: The words with which a buffer is shared.
 ACCESSES = (Access.READ_ONLY, Access.READ_MOSTLY, Access.READ_WRITE)
 LIFETIMES = tuple(Lifetime)
+#: Normal is the first, since the words of a new row are 0.
+PRIORITIES = (Priority.NORMAL, Priority.LOW, Priority.HIGH)
+_RANKS = {each: rank for rank, each in enumerate(Priority)}
 #: How the bytes get from process to process.
 TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
 
@@ -121,7 +138,7 @@ def _byText(kind: type[_Word]) -> Mapping[str, _Word]:
 
 _MODES, _OPEN_ACCESSES, _LIFETIMES = _byText(Mode), _byText(Access), _byText(Lifetime)
 _ACCESSES = {word.value: word for word in ACCESSES}
-_RENEWS, _RESERVES = _byText(Renew), _byText(Reserve)
+_RENEWS, _RESERVES, _PRIORITIES = _byText(Renew), _byText(Reserve), _byText(Priority)
 
 
 def asMode(value: object, caller: str = "") -> Mode:
@@ -161,6 +178,11 @@ def asRenew(value: object, caller: str = "") -> Renew:
 def asReserve(value: object, caller: str = "") -> Reserve:
     """`value` as a `Reserve`, or `InvalidArgument`."""
     return _choice(_RESERVES, "reserve", value, InvalidArgument, caller)
+
+
+def asPriority(value: object, caller: str = "") -> Priority:
+    """`value` as a `Priority`, or `InvalidArgument`."""
+    return _choice(_PRIORITIES, "priority", value, InvalidArgument, caller)
 
 
 def asName(value: object) -> str:

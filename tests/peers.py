@@ -52,6 +52,8 @@ def createOf(**fields: Any) -> dict[str, Any]:
         "gpu": -1,
         "sizeBytes": 4096,
         "gpuCapacityBytes": 0,
+        "rank": 0,
+        "isWaiting": False,
         "deadlineMs": 0,
         **fields,
     }

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from muninn.api.specs import asDeadline
+from muninn.api.lifetimes import asDeadline
 from muninn.errors import InvalidArgument
 from muninn.system import clock
 from support import Actor, ActorError, eventually, program
@@ -302,8 +302,8 @@ def test_aProcessThatCanNotKnowItsClockBelievesNoDeadline(monkeypatch: pytest.Mo
     monkeypatch.setattr(clock, "_own", clock.namespaceOf(7, 8, "monotonic 5 6\nboottime 7 8\n"))
     assert not clock.knowsHostTime()
     with pytest.raises(InvalidArgument, match="time namespace"):
-        asDeadline(5)
-    assert asDeadline(None) == 0
+        asDeadline("share", 5)
+    assert asDeadline("share", None) == 0
 
 
 def test_theOffsetIsReadAsTheKernelWritesIt() -> None:

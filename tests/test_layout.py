@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from muninn.control import cheader, layout
-from muninn.control.bits import BitField, areDisjoint
+from muninn.control.bits import BitField
 from muninn.control.geometry import Geometry
 from muninn.errors import ControlBlockInvalid
 from muninn.system import atomics
@@ -38,6 +38,20 @@ def numbersOfLibrary() -> dict[str, int]:
     ).name is not None:
         found[number.name.decode()] = number.value
     return found
+
+
+def areDisjoint(*fields: BitField) -> bool:
+    """Whether the fields are in words of one size, end within them, and share no bit."""
+    seen = 0
+    for field in fields:
+        if (
+            field.wordBits != fields[0].wordBits
+            or field.shift + field.bits > field.wordBits
+            or seen & field.mask
+        ):
+            return False
+        seen |= field.mask
+    return True
 
 
 def test_theHeaderIsWhatTheLayoutGives() -> None:
@@ -104,6 +118,32 @@ def test_fieldsThatOverlapOrEndBeyondTheirWordAreNotDisjoint() -> None:
     assert not areDisjoint(BitField(0, 4), BitField(3, 4))
     assert not areDisjoint(BitField(0, 4, 32), BitField(4, 29, 32))
     assert not areDisjoint(BitField(0, 4), BitField(4, 4, 32))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (layout.ELECTION_SLOT, layout.ELECTION_EPOCH),
+        (layout.ROWS_READY_COUNT, layout.ROWS_READY_EPOCH),
+        (layout.DRAIN_TEXT, layout.DRAIN_EPOCH),
+        (layout.NAME_WAKE_INDEXED, layout.NAME_WAKE_NOT_INDEXED),
+        (layout.REPLACEMENT_OLD, layout.REPLACEMENT_NEW, layout.REPLACEMENT_EPOCH),
+        (layout.MEMBER_STATE, layout.MEMBER_GENERATION),
+        (layout.ROBUST_TID, layout.ROBUST_OWNER_DIED, layout.ROBUST_WAITERS),
+        (layout.INDEX_ROW, layout.INDEX_INCARNATION, layout.INDEX_HASH),
+        (layout.INDEX_ROW, layout.INDEX_TOMBSTONE_EPOCH),
+        (layout.ROW_STATE, layout.ROW_CREATOR, layout.ROW_EPOCH, layout.ROW_INCARNATION),
+        (layout.HEAD_ROW, layout.HEAD_NUMBER, layout.HEAD_INCARNATION),
+        (layout.OWNER_SLOT, layout.OWNER_GENERATION, layout.OWNER_CONTENDED),
+        (layout.TICKET_STATUS, layout.TICKET_SLOT, layout.TICKET_GENERATION, layout.TICKET_NUMBER),
+        (layout.HINT_PRIORITY, layout.HINT_UNTIL),
+        (layout.HOT_FIRST, layout.HOT_PAGES),
+        (layout.LEASE_ROW, layout.LEASE_REASON, layout.LEASE_GENERATION, layout.LEASE_INCARNATION),
+        (layout.LEASE_EXPIRY, layout.LEASE_READING),
+    ],
+)
+def test_theFieldsOfAWordDoNotOverlap(fields: tuple[BitField, ...]) -> None:
+    assert areDisjoint(*fields)
 
 
 @pytest.mark.parametrize("limits", [(1, 1, 1), (256, 16384, 2048), (4094, 100_000, 65_536)])

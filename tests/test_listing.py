@@ -28,6 +28,8 @@ Start = Callable[..., Actor]
 #: The keys of R§15.3, and those added since.
 _KEYS = {
     "bufferId",
+    "windowOf",
+    "hints",
     "mode",
     "gpu",
     "gpus",

@@ -383,12 +383,12 @@ def test_theBudgetOfAGpuHoldsAcrossProcesses(actor: Start, monkeypatch: pytest.M
     shared = muninn.share(np.zeros(1 << 20, np.uint8), "r", access="readOnly")
     other = actor("b = muninn.open('r'); s = b.promote(0, 700_000, 1); s.__enter__()")
     with pytest.raises(PromotionDenied, match=r"GPU 1: .* used \+ .* wanted > 1M allowed"):
-        shared.promote(0, 400_000, 1, timeout=0.05)
-    with shared.promote(0, 400_000, 0), shared.promote(0, 200_000, 1):
+        shared.promote(600_000, 400_000, 1, timeout=0.05)
+    with shared.promote(600_000, 400_000, 0), shared.promote(600_000, 200_000, 1):
         pass
     closing = threading.Timer(0.3, lambda: other.do("s.close()"))
     closing.start()
-    with shared.promote(0, 400_000, 1, timeout=30):
+    with shared.promote(600_000, 400_000, 1, timeout=30):
         closing.join()
 
 
@@ -400,7 +400,7 @@ def test_theBudgetOfATenantIsItsOwn(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with mine.promote(0, 700_000):
         with pytest.raises(PromotionDenied, match="tenant 'mine'"):
-            mine.promote(0, 600_000, timeout=0)
+            mine.promote(400_000, 600_000, timeout=0)
         with yours.promote(0, 600_000):
             pass
 

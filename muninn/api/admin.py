@@ -15,13 +15,15 @@ takes over the buffers that the journals or the old block name (`broker/repair.p
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any, NamedTuple
 
 from muninn.control import leases
-from muninn.errors import BrokerUnavailable, BufferNotFound
+from muninn.errors import BrokerUnavailable, BufferNotFound, ControlBlockInvalid
 from muninn.session import membership
 from muninn.session.names import LOOK
+from muninn.session.windownames import WindowPlace
 from muninn.terms import asName, asTenant
 
 #: How many descriptors a member has open when it checks whether it can serve.
@@ -68,6 +70,25 @@ def evict(
             f"there is no buffer of {wanted} in domain {membership.current().domain!r}", LOOK
         )
     return int(reply["revoked"])
+
+
+def evictWindows(name: str, gpu: int | None = None) -> int:
+    """Revoke the leases on the promoted windows of a buffer, on one GPU or on all: whoever
+    uses one gets `LeaseRevoked` from its next operation, and what nobody uses is freed.
+    Returns how many leases were revoked. Raises `BufferNotFound`.
+    """
+    member = membership.current()
+    base = member.located(asName(name))
+    wanted = set()
+    for row, _ in member.rows.notFree():
+        with contextlib.suppress(ControlBlockInvalid):
+            description = member.rows.description(row)
+            place = WindowPlace.of(description.name)
+            isOfIt = place is not None and (place.row, place.incarnation) == base
+            if isOfIt and gpu in (None, description.gpu):
+                wanted.add(row)
+    holds = leases.scanHolds(member.block, member.members)
+    return sum(leases.revoke(member.block, hold, "evicted") for hold in holds if hold.row in wanted)
 
 
 class Holder(NamedTuple):

@@ -13,11 +13,11 @@ from typing import Any, Unpack
 import numpy as np
 
 from muninn.api import views
-from muninn.api.copying import Copies
 from muninn.api.handles import held
 from muninn.api.listing import describeRow
 from muninn.api.notebooks import htmlOf
 from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
+from muninn.api.promoting import Promotes
 from muninn.api.protocols import Exposure, Protocols, privateForKernels
 from muninn.api.specs import asSize, specOf
 from muninn.api.views import Region
@@ -40,7 +40,7 @@ from muninn.terms import Access, AccessWord, ModeWord, asRenew
 
 
 @describesOptions
-class MuninnBuffer(Protocols, Copies, Closable):
+class MuninnBuffer(Protocols, Promotes, Closable):
     """A named region of memory that every process of this host may share.
 
     Calling the class creates a buffer; `muninn.open` finds one.

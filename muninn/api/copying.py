@@ -8,21 +8,19 @@ engine's (`transfer/`), and each copy says so. `api/transfers.py` does the work.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from muninn.api import transfers
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import privateForKernels
 from muninn.api.transfers import Progress
-from muninn.arguments import asInteger, named
+from muninn.arguments import named
 from muninn.errors import InvalidArgument
 from muninn.session.gpus import deviceOf
-from muninn.sync.asyncwait import waited
 from muninn.terms import AccessWord, nearest
 from muninn.transfer.routes import ASKABLE, Route
 
 if TYPE_CHECKING:
-    from muninn.api.scratch import Scratch
     from muninn.transfer.handle import Report, Transfer
 
 RouteWord = Literal["p2p", "staged"]
@@ -147,129 +145,6 @@ class Copies(Attachment):
         return transfers.copyFrom(
             self, "startCopyFrom", source, _asRoute(route, "startCopyFrom"), timeout, progress
         ).start()
-
-    @named
-    def promote(
-        self,
-        offset: int = 0,
-        length: int | None = None,
-        targetGpu: int = 0,
-        *,
-        timeout: float | None = 10.0,
-        stream: Any = None,
-        track: bool = False,
-        sliceBytes: int | None = None,
-    ) -> Scratch:
-        """Copy a window of the buffer to scratch memory of a GPU, for the time of a block:
-        ``with buffer.promote(offset, length, gpu) as scratch:``. Kernels take
-        ``scratch.deviceArray()``, or C ``scratch.address``.
-
-        At the end of the block, what was written is copied back and published, if the
-        buffer is readWrite; if it is readMostly, ``scratch.writeback()`` does that.
-        Nothing is copied back when the block is left by an exception.
-
-        Parameters
-        ----------
-        offset, length
-            The window, in bytes; all of the buffer by default.
-        targetGpu
-            The GPU whose kernels use the window.
-        timeout
-            Seconds to wait for room in the budgets, and for writers.
-        stream
-            The stream of the kernels. The end of the block waits for its work; without
-            it, for all work of this process.
-        track
-            Kernels and ``scratch.markDirty()`` say what they write, by
-            ``scratch.dirtyFlags``. By default the window is compared with a second copy
-            of it on the GPU, which takes as much room again.
-        sliceBytes
-            The unit in which writes are told apart, from 4096 on; 64 KiB unless
-            configured otherwise.
-
-        Raises
-        ------
-        PromotionDenied
-            The budget of the GPU or of the tenant has no room, or too many windows are
-            under way, for `timeout` seconds; the figures are in the text.
-        WritebackConflict
-            At the end: the buffer was written meanwhile.
-        WriterDied, DeviceUnavailable, BarPressureHigh
-        """
-        from muninn.api.promotion import promoted
-        from muninn.api.scratch import askedRange
-
-        return promoted(
-            "promote",
-            self,
-            askedRange("promote", self.nbytes, offset, length),
-            targetGpu,
-            timeout=timeout,
-            stream=stream,
-            isTracked=track,
-            sliceBytes=sliceBytes,
-        )
-
-    @named
-    async def promoteAsync(
-        self,
-        offset: int = 0,
-        length: int | None = None,
-        targetGpu: int = 0,
-        *,
-        timeout: float | None = 10.0,
-        stream: Any = None,
-        track: bool = False,
-        sliceBytes: int | None = None,
-    ) -> Scratch:
-        """`promote` for asyncio: ``with await buffer.promoteAsync(…) as scratch:``. The
-        copy is made on a thread of its own, so that other tasks, and kernels, go on.
-        """
-        from muninn.api.promotion import promoted
-        from muninn.api.scratch import askedRange
-
-        window = askedRange("promoteAsync", self.nbytes, offset, length)
-
-        def made(_: object) -> Scratch:
-            return promoted(
-                "promoteAsync",
-                self,
-                window,
-                targetGpu,
-                timeout=timeout,
-                stream=stream,
-                isTracked=track,
-                sliceBytes=sliceBytes,
-            )
-
-        return await waited(made, lambda: None)
-
-    @named
-    def writeback(self, offset: int, length: int, sourceGpu: int, scratchPtr: Any) -> int:
-        """Mark a range of a promoted window, by the address of its scratch memory, and copy
-        all back that is dirty (`Scratch.writeback`); returns the new generation.
-
-        Parameters
-        ----------
-        offset, length
-            The range, in bytes of the buffer.
-        sourceGpu, scratchPtr
-            The GPU, and what `promote` returned, or its address.
-
-        Raises
-        ------
-        InvalidArgument
-            No window of this buffer is promoted there.
-        WritebackConflict, PermissionDenied
-        """
-        from muninn.api.scratch import scratchAt
-
-        scratch = scratchAt(self, sourceGpu, scratchPtr)
-        begin = asInteger(offset)
-        if begin is None:
-            raise TypeError("writeback: offset is a number of bytes")
-        scratch.markDirty(begin - scratch.offset, length)
-        return scratch.writeback()
 
     @property
     def transfer(self) -> Report | None:

@@ -12,16 +12,19 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
+from muninn.api import hints
 from muninn.api.freedmemory import lingering
 from muninn.arguments import named
 from muninn.control import layout, leases
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
+from muninn.control.hints import RowHints
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
 from muninn.observe import counters
 from muninn.session.membership import current
+from muninn.session.windownames import WindowPlace
 from muninn.system import aside, clock
 from muninn.system.clock import monotonicMs
 from muninn.system.pages import hugePages
@@ -127,9 +130,10 @@ def domainInfo() -> dict[str, Any]:
     dict
         ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``,
         ``drainReason``, ``members``: a list of ``pid``, ``program``, ``slot``,
-        ``preferred`` and ``leases``; and ``transfers``, which counts the copies of this
-        process, and of no other, to and between GPUs: by ``route/reason``, the ``times``
-        and the ``bytes``.
+        ``preferred`` and ``leases``. Of this process, and of no other: ``transfers``, the
+        copies to and between GPUs, by ``route/reason``: the ``times`` and the ``bytes``;
+        and ``promotions``, the windows whose use was marked, by GPU: the ``times``, the
+        ``bytes``, and the ``usedBytes`` among them.
     """
     membership = current()
     term = membership.election.term()
@@ -147,6 +151,16 @@ def domainInfo() -> dict[str, Any]:
             label: {"times": each.times, "bytes": each.sizeBytes}
             for label, each in sorted(counters.counted("transfers").items())
         },
+        "promotions": _promotions(),
+    }
+
+
+def _promotions() -> dict[str, dict[str, int]]:
+    used = counters.counted("used")
+    return {
+        gpu: {"times": each.times, "bytes": each.sizeBytes, "usedBytes": used[gpu].sizeBytes}
+        for gpu, each in sorted(counters.counted("promoted").items())
+        if gpu in used
     }
 
 
@@ -191,6 +205,7 @@ class _Moment:
             "bufferId": f"{row}.{state.incarnation}",
             "name": description.name,
             "kind": _KINDS.get(description.kind, "unknown"),
+            "windowOf": self._windowOf(description),
             "mode": description.mode.value,
             "gpu": description.gpu if description.gpu >= 0 else None,
             "gpus": [each.gpu for each in (description, *parts) if each.gpu >= 0],
@@ -206,6 +221,9 @@ class _Moment:
             "lifetime": description.lifetime.value,
             "leaseTtlMs": tables.settings.security.leaseTtlMs,
             "ageMs": max(0, now - description.createdMs),
+            "hints": hints.described(
+                RowHints(tables.block.rowAddress(row)).get(), description.sizeBytes
+            ),
             "endsInMs": max(0, description.deadlineMs - now) if description.deadlineMs else None,
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,
@@ -237,6 +255,21 @@ class _Moment:
             for part, _ in rows.partsOf(row, state.incarnation)
         )
         return [each for each in described if each is not None]
+
+    def _windowOf(self, description: RowDescription) -> dict[str, Any] | None:
+        """The buffer of which scratch memory is a window; its name is None if it is gone."""
+        place = WindowPlace.of(description.name)
+        if place is None or description.kind != layout.ROW_KIND_WINDOW:
+            return None
+        rows, base = self._tables.rows, None
+        if place.row < rows.count() and rows.state(place.row).incarnation == place.incarnation:
+            base = _stableDescription(self._tables, place.row, rows.state(place.row))
+        return {
+            "bufferId": f"{place.row}.{place.incarnation}",
+            "name": None if base is None else base.name,
+            "offset": place.offset,
+            "size": place.sizeBytes,
+        }
 
     def _importers(self, holds: list[leases.Hold]) -> list[dict[str, Any]]:
         """The processes that have a buffer open. One process may be two members: it has

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, TypeVar, Unpack
 
+from muninn.api.hints import HintKeywords
 from muninn.arguments import callerOf, checkKeywords, keywordsOf
 from muninn.terms import AccessWord, LifetimeWord, ModeWord, RenewWord, ReserveWord
 
@@ -63,6 +64,9 @@ class BufferOptions:
         Bind the pages to this node.
     progress
         Called with the bytes that are ready since the last call.
+    hints
+        How it will be used, as `MuninnBuffer.setHints` takes it: ``{"hotRanges": [(0, 4096)],
+        "lifetimeMs": 600_000, "priority": "high"}``. For one array.
     """
 
     name: str | None = None
@@ -76,6 +80,7 @@ class BufferOptions:
     renew: RenewWord = "auto"
     numaNode: int | None = None
     progress: Callable[[int], None] | None = None
+    hints: HintKeywords | None = None
     #: Whether another buffer may have the name until the commit takes it.
     replaces = False
 
@@ -95,6 +100,7 @@ class ShareKeywords(TypedDict, total=False):
     renew: RenewWord
     numaNode: int | None
     progress: Callable[[int], None] | None
+    hints: HintKeywords | None
 
 
 class BufferKeywords(ShareKeywords, total=False):

@@ -1,177 +1,230 @@
 """Promotion: a window of a buffer copied to scratch memory of a GPU (`api/scratch.py`).
 
 The window is copied to the GPU inside a read access, so it is of one whole generation.
-Scratch memory is a buffer of its own kind: the broker admits it against the budgets of
-the GPU and of the tenant, it is freed with its last user, and a process that is killed
-leaves nothing. A window of a buffer that nobody may write has a name made of its place,
-by which other processes find it and share the copy; it outlives its promoter as long as
-any of them uses it.
+If a prefetch (`api/prefetch.py`) has brought those bytes already, they are used, or
+copied within the GPU. Of a buffer that nobody may write, processes share the scratch
+memory of a window; it outlives its promoter as long as any of them uses it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from muninn.api import transfers
 from muninn.api.attachment import Attachment
-from muninn.api.options import BufferOptions
-from muninn.api.scratch import WORD_BYTES, Room, Scratch
-from muninn.api.specs import specOf
+from muninn.api.scratch import Scratch
+from muninn.api.scratchmemory import Claim
+from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.arguments import asInteger, timeoutOf
 from muninn.config.sizes import exactly
+from muninn.control.hints import RowHints
 from muninn.devices.ways import streamFor
-from muninn.errors import BufferExists, InvalidArgument, PromotionDenied, QuotaExceeded
+from muninn.errors import InvalidArgument, PromotionDenied
 from muninn.kernels import launch
-from muninn.session import creation
 from muninn.session.gpus import deviceOf
-from muninn.session.membership import current
-from muninn.session.spec import windowSpec
 from muninn.sync.moves import Sending
-from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
-from muninn.terms import Access, Mode
+from muninn.terms import Access
 from muninn.transfer import dirty
-from muninn.transfer.arena import arenaOf
+from muninn.transfer.arena import Content, arenaOf
 from muninn.transfer.handle import Report, Transfer
-from muninn.transfer.tiers import Place, Tier
+from muninn.transfer.tiers import Place, Tier, Window
 
 if TYPE_CHECKING:
+    from muninn.control.hints import Hints
     from muninn.devices.port import Device
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
-    from muninn.session.spec import BufferSpec
 
-#: How often a promotion asks again for room.
-_PAUSE_SECONDS = 0.005
 _LEAST_SLICE_BYTES = 4096
 
 
-def promoted(
-    caller: str,
-    base: Attachment,
-    window: dirty.Range,
-    targetGpu: int,
-    *,
-    timeout: float | None,
-    stream: Any,
-    isTracked: bool,
-    sliceBytes: int | None,
-) -> Scratch:
+class Asked(NamedTuple):
+    """What a caller asks for, beside the window.
+
+    Attributes
+    ----------
+    timeout
+        Seconds for all of it.
+    sliceBytes
+        The unit in which writes are told apart; None: as configured.
+    look
+        Called now and then; raises to end the promotion.
+    """
+
+    caller: str
+    targetGpu: int
+    timeout: float | None
+    isTracked: bool
+    sliceBytes: int | None
+    isPrefetch: bool = False
+    look: Callable[[], object] = lambda: None
+
+
+def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
-    openBuffer = base._checked()
-    settings = openBuffer.tables.settings.promotion
-    if not settings.enablePromotion:
-        raise PromotionDenied(
-            "promotion is turned off (promotion.enablePromotion)", "Turn it on, or use the buffer"
-        )
-    transfers.requireArray(base, openBuffer)
-    _require(openBuffer, window)
-    device = deviceOf(openBuffer.context)
-    gpu = device.requireGpu(targetGpu)
-    description = openBuffer.description
-    unit = settings.defaultSliceBytes if sliceBytes is None else _asSlice(caller, sliceBytes)
-    # Memory that its owner has lent may change although no access of it is a write.
-    isConstant = description.access is Access.READ_ONLY
-    isShared = isConstant and description.transport != "cudaIpc"
-    room = Room.of(window.sizeBytes, unit, base.writable and not isConstant, isTracked)
-    if room.shadowAt is not None and not device.runsKernelsOnHost:
-        launch.requireKernels()  # or the end of the block would find out
-    most = min(settings.perGpuScratchBytes, settings.perTenantScratchBytes)
-    if room.sizeBytes > most:
-        raise PromotionDenied(
-            f"a window of {exactly(window.sizeBytes)} takes {exactly(room.sizeBytes)} of scratch "
-            f"memory, and {exactly(most)} is the most (promotion.perGpuScratchBytes, "
-            "perTenantScratchBytes)",
-            "Promote a smaller one, with track=True, or raise the budget",
-        )
-    wanted = specOf(
-        caller,
-        (room.sizeBytes,),
-        np.uint8,
-        BufferOptions(
-            mode=Mode.FAST.value,
-            preferredGpu=gpu,
-            access=description.access.value,  # type: ignore[arg-type]  # a word of it
-            tenant=description.tenant,
-        ),
-    )
-    deadline = deadlineOf(timeoutOf(caller, timeout))
-    filler = _Filler(base, window, Place(Tier.VRAM, gpu), room, deadline)
-    if isShared:
-        key = f"{openBuffer.row}.{openBuffer.incarnation}:{device.gpuUuid(gpu)[-12:]}"
-        name = f"{key}:{window.offset}+{window.sizeBytes}"
-        memory = _shared(windowSpec(wanted, name), filler, deadline)
-    else:
-        memory = _private(windowSpec(wanted, os.urandom(8).hex()), filler, deadline)
-    arena = arenaOf(openBuffer.context)
-    scratch = Scratch(
-        base,
-        window,
-        gpu,
-        memory,
-        isShared=isShared,
-        sliceBytes=unit,
-        room=room,
-        stream=stream,
-        giveBack=None if isShared else functools.partial(arena.giveBack, gpu),
-    )
-    scratch.transfer, scratch._generation = filler.report, filler.generation
-    return scratch
+    promotion = Promotion.of(base, asked)
+    _require(promotion.openBuffer, window)
+    return promotion.scratch(window, stream)
 
 
-class _Filler:
+class Promotion(NamedTuple):
+    """Windows of one buffer that go to one GPU."""
+
+    base: Attachment
+    openBuffer: OpenBuffer
+    asked: Asked
+    gpu: int
+    sliceBytes: int
+    #: Whether other processes may use the same scratch memory.
+    isShared: bool
+    deadline: float | None
+    hints: Hints
+
+    @classmethod
+    def of(cls, base: Attachment, asked: Asked) -> Promotion:
+        """Raises what forbids any promotion of the buffer."""
+        openBuffer = base._checked()
+        settings = openBuffer.tables.settings.promotion
+        if not settings.enablePromotion:
+            raise PromotionDenied(
+                "promotion is turned off (promotion.enablePromotion)",
+                "Turn it on, or use the buffer",
+            )
+        transfers.requireArray(base, openBuffer)
+        device, description = deviceOf(openBuffer.context), openBuffer.description
+        sliceBytes = settings.defaultSliceBytes
+        if asked.sliceBytes is not None:
+            sliceBytes = _asSlice(asked.caller, asked.sliceBytes)
+        return cls(
+            base,
+            openBuffer,
+            asked,
+            device.requireGpu(asked.targetGpu),
+            sliceBytes,
+            # Memory that its owner has lent may change although no access of it is a write.
+            description.access is Access.READ_ONLY and description.transport != "cudaIpc",
+            deadlineOf(timeoutOf(asked.caller, asked.timeout)),
+            RowHints(openBuffer.tables.block.rowAddress(openBuffer.row)).get(),
+        )
+
+    def room(self, window: dirty.Range) -> Room:
+        """What a window needs. Raises `PromotionDenied` if it is more than ever is there."""
+        isWritten = self.base.writable and self.openBuffer.description.access is not (
+            Access.READ_ONLY
+        )
+        room = Room.of(window.sizeBytes, self.sliceBytes, isWritten, self.asked.isTracked)
+        if room.shadowAt is not None and not deviceOf(self.openBuffer.context).runsKernelsOnHost:
+            launch.requireKernels()  # or the end of the block would find out
+        settings = self.openBuffer.tables.settings.promotion
+        most = min(settings.perGpuScratchBytes, settings.perTenantScratchBytes)
+        if room.sizeBytes > most:
+            raise PromotionDenied(
+                f"a window of {exactly(window.sizeBytes)} takes {exactly(room.sizeBytes)} of "
+                f"scratch memory, and {exactly(most)} is the most "
+                "(promotion.perGpuScratchBytes, perTenantScratchBytes)",
+                "Promote a smaller one, with track=True, or raise the budget",
+            )
+        return room
+
+    def content(self, window: dirty.Range) -> Content:
+        """The bytes of a window as they are now."""
+        base = self.openBuffer.row, self.openBuffer.incarnation
+        return Content(base, self.gpu, window, self.openBuffer.generation.value())
+
+    def claim(self, window: dirty.Range, sizeBytes: int) -> Claim:
+        return Claim(
+            self.openBuffer,
+            self.gpu,
+            window,
+            sizeBytes,
+            self.hints.priority,
+            self.hints.priority.rank + (not self.asked.isPrefetch),
+            self.deadline,
+            self.asked.look,
+        )
+
+    def filled(self, window: dirty.Range, room: Room) -> tuple[OpenBuffer, int, Filler]:
+        """The scratch memory of a window, where the window is in it, and how its bytes came."""
+        filler = Filler(self, window, room)
+        claim, caller = self.claim(window, room.sizeBytes), self.asked.caller
+        if self.isShared:
+            return *claim.shared(caller, filler.fill), filler
+        return claim.private(caller, filler.fill), 0, filler
+
+    def scratch(self, window: dirty.Range, stream: Any) -> Scratch:
+        room, arena = self.room(window), arenaOf(self.openBuffer.context)
+        wanted = self.content(window)
+        isHot = not self.hints.isOver() and any(
+            window.overlaps(dirty.Range(*each)) for each in self.hints.hotRanges
+        )
+        at, report, generation = 0, None, 0
+        memory: OpenBuffer | None = None
+        if not self.isShared:
+            memory, generation = arena.takePrefetched(wanted, room), wanted.generation
+        if memory is None:
+            memory, at, filler = self.filled(window, room)
+            report, generation = filler.report, filler.generation
+        made = Scratch(
+            self.base,
+            window,
+            self.gpu,
+            memory,
+            at=at,
+            isShared=self.isShared,
+            isHot=isHot,
+            sliceBytes=self.sliceBytes,
+            room=room,
+            stream=stream,
+            priority=self.hints.priority,
+            giveBack=None if self.isShared else functools.partial(arena.giveBack, self.gpu),
+        )
+        made._checked()  # a window that this process has not closed may have been evicted
+        made.transfer, made._generation = report, generation
+        return made
+
+
+class Filler:
     """Copies a window into scratch memory, and keeps what it learns."""
 
-    def __init__(
-        self,
-        base: Attachment,
-        window: dirty.Range,
-        target: Place,
-        room: Room,
-        deadline: float | None,
-    ) -> None:
-        self._base, self._window, self._target = base, window, target
-        self._room, self._deadline = room, deadline
+    def __init__(self, promotion: Promotion, window: dirty.Range, room: Room) -> None:
+        self._promotion, self._window, self._room = promotion, window, room
         self.generation = 0
         self.report: Report | None = None
 
-    @property
-    def tenant(self) -> str:
-        return str(self._base._held().description.tenant)
-
-    @property
-    def gpu(self) -> int:
-        return self._target.gpu
-
-    @property
-    def sizeBytes(self) -> int:
-        return self._room.sizeBytes
-
-    @property
-    def openBuffer(self) -> OpenBuffer:
-        return self._base._held()
-
     def fill(self, memory: Memory) -> None:
         """Called before another process can open the memory, or with memory of the arena."""
-        openBuffer = self._base._checked()
-        place, left = transfers.placeOf(openBuffer), remaining(self._deadline)
-        transfer: Transfer[int] = Transfer(place, self._target, self._window.sizeBytes, left)
+        promotion, target = self._promotion, Place(Tier.VRAM, self._promotion.gpu)
+        openBuffer = promotion.base._checked()
+        place, left = transfers.placeOf(openBuffer), remaining(promotion.deadline)
+
+        def arrived(_: int) -> None:
+            promotion.asked.look()
+
+        # Its deadline is for the waits, and not for the copy.
+        size = self._window.sizeBytes
+        transfer: Transfer[int] = Transfer(place, target, size, progress=arrived)
         engine, into = transfers.engineFor(openBuffer), memory.address
         memory.device = device = engine.device
 
         def work() -> int:
+            near = self._near()
+            if near is not None:
+                source, generation = near
+                with engine.way(transfer, source, target, None) as way:
+                    engine.send(transfer, way, source, into)
+                return generation
             whole = transfers.windowOf(openBuffer, transfer.check)
             source = whole._replace(
                 address=whole.address + self._window.offset, sizeBytes=self._window.sizeBytes
             )
             with (
-                engine.way(transfer, source, self._target, None) as way,
-                Sending(openBuffer, transfer.secondsLeft, transfer.checkCancelled),
+                engine.way(transfer, source, target, None) as way,
+                Sending(openBuffer, left, promotion.asked.look),
             ):
                 engine.send(transfer, way, source, into)
                 return openBuffer.generation.value()
@@ -183,6 +236,19 @@ class _Filler:
         finally:
             del memory  # an error keeps this frame, and not the memory
 
+    def _near(self) -> tuple[Window, int] | None:
+        """The bytes, if a prefetch has brought them to the GPU, and their generation. A
+        writer that comes now comes after this promotion.
+        """
+        wanted = self._promotion.content(self._window)
+        found = arenaOf(self._promotion.openBuffer.context).covering(wanted)
+        if found is None or self._promotion.isShared:
+            return None
+        whole = transfers.windowOf(found.memory, lambda: None)
+        begin = self._window.offset - found.content.window.offset
+        source = whole._replace(address=whole.address + begin, sizeBytes=self._window.sizeBytes)
+        return source, wanted.generation
+
     def _prepare(self, device: Device, memory: Memory) -> None:
         """The shadow, and flags that are 0."""
         room = self._room
@@ -193,59 +259,16 @@ class _Filler:
         if room.shadowAt is not None:
             # Whole words are compared.
             length = -(-self._window.sizeBytes // WORD_BYTES) * WORD_BYTES
-            with streamFor(device, self._target.gpu) as stream:
+            with streamFor(device, self._promotion.gpu) as stream:
                 device.copyBatch([(memory.address + room.shadowAt, memory.address, length)], stream)
-
-
-def _shared(wanted: BufferSpec, filler: _Filler, deadline: float | None) -> OpenBuffer:
-    """The scratch memory of that name: another process's, or made now."""
-    while True:
-        found = current().openBuffers.find(wanted.name)
-        if found is not None:
-            return found
-        with contextlib.suppress(BufferExists):  # another process makes it
-            return _granted(wanted, filler, deadline)
-        if (left := remaining(deadline)) is not None and left <= 0:
-            raise TimeoutError(
-                "another process has been promoting the same window, and is not ready"
-            )
-        clock.sleep(_PAUSE_SECONDS)
-
-
-def _private(wanted: BufferSpec, filler: _Filler, deadline: float | None) -> OpenBuffer:
-    """Scratch memory that this process alone uses: of the arena, or made now."""
-    arena = arenaOf(filler.openBuffer.context)
-    kept = arena.take(filler.gpu, filler.tenant, filler.sizeBytes)
-    if kept is None:
-        return _granted(wanted, filler, deadline)
-    try:
-        filler.fill(kept.memory)
-    except BaseException:
-        arena.giveBack(filler.gpu, kept)
-        raise
-    return kept
-
-
-def _granted(wanted: BufferSpec, filler: _Filler, deadline: float | None) -> OpenBuffer:
-    """New scratch memory, as soon as the budgets allow it."""
-    arena = arenaOf(filler.openBuffer.context)
-    while True:
-        try:
-            return creation.create(wanted, fill=filler.fill)
-        except (PromotionDenied, QuotaExceeded) as error:
-            if arena.trim(0.0):
-                continue
-            left = remaining(deadline)
-            if isinstance(error, QuotaExceeded) or (left is not None and left <= 0):
-                raise
-            clock.sleep(_PAUSE_SECONDS)
 
 
 def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:
     sizeBytes = openBuffer.description.sizeBytes
     if window.offset < 0 or window.sizeBytes <= 0 or sum(window) > sizeBytes:
+        what = f"{window.sizeBytes} bytes" if window.sizeBytes > 0 else "no bytes"
         raise InvalidArgument(
-            f"{window.sizeBytes} bytes from {window.offset} on are no window of "
+            f"{what} from {window.offset} on are no window of "
             f"{openBuffer.description.name!r}, which has {sizeBytes}",
             "Promote a range of its bytes",
         )

@@ -13,64 +13,41 @@ from __future__ import annotations
 
 import weakref
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from muninn.api import transfers, views
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import Exposure, Protocols
+from muninn.api.scratchmemory import Claim
+from muninn.api.scratchroom import Room, askedRange, compare, regionOf
+from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.arguments import asInteger, named, timeoutOf
 from muninn.devices.ways import streamFor
-from muninn.errors import BufferFreed, InvalidArgument, PermissionDenied
+from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, PermissionDenied
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import WritingBack
 from muninn.system.closable import Closable
-from muninn.system.pages import pagesUp
-from muninn.terms import Access
+from muninn.system.deadlines import deadlineOf
+from muninn.terms import Access, Priority
 from muninn.transfer import dirty
+from muninn.transfer.arena import arenaOf
 from muninn.transfer.handle import Transfer
 from muninn.transfer.tiers import slicesOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from muninn.devices.port import Device
-    from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
     from muninn.transfer.tiers import Place
 
 _WORK_SECONDS = 60.0
-#: Slices are compared word by word.
-WORD_BYTES = 8
-
-
-class Room(NamedTuple):
-    """What is where in scratch memory: the window is at 0.
-
-    Attributes
-    ----------
-    shadowAt
-        The copy with which a window is compared, if it is.
-    flagsAt
-        A flag for each slice, for kernels, if the window can be written.
-    """
-
-    shadowAt: int | None
-    flagsAt: int | None
-    sizeBytes: int
-
-    @classmethod
-    def of(cls, windowBytes: int, sliceBytes: int, isWritten: bool, isTracked: bool) -> Room:
-        if not isWritten:
-            return cls(None, None, windowBytes)
-        behind = pagesUp(windowBytes)
-        flagsAt = behind if isTracked else 2 * behind
-        total = flagsAt + slicesOf(windowBytes, sliceBytes)
-        return cls(None if isTracked else behind, flagsAt, total)
+#: How long the flags of a window wait for room.
+_ROOM_SECONDS = 10.0
 
 
 class Scratch(Protocols, Closable):
@@ -89,6 +66,8 @@ class Scratch(Protocols, Closable):
         The unit in which writes are told apart.
     isShared
         Whether other processes may use the same copy; then it can not be written.
+    isHot
+        Whether a hot range of the buffer's hints is in it.
     transfer
         How the bytes came: `route`, `reason`, `seconds`. None if another process had
         promoted the window.
@@ -102,23 +81,29 @@ class Scratch(Protocols, Closable):
         memory: OpenBuffer,
         *,
         isShared: bool,
+        isHot: bool,
+        at: int,
         sliceBytes: int,
         room: Room,
         stream: Any,
+        priority: Priority,
         giveBack: Callable[[OpenBuffer], None] | None,
     ) -> None:
         self.offset, self.sizeBytes = window
         self.gpu, self.isShared, self.sliceBytes = gpu, isShared, sliceBytes
+        self.isHot, self._at, self._priority = isHot, at, priority
         self.transfer: Report | None = None
-        self._base, self._memory = base, memory
+        self._base, self._memory, self._name = base, memory, base.name
         self._room, self._stream, self._giveBack = room, stream, giveBack
         self._generation = 0
         self._policy: Access = base._held().description.access
         self._isOver = False
         #: On the host; a comparison, or the flags of kernels, add to them.
         self._flags = np.zeros(slicesOf(self.sizeBytes, sliceBytes), np.uint8)
-        self._region = _regionOf(base, window)
-        _scratches[memory.memory.address] = self
+        self._used = UsedSlices(self._name, self.sizeBytes, sliceBytes)
+        region = regionOf(base, window)
+        self._region = region._replace(offset=region.offset + at)
+        _scratches[memory.memory.address + at] = self
 
     # --- the array -----------------------------------------------------------------------
 
@@ -137,6 +122,14 @@ class Scratch(Protocols, Closable):
             raise BufferFreed(
                 "this window is not promoted any more", "Use its scratch memory inside the block"
             )
+        try:
+            self._memory.check()
+        except LeaseRevoked as error:
+            window = f"{self.sizeBytes} bytes from {self.offset} on of {self._name!r}"
+            raise LeaseRevoked(
+                f"the window of {window} on GPU {self.gpu}: {error.reason.rpartition(': ')[2]}",
+                "Close it, and promote the window again",
+            ) from None
         return self._memory
 
     @property
@@ -144,7 +137,7 @@ class Scratch(Protocols, Closable):
         """The address of the first byte for kernels of the GPU. It is valid until the end
         of the block.
         """
-        return self._checked().memory.address
+        return self._checked().memory.address + self._at
 
     def __index__(self) -> int:
         return self.address
@@ -169,12 +162,16 @@ class Scratch(Protocols, Closable):
             The scratch memory is shared, or the buffer is readOnly.
         """
         self._refuseReadOnly()
-        begin, wanted = askedRange("markDirty", self.sizeBytes, offset, length)
+        written = self._inWindow("markDirty", offset, length)
+        dirty.mark(self._flags, self.sliceBytes, *written)
+
+    def _inWindow(self, caller: str, offset: object, length: object) -> dirty.Range:
+        begin, wanted = asked = askedRange(caller, self.sizeBytes, offset, length)
         if begin < 0 or wanted < 0 or begin + wanted > self.sizeBytes:
             raise InvalidArgument(
                 f"{wanted} bytes from {begin} on are not in a window of {self.sizeBytes}"
             )
-        dirty.mark(self._flags, self.sliceBytes, begin, wanted)
+        return asked
 
     @property
     def dirtyFlags(self) -> Any:
@@ -226,8 +223,10 @@ class Scratch(Protocols, Closable):
         self._flags[:] = 0
         self._putFlags()
         try:
-            with WritingBack(base, timeoutOf("writeback", timeout), self._generation):
+            bound = timeoutOf("writeback", timeout)
+            with WritingBack(base, bound, lambda: self._generation):
                 self._sendBack(base, ranges)
+                _goOn(base, self._generation, dirty.Range(self.offset, self.sizeBytes))
         except BaseException:
             self._flags |= marked
             raise
@@ -262,6 +261,41 @@ class Scratch(Protocols, Closable):
             for at, length in ranges:
                 way.send(window.address + at, target + at, length, lambda _: None)
 
+    # --- what was used -------------------------------------------------------------------
+
+    @named
+    def markUsed(self, offset: int = 0, length: int | None = None) -> None:
+        """Note that kernels have read a range of the window, in bytes from its beginning."""
+        self._used.mark(self._inWindow("markUsed", offset, length))
+
+    @property
+    def usedFlags(self) -> Any:
+        """The flags for kernels of the GPU, a uint8 array with one for each slice:
+        ``muninn.kernels.markUsed(flags, sliceBytes, offset, length)`` sets them. They lie
+        in scratch memory of their own, which is made by this.
+
+        Raises
+        ------
+        PromotionDenied
+            The budget has no room for them.
+        """
+        self._checked()
+        slices = slicesOf(self.sizeBytes, self.sliceBytes)
+        deadline, window = deadlineOf(_ROOM_SECONDS), dirty.Range(self.offset, self.sizeBytes)
+        held, gpu = self._base._held(), self.gpu
+        claim = Claim(held, gpu, window, slices, self._priority, 0, deadline, lambda: None)
+        return self._used.deviceFlags(claim)
+
+    def usefulRatio(self) -> float | None:
+        """How much of the window was used by now, in whole slices, from 0 to 1; None if
+        neither the host nor a kernel has marked any. Waits for the kernels that may use
+        the window.
+        """
+        self._checked()
+        self._awaitWork()
+        used = self._used.usedBytes()
+        return None if used is None else used / self.sizeBytes
+
     # --- the end -------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -271,6 +305,7 @@ class Scratch(Protocols, Closable):
         self._awaitWork()
         self._isOver = True
         memory, giveBack = self._memory, self._giveBack
+        self._used.end(self.gpu)
         del self._memory
         if giveBack is not None:
             giveBack(memory)
@@ -299,10 +334,11 @@ class Scratch(Protocols, Closable):
         assert room.flagsAt is not None, "the window can be written"
         if room.shadowAt is not None:
             memory.device = deviceOf(opened.context)
-            _compare(memory, self.sizeBytes, room, self.sliceBytes, memory.device, self.gpu)
+            compare(memory, self.sizeBytes, room, self.sliceBytes, memory.device, self.gpu)
         seen = np.empty_like(self._flags)
         memory.copyOut(seen.ctypes.data, seen.nbytes, room.flagsAt)
         self._flags |= seen
+        self._used.markAll(self._flags)
         return dirty.rangesOf(self._flags, self.sliceBytes, self.sizeBytes)
 
     def _putFlags(self) -> None:
@@ -327,13 +363,16 @@ class Scratch(Protocols, Closable):
             raise TimeoutError(f"work of this process is pending after {_WORK_SECONDS:.0f} s")
 
 
-def askedRange(caller: str, sizeBytes: int, offset: object, length: object) -> dirty.Range:
-    """The range that a caller asks for, of so many bytes; it may reach beyond them."""
-    begin = asInteger(offset)
-    wanted = sizeBytes - (begin or 0) if length is None else asInteger(length)
-    if begin is None or wanted is None:
-        raise TypeError(f"{caller}: offset and length are numbers of bytes")
-    return dirty.Range(begin, wanted)
+def _goOn(base: OpenBuffer, generation: int, written: dirty.Range) -> None:
+    """The next generation of a buffer differs from this one in a window only: the other
+    windows of this process are of the next one too. Called inside the write access.
+    """
+    for other in list(_scratches.values()):
+        window = dirty.Range(other.offset, other.sizeBytes)
+        isOfIt = other._base._openBuffer is base and other._generation == generation
+        if isOfIt and not window.overlaps(written):
+            other._generation += 2
+    arenaOf(base.context).goOn((base.row, base.incarnation), generation, written)
 
 
 #: The promoted windows of this process, by address.
@@ -351,40 +390,3 @@ def scratchAt(base: Attachment, gpu: int, pointer: Any) -> Scratch:
             "Pass what promote() returned, inside its block",
         )
     return found
-
-
-def _regionOf(base: Attachment, window: dirty.Range) -> Region:
-    """The window as an array of the buffer's elements, or of bytes if it cuts one."""
-    openBuffer = base._held()
-    whole = Region.of(openBuffer)
-    if window == (0, whole.sizeBytes):
-        return whole
-    itemBytes = whole.element.itemBytes
-    if itemBytes and not window.offset % itemBytes and not window.sizeBytes % itemBytes:
-        return Region(0, (window.sizeBytes // itemBytes,), whole.element)
-    return Region(0, (window.sizeBytes,), asElement(np.uint8))
-
-
-def _compare(
-    memory: Memory, windowBytes: int, room: Room, sliceBytes: int, device: Device, gpu: int
-) -> None:
-    """Set the flags of the slices in which a window differs from its shadow, by a kernel
-    of the GPU.
-
-    Raises
-    ------
-    DeviceUnavailable
-        No kernel can be compiled here.
-    """
-    from muninn.kernels import launch
-
-    assert room.shadowAt is not None and room.flagsAt is not None
-    whole = Region(0, (-(-windowBytes // WORD_BYTES),), asElement(np.uint64))
-    window, shadow = (
-        views.deviceArray(memory, whole._replace(offset=at), False, gpu)
-        for at in (0, room.shadowAt)
-    )
-    count, words = (slicesOf(windowBytes, sliceBytes),), sliceBytes // WORD_BYTES
-    flags = views.deviceArray(memory, Region(room.flagsAt, count, asElement(np.uint8)), True, gpu)
-    with streamFor(device, gpu) as stream:
-        launch.launch("compareSlices", window, shadow, words, flags, stream=stream)

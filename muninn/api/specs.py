@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muninn.api import hints
+from muninn.api.lifetimes import asDeadline
 from muninn.arguments import asInteger
 from muninn.config import asBytes
 from muninn.config.sizes import exactly
 from muninn.control import layout
+from muninn.control.hints import NO_HINTS, Hints
 from muninn.errors import InvalidArgument
 from muninn.interop.dtypes import encoded
 from muninn.interop.elements import ElementType, asElement
@@ -22,8 +25,6 @@ from muninn.interop.layouts import layoutProblem
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.spec import BufferSpec, versionSpec
-from muninn.system import clock
-from muninn.system.clock import monotonicMs
 from muninn.terms import Lifetime, Mode, asAccess, asLifetime, asMode, asName, asReserve, asTenant
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from muninn.session.member import Membership
 
 _MAX_BYTES = 1 << 56
-_LONGEST_LIFETIME_MS = 1 << 50  # 35,000 years
 #: Types whose iteration may give integers that are no lengths, or not in their order.
 _NO_SHAPES = (bytes, bytearray, memoryview, Set, Mapping)
 
@@ -125,8 +125,9 @@ def specOf(
         sizeBytes=sizeBytes,
         manifest=manifest or described,
         reserve=asReserve(options.reserve, caller),
-        deadlineMs=asDeadline(options.lifetimeMs),
+        deadlineMs=asDeadline(caller, options.lifetimeMs),
         numaNode=_asNode(options.numaNode),
+        hints=_asHints(caller, options.hints, kind, sizeBytes),
     )
     return versionSpec(spec) if options.replaces else spec
 
@@ -147,22 +148,15 @@ def _asGpu(membership: Membership, mode: Mode, preferredGpu: object) -> int:
     return preferredGpu if mode is Mode.FAST else -1
 
 
-def asDeadline(lifetimeMs: int | None) -> int:
-    if lifetimeMs is None:
-        return 0
-    milliseconds = asInteger(lifetimeMs)
-    if milliseconds is None or not 0 < milliseconds <= _LONGEST_LIFETIME_MS:
+def _asHints(caller: str, given: object, kind: int, sizeBytes: int) -> Hints:
+    if given is None:
+        return NO_HINTS
+    if kind != layout.ROW_KIND_ARRAY:
         raise InvalidArgument(
-            f"lifetimeMs {lifetimeMs!r} can not be",
-            f"Use milliseconds from 1 to {_LONGEST_LIFETIME_MS}, or leave it out",
+            f"{caller}: hints are on the bytes of one array, and this is a bundle",
+            "Share the arrays that kernels promote under names of their own",
         )
-    if not clock.knowsHostTime():
-        raise InvalidArgument(
-            f"lifetimeMs {lifetimeMs} can not be counted: this process left its time "
-            "namespace, and the kernel does not tell by how much",
-            "Fork after unshare(CLONE_NEWTIME) and share in the child, or leave lifetimeMs out",
-        )
-    return monotonicMs() + milliseconds
+    return hints.changed(caller, NO_HINTS, given, sizeBytes)
 
 
 def _asNode(numaNode: int | None) -> int | None:

@@ -48,6 +48,7 @@ from muninn.broker.holders import Holders
 from muninn.broker.journal import Journal, Record
 from muninn.broker.parts import Parts
 from muninn.broker.policy.heirs import requireHeir
+from muninn.broker.policy.promotionqueue import ONCE, Asking
 from muninn.broker.policy.usage import Usage, usageOf
 from muninn.broker.succession import Succession
 from muninn.control import layout
@@ -56,12 +57,7 @@ from muninn.control.index import NameIndex
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed, RowTable
 from muninn.control.rowstate import RowState
-from muninn.errors import (
-    BufferFreed,
-    ControlBlockInvalid,
-    PermissionDenied,
-    ProtocolViolation,
-)
+from muninn.errors import BufferFreed, ControlBlockInvalid, PermissionDenied, ProtocolViolation
 from muninn.storage import segments
 from muninn.system import clock
 from muninn.system.descriptors import Descriptor, own
@@ -122,7 +118,9 @@ class Directory:
 
     # --- creating --------------------------------------------------------------------
 
-    def grant(self, member: MemberKey, usage: Usage, gpuCapacityBytes: int) -> tuple[int, int]:
+    def grant(
+        self, member: MemberKey, usage: Usage, gpuCapacityBytes: int, asking: Asking = ONCE
+    ) -> tuple[int, int]:
         """Take a row to CREATING for a member that will fill and commit it; returns
         (row, incarnation).
         """
@@ -138,7 +136,7 @@ class Directory:
         # not be freed.
         usage = usage._replace(deadlineMs=0)
         if usage.isWindow:
-            self.catalog.quotas.admitWindow(usage, self._halfMade.windows(usage.gpu))
+            self.catalog.quotas.admitWindow(usage, self._halfMade.windows(usage.gpu), asking)
         self.catalog.quotas.admit(
             usage.tenant, usage.mode, usage.gpu, usage.sizeBytes, gpuCapacityBytes
         )

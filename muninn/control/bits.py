@@ -40,17 +40,3 @@ class BitField(NamedTuple):
         if not 0 <= value <= self.top:
             raise ValueError(f"{value} does not fit into {self.bits} bits")
         return word & ~self.mask | value << self.shift
-
-
-def areDisjoint(*fields: BitField) -> bool:
-    """Whether the fields are in words of one size, end within them, and share no bit."""
-    seen = 0
-    for field in fields:
-        if (
-            field.wordBits != fields[0].wordBits
-            or field.shift + field.bits > field.wordBits
-            or seen & field.mask
-        ):
-            return False
-        seen |= field.mask
-    return True

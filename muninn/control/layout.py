@@ -14,7 +14,7 @@ and survives all of them.
     ├──────────────────────────────┤ Geometry.indexOffset
     │ name index                   │ indexSlots x 8 B: {hash, incarnation, row}, a hint
     ├──────────────────────────────┤ Geometry.rowsOffset   (grown by ROW_CHUNK rows: `rowsReady`)
-    │ buffer rows                  │ maxBuffers x 832 B: state, description, owner lock, ...
+    │ buffer rows                  │ maxBuffers x 960 B: state, description, owner lock, ...
     ├──────────────────────────────┤ Geometry.fencesOffset (grown with the rows)
     │ fence words                  │ maxBuffers x 256 B: what GPUs write and wait for
     ├──────────────────────────────┤ Geometry.areasOffset  (grown when a member joins)
@@ -58,13 +58,13 @@ times                 63     not reached, in milliseconds
 
 from __future__ import annotations
 
-from muninn.control.bits import BitField, areDisjoint
+from muninn.control.bits import BitField
 from muninn.system.pages import PAGE_BYTES
 
 MAGIC = b"MUNINN\x00\x01"
 #: Raised when a process of the old version could misread anything in the block; members
 #: of different versions refuse each other by MNN-0019.
-VERSION = 8
+VERSION = 9
 CACHE_LINE_BYTES = 64
 
 # --- header --------------------------------------------------------------------------
@@ -290,7 +290,18 @@ TICKET_RING = 32
 # back-end made it, zero padded
 ROW_HANDLE_OFFSET = ROW_TICKETS_OFFSET + TICKET_RING * 8
 MAX_HANDLE_BYTES = 128
-ROW_BYTES = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
+# owner: the creator while CREATING; after that any member that has the buffer open, a
+# store of each word. A word is whole by itself, and is advice: of two members that store
+# at once, ranges of both may be there. A stale read costs a prefetch that nobody needs,
+# or one that is missing. u64 {until:62 | priority:2}: the monotonic ms of the host until
+# which the hints hold, 0: as long as the buffer
+ROW_HINTS_OFFSET = ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES
+HINT_PRIORITY, HINT_UNTIL = BitField(0, 2), BitField(2, 62)
+# MAX_HOT_RANGES x u64 {pages:28 | first page:36}; 0: none. Pages of PAGE_BYTES
+ROW_HOT_RANGES_OFFSET = ROW_HINTS_OFFSET + 8
+HOT_FIRST, HOT_PAGES = BitField(0, 36), BitField(36, 28)
+MAX_HOT_RANGES = 15
+ROW_BYTES = ROW_HOT_RANGES_OFFSET + MAX_HOT_RANGES * 8
 
 ROW_FREE, ROW_CREATING, ROW_LIVE, ROW_PROBING, ROW_DYING, ROW_DEAD = 0, 1, 2, 3, 4, 5
 #: A newer version has the name: the holders use the buffer, and no process opens it.
@@ -368,28 +379,7 @@ assert (
     == HEARTBEAT_OFFSET % CACHE_LINE_BYTES
     == 0
 )
-assert (
-    ROW_GENERATION_OFFSET % CACHE_LINE_BYTES == 0
-    and ROW_HANDLE_OFFSET + MAX_HANDLE_BYTES == ROW_BYTES
-)
-for _fields in (
-    (ELECTION_SLOT, ELECTION_EPOCH),
-    (ROWS_READY_COUNT, ROWS_READY_EPOCH),
-    (DRAIN_TEXT, DRAIN_EPOCH),
-    (NAME_WAKE_INDEXED, NAME_WAKE_NOT_INDEXED),
-    (REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH),
-    (MEMBER_STATE, MEMBER_GENERATION),
-    (ROBUST_TID, ROBUST_OWNER_DIED, ROBUST_WAITERS),
-    (INDEX_ROW, INDEX_INCARNATION, INDEX_HASH),
-    (INDEX_ROW, INDEX_TOMBSTONE_EPOCH),
-    (ROW_STATE, ROW_CREATOR, ROW_EPOCH, ROW_INCARNATION),
-    (HEAD_ROW, HEAD_NUMBER, HEAD_INCARNATION),
-    (OWNER_SLOT, OWNER_GENERATION, OWNER_CONTENDED),
-    (TICKET_STATUS, TICKET_SLOT, TICKET_GENERATION, TICKET_NUMBER),
-    (LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION),
-    (LEASE_EXPIRY, LEASE_READING),
-):
-    assert areDisjoint(*_fields)
+assert ROW_GENERATION_OFFSET % CACHE_LINE_BYTES == 0 and ROW_HINTS_OFFSET % CACHE_LINE_BYTES == 0
 assert (
     ROW_EPOCH.bits == ROWS_READY_EPOCH.bits <= ELECTION_EPOCH.bits
     and ROWS_READY_EPOCH == DRAIN_EPOCH == REPLACEMENT_EPOCH

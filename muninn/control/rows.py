@@ -32,6 +32,7 @@ from __future__ import annotations
 from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.descriptions import DESCRIPTION_OFFSET, RowDescription
+from muninn.control.hints import NO_HINTS, Hints
 from muninn.control.rowreader import RowReader
 from muninn.control.rowstate import MAX_INCARNATION, RowState
 from muninn.control.transitions import requireRow
@@ -62,8 +63,14 @@ class RowTable(RowReader):
 
     # --- written by the creator ------------------------------------------------------
 
-    def describe(self, row: int, description: RowDescription, handle: bytes = b"") -> None:
-        """Write the description, and clear the words that the row's last buffer left.
+    def describe(
+        self,
+        row: int,
+        description: RowDescription,
+        handle: bytes = b"",
+        hints: Hints = NO_HINTS,
+    ) -> None:
+        """Write the description and the hints, and clear the words that the row's last buffer left.
         The row is CREATING, and the caller is its creator.
         """
         offset = self._block.rowsOffset + row * layout.ROW_BYTES
@@ -77,6 +84,7 @@ class RowTable(RowReader):
         self._block.put(
             offset + layout.ROW_HANDLE_OFFSET, handle.ljust(layout.MAX_HANDLE_BYTES, b"\0")
         )
+        self._block.put(offset + layout.ROW_HINTS_OFFSET, hints.packed())
         self._block.put(offset + DESCRIPTION_OFFSET, description.packed())
 
     # --- written by the broker -------------------------------------------------------

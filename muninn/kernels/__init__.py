@@ -5,13 +5,13 @@ reference of the same name and the same meaning.
 runs a kernel by its name, in the version that fits its arguments, and gives its code.
 `words` describes arrays with strides to the kernel that packs them. `numbacuda` is the
 one module that imports Numba's CUDA target. `functions` has the functions that users'
-own kernels call: `markDirty`. Importing this package imports neither `device` nor
+own kernels call: `markDirty` and `markUsed`. Importing this package imports neither `device` nor
 Numba.
 
 Arrays are one-dimensional and C-contiguous; sums have 64 bits and wrap around, so that
 a result does not depend on an order.
 """
 
-from muninn.kernels.references import markDirty
+from muninn.kernels.references import markDirty, markUsed
 
-__all__ = ["markDirty"]
+__all__ = ["markDirty", "markUsed"]

@@ -242,6 +242,10 @@ def markDirty(flags: Any, sliceBytes: Any, offset: Any, length: Any) -> None:
             number += np.uint64(1)
 
 
+#: Other flags, marked in the same way.
+markUsed = markDirty
+
+
 @cuda.jit  # type: ignore[untyped-decorator]
 def sliceDigests(data: Any, sliceElements: Any, digests: Any) -> None:
     """Add to each ``digests[i]`` the digest of slice i of uint64 `data`: the sum of

@@ -159,6 +159,14 @@ def markDirty(flags: Array, sliceBytes: int, offset: int, length: int) -> None:
         flags[begin // int(sliceBytes) : (end - 1) // int(sliceBytes) + 1] = 1
 
 
+@KernelFunction
+def markUsed(flags: Array, sliceBytes: int, offset: int, length: int) -> None:
+    """Mark as used the slices that a read of `length` bytes at `offset` touches, by the
+    flags of ``scratch.usedFlags``; otherwise as `markDirty`.
+    """
+    markDirty(flags, sliceBytes, offset, length)
+
+
 def _moves(
     sliceElements: int, positions: Array, packedSize: int, looseSize: int
 ) -> Iterator[tuple[int, int, int]]:

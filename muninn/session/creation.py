@@ -195,6 +195,8 @@ def _granted(membership: Membership, reservation: Reservation, wanted: BufferSpe
             sizeBytes=wanted.segmentBytes,
             gpuCapacityBytes=capacity,
             deadlineMs=wanted.deadlineMs,
+            rank=wanted.hints.priority.rank,
+            isWaiting=wanted.isWaiting,
         )
     except HolderSilent:
         silent = holderSilent(membership.tables, wanted.name)
@@ -267,7 +269,7 @@ def _half(
         made, index, row, incarnation, wanted.access, wanted.lifetime
     )
     description = _describe(wanted, made)
-    tables.rows.describe(row, description, getattr(made, "handle", b""))
+    tables.rows.describe(row, description, getattr(made, "handle", b""), wanted.hints)
     return _Half(row, incarnation, description, memory, made)
 
 

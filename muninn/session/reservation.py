@@ -31,12 +31,18 @@ import _thread
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from muninn.errors import BrokerUnavailable, BufferExists, HolderSilent, MuninnError
+from muninn.errors import (
+    BrokerUnavailable,
+    BufferExists,
+    HolderSilent,
+    MuninnError,
+    PromotionDenied,
+)
 from muninn.system import aside, clock, green
 from muninn.system.cleanups import Cleanup, Cleanups
 from muninn.system.descriptors import Descriptor
 from muninn.terms import INTERNAL_PREFIX
-from muninn.wire.requests import LATER
+from muninn.wire.requests import LATER, QUEUED
 
 if TYPE_CHECKING:
     from muninn.session.client import Client
@@ -106,6 +112,12 @@ class Creating:
     def isAny(self) -> bool:
         """Whether any reservation is under way."""
         return any(self.has(name) for name in list(self._byName))
+
+
+class PromotionQueued(PromotionDenied):
+    """A window must wait for a place or for its turn. To give memory back would not
+    help.
+    """
 
 
 class Reservation:
@@ -195,6 +207,8 @@ class Reservation:
                         "may have its memory says so"
                     )
                 clock.sleep(_BROUGHT_PAUSE_SECONDS)
+            if granted["row"] == QUEUED:
+                raise PromotionQueued(str(granted.get("reason")))
         except HolderSilent:
             self._question = None  # nothing was granted
             raise

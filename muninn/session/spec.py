@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from muninn.control import layout
 from muninn.control.descriptions import Head
+from muninn.control.hints import NO_HINTS, Hints
 from muninn.system.pages import pagesUp
-from muninn.terms import INTERNAL_PREFIX, WINDOW_PREFIX, Access, Lifetime, Mode, Reserve
+from muninn.terms import INTERNAL_PREFIX, Access, Lifetime, Mode, Reserve
 
 
 class LentMemory(NamedTuple):
@@ -60,6 +61,10 @@ class BufferSpec(NamedTuple):
     parts: tuple[BufferSpec, ...] = ()
     #: The bundle of which this is a part.
     head: Head | None = None
+    #: How it will be used.
+    hints: Hints = NO_HINTS
+    #: Of a window: whether its creator asks again if there is no room now.
+    isWaiting: bool = False
 
     @property
     def metaOffset(self) -> int:
@@ -98,13 +103,14 @@ def partSpec(wanted: BufferSpec, gpu: int, sizeBytes: int) -> BufferSpec:
         deadlineMs=0,
         grantedAs="",
         parts=(),
+        hints=NO_HINTS,
     )
 
 
 def windowSpec(wanted: BufferSpec, name: str) -> BufferSpec:
     """The spec of the scratch memory of a promoted window: it ends with its last user."""
     return wanted._replace(
-        name=WINDOW_PREFIX + name,
+        name=name,
         kind=layout.ROW_KIND_WINDOW,
         lifetime=Lifetime.LAST_CLOSE,
         isOverwritten=True,

@@ -141,9 +141,16 @@ class Receiving(_Moving):
 class WritingBack(Receiving):
     """A write access that must find one generation, whole: otherwise it is
     `WritebackConflict`, and nothing has changed.
+
+    Parameters
+    ----------
+    generation
+        Returns that generation; called once no other process can change the buffer.
     """
 
-    def __init__(self, openBuffer: OpenBuffer, timeout: float | None, generation: int) -> None:
+    def __init__(
+        self, openBuffer: OpenBuffer, timeout: float | None, generation: Callable[[], int]
+    ) -> None:
         super().__init__(openBuffer, timeout, lambda: None)
         # The C part then calls `_awaitOthers` in any case: with the owner lock, and
         # before the generation becomes odd, by which a dead writer's can not be told.
@@ -156,12 +163,13 @@ class WritingBack(Receiving):
 
     def _awaitOthers(self, until: Until) -> None:
         super()._awaitOthers(until)
-        found = self._openBuffer.generation.value()
-        if found != self._promoted:
+        # Asked now: another window of this process may just have been written back.
+        found, promoted = self._openBuffer.generation.value(), self._promoted()
+        if found != promoted:
             left = "a writer has left it half written" if found & 1 else f"it is at {found}"
             raise WritebackConflict(
                 f"{self._openBuffer.description.name!r} was written after a window of it was "
-                f"promoted at generation {self._promoted}: {left}"
+                f"promoted at generation {promoted}: {left}"
             )
 
 

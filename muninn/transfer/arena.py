@@ -1,10 +1,16 @@
-"""The arena: scratch memory of this process that no window uses, kept for the next one.
+"""The arena: scratch memory of this process that no window uses.
 
-To allocate a GiB takes a tenth of the time of copying one to it. So scratch memory that
-this process had for itself stays allocated for some seconds, and the next window of
-about its size on the same GPU gets it. It counts against the budgets meanwhile, and is
-given back at once when a promotion finds no room. Private to the process; with it the
-memory goes.
+*Idle* memory is kept for some seconds, for the next window: to allocate a GiB takes a
+tenth of the time of copying one to it. The next window of about its size on the same
+GPU gets it.
+
+*Prefetched* memory has the bytes of a window already, of one generation of its buffer.
+It is kept until its time is over, and while the buffer is used.
+
+Both count against the budgets, and are given back when a promotion finds no room:
+prefetched memory only to one of the same priority or a higher one, or to a prefetch of a
+higher one. Private to the
+process; with it the memory goes.
 """
 
 from __future__ import annotations
@@ -12,15 +18,68 @@ from __future__ import annotations
 import _thread
 from typing import TYPE_CHECKING, NamedTuple
 
+from muninn.control.generations import Generation
+from muninn.errors import MuninnError
 from muninn.system import clock
+from muninn.terms import Priority
 
 if TYPE_CHECKING:
     from muninn.session.context import Context
     from muninn.session.openbuffer import OpenBuffer
+    from muninn.transfer.dirty import Range
 
 IDLE_SECONDS = 4.0
 #: Memory of more than so many times the wanted size is left to a larger window.
 _MOST_TIMES = 2
+
+
+class Content(NamedTuple):
+    """Whose bytes are in memory: those of one window of a buffer, at one generation.
+
+    Attributes
+    ----------
+    base
+        The row of the buffer, and its incarnation.
+    """
+
+    base: tuple[int, int]
+    gpu: int
+    window: Range
+    generation: int
+
+    def covers(self, wanted: Content) -> bool:
+        """Whether all bytes of another one are in it."""
+        mine, theirs = self.window, wanted.window
+        return (
+            self._replace(window=theirs) == wanted
+            and mine.offset <= theirs.offset
+            and sum(theirs) <= sum(mine)
+        )
+
+
+class Prefetched(NamedTuple):
+    """Memory that has its bytes already."""
+
+    content: Content
+    #: What is where in the memory, as its user has laid it out.
+    room: object
+    memory: OpenBuffer
+    priority: Priority
+    untilSeconds: float
+
+    def isValid(self) -> bool:
+        """Whether it may still be used: its time is not over, it was not evicted, and its
+        buffer was neither freed nor written since.
+        """
+        row, incarnation = self.content.base
+        tables = self.memory.tables
+        generation = Generation(tables.block.rowAddress(row)).value()
+        return (
+            clock.now() < self.untilSeconds
+            and tables.rows.mayBeUsed(row, incarnation)
+            and generation == self.content.generation
+            and isHeld(self.memory)
+        )
 
 
 class _Idle(NamedTuple):
@@ -35,12 +94,15 @@ class _Idle(NamedTuple):
 
 
 class Arena:
-    """The idle scratch memory of one membership."""
+    """The unused scratch memory of one membership."""
 
     def __init__(self) -> None:
         self._idle: list[_Idle] = []
+        self._prefetched: list[Prefetched] = []
         self._isClosed = False
         self._changing = _thread.RLock()
+
+    # --- idle --------------------------------------------------------------------------
 
     def take(self, gpu: int, tenant: str, sizeBytes: int) -> OpenBuffer | None:
         """Memory of at least so many bytes, and not much more; None if there is none."""
@@ -50,6 +112,7 @@ class Arena:
                 for each in self._idle
                 if (each.gpu, each.tenant) == (gpu, tenant)
                 and sizeBytes <= each.sizeBytes <= _MOST_TIMES * sizeBytes
+                and isHeld(each.memory)
             ]
             if not fitting:
                 return None
@@ -59,27 +122,100 @@ class Arena:
 
     def giveBack(self, gpu: int, memory: OpenBuffer) -> None:
         """No work uses the memory any more."""
-        if self._isClosed:
+        if self._isClosed or not isHeld(memory):
             return
         with self._changing:
             self._idle.append(_Idle(gpu, memory.description.tenant, memory, clock.now()))
 
-    def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> bool:
-        """Let go of memory that was idle for so long; returns whether there was any."""
-        if not self._idle:
-            return False
+    # --- prefetched --------------------------------------------------------------------
+
+    def keep(self, prefetched: Prefetched) -> None:
+        """Keep memory with its bytes, in place of an older one of the same window."""
+        if self._isClosed:
+            return
+        with self._changing:
+            self._prefetched = [
+                each
+                for each in self._prefetched
+                if each.content._replace(generation=0) != prefetched.content._replace(generation=0)
+            ]
+            self._prefetched.append(prefetched)
+
+    def covering(self, wanted: Content) -> Prefetched | None:
+        """Memory in which all the wanted bytes are. It stays here."""
+        with self._changing:
+            found = [each for each in self._prefetched if each.content.covers(wanted)]
+        valid = (each for each in found if each.isValid())
+        return min(valid, key=lambda each: each.content.window.sizeBytes, default=None)
+
+    def takePrefetched(self, wanted: Content, room: object) -> OpenBuffer | None:
+        """Memory of exactly this window, laid out so, for one user."""
+        with self._changing:
+            for each in self._prefetched:
+                if each.content == wanted and each.room == room and each.isValid():
+                    self._prefetched.remove(each)
+                    return each.memory
+        return None
+
+    def goOn(self, base: tuple[int, int], generation: int, written: Range) -> None:
+        """The next generation of a buffer differs from this one in a window only."""
+        with self._changing:
+            self._prefetched = [
+                each._replace(content=each.content._replace(generation=generation + 2))
+                if (each.content.base, each.content.generation) == (base, generation)
+                and not each.content.window.overlaps(written)
+                else each
+                for each in self._prefetched
+            ]
+
+    # --- the end -----------------------------------------------------------------------
+
+    def makeRoom(self, belowRank: int) -> bool:
+        """Let go of all idle memory, or else of the prefetched memory that ranks lowest, if
+        it ranks below that. Returns whether there was any.
+        """
+        with self._changing:
+            dropped: list[object] = [*self._idle]
+            self._idle = []
+            if not dropped and self._prefetched:
+                least = min(self._prefetched, key=lambda each: each.priority.rank)
+                if least.priority.rank < belowRank:
+                    self._prefetched.remove(least)
+                    dropped.append(least)
+        return bool(dropped)
+
+    def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
+        """Let go of what was idle for so long, and of what may not be used any more."""
+        if not self._idle and not self._prefetched:
+            return
         oldest = clock.now() - olderThanSeconds
         with self._changing:
-            dropped = [each for each in self._idle if each.sinceSeconds <= oldest]
-            self._idle = [each for each in self._idle if each.sinceSeconds > oldest]
-        return bool(dropped)
+            # The memory goes when these lists do: after the lock.
+            before = self._idle, self._prefetched
+            self._idle = [
+                each for each in self._idle if each.sinceSeconds > oldest and isHeld(each.memory)
+            ]
+            self._prefetched = [each for each in self._prefetched if each.isValid()]
+        del before
 
     def close(self) -> None:
         """The membership ends."""
         self._isClosed = True
-        self.trim(0.0)
+        with self._changing:
+            before = self._idle, self._prefetched
+            self._idle, self._prefetched = [], []
+        del before
 
 
 def arenaOf(context: Context) -> Arena:
     """The arena of a membership, made at its first use."""
     return context.gpus.companion(Arena, Arena)
+
+
+def isHeld(memory: OpenBuffer) -> bool:
+    """Whether this process's lease on it is in force: it may have been evicted."""
+    try:
+        memory.check()
+    except MuninnError:
+        return False
+    return True

@@ -21,6 +21,9 @@ class Range(NamedTuple):
     offset: int
     sizeBytes: int
 
+    def overlaps(self, other: Range) -> bool:
+        return self.offset < sum(other) and other.offset < sum(self)
+
 
 def rangesOf(flags: Flags, sliceBytes: int, windowBytes: int) -> list[Range]:
     """The ranges that are dirty, in their order; no two of them touch."""

@@ -20,6 +20,9 @@ FULL_BATCH = MAX_DESCRIPTORS - 1
 #: The row in the answer to a `create` that must be repeated: it is not known yet
 #: whether a process has the memory of that name.
 LATER = -1
+#: The row in the answer to the `create` of a window that must wait for a place or for
+#: its turn; `reason` says for what.
+QUEUED = -2
 _ROW = {"row": int, "incarnation": int}
 
 
@@ -56,6 +59,8 @@ OPERATIONS: dict[str, Operation] = {
             "sizeBytes": int,
             "gpuCapacityBytes": int,
             "deadlineMs": int,
+            "rank": int,
+            "isWaiting": bool,
         },
         answer=_ROW,
     ),

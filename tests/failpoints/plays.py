@@ -118,6 +118,7 @@ def everything(tag: str, isExclusive: bool = True) -> None:
 
 def _bigMode(tag: str) -> None:
     mine = muninn.share(np.zeros(_WORDS), name=f"{tag}-mine")
+    mine.setHints(hotRanges=[(0, 8)], priority="high")
     with mine.write() as view:
         view += 1
     with muninn.open(f"{tag}-mine") as again:

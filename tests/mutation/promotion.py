@@ -6,12 +6,17 @@ from tests.mutation.mutant import Mutant
 
 _PROMOTION = "muninn/api/promotion.py"
 _SCRATCH = "muninn/api/scratch.py"
+_MEMORY = "muninn/api/scratchmemory.py"
+_ARENA = "muninn/transfer/arena.py"
+_QUEUE = "muninn/broker/policy/promotionqueue.py"
+_HINTS = "muninn/control/hints.py"
+_USED = "muninn/api/usedslices.py"
 _MOVES = "muninn/sync/moves.py"
 _DIRTY = "muninn/transfer/dirty.py"
 
 # fmt: off
 MUTANTS = [
-    Mutant(_MOVES, "        if found != self._promoted:\n", "        if False:\n", "a writeback does not overwrite what others wrote", "test_promotion.py::test_aBufferThatWasWrittenMeanwhileIsNotOverwritten"),
+    Mutant(_MOVES, "        if found != promoted:\n", "        if False:\n", "a writeback does not overwrite what others wrote", "test_promotion.py::test_aBufferThatWasWrittenMeanwhileIsNotOverwritten"),
     Mutant(_MOVES, "        self._kind = owners.KIND_STREAM\n        self._promoted", "        self._promoted", "a writeback looks before it begins", "test_promotion.py::test_aBufferThatWasWrittenMeanwhileIsNotOverwritten"),
     Mutant(_MOVES, "        super()._awaitOthers(until)\n        found", "        found", "a writeback waits for readers", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
     Mutant(_SCRATCH, "            self._flags |= marked\n", "", "what was not written back stays dirty", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
@@ -22,10 +27,31 @@ MUTANTS = [
     Mutant(_SCRATCH, "self._policy is Access.READ_WRITE and self._isWritten", "self._isWritten", "readMostly comes back on request", "test_promotion.py::test_policiesDecideWhatComesBack"),
     Mutant(_SCRATCH, "found._base._held() is not base._checked()", "False", "a window is written back to its own buffer", "test_promotion.py::test_aWindowIsWrittenBackByItsAddress"),
     Mutant(_PROMOTION, "            length = -(-self._window.sizeBytes // WORD_BYTES) * WORD_BYTES\n", "            length = self._window.sizeBytes\n", "a window of an odd size begins clean", "test_promotion.py::test_aWindowOfAnySizeBeginsClean"),
-    Mutant(_PROMOTION, "    if room.sizeBytes > most:\n", "    if False:\n", "a window above the budget is refused at once", "test_promotion.py"),
-    Mutant(_PROMOTION, "            if arena.trim(0.0):\n                continue\n", "", "idle scratch memory gives way", "test_promotion.py"),
+    Mutant(_PROMOTION, "        if room.sizeBytes > most:\n", "        if False:\n", "a window above the budget is refused at once", "test_promotion.py"),
+    Mutant(_MEMORY, "                if not isinstance(error, PromotionQueued) and arena.makeRoom(self.belowRank):\n                    continue\n", "", "idle scratch memory gives way", "test_promotion.py"),
     Mutant(_DIRTY, "np.minimum(edges[1::2] * sliceBytes, windowBytes)", "edges[1::2] * sliceBytes", "no byte behind the window is written back", "test_promotion.py::test_rangesCoverWhatWasMarkedAndNoMoreThanItsSlices"),
     Mutant(_DIRTY, "-(-(offset + sizeBytes) // sliceBytes)", "(offset + sizeBytes) // sliceBytes", "the last slice that is touched is dirty", "test_promotion.py::test_rangesCoverWhatWasMarkedAndNoMoreThanItsSlices"),
-    Mutant(_PROMOTION, "{device.gpuUuid(gpu)[-12:]}", "", "each GPU has its own copy of a shared window", "test_promotion.py::test_processesShareTheWindowOfAReadOnlyBuffer"),
+    Mutant(_MEMORY, "deviceOf(self.base.context).gpuUuid(self.gpu)[-12:]", "\"\"", "each GPU has its own copy of a shared window", "test_promotion.py::test_processesShareTheWindowOfAReadOnlyBuffer"),
+    Mutant(_HINTS, "pagesUp(length + offset % PAGE_BYTES)", "pagesUp(length)", "a hot range that cuts a page has it whole", "test_hints.py::test_aRangeOfTheLargestBufferHasRoomInItsWord"),
+    Mutant(_HINTS, "PRIORITIES[number] if number < len(PRIORITIES) else Priority.NORMAL", "PRIORITIES[number]", "a damaged word is advice too", "test_hints.py::test_damagedWordsAreAdviceToo"),
+    Mutant("muninn/control/rows.py", "        self._block.put(offset + layout.ROW_HINTS_OFFSET, hints.packed())\n", "", "the next buffer of a row has its own hints", "test_hints.py::test_theNextBufferOfARowHasNoHintsOfTheLast"),
+    Mutant("muninn/api/hints.py", "    return [(at, length) for at, length in cut if length > 0]", "    return [(at, length) for at, length in hints.hotRanges if length > 0]", "a range ends with its buffer", "test_hints.py::test_aRangeIsCutAtTheEndOfTheBuffer"),
+    Mutant(_ARENA, "            and generation == self.content.generation\n", "", "prefetched memory of an older generation is not kept", "test_hints.py::test_prefetchedMemoryIsGivenBackAtItsEnd"),
+    Mutant(_ARENA, "            clock.now() < self.untilSeconds\n", "            True\n", "prefetched memory has an end", "test_hints.py::test_prefetchedMemoryIsGivenBackAtItsEnd"),
+    Mutant(_ARENA, "                if least.priority.rank < belowRank:\n", "                if True:\n", "what is urgent does not give way", "test_hints.py::test_memoryForSomethingUrgentDoesNotGiveWay"),
+    Mutant(_ARENA, "                and not each.content.window.overlaps(written)\n", "", "a prefetched window that was written is not used", "test_hints.py::test_aPrefetchedWindowThatIsWrittenBackIsCopied"),
+    Mutant(_ARENA, "            and sum(theirs) <= sum(mine)\n", "", "a window has all its bytes", "test_hints.py"),
+    Mutant(_SCRATCH, "        if isOfIt and not window.overlaps(written):\n", "        if isOfIt:\n", "windows that overlap are in each other's way", "test_hints.py::test_windowsOfOneProcessAreWrittenBackSideBySide"),
+    Mutant(_SCRATCH, "            self._memory.check()\n", "            pass\n", "an evicted window is refused", "test_hints.py::test_evictedWindowsAreRefusedAndGivenBack"),
+    Mutant(_MEMORY, "            if at >= 0 and at + mine.sizeBytes <= place.sizeBytes:\n", "            if True:\n", "a shared window has all its bytes", "test_hints.py::test_onlyAWindowWithAllBytesIsShared"),
+    Mutant(_PROMOTION, "self.hints.priority.rank + (not self.asked.isPrefetch)", "self.hints.priority.rank + 1", "a prefetch does not displace a hotter range", "test_hints.py::test_aPrefetchGivesWayToAPromotionAndTheHottestIsThere"),
+    Mutant(_QUEUE, "            each.place < place\n", "            True\n", "who came first goes first", "test_hints.py::test_theHigherPriorityGoesFirstAndThenTheEarlier"),
+    Mutant(_QUEUE, "        return -self.rank, self.arrival\n", "        return 0, self.arrival\n", "what is urgent goes first", "test_hints.py::test_theHigherPriorityGoesFirstAndThenTheEarlier"),
+    Mutant(_QUEUE, "if each.seenSeconds > oldest", "if True", "who asks no more is forgotten", "test_hints.py::test_theHigherPriorityGoesFirstAndThenTheEarlier"),
+    Mutant(_QUEUE, "            and (not each.isOfTenant or each.tenant == wanted.tenant)\n", "", "a tenant's budget is its own matter", "test_hints.py::test_whoWaitsForItsTenantHoldsNoOtherTenantBack"),
+    Mutant(_QUEUE, "        if not asking.isWaiting:\n            return\n", "", "who asks once holds nobody back", "test_hints.py::test_whoAsksOnceHoldsNobodyBack"),
+    Mutant("muninn/broker/policy/quotas.py", "        if underWay >= limits.mostPromotions or ahead:\n", "        if underWay >= limits.mostPromotions:\n", "a large window is not overtaken", "test_hints.py::test_aLargeWindowIsNotOvertakenForEver"),
+    Mutant(_USED, "            self._flags |= seen\n", "", "what kernels mark is used", "test_hints.py::test_theUsefulPartOfAWindowIsMeasured"),
+    Mutant(_USED, "        self._flags |= flags\n", "        pass\n", "what is written is used", "test_hints.py::test_whatIsWrittenIsUsed"),
 ]
 # fmt: on

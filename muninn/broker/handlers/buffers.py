@@ -5,6 +5,7 @@ the protocol; a handler checks the request and the member that sent it.
 from __future__ import annotations
 
 from muninn.broker.handlers.context import Answer, TermContext
+from muninn.broker.policy.promotionqueue import Asking, Queued
 from muninn.broker.policy.usage import Usage
 from muninn.broker.sessions import Session
 from muninn.control import layout
@@ -40,7 +41,13 @@ def create(context: TermContext, session: Session, message: Message, _: list[Des
     )
     if context.maintenance.mayBeBrought(message["name"]):
         return {"row": requests.LATER, "incarnation": 0}, ()
-    row, incarnation = context.directory.grant(session.member(), usage, message["gpuCapacityBytes"])
+    asking = Asking(message["rank"], message["isWaiting"])
+    try:
+        row, incarnation = context.directory.grant(
+            session.member(), usage, message["gpuCapacityBytes"], asking
+        )
+    except Queued as queued:
+        return {"row": requests.QUEUED, "incarnation": 0, "reason": str(queued)}, ()
     return {"row": row, "incarnation": incarnation}, ()
 
 

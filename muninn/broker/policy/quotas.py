@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from muninn.broker.policy.limits import Limits
+from muninn.broker.policy.promotionqueue import Asking, PromotionQueue, Queued
 from muninn.broker.policy.usage import Usage
 from muninn.config.sizes import exactly
 from muninn.control.descriptions import Taken
@@ -23,6 +24,7 @@ class Quotas:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._sums: Counter[tuple[object, ...]] = Counter()
+        self._queue = PromotionQueue()
 
     def add(self, taken: Usage | Taken, sizeBytes: int) -> None:
         """Add to the sums that a row adds to: its mode's, its tenant's, its GPU's."""
@@ -34,16 +36,18 @@ class Quotas:
             self._sums["window", taken.gpu] += sizeBytes
             self._sums["window", taken.gpu, taken.tenant] += sizeBytes
 
-    def admitWindow(self, wanted: Usage, underWay: int) -> None:
-        """Whether a window may be promoted now; `PromotionDenied` names the limit that
-        forbids it. `underWay` windows are being copied to that GPU.
+    def admitWindow(self, wanted: Usage, underWay: int, asking: Asking) -> None:
+        """Whether a window may be promoted now, while `underWay` windows are being copied to
+        that GPU.
+
+        Raises
+        ------
+        PromotionDenied
+            A budget has no room; the text names it.
+        Queued
+            Too many windows are under way, or others wait before it.
         """
         limits, gpu, tenant, sizeBytes = self._limits, wanted.gpu, wanted.tenant, wanted.sizeBytes
-        if underWay >= limits.mostPromotions:
-            raise PromotionDenied(
-                f"{underWay} windows are being promoted to GPU {gpu} "
-                "(promotion.maxConcurrentPromotions)"
-            )
         for what, used, limit, key in (
             (f"scratch of GPU {gpu}", self._sums["window", gpu], limits.scratchOfGpu, "perGpu"),
             (
@@ -54,10 +58,20 @@ class Quotas:
             ),
         ):
             if used + sizeBytes > limit:
+                self._queue.wait(wanted, asking, isOfTenant=key == "perTenant")
                 raise PromotionDenied(
                     f"{what}: {exactly(used)} used + {exactly(sizeBytes)} wanted > "
                     f"{exactly(limit)} allowed (promotion.{key}ScratchBytes)"
                 )
+        ahead = self._queue.ahead(wanted, asking)
+        if underWay >= limits.mostPromotions or ahead:
+            self._queue.wait(wanted, asking, isOfTenant=False)
+            raise Queued(
+                f"{underWay} windows are being promoted to GPU {gpu}, and {ahead} wait before "
+                f"this one; {limits.mostPromotions} may be under way "
+                "(promotion.maxConcurrentPromotions)"
+            )
+        self._queue.leave(wanted)
 
     def admit(
         self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int

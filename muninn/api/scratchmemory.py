@@ -1,0 +1,159 @@
+"""Scratch memory: a buffer of its own kind that the broker admits against the budgets of
+the GPU and of the tenant.
+
+It is freed with its last user, and a process that is killed leaves nothing. Its name
+says of which buffer and which window it is. The name of a window that processes share
+says nothing else, so that they find it; any other name ends with a random word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from muninn.api.options import BufferOptions
+from muninn.api.specs import specOf
+from muninn.control.hints import Hints
+from muninn.errors import BufferExists, PromotionDenied, QuotaExceeded
+from muninn.session import creation
+from muninn.session.gpus import deviceOf
+from muninn.session.membership import current
+from muninn.session.reservation import PromotionQueued
+from muninn.session.spec import windowSpec
+from muninn.session.windownames import WindowPlace
+from muninn.system import clock
+from muninn.system.deadlines import remaining
+from muninn.terms import Mode, Priority
+from muninn.transfer.arena import arenaOf, isHeld
+
+if TYPE_CHECKING:
+    from muninn.session.mappings import Memory
+    from muninn.session.openbuffer import OpenBuffer
+    from muninn.session.spec import BufferSpec
+    from muninn.transfer.dirty import Range
+
+#: How often a promotion asks again for room.
+_PAUSE_SECONDS = 0.005
+#: Makes the content of memory before another process can open it.
+Fill = Callable[["Memory"], None]
+
+
+class Claim(NamedTuple):
+    """A claim of scratch memory for a window of a buffer.
+
+    Attributes
+    ----------
+    base
+        The buffer. The memory has its tenant and its access.
+    belowRank
+        Prefetched memory that ranks below this gives way.
+    deadline
+        Until when to wait for room; None: for ever.
+    look
+        Called between two attempts; raises to end the wait.
+    """
+
+    base: OpenBuffer
+    gpu: int
+    window: Range
+    sizeBytes: int
+    priority: Priority
+    belowRank: int
+    deadline: float | None
+    look: Callable[[], object]
+
+    def spec(self, caller: str, ending: str = "") -> BufferSpec:
+        """The spec of the memory. Without an ending its name can be found."""
+        description = self.base.description
+        wanted = specOf(
+            caller,
+            (self.sizeBytes,),
+            np.uint8,
+            BufferOptions(
+                mode=Mode.FAST.value,
+                preferredGpu=self.gpu,
+                access=description.access.value,  # type: ignore[arg-type]  # a word of it
+                tenant=description.tenant,
+            ),
+        )
+        left = remaining(self.deadline)
+        isWaiting = left is None or left > 0
+        return windowSpec(wanted, self._place().name(ending))._replace(
+            hints=Hints(priority=self.priority), isWaiting=isWaiting
+        )
+
+    def _place(self) -> WindowPlace:
+        uuid = deviceOf(self.base.context).gpuUuid(self.gpu)[-12:]
+        return WindowPlace(self.base.row, self.base.incarnation, uuid, *self.window)
+
+    def shared(self, caller: str, fill: Fill) -> tuple[OpenBuffer, int]:
+        """Memory that all processes share, and where the window is in it: one that has all
+        its bytes, or made and filled now.
+        """
+        wanted = self.spec(caller)
+        while True:
+            found = current().openBuffers.find(wanted.name)
+            if found is not None:
+                return found, 0
+            if (around := self._around()) is not None:
+                return around
+            with contextlib.suppress(BufferExists):  # another process makes it
+                return self._granted(wanted, fill), 0
+            if (left := remaining(self.deadline)) is not None and left <= 0:
+                raise TimeoutError(
+                    "another process has been promoting the same window, and is not ready"
+                )
+            self.look()
+            clock.sleep(_PAUSE_SECONDS)
+
+    def _around(self) -> tuple[OpenBuffer, int] | None:
+        """The memory of a larger window, which any process has promoted, and where this one
+        is in it.
+        """
+        member, mine = current(), self._place()
+        for row in member.rows.fastMode():
+            state = member.rows.state(row)
+            name = member.rows.name(row).decode(errors="replace")
+            place = WindowPlace.of(name, isShared=True)
+            if place is None or place._replace(offset=0, sizeBytes=0) != mine._replace(
+                offset=0, sizeBytes=0
+            ):
+                continue
+            at = mine.offset - place.offset
+            if at >= 0 and at + mine.sizeBytes <= place.sizeBytes:
+                opened = member.openBuffers.hold(row, state.incarnation)
+                if opened is not None and isHeld(opened):
+                    return opened, at
+        return None
+
+    def private(self, caller: str, fill: Fill) -> OpenBuffer:
+        """Memory for this process alone, filled: of the arena, or made now."""
+        arena = arenaOf(self.base.context)
+        kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes)
+        if kept is None:
+            return self._granted(self.spec(caller, os.urandom(8).hex()), fill)
+        try:
+            fill(kept.memory)
+        except BaseException:
+            arena.giveBack(self.gpu, kept)
+            raise
+        return kept
+
+    def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:
+        """New memory, as soon as the budgets allow it."""
+        arena = arenaOf(self.base.context)
+        while True:
+            try:
+                return creation.create(wanted, fill=fill)
+            except (PromotionDenied, QuotaExceeded) as error:
+                if not isinstance(error, PromotionQueued) and arena.makeRoom(self.belowRank):
+                    continue
+                left = remaining(self.deadline)
+                if isinstance(error, QuotaExceeded) or (left is not None and left <= 0):
+                    raise
+                self.look()
+                clock.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,46 @@
+"""The names of scratch memory: of which buffer a window is, and where in it.
+
+``window:<row>.<incarnation>:<GPU>:<offset>+<bytes>``, behind a prefix that no name of a
+user has. Memory that processes share is found by that name. The name of any other
+window goes on with a random word.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from muninn.terms import WINDOW_PREFIX
+
+_PLACE = r"(\d{1,9})\.(\d{1,9}):([^:]*):(\d{1,19})\+(\d{1,19})"
+_NAME = re.compile(re.escape(WINDOW_PREFIX) + _PLACE + r"(:.*)?")
+
+
+class WindowPlace(NamedTuple):
+    """A window of a buffer on a GPU.
+
+    Attributes
+    ----------
+    row, incarnation
+        The buffer's.
+    gpu
+        A word for the GPU, the same in all processes.
+    """
+
+    row: int
+    incarnation: int
+    gpu: str
+    offset: int
+    sizeBytes: int
+
+    def name(self, ending: str = "") -> str:
+        where = f"{self.row}.{self.incarnation}:{self.gpu}:{self.offset}+{self.sizeBytes}"
+        return WINDOW_PREFIX + where + (f":{ending}" if ending else "")
+
+    @classmethod
+    def of(cls, name: str, *, isShared: bool = False) -> WindowPlace | None:
+        """None if it is no name of a window; if `isShared`, of one that processes share."""
+        found = _NAME.fullmatch(name)
+        if found is None or (isShared and found[6] is not None):
+            return None
+        return cls(int(found[1]), int(found[2]), found[3], int(found[4]), int(found[5]))
