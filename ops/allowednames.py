@@ -14,7 +14,7 @@ _.dirtyFlags
 _.dirtyBytes
 _.NvmeSpillUnavailable
 
-# The commands of the inspector, which `muninn/cli/main.py` names as `module:function`.
+# The commands of the inspector, which `muninn/cli/grammar.py` names as `module:function`.
 _.runAlloc
 _.runOpen
 _.runClose
@@ -27,6 +27,8 @@ _.runDoctor
 _.runList
 _.runDescribe
 _.runTopology
+_.runPromote
+_.runHint
 _.runLater
 
 # The parts that bench starts in processes of their own, by name.
@@ -75,8 +77,11 @@ _.identName
 _.plainIdent
 _.__del__
 
-# A word of a row that only the C part uses; the header is generated from the layout.
+# A word of a row, and fields of one, that only the C part uses; the header is generated
+# from the layout.
 _.ROW_SUCCESSOR_OFFSET
+_.ROBUST_TID
+_.ROBUST_WAITERS
 
 # A method that `io` calls.
 _.readable

@@ -262,7 +262,7 @@ def test_keysThatPagesNameExist() -> None:
 
 def test_commandsThatPagesNameExist() -> None:
     there = set(
-        re.findall(r"add\(\s*\"(\w+)\",\s+\"", (ROOT / "muninn" / "cli" / "main.py").read_text())
+        re.findall(r"add\(\s*\"(\w+)\",\s+\"", (ROOT / "muninn" / "cli" / "grammar.py").read_text())
     )
     assert len(there) > 10
     for page in PAGES:

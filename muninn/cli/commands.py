@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from muninn.cli.ending import say, stopped
 from muninn.cli.listing import printDescription
-from muninn.cli.output import bar, counted, printable, printJson, waitingBy
+from muninn.cli.output import bar, counted, printable, waitingBy
+from muninn.cli.transfers import transferOf, wayOf
 from muninn.config.sizes import asText
 from muninn.system import clock
 
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from muninn import MuninnBuffer
 
 _LOOK_SECONDS = 0.5
-
-
-def _stopped() -> threading.Event:
-    """An event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = None) -> None:
@@ -46,15 +39,6 @@ def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = N
         if left <= 0 or stop.wait(left):
             return
         buffer.open()
-
-
-def _say(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> int:
-    if arguments.json:
-        printJson(result)
-    else:
-        print(text)
-    sys.stdout.flush()
-    return 0
 
 
 @contextmanager
@@ -97,10 +81,10 @@ def runAlloc(arguments: argparse.Namespace) -> int:
         )
     with buffer:
         # The handlers are set before the message tells the user to press Ctrl-C.
-        stop = _stopped() if buffer.mode == "fastMode" else None
+        stop = stopped() if buffer.mode == "fastMode" else None
         if stop is not None:
             _sayHeld()
-        status = _say(
+        status = say(
             arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}"
         )
         if stop is not None:
@@ -114,7 +98,7 @@ def runOpen(arguments: argparse.Namespace) -> int:
     if arguments.target_gpu is None and arguments.route is not None:
         arguments.fail("--route is the way to a GPU: give --target-gpu too")
     with waitingBy("--timeout"), _opened(arguments) as buffer:
-        stop = _stopped()
+        stop = stopped()
         # Kernels do not reach private memory, so such a buffer has no address for them.
         described = buffer.describe()
         isPrivate = described["openedAs"] == "copyOnWrite"
@@ -126,11 +110,11 @@ def runOpen(arguments: argparse.Namespace) -> int:
         )
         result = described
         if arguments.target_gpu is not None:
-            result = {**described, "route": buffer.route, "transfer": _transferOf(buffer)}
+            result = {**described, "route": buffer.route, "transfer": transferOf(buffer.transfer)}
             shown = f"{_wayTo(buffer, arguments.name, arguments.target_gpu)}\n{shown}"
         if not arguments.json:
             printDescription(described)
-        status = _say(arguments, result, shown)
+        status = say(arguments, result, shown)
         _hold(buffer, stop, arguments.seconds)
     return status
 
@@ -146,21 +130,6 @@ def _opened(arguments: argparse.Namespace) -> MuninnBuffer:
     )
 
 
-def _transferOf(buffer: MuninnBuffer) -> dict[str, Any] | None:
-    transfer = buffer.transfer
-    if transfer is None:
-        return None
-    return {
-        "source": transfer.source,
-        "target": transfer.target,
-        "route": transfer.route,
-        "reason": transfer.reason,
-        "note": transfer.note,
-        "sizeBytes": transfer.sizeBytes,
-        "durationMs": transfer.seconds * 1e3,
-    }
-
-
 def _wayTo(buffer: MuninnBuffer, name: str, gpu: int) -> str:
     """How the bytes came to a GPU, or why none did."""
     transfer = buffer.transfer
@@ -168,13 +137,7 @@ def _wayTo(buffer: MuninnBuffer, name: str, gpu: int) -> str:
         home = "host memory" if buffer.gpu is None else f"GPU {buffer.gpu}"
         mapped = f"{name} stays in {home}, mapped for kernels of GPU {gpu}: no byte was copied"
         return mapped if buffer.route else f"{name} is on GPU {gpu}: no byte was copied"
-    speed = transfer.sizeBytes / max(transfer.seconds, 1e-9) / 1e9
-    note = f": {transfer.note}" if transfer.note else ""
-    return printable(
-        f"{name} from {transfer.source} to {transfer.target}: {transfer.route} "
-        f"({transfer.reason}){note}; {asText(transfer.sizeBytes)} in "
-        f"{transfer.seconds * 1e3:.2f} ms, {speed:.3g} GB/s"
-    )
+    return printable(f"{name} from {transfer.source} to {wayOf(transfer)}")
 
 
 def runClose(arguments: argparse.Namespace) -> int:
@@ -206,7 +169,7 @@ def runClose(arguments: argparse.Namespace) -> int:
             "Wait until it closes the buffer",
         )
     revoked = admin.revoke(held)
-    return _say(
+    return say(
         arguments,
         {"revoked": revoked},
         f"{arguments.name}: {counted(revoked, 'lease')} of {who} revoked",
@@ -217,7 +180,7 @@ def runFree(arguments: argparse.Namespace) -> int:
     import muninn
 
     muninn.free(arguments.name)
-    return _say(
+    return say(
         arguments,
         {"freed": arguments.name},
         f"{arguments.name}: freed; its memory goes with its last holder",
@@ -227,10 +190,21 @@ def runFree(arguments: argparse.Namespace) -> int:
 def runEvict(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
 
+    if arguments.gpu is not None and not arguments.windows:
+        arguments.fail("--gpu is for --windows")
+    if arguments.windows:
+        if arguments.name is None or arguments.tenant is not None:
+            arguments.fail("--windows is for --name, without --tenant")
+        revoked = admin.evictWindows(arguments.name, arguments.gpu)
+        return say(
+            arguments,
+            {"revoked": revoked},
+            f"{counted(revoked, 'lease')} on windows of {arguments.name} revoked",
+        )
     if arguments.name is None and arguments.tenant is None:
         arguments.fail("give --name, --tenant or both")
     revoked = admin.evict(arguments.name, arguments.tenant)
-    return _say(arguments, {"revoked": revoked}, f"{counted(revoked, 'lease')} revoked")
+    return say(arguments, {"revoked": revoked}, f"{counted(revoked, 'lease')} revoked")
 
 
 def runDrain(arguments: argparse.Namespace) -> int:
@@ -252,17 +226,17 @@ def runDrain(arguments: argparse.Namespace) -> int:
         else f"the domain creates nothing new until `drain --off`; {held} "
         f"lease{'s are' if held != 1 else ' is'} still held"
     )
-    return _say(arguments, {"draining": not arguments.off, "leases": held}, text)
+    return say(arguments, {"draining": not arguments.off, "leases": held}, text)
 
 
 def runKeep(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
     from muninn.session import membership
 
-    stop = _stopped()
+    stop = stopped()
     member = membership.joinPreferred()
     domain, pid = member.domain, os.getpid()
-    _say(
+    say(
         arguments,
         {"domain": domain, "pid": pid},
         f"keeping domain {domain!r} as process {pid}, until Ctrl-C",
@@ -297,10 +271,10 @@ def runLoad(arguments: argparse.Namespace) -> int:
         text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
         # The handlers are set before the message tells the user to press Ctrl-C.
         buffer = loaded.buffer if isinstance(loaded, Bundle) else loaded
-        stop = _stopped() if buffer.mode == "fastMode" else None
+        stop = stopped() if buffer.mode == "fastMode" else None
         if stop is not None:
             _sayHeld()
-        status = _say(arguments, loaded.describe(), text)
+        status = say(arguments, loaded.describe(), text)
         if stop is not None:
             _hold(buffer, stop)
     return status

@@ -31,7 +31,7 @@ def runList(arguments: argparse.Namespace) -> int:
     if arguments.tenant is not None:
         buffers = [buffer for buffer in buffers if buffer["tenant"] == arguments.tenant]
     if arguments.json:
-        del info["transfers"]  # this command's own
+        del info["transfers"], info["promotions"]  # this command's own
         printJson({**info, "buffers": buffers})
         return 0
     printTable(
@@ -147,6 +147,8 @@ def _shown(key: str, value: Any) -> str:
         return f"{value} ({asText(value)})"
     if key in ("ageMs", "endsInMs"):
         return f"{value} ({age(value)})"
+    if key == "hints":
+        return hintsText(value)
     if isinstance(value, dict):
         return "; ".join(f"{part}: {_shown(part, inner)}" for part, inner in value.items())
     if isinstance(value, list):
@@ -158,7 +160,7 @@ def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
     gpu = ",".join(map(str, buffer["gpus"])) or "-"
     importers = str(len(buffer["importers"]))
     return (
-        buffer["name"],
+        nameOf(buffer),
         buffer["mode"],
         asText(buffer["size"]),
         buffer["tenant"],
@@ -167,6 +169,25 @@ def _cells(buffer: dict[str, Any]) -> tuple[str, ...]:
         _lease(buffer),
         age(buffer["ageMs"]),
     )
+
+
+def nameOf(buffer: dict[str, Any]) -> str:
+    """The name of a buffer, or which window of which buffer it is."""
+    window = buffer["windowOf"]
+    if window is None:
+        return str(buffer["name"])
+    base = f"{window['bufferId']}, gone" if window["name"] is None else window["name"]
+    return windowText(base, window["offset"], window["size"])
+
+
+def hintsText(hints: dict[str, Any]) -> str:
+    ranges = [f"{asText(at)} + {asText(length)}" for at, length in hints["hotRanges"]]
+    ends = "no end" if hints["endsInMs"] is None else f"ends in {age(hints['endsInMs'])}"
+    return f"hot: {', '.join(ranges) or '-'}; priority: {hints['priority']}; {ends}"
+
+
+def windowText(name: str, offset: int, sizeBytes: int) -> str:
+    return f"{name}[{asText(offset)} + {asText(sizeBytes)}]"
 
 
 def _lease(buffer: dict[str, Any]) -> str:
