@@ -51,8 +51,9 @@ def prefetch(
     windows = _windows(promotion)
     total = sum(each.sizeBytes for each in windows)
     openBuffer, target = promotion.openBuffer, Place(Tier.VRAM, promotion.gpu)
+    # Its deadline is for the waits, and not for the copies.
     transfer: Transfer[int] = Transfer(
-        transfers.placeOf(openBuffer), target, total, seconds, progress
+        transfers.placeOf(openBuffer), target, total, progress=progress
     )
     held.append(transfer)
 
@@ -62,7 +63,7 @@ def prefetch(
             try:
                 _prefetchOne(promotion, window)
             except TimeoutError:
-                transfer.check()  # it was cancelled, or its own time is over
+                transfer.check()  # it was cancelled
                 raise
             except (PromotionDenied, QuotaExceeded):
                 # The hottest are there.

@@ -9,6 +9,7 @@ import pytest
 
 import muninn
 from muninn.kernels import launch
+from support import eventually
 
 WORDS = 100_003
 
@@ -50,3 +51,85 @@ def test_processesShareAWindowOfAReadOnlyBuffer(domain: str, actor: Any) -> None
         second.do("with t.write() as view: launch.launch('readSum', s.deviceArray(), view)") is None
     )
     assert second.do("int(t.read()[0])") == 2 * total
+
+
+def windows() -> list[str]:
+    return [each["name"] for each in muninn.listBuffers() if each["kind"] == "window"]
+
+
+#: A process that promotes windows of "r", and lets a kernel sum them.
+PROMOTER = """
+from muninn.kernels import launch
+import os
+b = muninn.open('r')
+t = muninn.array('x%d' % os.getpid(), 1, 'u8', mode='fastMode')
+def total(offset, length):
+    with b.promote(offset, length, timeout=60) as s, t.write() as view:
+        launch.launch('fillPattern', view, 0)
+        launch.launch('readSum', s.deviceArray(), view)
+    return int(t.read()[0])
+zero = total(0, 8)
+"""
+
+
+def test_threeProcessesPromoteFromOneBuffer(domain: str, actor: Any) -> None:
+    """All at once, windows of their own and one that they share; one of them is killed in
+    its midst.
+    """
+    array = np.arange(1 << 20, dtype=np.uint64)
+    muninn.share(array, "r", access="readOnly")
+    many = [actor(PROMOTER) for _ in range(3)]
+    zero = many[0].do("zero")
+    for each in many:
+        each.begin("[total(8 * (i << 16), 8 << 16) for i in range(16)] + [total(0, 8 << 20)]")
+    sums = [int(array[i << 16 : (i + 1) << 16].sum()) for i in range(16)] + [int(array.sum())]
+    for each in many:
+        assert [value - zero for value in each.result(300)] == sums
+    many[0].begin("while True: total(0, 8 << 20)")
+    many[1].begin("[total(0, 8 << 20) for _ in range(50)]")
+    many[0].kill()
+    assert {value - zero for value in many[1].result(300)} == {sums[-1]}
+    assert many[2].do("total(8, 8)") - zero == 1
+    eventually(lambda: not windows(), "nothing is left of any of them")
+
+
+@pytest.mark.gpu
+def test_kernelsMarkWhatTheyRead(domain: str) -> None:
+    from numba import cuda
+
+    from muninn.kernels import markUsed
+
+    @cuda.jit
+    def readSome(data, flags, sliceBytes, every, sums):  # type: ignore[no-untyped-def]
+        for index in range(cuda.grid(1), data.size, cuda.gridsize(1)):
+            if index % every == 0:
+                cuda.atomic.add(sums, 0, data[index])
+                markUsed(flags, sliceBytes, 8 * index, 8)
+
+    array = np.arange(1 << 20, dtype=np.uint64)
+    hints: Any = {"hotRanges": [(0, 8 << 19)], "priority": "high"}
+    buffer = muninn.share(array, "r", access="readOnly", hints=hints)
+    assert buffer.prefetch(0).result(60) == 8 << 19
+    with buffer.promote(0, 8 << 19, 0, sliceBytes=4096) as scratch:
+        assert scratch.transfer is None and scratch.isHot, "it is there already"
+        sums = cuda.to_device(np.zeros(1, np.uint64))
+        readSome[64, 256](scratch.deviceArray(), scratch.usedFlags, 4096, 1024, sums)
+        cuda.synchronize()
+        assert int(sums.copy_to_host()[0]) == int(array[: 1 << 19 : 1024].sum())
+        assert scratch.usefulRatio() == 0.5
+    with buffer.promote(4096, 4096) as scratch:
+        assert scratch.transfer is None and scratch.deviceArray().copy_to_host()[0] == 512
+
+
+def test_prefetchedWindowsHaveTheBytes(buffer: Any) -> None:
+    buffer.setHints(hotRanges=[(0, 80_000), (400_000, 40_000)])
+    expected = np.arange(WORDS, dtype=np.uint64)
+    ready = sum(length for _, length in buffer.hints["hotRanges"])
+    assert buffer.prefetch(0).result(60) == ready > 120_000
+    for offset, length in ((8, 800), (401_408, 8), (0, 81_920)):
+        with buffer.promote(offset, length) as scratch:
+            seen = np.empty(length // 8, np.uint64)
+            scratch._memory.memory.copyOut(seen.ctypes.data, length, scratch._at)
+            assert np.array_equal(seen, expected[offset // 8 : (offset + length) // 8])
+            route = None if scratch.transfer is None else scratch.transfer.route
+            assert route in (None, "local"), (offset, length)

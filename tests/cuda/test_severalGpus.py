@@ -15,7 +15,7 @@ import pytest
 import muninn
 from muninn.errors import TopologyNotPeerable
 from muninn.session import gpus, membership
-from support import Actor, ActorError
+from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
@@ -231,3 +231,47 @@ def test_arraysAreSharedOnAnotherGpuThanTheirs(actor: Start, reach: str) -> None
         "muninn.publish('c', b.deviceArray(), preferredGpu=1)",
     ):
         assert there.do(f"c = {code}; c.gpu, int(c.read().sum())") == [1, 45]
+
+
+def buffers() -> list[str]:
+    return [each["name"] for each in muninn.listBuffers()]
+
+
+@pytest.mark.parametrize("route", ["p2p", "staged"])
+def test_aProcessIsKilledWhileItCopies(actor: Start, two: Any, route: str) -> None:
+    """Nothing is left of its copy, and the source can be copied by others."""
+    if route == "p2p" and not two.canAccessPeer(1, 0):
+        pytest.skip("GPU 1 does not reach GPU 0")
+    array = np.arange(64 << 20, dtype=np.uint8)
+    shared = muninn.share(array, "a", mode="fastMode", preferredGpu=0, access="readWrite")
+    target = muninn.share(np.zeros_like(array), "t", mode="fastMode", preferredGpu=1)
+    code = f"b, t = muninn.open('a'), muninn.open('t', access='readWrite'); b.copyTo(1, route={route!r})"
+    for number in range(6):
+        copier = actor(code)
+        copier.begin(
+            f"while True: b.copyTo(1, route={route!r})"
+            if number % 2
+            else f"while True: t.copyFrom(b, route={route!r})"
+        )
+        time.sleep(0.02 * number)
+        copier.kill()
+        assert np.array_equal(shared.read(), array)
+        with shared.write(timeout=60):  # it waits for no reader that is dead
+            pass
+        with shared.copyTo(1, route=route) as copied:  # type: ignore[arg-type]  # one of the two
+            assert np.array_equal(copied.read(), array)
+        target.copyFrom(shared)  # repairs what the dead process has left half done
+        assert np.array_equal(target.read(), array)
+    eventually(lambda: buffers() == ["a", "t"], "no copy of a dead process is left")
+
+
+def test_theOwnerIsKilledWhileAnotherCopies(actor: Start, two: Any) -> None:
+    """The bytes outlive the process that made them."""
+    owner = actor("b = muninn.share(np.arange(64 << 20, dtype=np.uint8), 'a', mode='fastMode')")
+    mine, array = muninn.open("a"), np.arange(64 << 20, dtype=np.uint8)
+    transfer = mine.startCopyTo(1)
+    owner.kill()
+    assert np.array_equal(transfer.result(120).read(), array)
+    for route in ("p2p", "staged") if two.canAccessPeer(1, 0) else ("staged",):
+        with mine.copyTo(1, route=route) as copied:  # type: ignore[arg-type]  # one of the two
+            assert np.array_equal(copied.read(), array)
