@@ -106,12 +106,13 @@ def test_hintsEnd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_theNextBufferOfARowHasNoHintsOfTheLast() -> None:
-    first = shared()
+    first = muninn.share(content())
+    first.setHints(hotRanges=HOT, priority="high")
     row = first.describe()["bufferId"].split(".")[0]
     first.free()
     second = muninn.share(content())
     assert second.describe()["bufferId"].split(".")[0] == row
-    assert second.hints["hotRanges"] == []
+    assert second.hints == {"hotRanges": [], "endsInMs": None, "priority": "normal"}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,14 @@ def test_prefetchedMemoryIsGivenBackAtItsEnd(monkeypatch: pytest.MonkeyPatch) ->
     buffer.prefetch(1).result(30)
     membership.current().openBuffers.renewAll()  # as the background thread does
     eventually(lambda: not windows(), "its time is over")
+    buffer.free()
+    buffer = shared(lifetimeMs=600_000)
     buffer.setHints(lifetimeMs=600_000)
+    buffer.prefetch(1).result(30)
+    with buffer.write():
+        pass
+    membership.current().openBuffers.renewAll()
+    eventually(lambda: not windows(), "it is of an older generation")
     buffer.prefetch(1).result(30)
     buffer.free()
     membership.current().openBuffers.renewAll()
