@@ -453,6 +453,28 @@ def test_scratchMemoryIsUsedAgainAndGivenBackWhenIdle(
     eventually(lambda: not windows(), "it is given back")
 
 
+def test_theBackgroundThreadLooksAfterIdleMemory(buffer: muninn.MuninnBuffer, actor: Start) -> None:
+    """Broken: that of a member that is not the broker slept until the next renewal of a
+    lease, for 40 seconds, and the VRAM stayed as long.
+    """
+    other = actor(
+        "from muninn.transfer.arena import Arena; Arena.trim.__defaults__ = (1.0,)\n"
+        "with muninn.open('a').promote(targetGpu=1): pass"
+    )
+    assert len(windows()) == 1
+    eventually(lambda: not windows(), "it is given back", 20)
+    other.leave()
+
+
+def test_theBackgroundThreadLearnsOfTheFirstIdleMemory(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote() as one, buffer.promote() as other:
+        told = list[int]()
+        arena = arenas.Arena(lambda: told.append(1))
+        for scratch in (one, other):
+            arena.giveBack(0, scratch._memory)
+    assert told == [1]
+
+
 def test_idleMemoryMakesRoomForAnotherWindow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "2500K")
     shared = muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite")

@@ -31,6 +31,9 @@ class Companion(Protocol):
     def trim(self) -> object:
         """Give back what was idle for long. Called by the background thread."""
 
+    def hasIdle(self) -> bool:
+        """Whether there is anything to give back sometime."""
+
     def close(self) -> None:
         """Give back everything: the membership ends."""
 
@@ -51,6 +54,8 @@ class Gpus:
         By the first row of a chunk: its fence words, for GPUs.
     signalling
         Tickets that are being issued.
+    tidySoon
+        Wakes the background thread: a companion has got something to give back.
     """
 
     def __init__(self, tables: Tables, wake: Callable[[], object]) -> None:
@@ -62,6 +67,7 @@ class Gpus:
         self.promised: set[tuple[int, int]] = set()
         self.fenceWords: dict[int, Registration] = {}
         self.signalling = Cleanups(wake)
+        self.tidySoon = wake
         self._companions: dict[type[Companion], Companion] = {}
 
     def chosen(self) -> Device:
@@ -91,6 +97,10 @@ class Gpus:
         """Let the companions give back what was idle for long."""
         for each in list(self._companions.values()):
             each.trim()
+
+    def hasIdle(self) -> bool:
+        """Whether `tidy` is to be called again soon."""
+        return any(each.hasIdle() for each in list(self._companions.values()))
 
     def close(self) -> None:
         """The membership ends."""

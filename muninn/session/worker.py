@@ -231,7 +231,8 @@ class Worker:
         return self._openBuffers.creating.cleanups.run() and self._openBuffers.gpus.signalling.run()
 
     def _untilRenewal(self) -> float:
-        isAny = bool(self._openBuffers.context.unclaimed.memories)
+        openBuffers = self._openBuffers
+        isAny = bool(openBuffers.context.unclaimed.memories) or openBuffers.gpus.hasIdle()
         return min(
             LOOK_SECONDS if isAny else _LONGEST_SLEEP_SECONDS,
             self._tables.ttlMs / 3000,

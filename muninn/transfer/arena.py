@@ -16,6 +16,7 @@ process; with it the memory goes.
 from __future__ import annotations
 
 import _thread
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.control.generations import Generation
@@ -94,9 +95,16 @@ class _Idle(NamedTuple):
 
 
 class Arena:
-    """The unused scratch memory of one membership."""
+    """The unused scratch memory of one membership.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    trimSoon
+        Called when there is a first memory: `trim` is to be called sometimes.
+    """
+
+    def __init__(self, trimSoon: Callable[[], object]) -> None:
+        self._trimSoon = trimSoon
         self._idle: list[_Idle] = []
         self._prefetched: list[Prefetched] = []
         self._isClosed = False
@@ -125,7 +133,10 @@ class Arena:
         if self._isClosed or not isHeld(memory):
             return
         with self._changing:
+            isFirst = not self.hasIdle()
             self._idle.append(_Idle(gpu, memory.description.tenant, memory, clock.now()))
+        if isFirst:
+            self._trimSoon()
 
     # --- prefetched --------------------------------------------------------------------
 
@@ -139,7 +150,10 @@ class Arena:
                 for each in self._prefetched
                 if each.content._replace(generation=0) != prefetched.content._replace(generation=0)
             ]
+            isFirst = not self.hasIdle()
             self._prefetched.append(prefetched)
+        if isFirst:
+            self._trimSoon()
 
     def covering(self, wanted: Content) -> Prefetched | None:
         """Memory in which all the wanted bytes are. It stays here."""
@@ -198,6 +212,9 @@ class Arena:
             self._prefetched = [each for each in self._prefetched if each.isValid()]
         del before
 
+    def hasIdle(self) -> bool:
+        return bool(self._idle or self._prefetched)
+
     def close(self) -> None:
         """The membership ends."""
         self._isClosed = True
@@ -209,7 +226,7 @@ class Arena:
 
 def arenaOf(context: Context) -> Arena:
     """The arena of a membership, made at its first use."""
-    return context.gpus.companion(Arena, Arena)
+    return context.gpus.companion(Arena, lambda: Arena(context.gpus.tidySoon))
 
 
 def isHeld(memory: OpenBuffer) -> bool:

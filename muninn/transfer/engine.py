@@ -56,11 +56,19 @@ class Engine:
     ----------
     preferP2p
         Whether a link is used where there is one.
+    trimSoon
+        Called when there is a first way that is idle: `trim` is to be called sometimes.
     """
 
-    def __init__(self, device: Device, links: Links, preferP2p: bool) -> None:
+    def __init__(
+        self,
+        device: Device,
+        links: Links,
+        preferP2p: bool,
+        trimSoon: Callable[[], object] = lambda: None,
+    ) -> None:
         self.device, self.links = device, links
-        self._preferP2p = preferP2p
+        self._preferP2p, self._trimSoon = preferP2p, trimSoon
         self._idle: list[_Idle] = []
         self._changing = _thread.RLock()
 
@@ -148,6 +156,9 @@ class Engine:
                 threads.start(lambda: _closeAll(dropped), "muninn-ways")
             except ThreadsExhausted as error:
                 _log.debug("%d ways are closed when they are collected: %s", len(dropped), error)
+
+    def hasIdle(self) -> bool:
+        return bool(self._idle)
 
     def close(self) -> None:
         """The membership ends."""
@@ -241,7 +252,10 @@ class Engine:
 
     def _giveBack(self, key: _Key, way: Way) -> None:
         with self._changing:
+            isFirst = not self._idle
             self._idle.append(_Idle(key, way, clock.now()))
+        if isFirst:
+            self._trimSoon()
 
 
 def _closeAll(ways: list[Way]) -> None:

@@ -19,6 +19,6 @@ def engineOf(context: Context) -> Engine:
 
     def made() -> Engine:
         links = Links(device, keptFor(device, settings.cachePath), settings.enablePeerProbing)
-        return Engine(device, links, settings.preferP2P)
+        return Engine(device, links, settings.preferP2P, context.gpus.tidySoon)
 
     return context.gpus.companion(Engine, made)
