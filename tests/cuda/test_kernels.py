@@ -42,6 +42,8 @@ def test_aKernelRunsInAStreamOfMuninn(domain: str) -> None:
         muninn.createStream(),
         threading.Event(),
     )
+    # A driver may wait for all work of its context when it loads a kernel.
+    launch.launch("fillPattern", buffer.deviceArray(), 1, stream=stream)
     stream.submit(lambda: semaphore.wait(60))
     expected = np.zeros(5000, np.uint64)
     references.fillPattern(expected, 42)
