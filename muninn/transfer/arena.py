@@ -100,11 +100,12 @@ class Arena:
     Parameters
     ----------
     trimSoon
-        Called when there is a first memory: `trim` is to be called sometimes.
+        Called when there is a first memory: from then on `trim` is to be called now and
+        then, as long as `hasIdle`.
     """
 
     def __init__(self, trimSoon: Callable[[], object]) -> None:
-        self._trimSoon = trimSoon
+        self._trimSoon, self._isWatched = trimSoon, False
         self._idle: list[_Idle] = []
         self._prefetched: list[Prefetched] = []
         self._isClosed = False
@@ -133,9 +134,9 @@ class Arena:
         if self._isClosed or not isHeld(memory):
             return
         with self._changing:
-            isFirst = not self.hasIdle()
+            wasWatched, self._isWatched = self._isWatched, True
             self._idle.append(_Idle(gpu, memory.description.tenant, memory, clock.now()))
-        if isFirst:
+        if not wasWatched:
             self._trimSoon()
 
     # --- prefetched --------------------------------------------------------------------
@@ -150,9 +151,9 @@ class Arena:
                 for each in self._prefetched
                 if each.content._replace(generation=0) != prefetched.content._replace(generation=0)
             ]
-            isFirst = not self.hasIdle()
+            wasWatched, self._isWatched = self._isWatched, True
             self._prefetched.append(prefetched)
-        if isFirst:
+        if not wasWatched:
             self._trimSoon()
 
     def covering(self, wanted: Content) -> Prefetched | None:
@@ -201,6 +202,7 @@ class Arena:
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long, and of what may not be used any more."""
         if not self._idle and not self._prefetched:
+            self._isWatched = False  # perhaps it is in use: it is given back then
             return
         oldest = clock.now() - olderThanSeconds
         with self._changing:
@@ -213,7 +215,7 @@ class Arena:
         del before
 
     def hasIdle(self) -> bool:
-        return bool(self._idle or self._prefetched)
+        return self._isWatched
 
     def close(self) -> None:
         """The membership ends."""

@@ -57,7 +57,8 @@ class Engine:
     preferP2p
         Whether a link is used where there is one.
     trimSoon
-        Called when there is a first way that is idle: `trim` is to be called sometimes.
+        Called when there is a first way that is idle: from then on `trim` is to be called
+        now and then, as long as `hasIdle`.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Engine:
     ) -> None:
         self.device, self.links = device, links
         self._preferP2p, self._trimSoon = preferP2p, trimSoon
+        self._isWatched = False
         self._idle: list[_Idle] = []
         self._changing = _thread.RLock()
 
@@ -146,6 +148,7 @@ class Engine:
         takes are made on a thread of their own: it may make them wait for a kernel.
         """
         if not self._idle:
+            self._isWatched = False  # perhaps it is in use: it is given back then
             return
         oldest = clock.now() - olderThanSeconds
         with self._changing:
@@ -158,7 +161,7 @@ class Engine:
                 _log.debug("%d ways are closed when they are collected: %s", len(dropped), error)
 
     def hasIdle(self) -> bool:
-        return bool(self._idle)
+        return self._isWatched
 
     def close(self) -> None:
         """The membership ends."""
@@ -252,9 +255,9 @@ class Engine:
 
     def _giveBack(self, key: _Key, way: Way) -> None:
         with self._changing:
-            isFirst = not self._idle
+            wasWatched, self._isWatched = self._isWatched, True
             self._idle.append(_Idle(key, way, clock.now()))
-        if isFirst:
+        if not wasWatched:
             self._trimSoon()
 
 

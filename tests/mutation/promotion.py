@@ -54,6 +54,6 @@ MUTANTS = [
     Mutant(_USED, "            self._flags |= seen\n", "", "what kernels mark is used", "test_hints.py::test_theUsefulPartOfAWindowIsMeasured"),
     Mutant(_USED, "        self._flags |= flags\n", "        pass\n", "what is written is used", "test_hints.py::test_whatIsWrittenIsUsed"),
     Mutant("muninn/session/worker.py", " or openBuffers.gpus.hasIdle()", "", "idle scratch memory is looked after", "test_promotion.py::test_theBackgroundThreadLooksAfterIdleMemory"),
-    Mutant(_ARENA, "            isFirst = not self.hasIdle()\n            self._idle.append", "            isFirst = False\n            self._idle.append", "the background thread learns of idle memory", "test_promotion.py::test_theBackgroundThreadLearnsOfTheFirstIdleMemory"),
+    Mutant(_ARENA, "            wasWatched, self._isWatched = self._isWatched, True\n            self._idle.append", "            wasWatched = True\n            self._idle.append", "the background thread learns of idle memory", "test_promotion.py::test_theBackgroundThreadLearnsOfTheFirstIdleMemory"),
 ]
 # fmt: on
