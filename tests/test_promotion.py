@@ -453,6 +453,47 @@ def test_scratchMemoryIsUsedAgainAndGivenBackWhenIdle(
     eventually(lambda: not windows(), "it is given back")
 
 
+def routeOf(scratch: Any) -> str | None:
+    return None if scratch.transfer is None else str(scratch.transfer.route)
+
+
+@pytest.mark.parametrize("access", ["readOnly", "readWrite"])
+def test_aWindowThatIsPromotedAgainIsNotCopiedAgain(access: Any) -> None:
+    buffer = muninn.share(content(), "a", access=access)
+    for number in range(3):
+        with buffer.promote(0, 40_000, 1) as scratch:
+            assert routeOf(scratch) == (None if number else "upload")
+            assert np.array_equal(scratch.array, buffer.array[:10_000])
+            if access == "readWrite":
+                scratch.array[number] = 77 + number
+    assert len(windows()) == 1
+
+
+def test_aWindowWhoseBytesMayBeOthersIsCopiedAgain(buffer: muninn.MuninnBuffer) -> None:
+    def promoted(track: bool = False) -> str | None:
+        with buffer.promote(0, 40_000, 1, track=track) as scratch:
+            assert np.array_equal(scratch.array, buffer.read()[:10_000])
+            return routeOf(scratch)
+
+    assert promoted() is not None and promoted() is None
+    with buffer.write():
+        pass
+    assert promoted() is not None, "another generation"
+    assert promoted(track=True) is not None, "laid out otherwise"
+    assert promoted(track=True) is not None, "what a kernel has not marked is not known"
+    assert promoted() is not None, "its memory went to those"
+    with pytest.raises(ZeroDivisionError), buffer.promote(0, 40_000, 1) as scratch:
+        scratch.array[:] = 1
+        raise ZeroDivisionError
+    assert promoted() is not None, "it was not written back"
+    with buffer.promote(50_000, 4096, 1) as other:
+        other.array[:] = 9
+    assert promoted() is None, "another window of this process changed"
+    with buffer.promote(20_000, 4096, 1) as other:
+        other.array[:] = 9
+    assert promoted() is not None, "a part of it changed"
+
+
 def test_theBackgroundThreadLooksAfterIdleMemory(buffer: muninn.MuninnBuffer, actor: Start) -> None:
     """Broken: that of a member that is not the broker slept until the next renewal of a
     lease, for 40 seconds, and the VRAM stayed as long.

@@ -8,7 +8,6 @@ memory of a window; it outlives its promoter as long as any of them uses it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +29,7 @@ from muninn.sync.moves import Sending
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.terms import Access
 from muninn.transfer import dirty
-from muninn.transfer.arena import Content, arenaOf
+from muninn.transfer.arena import Arena, Content, arenaOf
 from muninn.transfer.handle import Report, Transfer
 from muninn.transfer.tiers import Place, Tier, Window
 
@@ -165,10 +164,11 @@ class Promotion(NamedTuple):
         at, report, generation = 0, None, 0
         memory: OpenBuffer | None = None
         if not self.isShared:
-            memory, generation = arena.takePrefetched(wanted, room), wanted.generation
+            memory, generation = arena.takeFilled(wanted, room), wanted.generation
         if memory is None:
             memory, at, filler = self.filled(window, room)
             report, generation = filler.report, filler.generation
+        name = self.claim(window, room.sizeBytes).place().name() if self.isShared else None
         made = Scratch(
             self.base,
             window,
@@ -181,11 +181,33 @@ class Promotion(NamedTuple):
             room=room,
             stream=stream,
             priority=self.hints.priority,
-            giveBack=None if self.isShared else functools.partial(arena.giveBack, self.gpu),
+            giveBack=_GivingBack(arena, room, wanted, name).giveBack,
         )
         made._checked()  # a window that this process has not closed may have been evicted
         made.transfer, made._generation = report, generation
         return made
+
+
+class _GivingBack(NamedTuple):
+    """The way of scratch memory into the arena. It keeps no buffer open."""
+
+    arena: Arena
+    room: Room
+    content: Content
+    #: The name of the memory, if processes share it.
+    name: str | None
+
+    def giveBack(self, memory: OpenBuffer, generation: int | None) -> None:
+        """No kernel uses the memory any more, in which the window is whole, and of that
+        generation, unless it is None.
+        """
+        content = None
+        if generation is not None:
+            content = self.content._replace(generation=generation)
+        if self.name is None:
+            self.arena.giveBack(self.content.gpu, memory, content, self.room)
+        elif content is not None and memory.description.name == self.name:
+            self.arena.keepShared(content, self.room, memory)
 
 
 class Filler:

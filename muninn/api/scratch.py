@@ -87,7 +87,7 @@ class Scratch(Protocols, Closable):
         room: Room,
         stream: Any,
         priority: Priority,
-        giveBack: Callable[[OpenBuffer], None] | None,
+        giveBack: Callable[[OpenBuffer, int | None], None],
     ) -> None:
         self.offset, self.sizeBytes = window
         self.gpu, self.isShared, self.sliceBytes = gpu, isShared, sliceBytes
@@ -98,6 +98,8 @@ class Scratch(Protocols, Closable):
         self._generation = 0
         self._policy: Access = base._held().description.access
         self._isOver = False
+        #: Whether the bytes are known to be those of the buffer, at that generation.
+        self._isClean = room.flagsAt is None
         #: On the host; a comparison, or the flags of kernels, add to them.
         self._flags = np.zeros(slicesOf(self.sizeBytes, sliceBytes), np.uint8)
         self._used = UsedSlices(self._name, self.sizeBytes, sliceBytes)
@@ -304,11 +306,10 @@ class Scratch(Protocols, Closable):
             return
         self._awaitWork()
         self._isOver = True
-        memory, giveBack = self._memory, self._giveBack
+        memory = self._memory
         self._used.end(self.gpu)
         del self._memory
-        if giveBack is not None:
-            giveBack(memory)
+        self._giveBack(memory, self._generation if self._isClean else None)
 
     def __enter__(self) -> Self:
         self._checked()
@@ -324,6 +325,8 @@ class Scratch(Protocols, Closable):
             isEager = self._policy is Access.READ_WRITE and self._isWritten
             if kind is None and isEager and not self._isOver:
                 self.writeback()
+                # What kernels wrote and did not mark is not in the buffer.
+                self._isClean = self._room.shadowAt is not None
         finally:
             self.close()
 

@@ -82,11 +82,12 @@ class Claim(NamedTuple):
         )
         left = remaining(self.deadline)
         isWaiting = left is None or left > 0
-        return windowSpec(wanted, self._place().name(ending))._replace(
+        return windowSpec(wanted, self.place().name(ending))._replace(
             hints=Hints(priority=self.priority), isWaiting=isWaiting
         )
 
-    def _place(self) -> WindowPlace:
+    def place(self) -> WindowPlace:
+        """Where the window is, as its name says it."""
         uuid = deviceOf(self.base.context).gpuUuid(self.gpu)[-12:]
         return WindowPlace(self.base.row, self.base.incarnation, uuid, *self.window)
 
@@ -114,7 +115,7 @@ class Claim(NamedTuple):
         """The memory of a larger window, which any process has promoted, and where this one
         is in it.
         """
-        member, mine = current(), self._place()
+        member, mine = current(), self.place()
         for row in member.rows.fastMode():
             state = member.rows.state(row)
             name = member.rows.name(row).decode(errors="replace")

@@ -1,11 +1,13 @@
 """The arena: scratch memory of this process that no window uses.
 
-*Idle* memory is kept for some seconds, for the next window: to allocate a GiB takes a
-tenth of the time of copying one to it. The next window of about its size on the same
-GPU gets it.
+*Idle* memory is kept for some seconds. If the same window is promoted again, and the
+buffer was not written meanwhile, its bytes are there. Otherwise the next window of about
+its size on the same GPU gets the memory: to allocate a GiB takes a tenth of the time of
+copying one to it.
 
 *Prefetched* memory has the bytes of a window already, of one generation of its buffer.
-It is kept until its time is over, and while the buffer is used.
+It is kept until its time is over, and while the buffer is used. So is memory that
+processes share, for some seconds after its last window here.
 
 Both count against the budgets, and are given back when a promotion finds no room:
 prefetched memory only to one of the same priority or a higher one, or to a prefetch of a
@@ -88,6 +90,9 @@ class _Idle(NamedTuple):
     tenant: str
     memory: OpenBuffer
     sinceSeconds: float
+    #: None if it is not known, or not of any generation.
+    content: Content | None
+    room: object
 
     @property
     def sizeBytes(self) -> int:
@@ -129,13 +134,17 @@ class Arena:
             self._idle.remove(best)
             return best.memory
 
-    def giveBack(self, gpu: int, memory: OpenBuffer) -> None:
-        """No work uses the memory any more."""
+    def giveBack(
+        self, gpu: int, memory: OpenBuffer, content: Content | None = None, room: object = None
+    ) -> None:
+        """No work uses the memory any more, in which a window is still whole."""
         if self._isClosed or not isHeld(memory):
             return
         with self._changing:
             wasWatched, self._isWatched = self._isWatched, True
-            self._idle.append(_Idle(gpu, memory.description.tenant, memory, clock.now()))
+            self._idle.append(
+                _Idle(gpu, memory.description.tenant, memory, clock.now(), content, room)
+            )
         if not wasWatched:
             self._trimSoon()
 
@@ -143,7 +152,7 @@ class Arena:
 
     def keep(self, prefetched: Prefetched) -> None:
         """Keep memory with its bytes, in place of an older one of the same window."""
-        if self._isClosed:
+        if self._isClosed or not isHeld(prefetched.memory):
             return
         with self._changing:
             self._prefetched = [
@@ -156,31 +165,48 @@ class Arena:
         if not wasWatched:
             self._trimSoon()
 
+    def keepShared(self, content: Content, room: object, memory: OpenBuffer) -> None:
+        """A window that processes share is not used here any more."""
+        if not any(each.memory is memory for each in self._prefetched):
+            until = clock.now() + IDLE_SECONDS
+            self.keep(Prefetched(content, room, memory, Priority.LOW, until))
+
     def covering(self, wanted: Content) -> Prefetched | None:
-        """Memory in which all the wanted bytes are. It stays here."""
+        """Prefetched memory in which all the wanted bytes are. It stays here."""
         with self._changing:
             found = [each for each in self._prefetched if each.content.covers(wanted)]
         valid = (each for each in found if each.isValid())
         return min(valid, key=lambda each: each.content.window.sizeBytes, default=None)
 
-    def takePrefetched(self, wanted: Content, room: object) -> OpenBuffer | None:
+    def takeFilled(self, wanted: Content, room: object) -> OpenBuffer | None:
         """Memory of exactly this window, laid out so, for one user."""
         with self._changing:
             for each in self._prefetched:
                 if each.content == wanted and each.room == room and each.isValid():
                     self._prefetched.remove(each)
                     return each.memory
+            for idle in self._idle:
+                if idle.content == wanted and idle.room == room and isHeld(idle.memory):
+                    self._idle.remove(idle)
+                    return idle.memory
         return None
 
     def goOn(self, base: tuple[int, int], generation: int, written: Range) -> None:
         """The next generation of a buffer differs from this one in a window only."""
+
+        def following(content: Content) -> Content:
+            isOfIt = (content.base, content.generation) == (base, generation)
+            if isOfIt and not content.window.overlaps(written):
+                return content._replace(generation=generation + 2)
+            return content
+
         with self._changing:
             self._prefetched = [
-                each._replace(content=each.content._replace(generation=generation + 2))
-                if (each.content.base, each.content.generation) == (base, generation)
-                and not each.content.window.overlaps(written)
-                else each
-                for each in self._prefetched
+                each._replace(content=following(each.content)) for each in self._prefetched
+            ]
+            self._idle = [
+                each if each.content is None else each._replace(content=following(each.content))
+                for each in self._idle
             ]
 
     # --- the end -----------------------------------------------------------------------

@@ -39,7 +39,7 @@ MUTANTS = [
     Mutant(_ARENA, "            and generation == self.content.generation\n", "", "prefetched memory of an older generation is not kept", "test_hints.py::test_prefetchedMemoryIsGivenBackAtItsEnd"),
     Mutant(_ARENA, "            clock.now() < self.untilSeconds\n", "            True\n", "prefetched memory has an end", "test_hints.py::test_prefetchedMemoryIsGivenBackAtItsEnd"),
     Mutant(_ARENA, "                if least.priority.rank < belowRank:\n", "                if True:\n", "what is urgent does not give way", "test_hints.py::test_memoryForSomethingUrgentDoesNotGiveWay"),
-    Mutant(_ARENA, "                and not each.content.window.overlaps(written)\n", "", "a prefetched window that was written is not used", "test_hints.py::test_aPrefetchedWindowThatIsWrittenBackIsCopied"),
+    Mutant(_ARENA, "isOfIt and not content.window.overlaps(written)", "isOfIt", "a prefetched window that was written is not used", "test_hints.py::test_aPrefetchedWindowThatIsWrittenBackIsCopied"),
     Mutant(_ARENA, "            and sum(theirs) <= sum(mine)\n", "", "a window has all its bytes", "test_hints.py"),
     Mutant(_SCRATCH, "        if isOfIt and not window.overlaps(written):\n", "        if isOfIt:\n", "windows that overlap are in each other's way", "test_hints.py::test_windowsOfOneProcessAreWrittenBackSideBySide"),
     Mutant(_SCRATCH, "            self._memory.check()\n", "            pass\n", "an evicted window is refused", "test_hints.py::test_evictedWindowsAreRefusedAndGivenBack"),
@@ -55,5 +55,8 @@ MUTANTS = [
     Mutant(_USED, "        self._flags |= flags\n", "        pass\n", "what is written is used", "test_hints.py::test_whatIsWrittenIsUsed"),
     Mutant("muninn/session/worker.py", " or openBuffers.gpus.hasIdle()", "", "idle scratch memory is looked after", "test_promotion.py::test_theBackgroundThreadLooksAfterIdleMemory"),
     Mutant(_ARENA, "            wasWatched, self._isWatched = self._isWatched, True\n            self._idle.append", "            wasWatched = True\n            self._idle.append", "the background thread learns of idle memory", "test_promotion.py::test_theBackgroundThreadLearnsOfTheFirstIdleMemory"),
+    Mutant(_SCRATCH, "                self._isClean = self._room.shadowAt is not None\n", "                self._isClean = True\n", "what a kernel did not mark is not taken for the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
+    Mutant(_SCRATCH, "self._isClean = room.flagsAt is None", "self._isClean = True", "what was not written back is not the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
+    Mutant(_ARENA, "idle.content == wanted and idle.room == room and", "idle.content == wanted and", "memory that is laid out otherwise is not taken", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
 ]
 # fmt: on
