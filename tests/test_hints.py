@@ -478,7 +478,8 @@ def test_aLargeWindowIsNotOvertakenForEver(actor: Start, monkeypatch: pytest.Mon
             try:
                 buffer.promote(50 * SLICE, SLICE, 1, timeout=0).close()
             except PromotionDenied as error:
-                assert "1 wait before this one" in str(error)
+                assert "1 wait before this one" in error.reason and "timeout=" in error.fix
+                assert type(error) is PromotionDenied
                 return True
             return False
 

@@ -154,7 +154,12 @@ class Claim(NamedTuple):
                 if not isinstance(error, PromotionQueued) and arena.makeRoom(self.belowRank):
                     continue
                 left = remaining(self.deadline)
-                if isinstance(error, QuotaExceeded) or (left is not None and left <= 0):
+                isOver = left is not None and left <= 0
+                if isOver and isinstance(error, PromotionQueued):
+                    raise PromotionDenied(
+                        error.reason, "Wait longer (`timeout=`), or give it a higher priority"
+                    ) from None
+                if isOver or isinstance(error, QuotaExceeded):
                     raise
                 self.look()
                 clock.sleep(_PAUSE_SECONDS)
