@@ -27,6 +27,7 @@ import muninn
 from bench.driver import GIB, IS_REHEARSAL, MIB, device, inScope, sizesOf, timedDriver, title
 from bench.fences import fencing
 from bench.harness import Options, Peer, Row, newDomain
+from bench.hints import useful
 from bench.loading import toVram
 from bench.pinning import pinning
 from bench.promotions import promoting
@@ -359,6 +360,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "swaps": swapping,
     "routes": betweenGpus,
     "promotion": promoting,
+    "hints": useful,
 }
 
 

@@ -125,7 +125,7 @@ def main() -> int:
         served = sums != 0
         isRight = np.allclose(sums[served], content[rows[served]].sum(axis=1), rtol=1e-4)
     print(f"{served.mean():.1%} of {len(rows)} other lookups were served from there")
-    print(f"useful bytes: {usedBytes / ready:.2f} of what was prefetched was read")
+    print(f"useful bytes: {usedBytes / ready:.3f} of what was prefetched was read")
     print("the sums are right" if isRight else "the sums are WRONG")
     return 0 if isRight else 1
 
