@@ -13,6 +13,8 @@ _LINKS = "muninn/devices/topology/links.py"
 _PROBING = "muninn/devices/topology/probing.py"
 _EMULATED = "muninn/devices/host/links.py"
 _COPIES = "muninn/devices/cuda/copies.py"
+_MAPPED = "muninn/devices/mapped.py"
+_MATRICES = "test_matrices.py::test_everyLinkOfTwoGpusGetsItsRoute"
 
 # fmt: off
 MUTANTS = [
@@ -65,6 +67,11 @@ MUTANTS = [
     Mutant(_EMULATED, "                self._named[ends[::-1]] = link\n", "                pass\n", "a link of both directions has both", "test_routes.py::test_linksAreReadAsTheyAreWritten"),
     Mutant(_EMULATED, "    except MuninnError as error:\n        raise _invalid", "    except KeyError as error:\n        raise _invalid", "a speed that is none is named", "test_routes.py::test_linksThatAreNoneAreRefused"),
     Mutant(_EMULATED, "link.refuses or not link.isThere", "link.refuses", "a link that is not there gives no access", "test_routes.py::test_linksAreReadAsTheyAreWritten"),
+    # --- every ordered pair by itself -------------------------------------------------
+    Mutant(_MAPPED, "        if not self.isReachedBy(gpu):\n", "        if gpu != self.gpu:\n", "access is given once", _MATRICES),
+    Mutant(_LINKS, "self._verdicts.get((source, target))", "self._verdicts.get((source, target), self._verdicts.get((target, source)))", "a verdict is of one direction", _MATRICES),
+    Mutant(_LINKS, "return self._device.gpuUuid(source), self._device.gpuUuid(target)", "return self._device.gpuUuid(target), self._device.gpuUuid(source)", "a verdict that is kept is of its direction", _MATRICES),
+    Mutant("muninn/devices/host/device.py", "between(self.requireGpu(peer), self.requireGpu(gpu))", "between(self.requireGpu(gpu), self.requireGpu(peer))", "a GPU reaches another one by the link from it", _MATRICES),
     # --- what is cleared of new VRAM --------------------------------------------------
     Mutant(_COPIES, "    if end < sizeBytes:\n", "    if False:\n", "what a copy does not overwrite is cleared", "test_gaps.py"),
     Mutant(_COPIES, "gaps, end = [], filledBytes", "gaps, end = [], 0", "what a copy overwrites is not cleared", "test_gaps.py"),

@@ -346,8 +346,8 @@ static CUresult checkEntry(const CUmemAccessDesc *wanted)
 API CUresult cuMemSetAccess(
 	CUdeviceptr address, size_t bytes, const CUmemAccessDesc *access, size_t entries)
 {
-	CALL("address=%#llx, bytes=%zu, entries=%zu, flags=%d", address, bytes, entries,
-		access && entries ? access->flags : -1);
+	CALL("address=%#llx, bytes=%zu, entries=%zu, flags=%d, GPU %d", address, bytes, entries,
+		access && entries ? access->flags : -1, access && entries ? access->location.id : -1);
 	if (!access || !entries)
 		return INVALID_VALUE;
 	pthread_mutex_lock(&memoryLock);
