@@ -87,7 +87,6 @@ _.ROBUST_WAITERS
 _.readable
 
 # Part of the contract of the device port, which the conformance suite holds.
-_.anchor
 
 # A setting that `defaults.toml` and the roadmap have, and that has one legal value.
 _.handleBytes

@@ -9,12 +9,15 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import muninn
+from muninn.devices import ways
+from muninn.devices.host import device as hostdevice
 from muninn.devices.host.streams import WorkerStream
 from muninn.devices.topology import probing
 from muninn.devices.topology.cache import keptFor
@@ -34,6 +37,7 @@ from muninn.errors import (
 )
 from muninn.observe import counters
 from muninn.session import gpus, membership
+from muninn.system import atomics
 from muninn.transfer import engine as engines
 from muninn.transfer.engines import engineOf
 from muninn.transfer.handle import Transfer
@@ -453,6 +457,75 @@ def test_aSecondInterruptionWaitsForTheCopiesToo(
     with pytest.raises(KeyboardInterrupt, match="again"):
         buffer.copyTo(NONE, progress=interrupt)
     assert waited == ["interrupted", "done", "done"]
+
+
+@pytest.fixture
+def unsettled(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Copies are interrupted, and so is each wait for the streams on this thread; what
+    the streams were given is done once the event is set.
+    """
+    goOn, own = threading.Event(), threading.current_thread()
+    copy, drained, arrive = atomics.copy, ways._drained, ways._arrive
+
+    def slowly(*arguments: Any) -> None:
+        assert threading.current_thread() is own or goOn.wait(30)
+        copy(*arguments)
+
+    def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any, **named: Any) -> Any:
+            if threading.current_thread() is own:
+                raise KeyboardInterrupt
+            return call(*arguments, **named)
+
+        return made
+
+    # No link is measured meanwhile.
+    uuids = device().gpuUuid(0), device().gpuUuid(NONE)
+    keptFor(device(), "").put(*uuids, Verdict(pieceBytes=1 << 20, pieceCount=3))
+    monkeypatch.setattr(hostdevice, "atomics", SimpleNamespace(copy=slowly))
+    monkeypatch.setattr(ways, "_arrive", interrupted(arrive))
+    monkeypatch.setattr(ways, "_drained", interrupted(drained))
+    yield goOn
+    goOn.set()
+
+
+def test_anInterruptionOfTheWaitLeavesTheAccessUntilTheCopyIsOver(
+    buffer: muninn.MuninnBuffer, unsettled: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: a second Ctrl-C just before the wait ended the accesses, and the next writer
+    was overtaken by what the streams still had to do.
+    """
+    target = muninn.share(content(), "t", "fastMode", "readWrite", preferredGpu=NONE)
+    with pytest.raises(KeyboardInterrupt):
+        target.copyFrom(buffer, route="staged")
+    for each in (target, buffer):
+        with pytest.raises(TimeoutError), each.write(timeout=0.2):
+            pass
+    unsettled.set()
+    monkeypatch.undo()
+    for each in (target, buffer):
+        with each.write(timeout=30) as view:
+            view[:] = 5
+    assert (target.read() == 5).all()
+
+
+def test_anInterruptionOfTheWaitLeavesTheMemoryUntilTheCopyIsOver(
+    buffer: muninn.MuninnBuffer, unsettled: threading.Event
+) -> None:
+    """Broken: it was unmapped, and the stream's thread died of a SIGSEGV."""
+    with pytest.raises(KeyboardInterrupt):
+        buffer.copyTo(NONE, route="staged")
+    gc.collect()
+    time.sleep(0.1)
+    assert mappedOf(NONE) == 1
+    unsettled.set()
+    eventually(lambda: not mappedOf(NONE), "it is unmapped")
+
+
+def mappedOf(gpu: int) -> int:
+    """How many pieces of an emulated GPU's memory this process has mapped."""
+    with open("/proc/self/maps") as file:
+        return sum(f"/memfd:muninn-gpu{gpu}" in line for line in file)
 
 
 def test_aTransferKeepsItsPlaceAmongThoseThatWait(buffer: muninn.MuninnBuffer) -> None:

@@ -7,6 +7,7 @@ imported at the first copy.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -90,14 +91,13 @@ def copyTo(
 
     def work() -> Buffer:
         def fill(memory: Memory) -> None:
-            into = memory.address
+            into, anchor = memory.address, weakref.ref(memory)
             del memory  # an error keeps this frame, and not the memory
             source, engine = windowOf(openBuffer, transfer.check), engineFor(openBuffer)
-            with (
-                engine.way(transfer, source, target, asked) as way,
-                Sending(openBuffer, transfer.secondsLeft, transfer.checkCancelled),
-            ):
-                engine.send(transfer, way, source, into)
+            access = Sending(openBuffer, transfer.secondsLeft, transfer.checkCancelled)
+            with engine.way(transfer, source, target, asked) as way, access:
+                access.covers(way.settle)
+                engine.send(transfer, way, source, into, anchor)
 
         made = creation.create(wanted, fill=fill)
         if isOpening:
@@ -135,6 +135,8 @@ def copyFrom(
             )
             first, second = accesses if out.row < into.row else accesses[::-1]
             with first, second:
+                for each in accesses:
+                    each.covers(way.settle)
                 engine.send(transfer, way, sent, received.address)
                 # Odd inside; leaving the access publishes the next one.
                 return into.generation.value() + 1

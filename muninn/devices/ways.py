@@ -7,7 +7,8 @@ nothing. One copy uses it at a time.
 `send` returns when the bytes have arrived. It gives the GPU some windows ahead, and
 then waits for the oldest: so the caller hears of each window, can stop the copy between
 two of them, and the GPU is never idle meanwhile. If the caller's function raises, no
-further window is begun, and `send` raises after those that were.
+further window is begun, and `send` raises after those that were. A second interruption
+may end that wait at any bytecode; the way is busy then, until `settle` has waited.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from muninn.system.pages import PAGE_BYTES
 
 #: Called with the bytes that have arrived since the last call; raises to stop.
 Told = Callable[[int], object]
+#: Returns what keeps the memory of a copy.
+Anchor = Callable[[], object]
 #: Windows of a copy without pieces: half a millisecond of NVLink, or one of PCIe.
 _WINDOW_BYTES, HOST_WINDOW_BYTES = 256 << 20, 64 << 20
 #: The pieces between two GPUs with a link, or a smaller part of what is free.
@@ -32,12 +35,24 @@ _LINK_PIECE_BYTES, _LINK_PIECES, _PART_OF_FREE = 128 << 20, 2, 64
 _AHEAD = 6
 
 
+def _nothing() -> None:
+    """The caller keeps the memory."""
+
+
 class Way(Closable):
-    """A way that one copy uses at a time."""
+    """A way that one copy uses at a time.
+
+    Attributes
+    ----------
+    isBusy
+        Whether its streams may be at work.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._end = contextlib.ExitStack()
+        self.isBusy = False
+        self._held: object = None
 
     @property
     @abstractmethod
@@ -49,15 +64,20 @@ class Way(Closable):
         bytes.
         """
 
-    def send(self, source: int, target: int, sizeBytes: int, told: Told) -> None:
-        """Copy, and wait for the copy.
+    def send(
+        self, source: int, target: int, sizeBytes: int, told: Told, anchor: Anchor = _nothing
+    ) -> None:
+        """Copy, and wait for the copy. What `anchor` returns is held as long as streams are
+        at work. It is a function, so that an error, which keeps this frame, keeps no
+        memory.
 
         Raises
         ------
         DeviceUnavailable
             The work of a GPU failed.
         """
-        under, isOver = deque[tuple[Mark, int]](), False
+        under = deque[tuple[Mark, int]]()
+        self._held, self.isBusy = anchor(), True
         try:
             for window in self._windows(source, target, sizeBytes):
                 under.append(window)
@@ -65,12 +85,19 @@ class Way(Closable):
                     _arrive(under, told)
             while under:
                 _arrive(under, told, isLast=len(under) == 1)
-            isOver = True
+            self._held, self.isBusy = None, False
         finally:
-            if not isOver:
-                drain(self._streams)
+            self.settle()
         for stream in self._streams:
             stream.check()
+
+    def settle(self) -> None:
+        """Wait until the streams have done what they were given, if they are at work."""
+        if self.isBusy:
+            interruption = _drained(self._streams)
+            self._held, self.isBusy = None, False
+            if interruption is not None:
+                raise interruption
 
     def _stream(self, gpu: int) -> Stream:
         """A stream that is closed with the way."""
@@ -87,6 +114,12 @@ def drain(streams: Iterable[Stream]) -> None:
     which is raised afterwards: the memory is the caller's again after this. The caller
     raises an error of the streams itself.
     """
+    if (interruption := _drained(streams)) is not None:
+        raise interruption
+
+
+def _drained(streams: Iterable[Stream]) -> BaseException | None:
+    """The interruption that came meanwhile."""
     interruption: BaseException | None = None
     waiting = list(streams)
     while waiting:
@@ -96,8 +129,7 @@ def drain(streams: Iterable[Stream]) -> None:
             waiting.pop()
         except BaseException as error:
             interruption = error
-    if interruption is not None:
-        raise interruption
+    return interruption
 
 
 @contextlib.contextmanager

@@ -3,6 +3,10 @@
 They wait for the work that earlier accesses gave their streams, as the host does before
 it copies. A copy may be cancelled while it waits, so each wait looks now and then
 whether it is to end.
+
+Two interruptions in a row may end the wait for a copy that is under way, at any
+bytecode. The access lasts until the copy is over all the same (`covers`), as one with a
+stream does: C ends it, or a thread.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from muninn.session import owners
 from muninn.sync import fences
 from muninn.sync.access import OnOpenBuffer
 from muninn.sync.contention import awaitReaders, refuseOwnWriter
-from muninn.system import atomics
+from muninn.system import atomics, threads
 from muninn.system.deadlines import remaining
 
 if TYPE_CHECKING:
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
 
 #: How often a wait looks whether it is to end.
 _LOOK_SECONDS = 0.1
+
+
+def _nothing() -> None:
+    """No copy is under way."""
 
 
 class _Moving(OnOpenBuffer):
@@ -48,6 +56,19 @@ class _Moving(OnOpenBuffer):
         super().__init__(None, calls, id(self))
         self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
         self._openBuffer, self._timeout, self._look = openBuffer, timeout, look
+        self._settle: Callable[[], object] = _nothing
+
+    def covers(self, settle: Callable[[], object]) -> None:
+        """Let the access last until `settle` has returned, however its block is left.
+
+        Parameters
+        ----------
+        settle
+            Waits for the work of the copy, and holds the memory that the copy uses.
+        """
+        self._settle = settle
+        # The C part then calls `_end` in any case, and `_linger` if that raises.
+        self._kind = owners.KIND_STREAM
 
     def _attach(self) -> None:
         openBuffer = self._openBuffer
@@ -70,6 +91,21 @@ class _Moving(OnOpenBuffer):
     def _isDone(self, seconds: float | None, writing: bool) -> bool:
         fences.holdBack(self._openBuffer, None, writing=writing, timeout=seconds)
         return True
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        self._settle()
+
+    def _linger(self) -> None:
+        def end() -> None:
+            try:
+                self._settle()
+            finally:
+                atomics.scopeEnd(self)
+
+        try:
+            threads.start(end, "muninn-access")
+        except RuntimeError:  # no thread can be started: wait here
+            end()
 
     def _inSlices(self, until: Until, wait: Callable[[float], bool]) -> bool:
         """Wait as long as the deadline allows, and look between two slices of the time.
@@ -134,6 +170,7 @@ class Receiving(_Moving):
         self._awaitWork(until, writing=True)
 
     def _end(self, kind: type[BaseException] | None) -> None:
+        super()._end(kind)
         if kind is None:
             fences.mend(self._openBuffer)
 

@@ -8,7 +8,6 @@ for some seconds. One process has one engine for its device; nothing of it is sh
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from muninn.devices.port import Device
 from muninn.devices.topology.links import Links
 from muninn.devices.topology.verdict import Verdict
-from muninn.devices.ways import HOST_WINDOW_BYTES, Direct, Relay, Way, byLink
+from muninn.devices.ways import HOST_WINDOW_BYTES, Anchor, Direct, Relay, Way, byLink
 from muninn.errors import MuninnError, QuotaExceeded, ThreadsExhausted, TopologyNotPeerable
 from muninn.observe import counters
 from muninn.system import aside, clock, threads
@@ -71,8 +70,9 @@ class Engine:
         self.device, self.links = device, links
         self._preferP2p, self._trimSoon = preferP2p, trimSoon
         self._isWatched = False
+        # Changed by calls of C, each of which is one step, and under no lock: a signal
+        # handler could come in the midst, and wait for the broker, whose thread trims.
         self._idle: list[_Idle] = []
-        self._changing = _thread.RLock()
 
     @contextlib.contextmanager
     def way(
@@ -97,7 +97,7 @@ class Engine:
         finally:
             if isWhole:
                 self._giveBack(key, way)
-            else:
+            elif not way.isBusy:
                 way.close()
 
     def run(self, transfer: Transfer[Result], work: Callable[[], Result]) -> Result:
@@ -126,13 +126,20 @@ class Engine:
         except BaseException as error:
             transfer.fail(error)
 
-    def send(self, transfer: Transfer[Any], way: Way, source: Window, target: int) -> None:
-        """Send the bytes of a transfer on their way, and wait for them. Raises what stops
-        it.
+    def send(
+        self,
+        transfer: Transfer[Any],
+        way: Way,
+        source: Window,
+        target: int,
+        anchor: Anchor = lambda: None,
+    ) -> None:
+        """Send the bytes of a transfer on their way, and wait for them; what `anchor`
+        returns is held as long. Raises what stops it.
         """
         transfer.send()
         try:
-            way.send(source.address, target, source.sizeBytes, transfer.told)
+            way.send(source.address, target, source.sizeBytes, transfer.told, anchor)
         finally:
             transfer.arrive()
             self._record(transfer)
@@ -151,9 +158,11 @@ class Engine:
             self._isWatched = False  # perhaps it is in use: it is given back then
             return
         oldest = clock.now() - olderThanSeconds
-        with self._changing:
-            dropped = [each.way for each in self._idle if each.sinceSeconds <= oldest]
-            self._idle = [each for each in self._idle if each.sinceSeconds > oldest]
+        dropped = [
+            each.way
+            for each in list(self._idle)
+            if each.sinceSeconds <= oldest and self._hasTaken(each)
+        ]
         if dropped:
             try:
                 threads.start(lambda: _closeAll(dropped), "muninn-ways")
@@ -246,19 +255,24 @@ class Engine:
         return key, self._take(key, lambda: Relay.byHost(self.device, source, target, *pieces))
 
     def _take(self, key: _Key, make: Callable[[], Way]) -> Way:
-        with self._changing:
-            found = next((each for each in self._idle if each.key == key), None)
-            if found is not None:
-                self._idle.remove(found)
-                return found.way
+        for each in list(self._idle):
+            if each.key == key and self._hasTaken(each):
+                return each.way
         return make()
 
     def _giveBack(self, key: _Key, way: Way) -> None:
-        with self._changing:
-            wasWatched, self._isWatched = self._isWatched, True
-            self._idle.append(_Idle(key, way, clock.now()))
+        wasWatched, self._isWatched = self._isWatched, True
+        self._idle.append(_Idle(key, way, clock.now()))
         if not wasWatched:
             self._trimSoon()
+
+    def _hasTaken(self, idle: _Idle) -> bool:
+        """Whether this call has taken a way, and no other one was faster."""
+        try:
+            self._idle.remove(idle)
+        except ValueError:
+            return False
+        return True
 
 
 def _closeAll(ways: list[Way]) -> None:

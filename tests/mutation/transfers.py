@@ -42,6 +42,10 @@ MUTANTS = [
     Mutant(_WORK, "        engineFor(openBuffer).requireLink(home, gpu)\n", "        pass\n", "nothing is mapped over a link that corrupts", "test_transfers.py::test_mappedIsTheBufferItself"),
     Mutant(_COPYING, "        if buffer._isPrivate:\n            raise privateForKernels(buffer.name)\n", "", "private memory is not mapped for kernels", "test_transfers.py::test_privateMemoryIsNotMappedForKernels"),
     Mutant("muninn/api/attachment.py", "            self._mapFor(gpu, openBuffer)\n", "            pass\n", "a forked child reaches what its parent mapped", "test_transfers.py::test_aForkedChildReachesWhatItsParentMapped"),
+    # --- two interruptions in a row ---------------------------------------------------
+    Mutant("muninn/sync/moves.py", "        self._settle = settle\n", "", "an access lasts until the copy is over", "test_transfers.py::test_anInterruptionOfTheWaitLeavesTheAccessUntilTheCopyIsOver"),
+    Mutant(_ENGINE, "            elif not way.isBusy:\n", "            else:\n", "a way that is at work is not closed", "test_transfers.py::test_anInterruptionOfTheWaitLeavesTheMemoryUntilTheCopyIsOver"),
+    Mutant("muninn/devices/ways.py", "        self._held, self.isBusy = anchor(), True\n", "        self.isBusy = True\n", "the memory of a copy is held until it is over", "test_transfers.py::test_anInterruptionOfTheWaitLeavesTheMemoryUntilTheCopyIsOver"),
     # --- handles ----------------------------------------------------------------------
     Mutant(_HANDLE, "            if self._isOverdue():\n                self._go(State.OVERDUE)\n                return False\n", "", "a transfer whose deadline has passed does not begin", "test_transfers.py::test_aTransferThatIsOverBeforeItBeginsDoesNothing"),
     Mutant(_HANDLE, "            if self._state is State.QUEUED:\n                self._go(State.CANCELLED)\n            elif", "            if", "a transfer is cancelled before it begins", "test_transfers.py::test_aTransferThatIsOverBeforeItBeginsDoesNothing"),
@@ -54,7 +58,7 @@ MUTANTS = [
     Mutant(_HANDLE, "            elif isinstance(error, TimeoutError) and self._isOverdue():\n", "            elif False:\n", "a wait that the deadline ends makes it overdue", "test_transfers.py::test_aDeadlineEndsATransfer"),
     # --- verdicts ---------------------------------------------------------------------
     Mutant(_LINKS, 'note=verdict.note if verdict.isIntact is False else ""', "note=verdict.note", "what could not be verified is tried again", "test_transfers.py::test_whatCouldNotBeVerifiedIsTriedAgainByALaterProcess"),
-    Mutant(_LINKS, "            self._put(source, target, self._tried(source, target))\n            return self.measured", "            return self.measured", "a refresh verifies anew", "test_topology.py::test_refreshFindsOutEveryPairNow"),
+    Mutant(_LINKS, "self._put(source, target, self._tried(source, target))", "pass", "a refresh verifies anew", "test_topology.py::test_refreshFindsOutEveryPairNow"),
     Mutant(_LINKS, '        except MuninnError as error:\n            return Verdict(note', '        except KeyError as error:\n            return Verdict(note', "a pair that can not be tried does not end a refresh", "test_topology.py::test_refreshFindsOutEveryPairNow"),
     Mutant(_PROBING, "        if verdict.isIntact:\n", "        if True:\n", "a link that corrupts is not measured", "test_topology.py::test_refreshFindsOutEveryPairNow"),
     Mutant(_PROBING, "            if speed > measured.stagedBytesPerSecond:\n", "            if False:\n", "the way by the host is measured", "test_topology.py::test_refreshFindsOutEveryPairNow"),

@@ -1,15 +1,17 @@
 """The verdicts on the links of this process's GPUs: read from what other processes have
 kept, or found out at the first use.
 
-A pair is verified before its first use, by the thread that uses it, and measured on a
-thread of its own meanwhile. Each is done once in a process, and kept for the others
-(`cache`), unless `refreshed` does it anew. A process that dies half way has kept
-nothing, and another one does it again.
+A pair is verified before its first use, while the thread that uses it waits, and
+measured after that. Both are done on threads of their own: no signal handler comes
+between a copy and the end of the memory that it uses. Each is done once in a process,
+and kept for the others (`cache`), unless `refreshed` does it anew. A process that dies
+half way has kept nothing, and another one does it again.
 """
 
 from __future__ import annotations
 
 import _thread
+from collections.abc import Callable
 
 from muninn.devices.port import Device
 from muninn.devices.topology.cache import Kept
@@ -18,9 +20,12 @@ from muninn.devices.topology.verdict import Verdict
 from muninn.devices.ways import Way, byLink
 from muninn.errors import MuninnError, ThreadsExhausted
 from muninn.system import threads
+from muninn.system.latch import Latch
 from muninn.system.logs import Log
 
 _log = Log("muninn.devices")
+#: It takes some milliseconds, and a tenth of a second with figures.
+_FINDING_SECONDS = 60.0
 
 
 class Links:
@@ -62,7 +67,7 @@ class Links:
         with self._verifying:
             verdict = self.known(source, target)
             if verdict is None:
-                seen = verify(self._device, source, target, way)
+                seen = _aside(lambda: verify(self._device, source, target, way))
                 before = self._found(source, target) or Verdict()
                 verdict = before._replace(isIntact=seen.isIntact, note=seen.note)
                 self._put(source, target, verdict)
@@ -101,16 +106,19 @@ class Links:
         """
         with self._verifying:
             self._put(source, target, self._tried(source, target))
-            return self.measured(source, target)
+        return _aside(lambda: self.measured(source, target))
 
     def _tried(self, source: int, target: int) -> Verdict:
         if not self._device.canAccessPeer(target, source):
             return Verdict()
         try:
-            with byLink(self._device, source, target) as way:
-                return verify(self._device, source, target, way)
+            return _aside(lambda: self._verifiedAlone(source, target))
         except MuninnError as error:
             return Verdict(note=f"not verified: {error.reason}")
+
+    def _verifiedAlone(self, source: int, target: int) -> Verdict:
+        with byLink(self._device, source, target) as way:
+            return verify(self._device, source, target, way)
 
     def _measureBeside(self, source: int, target: int) -> None:
         self._measured.add((source, target))
@@ -137,3 +145,28 @@ class Links:
 
     def _uuids(self, source: int, target: int) -> tuple[str, str]:
         return self._device.gpuUuid(source), self._device.gpuUuid(target)
+
+
+def _aside(find: Callable[[], Verdict]) -> Verdict:
+    """What `find` returns or raises, on another thread if there is one. An interruption
+    ends the wait for it only.
+    """
+    found, errors, done = list[Verdict](), list[BaseException](), Latch()
+
+    def run() -> None:
+        try:
+            found.append(find())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    try:
+        threads.start(run, "muninn-links")
+    except (ThreadsExhausted, RuntimeError):
+        return find()
+    if not done.wait(_FINDING_SECONDS):
+        return Verdict(note=f"not verified: it is not over after {_FINDING_SECONDS:.0f} s")
+    if errors:
+        raise errors.pop()
+    return found[0]
