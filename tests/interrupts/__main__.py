@@ -7,7 +7,7 @@ executes, at its first pass and at its last.
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import logging
 import pkgutil
 import random
@@ -25,6 +25,7 @@ from interrupts import calls, stage
 from interrupts.stage import KINDS, ROLES, USUAL_KINDS, Stage, Trial
 from interrupts.tracing import Position
 from muninn.control import layout
+from muninn.devices.topology import probing
 from muninn.storage import segments
 
 _JOBS = 2
@@ -109,12 +110,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare() -> None:
     """Prepare the process from which all others are forked: every module, small tables,
-    and segments of several chunks.
+    segments of several chunks, and links about which little is asked.
     """
+    # No call of these is PyTorch's.
+    without = () if importlib.util.find_spec("torch") else ("muninn.torch",)
     for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith("__main__") and not module.name.startswith(without):
             importlib.import_module(module.name)
     layout.ROW_CHUNK = 32
+    probing._VERIFIED_BYTES = probing._FIRST_BYTES = 64 << 10
+    probing._MEASURED_BYTES = 1 << 20
     segments.CHUNK_BYTES = _CHUNK_BYTES
     player.BOUND_SECONDS = stage.WATCHDOG_SECONDS + 2
     logging.basicConfig(level=logging.WARNING)

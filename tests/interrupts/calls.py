@@ -12,51 +12,20 @@ import gc
 import os
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import muninn
+from interrupts import copies
+from interrupts.call import BOUND_SECONDS, OWN, WORDS, Call, values
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound
 from muninn.system import atomics
 
-WORDS = 16
-OWN = "mine-"
 STANDING = ("pack", "precious", "written")
 #: Of several chunks, once `prepareProcess` has made them small: it is reserved by
 #: threads.
 LARGE_BYTES = 64 << 10
-BOUND_SECONDS = 5.0
-
-
-class Call(NamedTuple):
-    """One public call.
-
-    Attributes
-    ----------
-    act
-        The call, of the kit.
-    prepare
-        Makes the kit; a call without one may be a newcomer's first.
-    ends
-        Whether it ends the buffer or lock in its kit, so that a second call may find
-        that freed.
-    isWhole
-        Whether the program's own bytecodes in `act` are interrupted too: a ``with``
-        statement holds on to what it entered.
-    stays
-        The name that there is after the call, however it ends, of the kit.
-    """
-
-    act: Callable[[Any], Any]
-    prepare: Callable[[], Any] | None = None
-    ends: bool = False
-    isWhole: bool = False
-    stays: Callable[[Any], str] | None = None
-
-
-def _values() -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.full(WORDS, 7.0)
 
 
 def _fill(view: Any) -> None:
@@ -76,7 +45,7 @@ def _precious() -> muninn.MuninnBuffer:
 
 
 def _own() -> muninn.MuninnBuffer:
-    return muninn.share(_values(), name=OWN + "kit")
+    return muninn.share(values(), name=OWN + "kit")
 
 
 def _reopen(kit: muninn.MuninnBuffer) -> None:
@@ -106,11 +75,11 @@ def _openPrivate(_: None) -> None:
 
 
 def _share(_: None) -> None:
-    assert muninn.share(_values(), name=OWN + "share").array[3] == 7
+    assert muninn.share(values(), name=OWN + "share").array[3] == 7
 
 
 def _shareNameless(_: None) -> None:
-    assert muninn.share(_values()).array[3] == 7
+    assert muninn.share(values()).array[3] == 7
 
 
 def _shareLarge(_: None) -> None:
@@ -118,31 +87,31 @@ def _shareLarge(_: None) -> None:
 
 
 def _shareFast(_: None) -> None:
-    assert muninn.share(_values(), name=OWN + "fast", mode="fastMode").read()[3] == 7
+    assert muninn.share(values(), name=OWN + "fast", mode="fastMode").read()[3] == 7
 
 
 def _shareOnce(_: None) -> None:
-    assert muninn.shareOnce(OWN + "once", _values).array[3] == 7
+    assert muninn.shareOnce(OWN + "once", values).array[3] == 7
 
 
 def _publish(_: None) -> None:
-    assert muninn.publish(OWN + "first", _values()).array[3] == 7
+    assert muninn.publish(OWN + "first", values()).array[3] == 7
 
 
 def _publishNext(kit: muninn.MuninnBuffer) -> None:
-    assert muninn.publish(kit.name, _values()).array[3] == kit.array[3] == 7
+    assert muninn.publish(kit.name, values()).array[3] == kit.array[3] == 7
 
 
 def _version() -> muninn.MuninnBuffer:
-    return muninn.publish(OWN + "version", _values())
+    return muninn.publish(OWN + "version", values())
 
 
 def _publishLastClose(kit: list[muninn.MuninnBuffer]) -> None:
-    kit.append(muninn.publish(kit[0].name, _values(), lifetime="lastClose"))
+    kit.append(muninn.publish(kit[0].name, values(), lifetime="lastClose"))
 
 
 def _publishLastCloseFast(kit: list[muninn.MuninnBuffer]) -> None:
-    kit.append(muninn.publish(kit[0].name, _values(), lifetime="lastClose", mode="fastMode"))
+    kit.append(muninn.publish(kit[0].name, values(), lifetime="lastClose", mode="fastMode"))
 
 
 def _nameOfVersions(kit: list[muninn.MuninnBuffer]) -> str:
@@ -166,24 +135,24 @@ def _load(_: None) -> None:
 
 
 def _file() -> str:
-    """A file of `_values`, which no call writes again."""
+    """A file of `values`, which no call writes again."""
     path = os.path.join(tempfile.gettempdir(), f"muninn-interrupts-{os.getuid()}.npz")
     if not os.path.exists(path):
         made = f"{path}.{os.getpid()}.npz"
-        np.savez(made, a=_values())
+        np.savez(made, a=values())
         os.replace(made, path)
     return path
 
 
 def _shareSpread(_: None) -> None:
     places = {"a": 0, "b": 1}
-    made = muninn.shareBundle({key: _values() for key in "ab"}, OWN + "spread", preferredGpu=places)
+    made = muninn.shareBundle({key: values() for key in "ab"}, OWN + "spread", preferredGpu=places)
     assert made["b"][3] == 7
 
 
 def _spread() -> muninn.Bundle:
     places = {"a": 0, "b": 1}
-    return muninn.publish(OWN + "model", {key: _values() for key in "ab"}, preferredGpu=places)
+    return muninn.publish(OWN + "model", {key: values() for key in "ab"}, preferredGpu=places)
 
 
 def _publishSpread(kit: muninn.Bundle) -> None:
@@ -191,7 +160,7 @@ def _publishSpread(kit: muninn.Bundle) -> None:
 
 
 def _shareBundle(_: None) -> None:
-    assert muninn.shareBundle({"a": _values(), "b": _values()}, name=OWN + "bundle")["b"][3] == 7
+    assert muninn.shareBundle({"a": values(), "b": values()}, name=OWN + "bundle")["b"][3] == 7
 
 
 def _openBundle(_: None) -> None:
@@ -322,12 +291,13 @@ CALLS: dict[str, Call] = {
     "describe": Call(_describe, _precious),
     "close": Call(_close, _precious, ends=True),
     "close copyOnWrite": Call(_close, _private, ends=True),
-    "close nameless": Call(_close, lambda: muninn.share(_values()), ends=True),
+    "close nameless": Call(_close, lambda: muninn.share(values()), ends=True),
     "free": Call(_free, _own, ends=True),
     "free by name": Call(_freeByName, _own, ends=True),
     "listBuffers": Call(_listBuffers),
     "domainInfo": Call(_domainInfo),
     "createStream": Call(_createStream),
+    **copies.CALLS,
 }
 
 
@@ -341,7 +311,7 @@ def _closeThat(kit: Any) -> None:
 
 
 def _freeAnother(_: Any) -> None:
-    with muninn.share(_values(), name=OWN + "side") as side:
+    with muninn.share(values(), name=OWN + "side") as side:
         assert muninn.open(side.handle).array[3] == 7
     muninn.free(OWN + "side")
 
@@ -361,7 +331,7 @@ def _writeAnother(_: Any) -> None:
 
 
 def _collect(_: Any) -> None:
-    muninn.share(_values())
+    muninn.share(values())
     gc.collect()
 
 
@@ -384,18 +354,21 @@ REENTRIES: tuple[Callable[[Any], None], ...] = (
 
 def prepareStanding() -> None:
     """Make the buffers that all processes use."""
-    muninn.share(_values(), name="precious")
-    muninn.shareBundle({"a": _values(), "b": _values()}, name="pack")
-    with muninn.share(_values(), name="written").write() as view:
+    muninn.share(values(), name="precious")
+    muninn.shareBundle({"a": values(), "b": values()}, name="pack")
+    with muninn.share(values(), name="written").write() as view:
         view[:] = 1
 
 
 def tidy() -> None:
-    """Free the names that the calls and the interrupting calls have made."""
+    """Free the names that the calls and the interrupting calls have made, and what this
+    process keeps of copies.
+    """
     for each in muninn.listBuffers():
         if each["name"].startswith(OWN):
             with contextlib.suppress(BufferNotFound):  # the buffer went with its last holder
                 muninn.free(each["name"])
+    copies.tidy()
 
 
 def missing(name: str, kit: Any) -> list[str]:
@@ -419,6 +392,8 @@ def again(name: str, kit: Any, mayBeEnded: bool) -> None:
     """
     call = CALLS[name]
     try:
+        if call.mend is not None:
+            call.mend(kit)
         call.act(kit)
     except BufferExists:
         tidy()

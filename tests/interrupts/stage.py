@@ -59,6 +59,7 @@ _ENVIRONMENT = {
     "MUNINN_MAX_LEASES": "16",
     "MUNINN_HOST_GPUS": "2",
     "MUNINN_DEVICE": "host",
+    "MUNINN_CACHE_PATH": "-",
 }
 
 
