@@ -18,6 +18,7 @@ HOST, FIRST, SECOND = Place(Tier.HOST), Place(Tier.VRAM, 0), Place(Tier.VRAM, 1)
 def test_onlyTwoGpusHaveAChoice() -> None:
     assert within(HOST, FIRST) == Choice(Route.UPLOAD, Reason.HOST_MEMORY)
     assert within(SECOND, HOST) == Choice(Route.DOWNLOAD, Reason.HOST_MEMORY)
+    assert within(HOST, HOST) == Choice(Route.LOCAL, Reason.HOST_MEMORY)
     assert within(SECOND, SECOND) == Choice(Route.LOCAL, Reason.SAME_GPU)
     assert within(FIRST, SECOND) is None
 

@@ -623,6 +623,35 @@ def test_copyFromPublishes(gpu: int | None) -> None:
     assert source.generation == 0 and np.array_equal(source.read(), content(9))
 
 
+@pytest.mark.parametrize(("count", "links"), [("0", ""), ("6", LINKS)])
+def test_copyFromPublishesWithinHostMemory(
+    monkeypatch: pytest.MonkeyPatch, count: str, links: str
+) -> None:
+    """Broken: it asked for GPU -1."""
+    monkeypatch.setenv("MUNINN_HOST_GPUS", count)
+    monkeypatch.setenv("MUNINN_HOST_LINKS", links)
+    monkeypatch.setattr(ways, "HOST_WINDOW_BYTES", 1 << 20)
+    source = muninn.share(content(9), "s")
+    muninn.share(content(), "t", access="readWrite")
+    reader, target = muninn.open("t"), muninn.open("t", access="readWrite")
+    arrived = list[int]()
+    transfer = target.startCopyFrom(source, progress=arrived.append)
+    assert transfer.result(30) == 2 and (transfer.route, transfer.reason) == ("local", "hostMemory")
+    assert arrived == [1 << 20, source.nbytes - (1 << 20)]
+    assert np.array_equal(reader.read(), content(9))
+    with pytest.raises(TopologyNotPeerable, match="hostMemory"):
+        target.copyFrom(source, route="p2p")
+
+    def fail(sizeBytes: int) -> None:
+        raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        target.copyFrom(source, progress=fail)
+    with pytest.raises(WriterDied):
+        reader.read(timeout=5)
+    assert target.copyFrom(source) == 4
+
+
 def test_copyFromRefusesWhatDoesNotFit(buffer: muninn.MuninnBuffer) -> None:
     other = muninn.share(content()[:-1], "b", mode="fastMode", access="readWrite")
     with pytest.raises(BufferMismatch):

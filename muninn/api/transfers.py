@@ -127,7 +127,7 @@ def copyFrom(
 
     def work() -> int:
         engine = engineFor(into)
-        sent, received = (windowOf(each, transfer.check) for each in (out, into))
+        sent, received = _windowsOf(out, into, transfer.check)
         with engine.way(transfer, sent, target, asked) as way:
             accesses = (
                 Sending(out, transfer.secondsLeft, transfer.checkCancelled),
@@ -227,6 +227,19 @@ def engineFor(openBuffer: OpenBuffer) -> Engine:
 def placeOf(openBuffer: OpenBuffer) -> Place:
     gpu = openBuffer.memory.gpu
     return Place(Tier.HOST) if gpu is None else Place(Tier.VRAM, gpu)
+
+
+def _windowsOf(
+    source: OpenBuffer, target: OpenBuffer, look: Callable[[], object]
+) -> tuple[Window, Window]:
+    """All bytes of two buffers. Nothing is pinned where no GPU copies."""
+    first, second = (
+        Window(placeOf(each), each.memory.address, each.description.sizeBytes)
+        if placeOf(source) == placeOf(target) == Place(Tier.HOST)
+        else windowOf(each, look)
+        for each in (source, target)
+    )
+    return first, second
 
 
 def windowOf(openBuffer: OpenBuffer, look: Callable[[], object]) -> Window:

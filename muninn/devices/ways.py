@@ -1,6 +1,6 @@
 """Ways: how bytes get from one place to another, in windows, with copies that overlap.
 
-A way belongs to two places: a GPU and another one, or a GPU and the host. It has its
+A way belongs to two places, of which one is a GPU, or to host memory alone. It has its
 streams, and its pieces if it needs some, for as long as it lives, so a copy allocates
 nothing. One copy uses it at a time.
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from muninn.devices.pieces import HostPieces, PeerPieces, Pieces
 from muninn.devices.port import Device, Mark, Stream
+from muninn.system import atomics
 from muninn.system.closable import Closable
 from muninn.system.pages import PAGE_BYTES
 
@@ -200,6 +201,30 @@ class Direct(Way):
                     self._copies,
                 )
             yield self._copies.mark(), length
+
+
+class _Over(Mark):
+    """Nothing is under way."""
+
+    def wait(self, isNear: bool = False) -> None:
+        """Returns at once."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class ByProcessor(Way):
+    """Within host memory: the processor copies, on the thread that sends."""
+
+    @property
+    def _streams(self) -> tuple[Stream, ...]:
+        return ()
+
+    def _windows(self, source: int, target: int, sizeBytes: int) -> Iterator[tuple[Mark, int]]:
+        for offset in range(0, sizeBytes, HOST_WINDOW_BYTES):
+            length = min(HOST_WINDOW_BYTES, sizeBytes - offset)
+            atomics.copy(target + offset, source + offset, length)
+            yield _Over(), length
 
 
 class Relay(Way):

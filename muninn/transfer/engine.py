@@ -15,7 +15,15 @@ from typing import Any, NamedTuple, TypeVar
 from muninn.devices.port import Device
 from muninn.devices.topology.links import Links
 from muninn.devices.topology.verdict import Verdict
-from muninn.devices.ways import HOST_WINDOW_BYTES, Anchor, Direct, Relay, Way, byLink
+from muninn.devices.ways import (
+    HOST_WINDOW_BYTES,
+    Anchor,
+    ByProcessor,
+    Direct,
+    Relay,
+    Way,
+    byLink,
+)
 from muninn.errors import MuninnError, QuotaExceeded, ThreadsExhausted, TopologyNotPeerable
 from muninn.observe import counters
 from muninn.system import aside, clock, threads
@@ -200,8 +208,11 @@ class Engine:
     ) -> tuple[Choice, _Key, Way]:
         choice = within(source.place, target)
         if choice is not None:
-            if asked is Route.P2P and choice.route is not Route.LOCAL:
-                raise refusal(choice.reason, "one of the two places is host memory")
+            if asked is Route.P2P and choice.reason is Reason.HOST_MEMORY:
+                raise refusal(choice.reason, "no two GPUs take part")
+            if source.place == target and target.tier is Tier.HOST:
+                key = _Key(choice.route, target.gpu, target.gpu, isRelayed=False)
+                return choice, key, self._take(key, lambda: ByProcessor(self.device))
             gpu = target.gpu if source.place.tier is Tier.HOST else source.place.gpu
             key = _Key(choice.route, gpu, gpu, isRelayed=False)
             isLocal = choice.route is Route.LOCAL

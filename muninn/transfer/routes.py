@@ -16,7 +16,7 @@ from muninn.transfer.tiers import Place, Tier
 class Route(enum.StrEnum):
     """How bytes go."""
 
-    #: Within one GPU.
+    #: Within one GPU, or within host memory.
     LOCAL = "local"
     #: From one GPU straight to another one.
     P2P = "p2p"
@@ -78,6 +78,8 @@ class PeerFacts(NamedTuple):
 
 def within(source: Place, target: Place) -> Choice | None:
     """The choice where there is only one; None between two GPUs."""
+    if source.tier is target.tier is Tier.HOST:
+        return Choice(Route.LOCAL, Reason.HOST_MEMORY)
     if Tier.HOST in (source.tier, target.tier):
         route = Route.UPLOAD if source.tier is Tier.HOST else Route.DOWNLOAD
         return Choice(route, Reason.HOST_MEMORY)
