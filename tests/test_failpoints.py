@@ -54,6 +54,21 @@ def test_thePackageKnowsNothingOfIt() -> None:
     assert not [file for file in _PACKAGE.rglob("*.py") if "failpoints" in file.read_text()]
 
 
+def test_playersNeedNoPyTorch() -> None:
+    """Broken: `make failpoints` and `make interrupts` after `make setup` alone."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from failpoints import player; player.importAll();"
+        "print('muninn.torch' in sys.modules, 'muninn.transfer.engine' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(_TESTS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "False True\n", done.stderr
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", [4, pytest.param(120, marks=pytest.mark.long)])
 def test_aSampleOfTheScenesEndsWell(count: int) -> None:

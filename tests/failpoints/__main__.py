@@ -9,9 +9,7 @@ domain than any table has rows.
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
-import pkgutil
 import random
 import signal
 import sys
@@ -21,8 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import NamedTuple
 
-import muninn
-from failpoints import points, scenes
+from failpoints import player, points, scenes
 from failpoints.player import Deed
 from failpoints.scenes import Scene
 from muninn.broker import journal, maintenance
@@ -143,9 +140,7 @@ def _prepare() -> None:
     small tables, a journal that is copied often, and a broker that often looks for
     deaths without a message.
     """
-    for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    player.importAll()
     points.warm()
     maintenance.SWEEP_SECONDS = 0.1
     layout.ROW_CHUNK = 32

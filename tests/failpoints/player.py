@@ -8,9 +8,11 @@ a file that is shown when a scene fails.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import mmap
 import os
 import pickle
+import pkgutil
 import select
 import signal
 import socket
@@ -22,14 +24,31 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import muninn
 from failpoints import points
 from muninn.session import membership
 
 #: Longer than any sound scene takes on a busy machine.
 BOUND_SECONDS = 30.0
+#: `make setup` leaves it out.
+_OPTIONAL = ("torch",)
 _LENGTH = struct.Struct("<I")
 #: How many players of this scene have come to their point: shared by all of them.
 _cue = mmap.mmap(-1, mmap.PAGESIZE)
+
+
+def importAll() -> None:
+    """Import all modules, but for those of a library that is not installed: players are
+    forked from this process.
+    """
+    for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
+        if module.name.endswith("__main__"):
+            continue
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name not in _OPTIONAL:
+                raise
 
 
 class Deed(NamedTuple):

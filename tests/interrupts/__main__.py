@@ -7,9 +7,7 @@ executes, at its first pass and at its last.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
-import pkgutil
 import random
 import sys
 import time
@@ -20,7 +18,6 @@ from typing import NamedTuple
 
 from failpoints import player
 
-import muninn
 from interrupts import calls, stage
 from interrupts.stage import KINDS, ROLES, USUAL_KINDS, Stage, Trial
 from interrupts.tracing import Position
@@ -112,11 +109,7 @@ def _prepare() -> None:
     """Prepare the process from which all others are forked: every module, small tables,
     segments of several chunks, and links about which little is asked.
     """
-    # No call of these is PyTorch's.
-    without = () if importlib.util.find_spec("torch") else ("muninn.torch",)
-    for module in pkgutil.walk_packages(muninn.__path__, "muninn."):
-        if not module.name.endswith("__main__") and not module.name.startswith(without):
-            importlib.import_module(module.name)
+    player.importAll()
     layout.ROW_CHUNK = 32
     probing._VERIFIED_BYTES = probing._FIRST_BYTES = 64 << 10
     probing._MEASURED_BYTES = 1 << 20
