@@ -65,7 +65,6 @@ ORDER = [
     "session.releases._reclaiming",
     "devices.host.memory._closing",
     "devices.host.device._changing",
-    "transfer.arena._changing",
     "transfer.handle._changed",
     "observe.counters._changing",
 ]

@@ -8,6 +8,7 @@ memory of a window; it outlives its promoter as long as any of them uses it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ from muninn.sync.moves import Sending
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.terms import Access
 from muninn.transfer import dirty
-from muninn.transfer.arena import Arena, Content, arenaOf
+from muninn.transfer.arena import Arena, Content, Prefetched, arenaOf
 from muninn.transfer.handle import Report, Transfer
 from muninn.transfer.tiers import Place, Tier, Window
 
@@ -231,24 +232,25 @@ class Filler:
         size = self._window.sizeBytes
         transfer: Transfer[int] = Transfer(place, target, size, progress=arrived)
         engine, into = transfers.engineFor(openBuffer), memory.address
+        anchor = weakref.ref(memory)
         memory.device = device = engine.device
 
         def work() -> int:
             near = self._near()
             if near is not None:
-                source, generation = near
+                # The copy within the GPU holds both memories.
+                source, held = self._sourceIn(near), weakref.ref(near.memory.memory)
                 with engine.way(transfer, source, target, None) as way:
-                    engine.send(transfer, way, source, into)
-                return generation
+                    engine.send(transfer, way, source, into, lambda: (anchor(), held()))
+                return near.content.generation
             whole = transfers.windowOf(openBuffer, transfer.check)
             source = whole._replace(
                 address=whole.address + self._window.offset, sizeBytes=self._window.sizeBytes
             )
-            with (
-                engine.way(transfer, source, target, None) as way,
-                Sending(openBuffer, left, promotion.asked.look),
-            ):
-                engine.send(transfer, way, source, into)
+            access = Sending(openBuffer, left, promotion.asked.look)
+            with engine.way(transfer, source, target, None) as way, access:
+                access.covers(way.settle)
+                engine.send(transfer, way, source, into, anchor)
                 return openBuffer.generation.value()
 
         self.generation = engine.run(transfer, work)
@@ -258,18 +260,19 @@ class Filler:
         finally:
             del memory  # an error keeps this frame, and not the memory
 
-    def _near(self) -> tuple[Window, int] | None:
-        """The bytes, if a prefetch has brought them to the GPU, and their generation. A
-        writer that comes now comes after this promotion.
+    def _near(self) -> Prefetched | None:
+        """The bytes, if a prefetch has brought them to the GPU. A writer that comes now
+        comes after this promotion.
         """
-        wanted = self._promotion.content(self._window)
-        found = arenaOf(self._promotion.openBuffer.context).covering(wanted)
-        if found is None or self._promotion.isShared:
+        if self._promotion.isShared:
             return None
-        whole = transfers.windowOf(found.memory, lambda: None)
-        begin = self._window.offset - found.content.window.offset
-        source = whole._replace(address=whole.address + begin, sizeBytes=self._window.sizeBytes)
-        return source, wanted.generation
+        wanted = self._promotion.content(self._window)
+        return arenaOf(self._promotion.openBuffer.context).covering(wanted)
+
+    def _sourceIn(self, near: Prefetched) -> Window:
+        whole = transfers.windowOf(near.memory, lambda: None)
+        begin = self._window.offset - near.content.window.offset
+        return whole._replace(address=whole.address + begin, sizeBytes=self._window.sizeBytes)
 
     def _prepare(self, device: Device, memory: Memory) -> None:
         """The shadow, and flags that are 0."""

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from muninn.api import transfers, views
+from muninn.api import views
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import Room, askedRange, compare, regionOf
 from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
+from muninn.api.wayback import WayBack
 from muninn.arguments import asInteger, named, timeoutOf
-from muninn.devices.ways import streamFor
 from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, PermissionDenied
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
@@ -35,7 +35,6 @@ from muninn.system.deadlines import deadlineOf
 from muninn.terms import Access, Priority
 from muninn.transfer import dirty
 from muninn.transfer.arena import arenaOf
-from muninn.transfer.handle import Transfer
 from muninn.transfer.tiers import slicesOf
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
-    from muninn.transfer.tiers import Place
 
 _WORK_SECONDS = 60.0
 #: How long the flags of a window wait for room.
@@ -226,42 +224,16 @@ class Scratch(Protocols, Closable):
         self._putFlags()
         try:
             bound = timeoutOf("writeback", timeout)
-            with WritingBack(base, bound, lambda: self._generation):
-                self._sendBack(base, ranges)
+            access = WritingBack(base, bound, lambda: self._generation)
+            with access:
+                back = WayBack(self._memory, self.gpu, self.offset, self._room.shadowAt)
+                back.send(base, ranges, access)
                 _goOn(base, self._generation, dirty.Range(self.offset, self.sizeBytes))
         except BaseException:
             self._flags |= marked
             raise
         self._generation += 2
         return self._generation
-
-    def _sendBack(self, base: OpenBuffer, ranges: list[dirty.Range]) -> None:
-        """Copy ranges to the base, and to the shadow. All copies are over when this
-        returns or raises.
-        """
-        device, source = deviceOf(base.context), self._memory.memory.address
-        whole, home = transfers.windowOf(base, lambda: None), base.memory.gpu
-        target = whole.address + self.offset
-        with streamFor(device, self.gpu) as stream:
-            if (shadowAt := self._room.shadowAt) is not None:
-                kept = [(source + shadowAt + at, source + at, length) for at, length in ranges]
-                device.copyBatch(kept, stream)
-            if home in (None, self.gpu):
-                device.copyBatch(
-                    [(target + at, source + at, length) for at, length in ranges], stream
-                )
-        if home not in (None, self.gpu):
-            self._sendAcross(base, whole.place, target, ranges)
-
-    def _sendAcross(
-        self, base: OpenBuffer, place: Place, target: int, ranges: list[dirty.Range]
-    ) -> None:
-        """Copy ranges to another GPU."""
-        window = transfers.windowOf(self._memory, lambda: None)
-        transfer: Transfer[None] = Transfer(window.place, place, self.sizeBytes)
-        with transfers.engineFor(base).way(transfer, window, place, None) as way:
-            for at, length in ranges:
-                way.send(window.address + at, target + at, length, lambda _: None)
 
     # --- what was used -------------------------------------------------------------------
 

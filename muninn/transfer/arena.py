@@ -17,9 +17,8 @@ process; with it the memory goes.
 
 from __future__ import annotations
 
-import _thread
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.control.generations import Generation
 from muninn.errors import MuninnError
@@ -111,28 +110,27 @@ class Arena:
 
     def __init__(self, trimSoon: Callable[[], object]) -> None:
         self._trimSoon, self._isWatched = trimSoon, False
+        # Changed by calls of C, each of which is one step, and under no lock: a signal
+        # handler could come in the midst, and wait for the broker, whose thread trims.
         self._idle: list[_Idle] = []
         self._prefetched: list[Prefetched] = []
         self._isClosed = False
-        self._changing = _thread.RLock()
 
     # --- idle --------------------------------------------------------------------------
 
     def take(self, gpu: int, tenant: str, sizeBytes: int) -> OpenBuffer | None:
         """Memory of at least so many bytes, and not much more; None if there is none."""
-        with self._changing:
-            fitting = [
-                each
-                for each in self._idle
-                if (each.gpu, each.tenant) == (gpu, tenant)
-                and sizeBytes <= each.sizeBytes <= _MOST_TIMES * sizeBytes
-                and isHeld(each.memory)
-            ]
-            if not fitting:
-                return None
-            best = min(fitting, key=lambda each: each.sizeBytes)
-            self._idle.remove(best)
-            return best.memory
+        fitting = [
+            each
+            for each in list(self._idle)
+            if (each.gpu, each.tenant) == (gpu, tenant)
+            and sizeBytes <= each.sizeBytes <= _MOST_TIMES * sizeBytes
+            and isHeld(each.memory)
+        ]
+        for each in sorted(fitting, key=lambda each: each.sizeBytes):
+            if _hasTaken(self._idle, each):
+                return each.memory
+        return None
 
     def giveBack(
         self, gpu: int, memory: OpenBuffer, content: Content | None = None, room: object = None
@@ -140,13 +138,9 @@ class Arena:
         """No work uses the memory any more, in which a window is still whole."""
         if self._isClosed or not isHeld(memory):
             return
-        with self._changing:
-            wasWatched, self._isWatched = self._isWatched, True
-            self._idle.append(
-                _Idle(gpu, memory.description.tenant, memory, clock.now(), content, room)
-            )
-        if not wasWatched:
-            self._trimSoon()
+        tenant = memory.description.tenant
+        self._idle.append(_Idle(gpu, tenant, memory, clock.now(), content, room))
+        self._watch()
 
     # --- prefetched --------------------------------------------------------------------
 
@@ -154,60 +148,55 @@ class Arena:
         """Keep memory with its bytes, in place of an older one of the same window."""
         if self._isClosed or not isHeld(prefetched.memory):
             return
-        with self._changing:
-            self._prefetched = [
-                each
-                for each in self._prefetched
-                if each.content._replace(generation=0) != prefetched.content._replace(generation=0)
-            ]
-            wasWatched, self._isWatched = self._isWatched, True
-            self._prefetched.append(prefetched)
-        if not wasWatched:
-            self._trimSoon()
+        for each in list(self._prefetched):
+            if each.content._replace(generation=0) == prefetched.content._replace(generation=0):
+                _hasTaken(self._prefetched, each)
+        self._prefetched.append(prefetched)
+        self._watch()
 
     def keepShared(self, content: Content, room: object, memory: OpenBuffer) -> None:
         """A window that processes share is not used here any more."""
-        if not any(each.memory is memory for each in self._prefetched):
+        if not any(each.memory is memory for each in list(self._prefetched)):
             until = clock.now() + IDLE_SECONDS
             self.keep(Prefetched(content, room, memory, Priority.LOW, until))
 
     def covering(self, wanted: Content) -> Prefetched | None:
         """Prefetched memory in which all the wanted bytes are. It stays here."""
-        with self._changing:
-            found = [each for each in self._prefetched if each.content.covers(wanted)]
+        found = [each for each in list(self._prefetched) if each.content.covers(wanted)]
         valid = (each for each in found if each.isValid())
         return min(valid, key=lambda each: each.content.window.sizeBytes, default=None)
 
     def takeFilled(self, wanted: Content, room: object) -> OpenBuffer | None:
         """Memory of exactly this window, laid out so, for one user."""
-        with self._changing:
-            for each in self._prefetched:
-                if each.content == wanted and each.room == room and each.isValid():
-                    self._prefetched.remove(each)
-                    return each.memory
-            for idle in self._idle:
-                if idle.content == wanted and idle.room == room and isHeld(idle.memory):
-                    self._idle.remove(idle)
-                    return idle.memory
+        for each in list(self._prefetched):
+            isIt = each.content == wanted and each.room == room and each.isValid()
+            if isIt and _hasTaken(self._prefetched, each):
+                return each.memory
+        for idle in list(self._idle):
+            isIt = idle.content == wanted and idle.room == room and isHeld(idle.memory)
+            if isIt and _hasTaken(self._idle, idle):
+                return idle.memory
         return None
 
     def goOn(self, base: tuple[int, int], generation: int, written: Range) -> None:
         """The next generation of a buffer differs from this one in a window only."""
 
-        def following(content: Content) -> Content:
-            isOfIt = (content.base, content.generation) == (base, generation)
-            if isOfIt and not content.window.overlaps(written):
-                return content._replace(generation=generation + 2)
-            return content
+        def isOfIt(content: Content | None) -> bool:
+            return (
+                content is not None
+                and (content.base, content.generation) == (base, generation)
+                and not content.window.overlaps(written)
+            )
 
-        with self._changing:
-            self._prefetched = [
-                each._replace(content=following(each.content)) for each in self._prefetched
-            ]
-            self._idle = [
-                each if each.content is None else each._replace(content=following(each.content))
-                for each in self._idle
-            ]
+        for each in list(self._prefetched):
+            if isOfIt(each.content) and _hasTaken(self._prefetched, each):
+                following = each.content._replace(generation=generation + 2)
+                self._prefetched.append(each._replace(content=following))
+        for idle in list(self._idle):
+            content = idle.content
+            if content is not None and isOfIt(content) and _hasTaken(self._idle, idle):
+                following = content._replace(generation=generation + 2)
+                self._idle.append(idle._replace(content=following))
 
     # --- the end -----------------------------------------------------------------------
 
@@ -215,15 +204,12 @@ class Arena:
         """Let go of all idle memory, or else of the prefetched memory that ranks lowest, if
         it ranks below that. Returns whether there was any.
         """
-        with self._changing:
-            dropped: list[object] = [*self._idle]
-            self._idle = []
-            if not dropped and self._prefetched:
-                least = min(self._prefetched, key=lambda each: each.priority.rank)
-                if least.priority.rank < belowRank:
-                    self._prefetched.remove(least)
-                    dropped.append(least)
-        return bool(dropped)
+        dropped = [_hasTaken(self._idle, each) for each in list(self._idle)]
+        if any(dropped):
+            return True
+        least = min(list(self._prefetched), key=lambda each: each.priority.rank, default=None)
+        isBelow = least is not None and least.priority.rank < belowRank
+        return least is not None and isBelow and _hasTaken(self._prefetched, least)
 
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long, and of what may not be used any more."""
@@ -231,14 +217,12 @@ class Arena:
             self._isWatched = False  # perhaps it is in use: it is given back then
             return
         oldest = clock.now() - olderThanSeconds
-        with self._changing:
-            # The memory goes when these lists do: after the lock.
-            before = self._idle, self._prefetched
-            self._idle = [
-                each for each in self._idle if each.sinceSeconds > oldest and isHeld(each.memory)
-            ]
-            self._prefetched = [each for each in self._prefetched if each.isValid()]
-        del before
+        for idle in list(self._idle):
+            if idle.sinceSeconds <= oldest or not isHeld(idle.memory):
+                _hasTaken(self._idle, idle)
+        for each in list(self._prefetched):
+            if not each.isValid():
+                _hasTaken(self._prefetched, each)
 
     def hasIdle(self) -> bool:
         return self._isWatched
@@ -246,10 +230,13 @@ class Arena:
     def close(self) -> None:
         """The membership ends."""
         self._isClosed = True
-        with self._changing:
-            before = self._idle, self._prefetched
-            self._idle, self._prefetched = [], []
-        del before
+        self._idle.clear()
+        self._prefetched.clear()
+
+    def _watch(self) -> None:
+        wasWatched, self._isWatched = self._isWatched, True
+        if not wasWatched:
+            self._trimSoon()
 
 
 def arenaOf(context: Context) -> Arena:
@@ -262,5 +249,14 @@ def isHeld(memory: OpenBuffer) -> bool:
     try:
         memory.check()
     except MuninnError:
+        return False
+    return True
+
+
+def _hasTaken(kept: list[Any], one: object) -> bool:
+    """Whether this call has taken it out, and no other one was faster."""
+    try:
+        kept.remove(one)
+    except ValueError:
         return False
     return True
