@@ -163,6 +163,7 @@ class Condition:
         seen = atomics.loadAcquire32(self._address)
         lock: Any = self.lock
         saved = (1, identity())  # for an interruption as soon as the lock is released
+        interruption: BaseException | None = None
         try:
             saved = lock._release_save()
             sleepOn(
@@ -171,8 +172,19 @@ class Condition:
                 int(min(_LONGEST_SECONDS, _LONGEST_SECONDS if seconds is None else seconds) * 1e9),
             )
         finally:
-            if not lock._is_owned():
-                lock._acquire_restore(saved)
+            while True:
+                # A second signal may come before the lock is taken.
+                try:
+                    if lock._is_owned():
+                        break
+                    lock._acquire_restore(saved)
+                except BaseException as error:
+                    interruption = error
+        if interruption is not None:
+            try:
+                raise interruption
+            finally:
+                interruption = None  # its traceback holds this frame
 
     def notifyAll(self) -> None:
         # SYNC changed: pairs with Condition.wait, which has read the word inside the

@@ -17,10 +17,13 @@ from interrupts.call import BOUND_SECONDS, OWN, Call, values
 from muninn.cli.main import main
 from muninn.errors import TransferCancelled
 from muninn.session import membership
+from muninn.transfer.arena import Arena
 from muninn.transfer.engines import engineOf
 from support import eventually
 
 Pair = tuple[muninn.MuninnBuffer, muninn.MuninnBuffer]
+#: Above each priority.
+_ANY_RANK = 9
 #: The threads that work beside a copy, and end by themselves.
 _BESIDE = ("muninn-links", "muninn-ways", "muninn-transfer", "muninn-wait")
 
@@ -143,6 +146,17 @@ def _promoteAsync(kit: muninn.MuninnBuffer) -> None:
     _requireEqual(kit)
 
 
+def _prefetch(kit: muninn.MuninnBuffer) -> None:
+    kit.setHints(hotRanges=[(0, kit.nbytes)], priority="high")
+    assert kit.prefetch().result(BOUND_SECONDS) == kit.nbytes
+    with kit.promote(timeout=BOUND_SECONDS) as scratch:
+        scratch.usedFlags[:] = 1
+        assert scratch.usefulRatio() == 1
+        _count(scratch)
+    _requireEqual(kit)
+    assert kit.hints["priority"] == "high"
+
+
 # --- links --------------------------------------------------------------------------
 
 
@@ -171,6 +185,7 @@ CALLS: dict[str, Call] = {
     "promote readOnly": Call(_promoteShared, _constant, isWhole=True),
     "promote across": Call(_promote, _near, isWhole=True, mend=_mend),
     "promoteAsync": Call(_promoteAsync, _onHost, mend=_mend),
+    "prefetch": Call(_prefetch, _onHost, mend=_mend),
     "describe on a GPU": Call(_describe, _near),
     "topology": Call(_topology),
 }
@@ -183,6 +198,9 @@ def tidy() -> None:
     current = membership._current
     if current is not None:
         for companion in list(current.gpus._companions.values()):
+            if isinstance(companion, Arena):
+                while companion.makeRoom(_ANY_RANK):
+                    pass
             companion.trim(0.0)  # type: ignore[call-arg]  # of both kinds
     eventually(
         lambda: not [each for each in threading.enumerate() if each.name in _BESIDE],
