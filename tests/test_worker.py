@@ -40,10 +40,12 @@ class Followed:
                         unclaimed=SimpleNamespace(memories={}),
                     ),
                     creating=SimpleNamespace(cleanups=idle),
-                    gpus=SimpleNamespace(signalling=idle),
+                    gpus=SimpleNamespace(signalling=idle, hasIdle=lambda: self.hasIdle),
                 ),
             ),
         )
+
+    hasIdle = False
 
     def follow(self, isAnswered: bool = True, isConnected: bool = True) -> None:
         self.isAnswered, self.isConnected = isAnswered, isConnected
@@ -53,7 +55,9 @@ class Followed:
 def test_theThreadSleepsUntilTheNextRenewal(lab: Lab) -> None:
     followed = Followed(lab)
     followed.follow()
-    assert followed.slept == [10.0]
+    followed.hasIdle = True
+    followed.follow()
+    assert followed.slept == [10.0, 0.5], "memory that is idle is looked after"
 
 
 def test_aMemberThatWasNotConnectedLooksAgainSoon(lab: Lab) -> None:
