@@ -233,10 +233,10 @@ def _windowsOf(
     source: OpenBuffer, target: OpenBuffer, look: Callable[[], object]
 ) -> tuple[Window, Window]:
     """All bytes of two buffers. Nothing is pinned where no GPU copies."""
+    if source.memory.gpu is not None or target.memory.gpu is not None:
+        return windowOf(source, look), windowOf(target, look)
     first, second = (
-        Window(placeOf(each), each.memory.address, each.description.sizeBytes)
-        if placeOf(source) == placeOf(target) == Place(Tier.HOST)
-        else windowOf(each, look)
+        Window(Place(Tier.HOST), each.memory.address, each.description.sizeBytes)
         for each in (source, target)
     )
     return first, second

@@ -28,8 +28,8 @@ from muninn.system.pages import PAGE_BYTES
 Told = Callable[[int], object]
 #: Returns what keeps the memory of a copy.
 Anchor = Callable[[], object]
-#: Windows of a copy without pieces: half a millisecond of NVLink, or one of PCIe.
-_WINDOW_BYTES, HOST_WINDOW_BYTES = 256 << 20, 64 << 20
+#: Windows of a copy without pieces: a millisecond of NVLink or of PCIe.
+_WINDOW_BYTES, HOST_WINDOW_BYTES = 512 << 20, 64 << 20
 #: The pieces between two GPUs with a link, or a smaller part of what is free.
 _LINK_PIECE_BYTES, _LINK_PIECES, _PART_OF_FREE = 128 << 20, 2, 64
 #: How many windows a GPU is given ahead.
