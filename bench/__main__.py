@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import bulk, crowd, hints, loading, opens, relays, versions
+from bench import bulk, crowd, hints, loading, opens, relays, versions, windows
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -23,6 +23,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "stream": bulk.streaming,
     "share": bulk.sharing,
     "routes": relays.relaying,
+    "windows": windows.promoting,
     "hints": hints.useful,
     "load": loading.toHost,
     "publication": versions.publishing,

@@ -59,7 +59,6 @@ _.packTransposed
 _.scaleAdd
 _.fillPattern
 _.countMismatches
-_.compareSlices
 _.gatherSlices
 _.scatterSlices
 _.sliceDigests

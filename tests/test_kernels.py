@@ -93,6 +93,28 @@ def test_slicesAreComparedBeyondThePartsOfTheReference(sliceElements: int) -> No
     assert set(np.flatnonzero(flags).tolist()) == {index // sliceElements for index in changed}
 
 
+def test_slicesOfBytesThatAreNotThereAreNotCompared() -> None:
+    """The comparison is C's, which would read or write beyond an array."""
+    words, flags = np.zeros(10, np.uint64), np.zeros(5, np.uint8)
+    locked = flags.copy()
+    locked.flags.writeable = False
+    for scratch, base, elements, marks in (
+        (words, words[:-1], 2, flags),
+        (words, words.astype(np.uint32), 2, flags),
+        (words, words, 2, flags[:-1]),
+        (words[::2], words, 2, flags),
+        (words, words, 2, np.zeros(10, np.uint8)[::2]),
+        (words, words, 2, locked),
+        (words, words, 0, flags),
+        (words, words, -1, flags),
+    ):
+        with pytest.raises(InvalidArgument):
+            references.compareSlices(scratch, base, elements, marks)
+    references.compareSlices(words[:0], words[:0], 2, flags[:0])
+    references.compareSlices(words, words + np.uint64(1), 2, flags)
+    assert flags.tolist() == [1] * 5
+
+
 @st.composite
 def slicesAt(draw: st.DrawFn) -> tuple[list[int], int, list[int]]:
     """An array, the length of its slices, and the positions of some of them."""

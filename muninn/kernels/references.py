@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from muninn.errors import InvalidArgument
 from muninn.kernels.functions import KernelFunction
+from muninn.system import atomics
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _STEP, _FIRST, _SECOND = (
@@ -98,16 +100,18 @@ def compareSlices(scratch: Array, base: Array, sliceElements: int, flags: Array)
     """Set ``flags[i]`` to 1 where slice i of uint64 `scratch` differs from that of
     `base`. A slice has `sliceElements` elements, the last one may have fewer.
     """
-    elements = int(sliceElements)
-    step = max(1, _PART // elements) * elements
-    # Used again and again, so that it stays in the processor's cache.
-    room = np.empty(min(step, scratch.size), np.bool_)
-    for first in range(0, scratch.size, step):
-        part = scratch[first : first + step]
-        differs = np.not_equal(part, base[first : first + part.size], out=room[: part.size])
-        if differs.any():
-            found = np.logical_or.reduceat(differs, np.arange(0, part.size, elements))
-            flags[first // elements + np.flatnonzero(found)] = 1
+    sliceBytes = int(sliceElements) * scratch.itemsize
+    if sliceBytes < 1:
+        raise InvalidArgument(f"a slice can not have {sliceElements} elements")
+    # In C: numpy would make an array of truths, and read it again. C believes what it is
+    # told of its memory.
+    atomics.compareSlices(
+        _addressOf(scratch, scratch.nbytes),
+        _addressOf(base, scratch.nbytes),
+        scratch.nbytes,
+        sliceBytes,
+        _addressOf(flags, -(-scratch.nbytes // sliceBytes), isWritten=True),
+    )
 
 
 def gatherSlices(target: Array, source: Array, sliceElements: int, positions: Array) -> None:
@@ -165,6 +169,19 @@ def markUsed(flags: Array, sliceBytes: int, offset: int, length: int) -> None:
     flags of ``scratch.usedFlags``; otherwise as `markDirty`.
     """
     markDirty(flags, sliceBytes, offset, length)
+
+
+def _addressOf(array: Array, leastBytes: int, isWritten: bool = False) -> int:
+    """Where a contiguous array of so many bytes begins."""
+    if not array.flags.c_contiguous or array.nbytes < leastBytes:
+        raise InvalidArgument(
+            f"{leastBytes} contiguous bytes are compared or written, and an array of shape "
+            f"{array.shape} and strides {array.strides} was given",
+            "Pass one-dimensional arrays of the same size, and a flag for each slice",
+        )
+    if isWritten and not array.flags.writeable:
+        raise InvalidArgument("the flags are read-only", "Pass an array that may be written")
+    return int(array.__array_interface__["data"][0])
 
 
 def _moves(

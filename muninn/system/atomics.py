@@ -250,6 +250,7 @@ advise = _bound(_slow, "mnnAdvise", _I32, _ADDRESS, _U64, _I32)
 bindNode = _bound(_slow, "mnnBindNode", _I32, _ADDRESS, _U64, _I32)
 exchangeNames = _bound(_slow, "mnnExchangeNames", _I32, ctypes.c_char_p, ctypes.c_char_p)
 copy = _bound(_slow, "mnnCopy", None, _ADDRESS, _ADDRESS, _U64)
+compareSlices = _bound(_slow, "mnnCompareSlices", None, _ADDRESS, _ADDRESS, _U64, _U64, _ADDRESS)
 reserve = _bound(_slow, "mnnReserve", _I32, _ADDRESS, _U64, _U64, _ADDRESS, _U64, _U32, _I32)
 seqRead = _bound(_slow, "mnnSeqRead", _I64, _ADDRESS, _ADDRESS, _ADDRESS, _U64, _U32)
 

@@ -12,9 +12,24 @@ _WATCH = "cshim/watch.c"
 _RESERVE = "cshim/reserve.c"
 _LEASES = "cshim/leases.c"
 _OWNERS = "cshim/owners.c"
+_SLICES = "cshim/slices.c"
 _SANITIZED = "test_primitives.py::test_primitivesKeepTheirPromisesUnderSanitizers"
 
 MUTANTS = [
+    Mutant(
+        _SLICES,
+        "left < sliceBytes ? left : sliceBytes",
+        "sliceBytes",
+        "no byte behind the last slice is compared",
+        _SANITIZED,
+    ),
+    Mutant(
+        _SLICES,
+        "first + begin, second + begin",
+        "first, second",
+        "each slice is compared with its own",
+        _SANITIZED,
+    ),
     Mutant(
         _SHIM,
         "kind == MNN_MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED",
