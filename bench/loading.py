@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import muninn
-from bench.harness import Options, Row, newDomain, seconds
+from bench.harness import Options, Row, alternated, newDomain, seconds
 
 _TENSORS = 64
 
@@ -29,13 +29,12 @@ def toHost(options: Options) -> list[Row]:
         def theirs() -> float:
             return _timed(lambda: muninn.shareBundle(load_file(path)))
 
-        mine, peer = _rounds(options, ours, theirs)
+        times = alternated(options.pick(7, 2), ours, theirs)
     return [
         Row(
             f"first load of {sizeBytes >> 20} MiB to host memory",
-            "s",
-            mine,
-            peer,
+            "ms",
+            *times,
             "safetensors.numpy.load_file and shareBundle",
             0.6,
             0.4,
@@ -52,10 +51,10 @@ def toVram(options: Options, modelBytes: int) -> list[Row]:
             return _timed(lambda: muninn.load(path, mode="fastMode"))
 
         peer, name = _vramPeer(path)
-        peer()  # the first use of a library makes its context
-        mine, theirs = _rounds(options, ours, peer)
+        # The first use of a library makes its context, and is not counted.
+        times = alternated(options.pick(7, 2), ours, peer)
     what = f"first load of {sizeBytes >> 20} MiB to VRAM"
-    return [Row(what, "s", mine, theirs, name, 0.35, 0.15)]
+    return [Row(what, "ms", *times, name, 0.35, 0.15)]
 
 
 def _vramPeer(path: Path) -> tuple[Callable[[], float], str]:
@@ -90,14 +89,6 @@ def _timed(make: Callable[[], muninn.Bundle | muninn.MuninnBuffer]) -> float:
     elapsed = seconds(lambda: made.append(make()))
     made[0].free()
     return elapsed
-
-
-def _rounds(
-    options: Options, ours: Callable[[], float], peer: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    ours(), peer()
-    mine, theirs = zip(*((ours(), peer()) for _ in range(options.pick(7, 2))), strict=True)
-    return list(mine), list(theirs)
 
 
 @contextmanager

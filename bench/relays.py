@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 import numpy as np
 
 import muninn
-from bench.harness import Options, Row, newDomain
+from bench.harness import Options, Row, alternated, newDomain
 
 #: Speeds as shares of the peer's, from which the ratios of times follow.
 _MUST, _GO = 1 / 0.8, 1.0
@@ -42,11 +43,9 @@ def relaying(options: Options) -> list[Row]:
 
     rows = []
     for route, count in (("staged", 2), ("p2p", 1)):
-        ours(route), copies(count)
-        pairs = [(ours(route), copies(count)) for _ in range(options.pick(15, 2))]
-        mine, peer = zip(*pairs, strict=True)
+        times = alternated(options.pick(15, 2), partial(ours, route), partial(copies, count))
         what = f"copy of {sizeBytes >> 20} MiB to another emulated GPU, {route}"
-        rows.append(Row(what, "s", list(mine), list(peer), f"{count} × np.copyto", _MUST, _GO))
+        rows.append(Row(what, "ms", *times, f"{count} × np.copyto", _MUST, _GO))
     near.free()
     far.free()
     return rows

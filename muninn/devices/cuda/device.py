@@ -41,6 +41,7 @@ from muninn.devices.port import (
     Site,
     Stream,
     UsedBytes,
+    badCopy,
 )
 from muninn.errors import BarPressureHigh, DeviceUnavailable, InvalidArgument, IpcHandleMismatch
 from muninn.system.structures import Extent
@@ -286,9 +287,7 @@ class CudaDevice(Device):
         isMapped: bool = False,
     ) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
-            raise InvalidArgument(
-                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
-            )
+            raise badCopy(target, source, sizeBytes)
         chosen = self._streams.find(stream)
         if sizeBytes:
             self._copies.submit(chosen, target, source, sizeBytes, keepAlive, isMapped)
@@ -304,9 +303,7 @@ class CudaDevice(Device):
         keepAlive: object = None,
     ) -> None:
         if sizeBytes < 0 or target <= 0 or source <= 0:
-            raise InvalidArgument(
-                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
-            )
+            raise badCopy(target, source, sizeBytes)
         chosen = self._streams.find(stream, sourceGpu)
         self.requirePeer(targetGpu, sourceGpu)
         if sizeBytes:

@@ -32,6 +32,7 @@ from muninn.devices.port import (
     Site,
     Stream,
     UsedBytes,
+    badCopy,
 )
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
@@ -221,9 +222,7 @@ class HostDevice(Device):
         isMapped: bool = False,
     ) -> None:
         if sizeBytes < 0 or (sizeBytes > 0 and (target <= 0 or source <= 0)):
-            raise InvalidArgument(
-                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
-            )
+            raise badCopy(target, source, sizeBytes)
 
         def work(held: object = keepAlive) -> None:
             atomics.copy(target, source, sizeBytes)
@@ -241,9 +240,7 @@ class HostDevice(Device):
         keepAlive: object = None,
     ) -> None:
         if sizeBytes < 0 or target <= 0 or source <= 0:
-            raise InvalidArgument(
-                f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}"
-            )
+            raise badCopy(target, source, sizeBytes)
         self.requirePeer(targetGpu, sourceGpu)
 
         def work(held: object = keepAlive) -> None:

@@ -39,7 +39,7 @@ out. No code outside of `muninn.devices` asks
 which back-end it has; it asks the device what it can do.
 """
 
-from muninn.devices.port.device import Device, UsedBytes
+from muninn.devices.port.device import Device, UsedBytes, badCopy
 from muninn.devices.port.fences import READY_SLICE_SECONDS, FenceWord, OnReached, Ready
 from muninn.devices.port.links import SAME_GPU, Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
@@ -60,4 +60,5 @@ __all__ = [
     "Site",
     "Stream",
     "UsedBytes",
+    "badCopy",
 ]

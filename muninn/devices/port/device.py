@@ -14,11 +14,16 @@ from muninn.devices.port.fences import FenceWord, OnReached, Ready
 from muninn.devices.port.links import Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Stream
-from muninn.errors import DeviceUnavailable, TopologyNotPeerable
+from muninn.errors import DeviceUnavailable, InvalidArgument, TopologyNotPeerable
 from muninn.system.structures import Extent
 
 #: Returns how many bytes the whole domain has on a GPU, by the count of its directory.
 UsedBytes = Callable[[int], int]
+
+
+def badCopy(target: int, source: int, sizeBytes: int) -> InvalidArgument:
+    """The error for a copy between addresses that are none, or of fewer bytes than 0."""
+    return InvalidArgument(f"{sizeBytes} bytes can not be copied from {source:#x} to {target:#x}")
 
 
 class Device(ABC):
