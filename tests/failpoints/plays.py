@@ -14,10 +14,13 @@ import numpy as np
 import muninn
 from muninn.api import admin
 from muninn.api.opening import openAny
+from muninn.broker.catalog import Catalog
 from muninn.control import layout, leases
+from muninn.control.rows import RowTable
 from muninn.errors import BufferExists, BufferFreed, BufferNotFound, OwnerDied, WriterDied
 from muninn.session import membership
 from muninn.session.member import Membership
+from muninn.session.role import limitsOf
 from muninn.storage.paths import Paths
 
 _WORDS = 64
@@ -220,6 +223,27 @@ def inspect(alive: list[int]) -> None:
     deadline = time.monotonic() + _BOUND_SECONDS
     while (found := _census(member)) != wanted:
         assert time.monotonic() < deadline, f"{found} and not {wanted}: {muninn.listBuffers()}"
+        time.sleep(0.002)
+
+
+def requireSums() -> None:
+    """Check, in the broker's process, that no row is being made, and that the sums by
+    which it admits are those of the rows.
+    """
+    member = membership.current()
+    if (broker := member.role.broker) is None:
+        return
+    directory, limits = broker._directory, limitsOf(member.settings)
+    deadline = time.monotonic() + _BOUND_SECONDS
+    while True:
+        kept, counted = (
+            {key: value for key, value in each.quotas._sums.items() if value}
+            for each in (directory.catalog, Catalog(RowTable(member.block), limits))
+        )
+        halfMade = directory.halfMade()
+        if kept == counted and not halfMade:
+            return
+        assert time.monotonic() < deadline, f"{kept} and not {counted}; half made: {halfMade}"
         time.sleep(0.002)
 
 
