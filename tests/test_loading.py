@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import save_file
 
 import muninn
@@ -33,6 +32,8 @@ from muninn.formats.source import Source
 from muninn.session import loading
 from muninn.storage import segments
 from support import Actor, ActorError, eventually, leftovers, program
+
+torch = pytest.importorskip("torch", reason="torch is not installed: make interop")
 
 Start = Callable[..., Actor]
 MIB = 1 << 20
