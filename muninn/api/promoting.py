@@ -46,13 +46,13 @@ class Promotes(Copies):
 
         Parameters
         ----------
-        hotRanges
-            Up to 15 pairs (offset, length) in bytes, the hottest first, which `prefetch`
-            brings to a GPU. They are rounded out to pages of 4096 bytes.
-        lifetimeMs
-            Milliseconds from now for which the hints hold; None: as long as the buffer.
-        priority
-            ``"low"``, ``"normal"`` or ``"high"``: whose windows get room in VRAM first.
+        **hints
+            ``hotRanges``: up to 15 pairs (offset, length) in bytes, the hottest first, which
+            `prefetch` brings to a GPU; they are rounded out to pages of 4096 bytes.
+            ``lifetimeMs``: milliseconds from now for which the hints hold; None: as long as
+            the buffer.
+            ``priority``: ``"low"``, ``"normal"`` or ``"high"``: whose windows get room in
+            VRAM first.
         """
         openBuffer = self._checked()
         words = _rowHints(openBuffer)
