@@ -51,6 +51,15 @@ SOUND = (
     Case("access", "N=3"),
     Case("access", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=READS DEATHS=2"),
     Case("access", "N=3 ROLE0=WRITES ROLE1=WRITES ROLE2=COPIES"),
+    Case("promotion", "N=2"),
+    Case("promotion", "N=2 ROLE1=PROMOTES"),
+    Case("promotion", "N=2 ROLE1=READS"),
+    Case("promotion", "N=3 BACKS=1"),
+    Case("promotion", "N=3 BACKS=1 ROLE2=READS DEATHS=2", isQuick=False),
+    Case("promotion", "N=3 ROLE1=PROMOTES DEATHS=2", isQuick=False),
+    Case("windows", "N=2 ROUNDS=1"),
+    Case("windows", "N=2 DEATHS=2", isQuick=False),
+    Case("windows", "N=3 ROUNDS=1", isQuick=False),
     Case("publication", "N=2 DEATHS=0 SPURIOUS=0"),
     Case("publication", "N=2 DEATHS=0 SPURIOUS=0 NO_ROOM_IN_INDEX"),
     Case("publication", "N=2 DEATHS=1 SPURIOUS=0 OTHERS=REST"),
@@ -112,6 +121,34 @@ MUTILATED = (
         for without in ("WAIT_BEFORE_LOOKING", "TICKET_AFTER_RELEASE")
     ),
     Case("access", "N=2 ROLE0=WRITES ROLE1=WRITES", "TAKE_FROM_THE_SUSPECTED"),
+    *(
+        Case("promotion", "N=2", without)
+        for without in (
+            "NO_LOOK",
+            "TORN_IS_PROMOTED",
+            "LOOK_BEFORE_OWNER_LOCK",
+            "LOOK_WHEN_ODD",
+            "NO_READ_ACCESS",
+            "GENERATION_AFTERWARDS",
+            "NO_ODD",
+            "ODD_AGAIN",
+            "PUBLISH_BEFORE_COPY",
+            "TAKE_FROM_THE_SUSPECTED",
+        )
+    ),
+    *(
+        Case("windows", "N=2 ROUNDS=1", without)
+        for without in (
+            "COMMIT_BEFORE_FILL",
+            "NO_ORPHANS",
+            "ENDS_WITH_ITS_MAKER",
+            "VALIDATE_BEFORE_LEASE",
+            "NO_SCAN_AFTER_STATE",
+            "GRANT_TWICE",
+            "NO_TRY_RECLAIM",
+            "NO_TRY_RECLAIM_AFTER_DEATH",
+        )
+    ),
     *(
         Case("publication", "N=2 DEATHS=0 SPURIOUS=0", without)
         for without in ("OLD_FIRST", "FREE_IN_DOUBT", "OPEN_REPLACED")
