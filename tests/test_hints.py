@@ -14,6 +14,7 @@ import pytest
 
 import muninn
 from muninn.api import prefetch as prefetching
+from muninn.api import scratch as scratches
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
@@ -233,6 +234,32 @@ def test_onlyAWindowWithAllBytesIsShared(actor: Start) -> None:
     with buffer.promote(8 * SLICE, SLICE, 0) as scratch:
         assert copiesOf(scratch) == "upload", "another GPU"
     assert other.do("s.nbytes") == 4 * SLICE
+
+
+def test_aWritebackThatIsInterruptedMakesNoOtherWindowNewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If it ended before it has published, the writer that repairs the buffer would publish
+    other bytes by the number that the other windows have then.
+    """
+    buffer, goOn = shared(), scratches._goOn
+    buffer.prefetch(1, track=True).result(30)
+
+    def interrupted(*given: Any) -> None:
+        goOn(*given)
+        raise KeyboardInterrupt
+
+    with buffer.promote(20 * SLICE, SLICE, 1, track=True) as scratch:
+        scratch.markDirty()
+        monkeypatch.setattr(scratches, "_goOn", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            scratch.writeback()
+        monkeypatch.undo()
+        scratch.close()
+    with buffer.write() as view:
+        view[:] = 3
+    with buffer.promote(*HOT[0], 1, track=True) as repaired:
+        assert (repaired.array == 3).all()
 
 
 def test_windowsOfOneProcessAreWrittenBackSideBySide() -> None:

@@ -228,11 +228,12 @@ class Scratch(Protocols, Closable):
             with access:
                 back = WayBack(self._memory, self.gpu, self.offset, self._room.shadowAt)
                 back.send(base, ranges, access)
-                _goOn(base, self._generation, dirty.Range(self.offset, self.sizeBytes))
         except BaseException:
             self._flags |= marked
             raise
+        promoted = self._generation
         self._generation += 2
+        _goOn(base, promoted, dirty.Range(self.offset, self.sizeBytes))
         return self._generation
 
     # --- what was used -------------------------------------------------------------------
@@ -340,7 +341,11 @@ class Scratch(Protocols, Closable):
 
 def _goOn(base: OpenBuffer, generation: int, written: dirty.Range) -> None:
     """The next generation of a buffer differs from this one in a window only: the other
-    windows of this process are of the next one too. Called inside the write access.
+    windows of this process are of the next one too.
+
+    Called once that one is published. Inside the access it would be too soon: if the
+    access failed, the writer that repairs the buffer would publish other bytes by the
+    same number.
     """
     for other in list(_scratches.values()):
         window = dirty.Range(other.offset, other.sizeBytes)
