@@ -299,22 +299,37 @@ def test_aWaiterThatIsInterruptedHasTheLock(isReleased: bool) -> None:
     given back twice, or a thread that began late waited for it for ever.
     """
 
-    class Interrupted:
-        def __init__(self, lock: Any) -> None:
-            self.lock = lock
-
+    class Interrupted(type(_thread.RLock())):  # type: ignore[misc]
         def _release_save(self) -> None:  # pylint: disable=invalid-name
             if isReleased:
-                self.lock._release_save()
+                super()._release_save()
             raise KeyboardInterrupt
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.lock, name)
+    condition = Condition()
+    lock: Any = Interrupted()
+    condition.lock = lock
+    with pytest.raises(KeyboardInterrupt), lock:
+        try:
+            condition.wait(20)
+        finally:
+            assert lock._is_owned()
+    assert not lock._is_owned()
 
+
+def test_aWaiterThatIsInterruptedAsItWakesHasTheLock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a signal between the sleep and the look at the lock left the lock released,
+    and its block released it once more.
+    """
+
+    class Bell:
+        """Its end sends a signal, and no call comes before the next one of the waiter."""
+
+        __del__ = _thread.interrupt_main
+
+    monkeypatch.setattr(green, "sleepOn", lambda *_: Bell())
     condition = Condition()
     lock: Any = condition.lock
-    with pytest.raises(KeyboardInterrupt), lock:
-        condition.lock = Interrupted(lock)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt), lock, lock:
         try:
             condition.wait(20)
         finally:

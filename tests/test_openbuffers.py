@@ -4,6 +4,7 @@ long as an object or an array of it lives.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import muninn
 from muninn.api import admin
 from muninn.broker.directory import Directory
 from muninn.control import leases
+from muninn.devices.host.device import HostRegistration
 from muninn.errors import (
     BrokerUnavailable,
     BufferFreed,
@@ -489,6 +491,39 @@ def test_memoryIsUnmappedBeforeItsLeaseIsGivenBack() -> None:
 
     mappings._gone(Source(), [], lambda: order.append("given back"))
     assert order == ["unmapped", "given back"]
+
+
+def test_anInterruptedEndOfMappedMemoryIsDoneAgain(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the registration was forgotten before it was told what comes after it, so
+    the memory stayed mapped and leased as long as the process.
+    """
+    muninn.share(np.zeros(1000), name="a").copyTo(0)  # which maps it for the GPU
+    closeThen, calls = HostRegistration.closeThen, list[str]()
+
+    def interruptedOnce(registration: HostRegistration, closed: Callable[[], object]) -> None:
+        if not calls:
+            calls.append("interrupted")
+            raise KeyboardInterrupt
+        calls.append("done")
+        closeThen(registration, closed)
+
+    buffer = muninn.open("a")
+    buffer.copyTo(0)
+    name = current().paths.segmentName(buffer._checked().row, buffer._checked().incarnation)
+    monkeypatch.setattr(HostRegistration, "closeThen", interruptedOnce)
+    assert isMapped(name)
+    with contextlib.suppress(KeyboardInterrupt):  # a finalizer's is swallowed
+        buffer.close()
+    eventually(lambda: not isMapped(name), "it is unmapped")
+    assert calls == ["interrupted", "done"], "by way of the registration, which waits for kernels"
+    eventually(lambda: not muninn.listBuffers()[0]["importers"], "its lease is given back")
+
+
+def isMapped(name: str) -> bool:
+    with open("/proc/self/maps") as file:
+        return name in file.read()
 
 
 def test_anIdleHoldersLeaseIsRenewed(domain: str, actor: Start) -> None:

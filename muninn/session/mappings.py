@@ -212,14 +212,17 @@ class Memory:
 
 def _gone(source: Bytes, mapped: list[Registration], closed: Callable[[], object]) -> None:
     """End memory that is not used any more, and then call `closed`: now, or when the
-    kernels that may still use it are done.
+    kernels that may still use it are done. If this is interrupted, it is done again, and
+    `closed` may be called twice.
     """
 
     def close() -> None:
         source.closeThen(closed)
 
     if mapped:
-        mapped.pop().closeThen(close)
+        # It stays in the list: done again without it, the memory would be unmapped while
+        # kernels still use it.
+        mapped[0].closeThen(close)
     else:
         close()
 

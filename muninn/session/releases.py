@@ -164,8 +164,6 @@ class Releases:
                 self._tables.leases.gone.append(tenure)
                 self._onGone(None)
 
-            # Memory that kernels may still use must be ended only once.
-            isBegun = tenure.isClosing = bool(tenure.mapped)
             Memory.end(tenure.source, tenure.mapped, closed)
             isBegun = tenure.isClosing = True
         except (IndexError, ValueError):
@@ -176,7 +174,9 @@ class Releases:
 
     def hasReleased(self) -> bool:
         """Whether the broker must be told of a release, now or after `reclaimGone`."""
-        return bool(self._released or self._tables.leases.gone or self.private.gone)
+        return bool(
+            self._released or self._tables.leases.gone or self.private.gone or self._ofDevices
+        )
 
     def tryReclaimReleased(self, atMost: int = 1 << 30) -> bool:
         """Tell the broker of buffers that may have had their last lease; False when it

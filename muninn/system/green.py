@@ -24,6 +24,8 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from itertools import filterfalse
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from muninn.system import atomics
@@ -38,6 +40,7 @@ else:
 _LOOK_NS = 1_000_000
 #: The longest single sleep of a condition; the waiter looks again.
 _LONGEST_SECONDS = 3600.0
+_isOwned = methodcaller("_is_owned")
 
 
 def _original(name: str) -> Any:
@@ -162,29 +165,19 @@ class Condition:
         # lock, and compared as the thread falls asleep.
         seen = atomics.loadAcquire32(self._address)
         lock: Any = self.lock
-        saved = (1, identity())  # for an interruption as soon as the lock is released
-        interruption: BaseException | None = None
+        saved = [(1, identity())]  # for an interruption as soon as the lock is released
+        # Made ahead: the interpreter looks for signals after each call, so there may be
+        # only one call from the end of the sleep until the lock is taken.
+        restoring = map(type(lock)._acquire_restore, filterfalse(_isOwned, (lock,)), saved)
         try:
-            saved = lock._release_save()
+            saved[0] = lock._release_save()
             sleepOn(
                 self._address,
                 seen,
                 int(min(_LONGEST_SECONDS, _LONGEST_SECONDS if seconds is None else seconds) * 1e9),
             )
         finally:
-            while True:
-                # A second signal may come before the lock is taken.
-                try:
-                    if lock._is_owned():
-                        break
-                    lock._acquire_restore(saved)
-                except BaseException as error:
-                    interruption = error
-        if interruption is not None:
-            try:
-                raise interruption
-            finally:
-                interruption = None  # its traceback holds this frame
+            next(restoring, None)
 
     def notifyAll(self) -> None:
         # SYNC changed: pairs with Condition.wait, which has read the word inside the
