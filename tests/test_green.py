@@ -316,27 +316,6 @@ def test_aWaiterThatIsInterruptedHasTheLock(isReleased: bool) -> None:
     assert not lock._is_owned()
 
 
-def test_aWaiterThatIsInterruptedAsItWakesHasTheLock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken: a signal between the sleep and the look at the lock left the lock released,
-    and its block released it once more.
-    """
-
-    class Bell:
-        """Its end sends a signal, and no call comes before the next one of the waiter."""
-
-        __del__ = _thread.interrupt_main
-
-    monkeypatch.setattr(green, "sleepOn", lambda *_: Bell())
-    condition = Condition()
-    lock: Any = condition.lock
-    with pytest.raises(KeyboardInterrupt), lock, lock:
-        try:
-            condition.wait(20)
-        finally:
-            assert lock._is_owned()
-    assert not lock._is_owned()
-
-
 def test_noPythonRunsBetweenAConditionsLockAndItsBlock() -> None:
     """An interruption there would leave the lock taken."""
     assert not hasattr(Condition, "__enter__")

@@ -513,3 +513,15 @@ def test_aLargeWindowIsNotOvertakenForEver(actor: Start, monkeypatch: pytest.Mon
         eventually(isHeldBack, "a small one that would fit waits for its turn")
     waiting.join()
     assert other.do("s.nbytes") == 6 * SLICE
+
+
+def test_hintsThatAreOverCountNoMore() -> None:
+    buffer = shared()
+    buffer.setHints(lifetimeMs=1, priority="high")
+    eventually(lambda: buffer.hints["hotRanges"] == [], "their time is over")
+    buffer.setHints(hotRanges=HOT)
+    assert buffer.hints == {
+        "hotRanges": [list(each) for each in HOT],
+        "endsInMs": None,
+        "priority": "normal",
+    }

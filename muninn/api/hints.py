@@ -11,7 +11,7 @@ from muninn.api.lifetimes import asDeadline
 from muninn.arguments import asInteger, checkKeywords
 from muninn.config.sizes import exactly
 from muninn.control import layout
-from muninn.control.hints import MAX_END_BYTES, MAX_RANGE_BYTES, Hints
+from muninn.control.hints import MAX_END_BYTES, MAX_RANGE_BYTES, NO_HINTS, Hints
 from muninn.errors import InvalidArgument
 from muninn.system.clock import monotonicMs
 from muninn.system.pages import PAGE_BYTES
@@ -46,6 +46,8 @@ def changed(caller: str, before: Hints, given: object, sizeBytes: int) -> Hints:
         raise TypeError(f"{caller}: hints must be a dict, not {type(given).__name__}")
     keywords: Mapping[Any, Any] = given
     checkKeywords(f"{caller}: hints", keywords, _KEYWORDS)
+    if before.isOver():
+        before = NO_HINTS
     ranges, untilMs, priority = before.hotRanges, before.untilMs, before.priority
     if "hotRanges" in keywords:
         ranges = _asRanges(caller, keywords["hotRanges"], sizeBytes)

@@ -78,7 +78,7 @@ def prefetch(
 
 
 def _windows(promotion: Promotion) -> list[dirty.Range]:
-    if promotion.hints.isOver():
+    if promotion.hints.isOver() or promotion.isLent:
         return []
     sizeBytes = promotion.openBuffer.description.sizeBytes
     return [dirty.Range(*each) for each in hints.within(promotion.hints, sizeBytes)]

@@ -112,6 +112,13 @@ class Promotion(NamedTuple):
             RowHints(openBuffer.tables.block.rowAddress(openBuffer.row)).get(),
         )
 
+    @property
+    def isLent(self) -> bool:
+        """Whether its owner may write it without an access, so that the generation does not
+        tell whether bytes are the same still.
+        """
+        return self.openBuffer.description.transport == "cudaIpc"
+
     def room(self, window: dirty.Range) -> Room:
         """What a window needs. Raises `PromotionDenied` if it is more than ever is there."""
         isWritten = self.base.writable and self.openBuffer.description.access is not (
@@ -164,12 +171,13 @@ class Promotion(NamedTuple):
         )
         at, report, generation = 0, None, 0
         memory: OpenBuffer | None = None
-        if not self.isShared:
+        if not self.isShared and not self.isLent:
             memory, generation = arena.takeFilled(wanted, room), wanted.generation
         if memory is None:
             memory, at, filler = self.filled(window, room)
             report, generation = filler.report, filler.generation
         name = self.claim(window, room.sizeBytes).place().name() if self.isShared else None
+        known = None if self.isLent else wanted
         made = Scratch(
             self.base,
             window,
@@ -182,7 +190,7 @@ class Promotion(NamedTuple):
             room=room,
             stream=stream,
             priority=self.hints.priority,
-            giveBack=_GivingBack(arena, room, wanted, name).giveBack,
+            giveBack=_GivingBack(arena, room, known, name, self.gpu).giveBack,
         )
         made._checked()  # a window that this process has not closed may have been evicted
         made.transfer, made._generation = report, generation
@@ -194,19 +202,21 @@ class _GivingBack(NamedTuple):
 
     arena: Arena
     room: Room
-    content: Content
+    #: None if it can not be told later.
+    content: Content | None
     #: The name of the memory, if processes share it.
     name: str | None
+    gpu: int
 
     def giveBack(self, memory: OpenBuffer, generation: int | None) -> None:
         """No kernel uses the memory any more, in which the window is whole, and of that
         generation, unless it is None.
         """
         content = None
-        if generation is not None:
+        if generation is not None and self.content is not None:
             content = self.content._replace(generation=generation)
         if self.name is None:
-            self.arena.giveBack(self.content.gpu, memory, content, self.room)
+            self.arena.giveBack(self.gpu, memory, content, self.room)
         elif content is not None and memory.description.name == self.name:
             self.arena.keepShared(content, self.room, memory)
 
@@ -242,6 +252,7 @@ class Filler:
                 source, held = self._sourceIn(near), weakref.ref(near.memory.memory)
                 with engine.way(transfer, source, target, None) as way:
                     engine.send(transfer, way, source, into, lambda: (anchor(), held()))
+                arenaOf(openBuffer.context).keep(near)
                 return near.content.generation
             whole = transfers.windowOf(openBuffer, transfer.check)
             source = whole._replace(
@@ -264,10 +275,10 @@ class Filler:
         """The bytes, if a prefetch has brought them to the GPU. A writer that comes now
         comes after this promotion.
         """
-        if self._promotion.isShared:
+        if self._promotion.isShared or self._promotion.isLent:
             return None
         wanted = self._promotion.content(self._window)
-        return arenaOf(self._promotion.openBuffer.context).covering(wanted)
+        return arenaOf(self._promotion.openBuffer.context).takeCovering(wanted)
 
     def _sourceIn(self, near: Prefetched) -> Window:
         whole = transfers.windowOf(near.memory, lambda: None)

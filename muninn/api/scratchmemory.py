@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: How often a promotion asks again for room.
 _PAUSE_SECONDS = 0.005
+#: As of memory that is allocated by itself.
+_ALIGNMENT = 256
 #: Makes the content of memory before another process can open it.
 Fill = Callable[["Memory"], None]
 
@@ -81,7 +83,9 @@ class Claim(NamedTuple):
             ),
         )
         left = remaining(self.deadline)
-        isWaiting = left is None or left > 0
+        # A prefetch holds nobody back.
+        isPrefetch = self.belowRank <= self.priority.rank
+        isWaiting = not isPrefetch and (left is None or left > 0)
         return windowSpec(wanted, self.place().name(ending))._replace(
             hints=Hints(priority=self.priority), isWaiting=isWaiting
         )
@@ -125,7 +129,8 @@ class Claim(NamedTuple):
             ):
                 continue
             at = mine.offset - place.offset
-            if at >= 0 and at + mine.sizeBytes <= place.sizeBytes:
+            isWithin = at >= 0 and at + mine.sizeBytes <= place.sizeBytes
+            if isWithin and at % _ALIGNMENT == 0:
                 opened = member.openBuffers.hold(row, state.incarnation)
                 if opened is not None and isHeld(opened):
                     return opened, at
@@ -137,11 +142,7 @@ class Claim(NamedTuple):
         kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes)
         if kept is None:
             return self._granted(self.spec(caller, os.urandom(8).hex()), fill)
-        try:
-            fill(kept.memory)
-        except BaseException:
-            arena.giveBack(self.gpu, kept)
-            raise
+        fill(kept.memory)  # after an interruption a copy may go on: then it is dropped
         return kept
 
     def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:

@@ -166,6 +166,11 @@ class Arena:
         valid = (each for each in found if each.isValid())
         return min(valid, key=lambda each: each.content.window.sizeBytes, default=None)
 
+    def takeCovering(self, wanted: Content) -> Prefetched | None:
+        """The same, taken out: nobody else writes it meanwhile. The caller keeps it again."""
+        found = self.covering(wanted)
+        return found if found is not None and _hasTaken(self._prefetched, found) else None
+
     def takeFilled(self, wanted: Content, room: object) -> OpenBuffer | None:
         """Memory of exactly this window, laid out so, for one user."""
         for each in list(self._prefetched):

@@ -43,7 +43,7 @@ MUTANTS = [
     Mutant(_ARENA, "            and sum(theirs) <= sum(mine)\n", "", "a window has all its bytes", "test_hints.py"),
     Mutant(_SCRATCH, "        if isOfIt and not window.overlaps(written):\n", "        if isOfIt:\n", "windows that overlap are in each other's way", "test_hints.py::test_windowsOfOneProcessAreWrittenBackSideBySide"),
     Mutant(_SCRATCH, "            self._memory.check()\n", "            pass\n", "an evicted window is refused", "test_hints.py::test_evictedWindowsAreRefusedAndGivenBack"),
-    Mutant(_MEMORY, "            if at >= 0 and at + mine.sizeBytes <= place.sizeBytes:\n", "            if True:\n", "a shared window has all its bytes", "test_hints.py::test_onlyAWindowWithAllBytesIsShared"),
+    Mutant(_MEMORY, "            isWithin = at >= 0 and at + mine.sizeBytes <= place.sizeBytes\n", "            isWithin = True\n", "a shared window has all its bytes", "test_hints.py::test_onlyAWindowWithAllBytesIsShared"),
     Mutant(_PROMOTION, "self.hints.priority.rank + (not self.asked.isPrefetch)", "self.hints.priority.rank + 1", "a prefetch does not displace a hotter range", "test_hints.py::test_aPrefetchGivesWayToAPromotionAndTheHottestIsThere"),
     Mutant(_QUEUE, "            each.place < place\n", "            True\n", "who came first goes first", "test_hints.py::test_theHigherPriorityGoesFirstAndThenTheEarlier"),
     Mutant(_QUEUE, "        return -self.rank, self.arrival\n", "        return 0, self.arrival\n", "what is urgent goes first", "test_hints.py::test_theHigherPriorityGoesFirstAndThenTheEarlier"),
