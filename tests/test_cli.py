@@ -308,9 +308,9 @@ def test_promoteHoldsTheHotRangesOfAReadOnlyBufferForOthers(onGpu: muninn.Muninn
     assert said["hotRanges"] == [[0, 65536], [524288, 131072]] and said["priority"] == "high"
     assert weights.hints == said
     promoted = promoting("weights", "--hot", "--gpu", "1")
-    with weights.promote(530_000, 1000, 1) as scratch:
+    with weights.promote(530_432, 1000, 1) as scratch:
         assert scratch.transfer is None, "no byte was copied"
-        assert np.array_equal(scratch.array, content[530_000:531_000])
+        assert np.array_equal(scratch.array, content[530_432:531_432])
     listed = run("list", "--holders").stdout
     assert re.search(r"^weights\[512K \+ 128K\] +fastMode +128K .* 1 ", listed, re.MULTILINE), (
         listed
