@@ -18,12 +18,13 @@ process; with it the memory goes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.control.generations import Generation
 from muninn.errors import MuninnError
 from muninn.system import clock
 from muninn.terms import Priority
+from muninn.transfer.kept import Kept, Watch
 
 if TYPE_CHECKING:
     from muninn.session.context import Context
@@ -109,11 +110,9 @@ class Arena:
     """
 
     def __init__(self, trimSoon: Callable[[], object]) -> None:
-        self._trimSoon, self._isWatched = trimSoon, False
-        # Changed by calls of C, each of which is one step, and under no lock: a signal
-        # handler could come in the midst, and wait for the broker, whose thread trims.
-        self._idle: list[_Idle] = []
-        self._prefetched: list[Prefetched] = []
+        self._watch = Watch(trimSoon)
+        self._idle = Kept[_Idle](self._watch)
+        self._prefetched = Kept[Prefetched](self._watch)
         self._isClosed = False
 
     # --- idle --------------------------------------------------------------------------
@@ -122,13 +121,13 @@ class Arena:
         """Memory of at least so many bytes, and not much more; None if there is none."""
         fitting = [
             each
-            for each in list(self._idle)
+            for each in self._idle
             if (each.gpu, each.tenant) == (gpu, tenant)
             and sizeBytes <= each.sizeBytes <= _MOST_TIMES * sizeBytes
             and isHeld(each.memory)
         ]
         for each in sorted(fitting, key=lambda each: each.sizeBytes):
-            if _hasTaken(self._idle, each):
+            if self._idle.hasTaken(each):
                 return each.memory
         return None
 
@@ -139,8 +138,7 @@ class Arena:
         if self._isClosed or not isHeld(memory):
             return
         tenant = memory.description.tenant
-        self._idle.append(_Idle(gpu, tenant, memory, clock.now(), content, room))
-        self._watch()
+        self._idle.add(_Idle(gpu, tenant, memory, clock.now(), content, room))
 
     # --- prefetched --------------------------------------------------------------------
 
@@ -148,60 +146,58 @@ class Arena:
         """Keep memory with its bytes, in place of an older one of the same window."""
         if self._isClosed or not isHeld(prefetched.memory):
             return
-        for each in list(self._prefetched):
+        for each in self._prefetched:
             if each.content._replace(generation=0) == prefetched.content._replace(generation=0):
-                _hasTaken(self._prefetched, each)
-        self._prefetched.append(prefetched)
-        self._watch()
+                self._prefetched.hasTaken(each)
+        self._prefetched.add(prefetched)
 
     def keepShared(self, content: Content, room: object, memory: OpenBuffer) -> None:
         """A window that processes share is not used here any more."""
-        if not any(each.memory is memory for each in list(self._prefetched)):
+        if not any(each.memory is memory for each in self._prefetched):
             until = clock.now() + IDLE_SECONDS
             self.keep(Prefetched(content, room, memory, Priority.LOW, until))
 
     def covering(self, wanted: Content) -> Prefetched | None:
         """Prefetched memory in which all the wanted bytes are. It stays here."""
-        found = [each for each in list(self._prefetched) if each.content.covers(wanted)]
+        found = [each for each in self._prefetched if each.content.covers(wanted)]
         valid = (each for each in found if each.isValid())
         return min(valid, key=lambda each: each.content.window.sizeBytes, default=None)
 
     def takeCovering(self, wanted: Content) -> Prefetched | None:
         """The same, taken out: nobody else writes it meanwhile. The caller keeps it again."""
         found = self.covering(wanted)
-        return found if found is not None and _hasTaken(self._prefetched, found) else None
+        return found if found is not None and self._prefetched.hasTaken(found) else None
 
     def takeFilled(self, wanted: Content, room: object) -> OpenBuffer | None:
         """Memory of exactly this window, laid out so, for one user."""
-        for each in list(self._prefetched):
+        for each in self._prefetched:
             isIt = each.content == wanted and each.room == room and each.isValid()
-            if isIt and _hasTaken(self._prefetched, each):
+            if isIt and self._prefetched.hasTaken(each):
                 return each.memory
-        for idle in list(self._idle):
+        for idle in self._idle:
             isIt = idle.content == wanted and idle.room == room and isHeld(idle.memory)
-            if isIt and _hasTaken(self._idle, idle):
+            if isIt and self._idle.hasTaken(idle):
                 return idle.memory
         return None
 
     def goOn(self, base: tuple[int, int], generation: int, written: Range) -> None:
         """The next generation of a buffer differs from this one in a window only."""
 
-        def isOfIt(content: Content | None) -> bool:
-            return (
-                content is not None
-                and (content.base, content.generation) == (base, generation)
-                and not content.window.overlaps(written)
-            )
+        def following(content: Content) -> Content | None:
+            """The same of the next generation; None if it is not of this one, or changes."""
+            isOfIt = (content.base, content.generation) == (base, generation)
+            if isOfIt and not content.window.overlaps(written):
+                return content._replace(generation=generation + 2)
+            return None
 
-        for each in list(self._prefetched):
-            if isOfIt(each.content) and _hasTaken(self._prefetched, each):
-                following = each.content._replace(generation=generation + 2)
-                self._prefetched.append(each._replace(content=following))
-        for idle in list(self._idle):
-            content = idle.content
-            if content is not None and isOfIt(content) and _hasTaken(self._idle, idle):
-                following = content._replace(generation=generation + 2)
-                self._idle.append(idle._replace(content=following))
+        for each in self._prefetched:
+            content = following(each.content)
+            if content is not None and self._prefetched.hasTaken(each):
+                self._prefetched.add(each._replace(content=content))
+        for idle in self._idle:
+            content = None if idle.content is None else following(idle.content)
+            if content is not None and self._idle.hasTaken(idle):
+                self._idle.add(idle._replace(content=content))
 
     # --- the end -----------------------------------------------------------------------
 
@@ -209,39 +205,34 @@ class Arena:
         """Let go of all idle memory, or else of the prefetched memory that ranks lowest, if
         it ranks below that. Returns whether there was any.
         """
-        dropped = [_hasTaken(self._idle, each) for each in list(self._idle)]
+        dropped = [self._idle.hasTaken(each) for each in self._idle]
         if any(dropped):
             return True
-        least = min(list(self._prefetched), key=lambda each: each.priority.rank, default=None)
+        least = min(self._prefetched, key=lambda each: each.priority.rank, default=None)
         isBelow = least is not None and least.priority.rank < belowRank
-        return least is not None and isBelow and _hasTaken(self._prefetched, least)
+        return least is not None and isBelow and self._prefetched.hasTaken(least)
 
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long, and of what may not be used any more."""
         if not self._idle and not self._prefetched:
-            self._isWatched = False  # perhaps it is in use: it is given back then
+            self._watch.end()
             return
         oldest = clock.now() - olderThanSeconds
-        for idle in list(self._idle):
+        for idle in self._idle:
             if idle.sinceSeconds <= oldest or not isHeld(idle.memory):
-                _hasTaken(self._idle, idle)
-        for each in list(self._prefetched):
+                self._idle.hasTaken(idle)
+        for each in self._prefetched:
             if not each.isValid():
-                _hasTaken(self._prefetched, each)
+                self._prefetched.hasTaken(each)
 
     def hasIdle(self) -> bool:
-        return self._isWatched
+        return self._watch.isOn
 
     def close(self) -> None:
         """The membership ends."""
         self._isClosed = True
         self._idle.clear()
         self._prefetched.clear()
-
-    def _watch(self) -> None:
-        wasWatched, self._isWatched = self._isWatched, True
-        if not wasWatched:
-            self._trimSoon()
 
 
 def arenaOf(context: Context) -> Arena:
@@ -254,14 +245,5 @@ def isHeld(memory: OpenBuffer) -> bool:
     try:
         memory.check()
     except MuninnError:
-        return False
-    return True
-
-
-def _hasTaken(kept: list[Any], one: object) -> bool:
-    """Whether this call has taken it out, and no other one was faster."""
-    try:
-        kept.remove(one)
-    except ValueError:
         return False
     return True

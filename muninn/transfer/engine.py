@@ -29,6 +29,7 @@ from muninn.observe import counters
 from muninn.system import aside, clock, threads
 from muninn.system.logs import Log
 from muninn.transfer.handle import Stop, Transfer
+from muninn.transfer.kept import Kept, Watch
 from muninn.transfer.routes import Choice, PeerFacts, Reason, Route, between, refusal, within
 from muninn.transfer.tiers import Place, Tier, Window
 
@@ -76,11 +77,9 @@ class Engine:
         trimSoon: Callable[[], object] = lambda: None,
     ) -> None:
         self.device, self.links = device, links
-        self._preferP2p, self._trimSoon = preferP2p, trimSoon
-        self._isWatched = False
-        # Changed by calls of C, each of which is one step, and under no lock: a signal
-        # handler could come in the midst, and wait for the broker, whose thread trims.
-        self._idle: list[_Idle] = []
+        self._preferP2p = preferP2p
+        self._watch = Watch(trimSoon)
+        self._idle = Kept[_Idle](self._watch)
 
     @contextlib.contextmanager
     def way(
@@ -163,13 +162,13 @@ class Engine:
         takes are made on a thread of their own: it may make them wait for a kernel.
         """
         if not self._idle:
-            self._isWatched = False  # perhaps it is in use: it is given back then
+            self._watch.end()
             return
         oldest = clock.now() - olderThanSeconds
         dropped = [
             each.way
-            for each in list(self._idle)
-            if each.sinceSeconds <= oldest and self._hasTaken(each)
+            for each in self._idle
+            if each.sinceSeconds <= oldest and self._idle.hasTaken(each)
         ]
         if dropped:
             try:
@@ -178,7 +177,7 @@ class Engine:
                 _log.debug("%d ways are closed when they are collected: %s", len(dropped), error)
 
     def hasIdle(self) -> bool:
-        return self._isWatched
+        return self._watch.isOn
 
     def close(self) -> None:
         """The membership ends."""
@@ -267,24 +266,13 @@ class Engine:
         return key, self._take(key, lambda: Relay.byHost(self.device, source, target, *pieces))
 
     def _take(self, key: _Key, make: Callable[[], Way]) -> Way:
-        for each in list(self._idle):
-            if each.key == key and self._hasTaken(each):
+        for each in self._idle:
+            if each.key == key and self._idle.hasTaken(each):
                 return each.way
         return make()
 
     def _giveBack(self, key: _Key, way: Way) -> None:
-        wasWatched, self._isWatched = self._isWatched, True
-        self._idle.append(_Idle(key, way, clock.now()))
-        if not wasWatched:
-            self._trimSoon()
-
-    def _hasTaken(self, idle: _Idle) -> bool:
-        """Whether this call has taken a way, and no other one was faster."""
-        try:
-            self._idle.remove(idle)
-        except ValueError:
-            return False
-        return True
+        self._idle.add(_Idle(key, way, clock.now()))
 
 
 def _closeAll(ways: list[Way]) -> None:
