@@ -10,35 +10,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from muninn.cli.ending import say, stopped
+from muninn.cli.ending import hold, say, stopped
 from muninn.cli.listing import printDescription
 from muninn.cli.output import bar, counted, printable, waitingBy
 from muninn.cli.transfers import transferOf, wayOf
 from muninn.config.sizes import asText
-from muninn.system import clock
 
 if TYPE_CHECKING:
     from muninn import MuninnBuffer
-
-_LOOK_SECONDS = 0.5
-
-
-def _hold(buffer: MuninnBuffer, stop: threading.Event, seconds: float | None = None) -> None:
-    """Keep the lease until `stop` is set or `seconds` are over. If the lease is
-    revoked, or the buffer is freed, the next look raises that, and the caller closes
-    the buffer.
-    """
-    deadline = None if seconds is None else clock.now() + seconds
-    while True:
-        left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - clock.now())
-        if left <= 0 or stop.wait(left):
-            return
-        buffer.open()
 
 
 @contextmanager
@@ -88,7 +71,7 @@ def runAlloc(arguments: argparse.Namespace) -> int:
             arguments, buffer.describe(), f"{buffer.name}: {asText(buffer.nbytes)} of {buffer.mode}"
         )
         if stop is not None:
-            _hold(buffer, stop)
+            hold(buffer.open, stop)
     return status
 
 
@@ -115,7 +98,7 @@ def runOpen(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             printDescription(described)
         status = say(arguments, result, shown)
-        _hold(buffer, stop, arguments.seconds)
+        hold(buffer.open, stop, arguments.seconds)
     return status
 
 
@@ -276,7 +259,7 @@ def runLoad(arguments: argparse.Namespace) -> int:
             _sayHeld()
         status = say(arguments, loaded.describe(), text)
         if stop is not None:
-            _hold(buffer, stop)
+            hold(buffer.open, stop)
     return status
 
 

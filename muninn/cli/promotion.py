@@ -11,7 +11,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from muninn.cli.ending import say, stopped
+from muninn.cli.ending import hold, say, stopped
 from muninn.cli.listing import hintsText, windowText
 from muninn.cli.output import printable, waitingBy
 from muninn.cli.transfers import transferOf, wayOf
@@ -21,12 +21,8 @@ from muninn.system import clock
 from muninn.terms import Access
 
 if TYPE_CHECKING:
-    import threading
-
     from muninn import MuninnBuffer
     from muninn.api.scratch import Scratch
-
-_LOOK_SECONDS = 0.5
 
 
 def runPromote(arguments: argparse.Namespace) -> int:
@@ -54,7 +50,7 @@ def runPromote(arguments: argparse.Namespace) -> int:
         )
         status = say(arguments, result, "\n".join(map(printable, [*lines, end])))
         if isShared:
-            _hold(promoted, stop, arguments.seconds)
+            hold(lambda: [each.address for each in promoted], stop, arguments.seconds)
     return status
 
 
@@ -86,17 +82,6 @@ def _shown(name: str, scratch: Scratch) -> str:
     if scratch.transfer is None:
         return f"{window} is on GPU {scratch.gpu} already: no byte was copied"
     return f"{window} to {wayOf(scratch.transfer)}"
-
-
-def _hold(promoted: list[Scratch], stop: threading.Event, seconds: float | None) -> None:
-    """Keep the windows. If they are evicted, the next look raises that."""
-    deadline = None if seconds is None else clock.now() + seconds
-    while True:
-        left = _LOOK_SECONDS if deadline is None else min(_LOOK_SECONDS, deadline - clock.now())
-        if left <= 0 or stop.wait(left):
-            return
-        for scratch in promoted:
-            _ = scratch.address
 
 
 def runHint(arguments: argparse.Namespace) -> int:
