@@ -15,6 +15,7 @@ import pytest
 import muninn
 from muninn.api import prefetch as prefetching
 from muninn.api import scratch as scratches
+from muninn.api.promotion import Asked, Promotion
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
@@ -519,6 +520,7 @@ def test_hintsThatAreOverCountNoMore() -> None:
     buffer = shared()
     buffer.setHints(lifetimeMs=1, priority="high")
     eventually(lambda: buffer.hints["hotRanges"] == [], "their time is over")
+    assert Promotion.of(buffer, Asked("promote", 1, None, False, None)).hints == Hints()
     buffer.setHints(hotRanges=HOT)
     assert buffer.hints == {
         "hotRanges": [list(each) for each in HOT],

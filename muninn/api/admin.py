@@ -23,7 +23,7 @@ from muninn.control import leases
 from muninn.errors import BrokerUnavailable, BufferNotFound, ControlBlockInvalid
 from muninn.session import membership
 from muninn.session.names import LOOK
-from muninn.session.windownames import WindowPlace
+from muninn.session.windownames import windowsOf
 from muninn.terms import asName, asTenant
 
 #: How many descriptors a member has open when it checks whether it can serve.
@@ -78,14 +78,10 @@ def evictWindows(name: str, gpu: int | None = None) -> int:
     Returns how many leases were revoked. Raises `BufferNotFound`.
     """
     member = membership.current()
-    base = member.located(asName(name))
     wanted = set()
-    for row, _ in member.rows.notFree():
+    for row, _, _ in windowsOf(member.rows, member.located(asName(name))):
         with contextlib.suppress(ControlBlockInvalid):
-            description = member.rows.description(row)
-            place = WindowPlace.of(description.name)
-            isOfIt = place is not None and (place.row, place.incarnation) == base
-            if isOfIt and gpu in (None, description.gpu):
+            if gpu in (None, member.rows.description(row).gpu):
                 wanted.add(row)
     holds = leases.scanHolds(member.block, member.members)
     return sum(leases.revoke(member.block, hold, "evicted") for hold in holds if hold.row in wanted)

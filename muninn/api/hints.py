@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from muninn.api.lifetimes import asDeadline
 from muninn.arguments import asInteger, checkKeywords
 from muninn.config.sizes import exactly
 from muninn.control import layout
-from muninn.control.hints import MAX_END_BYTES, MAX_RANGE_BYTES, NO_HINTS, Hints
+from muninn.control.hints import MAX_END_BYTES, MAX_RANGE_BYTES, Hints, RowHints
 from muninn.errors import InvalidArgument
 from muninn.system.clock import monotonicMs
 from muninn.system.pages import PAGE_BYTES
 from muninn.terms import PriorityWord, asPriority
+
+if TYPE_CHECKING:
+    from muninn.session.tables import Tables
 
 
 class HintKeywords(TypedDict, total=False):
@@ -40,14 +43,18 @@ class HintKeywords(TypedDict, total=False):
 _KEYWORDS = tuple(HintKeywords.__annotations__)
 
 
+def hintsOf(tables: Tables, row: int) -> RowHints:
+    """The hints on the buffer of a row."""
+    return RowHints(tables.block.rowAddress(row))
+
+
 def changed(caller: str, before: Hints, given: object, sizeBytes: int) -> Hints:
     """Hints with those that a user gives to `caller`, for a buffer of so many bytes."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{caller}: hints must be a dict, not {type(given).__name__}")
     keywords: Mapping[Any, Any] = given
     checkKeywords(f"{caller}: hints", keywords, _KEYWORDS)
-    if before.isOver():
-        before = NO_HINTS
+    before = before.holding()
     ranges, untilMs, priority = before.hotRanges, before.untilMs, before.priority
     if "hotRanges" in keywords:
         ranges = _asRanges(caller, keywords["hotRanges"], sizeBytes)
@@ -60,8 +67,7 @@ def changed(caller: str, before: Hints, given: object, sizeBytes: int) -> Hints:
 
 def described(hints: Hints, sizeBytes: int) -> dict[str, Any]:
     """Hints as a plain dict: those that hold, for a buffer of so many bytes."""
-    if hints.isOver():
-        hints = Hints()
+    hints = hints.holding()
     return {
         "hotRanges": [list(each) for each in within(hints, sizeBytes)],
         "endsInMs": max(0, hints.untilMs - monotonicMs()) if hints.untilMs else None,

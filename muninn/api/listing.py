@@ -18,7 +18,6 @@ from muninn.arguments import named
 from muninn.control import layout, leases
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
-from muninn.control.hints import RowHints
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
@@ -221,9 +220,7 @@ class _Moment:
             "lifetime": description.lifetime.value,
             "leaseTtlMs": tables.settings.security.leaseTtlMs,
             "ageMs": max(0, now - description.createdMs),
-            "hints": hints.described(
-                RowHints(tables.block.rowAddress(row)).get(), description.sizeBytes
-            ),
+            "hints": hints.described(hints.hintsOf(tables, row).get(), description.sizeBytes),
             "endsInMs": max(0, description.deadlineMs - now) if description.deadlineMs else None,
             "reserve": "lazy" if description.flags & layout.ROW_FLAG_LAZY else "full",
             "transport": description.transport,

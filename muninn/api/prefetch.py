@@ -7,7 +7,7 @@ to give way is copied when it is promoted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from muninn.api import hints, transfers
 from muninn.api.promotion import Asked, Promotion
@@ -17,7 +17,7 @@ from muninn.errors import PromotionDenied, QuotaExceeded
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.transfer import dirty
-from muninn.transfer.arena import Content, Prefetched, arenaOf
+from muninn.transfer.arena import Prefetched, arenaOf
 from muninn.transfer.handle import Transfer
 from muninn.transfer.tiers import Place, Tier
 
@@ -41,10 +41,9 @@ def prefetch(
     if progress is not None:
         requireCallable("prefetch: progress", progress)
     seconds = timeoutOf("prefetch", timeout)
-    held: list[Any] = []  # the transfer, once it is there
 
     def look() -> None:
-        held[0].check()
+        transfer.check()
 
     asked = Asked("prefetch", targetGpu, seconds, isTracked, sliceBytes, True, look)
     promotion = Promotion.of(base, asked)
@@ -55,7 +54,6 @@ def prefetch(
     transfer: Transfer[int] = Transfer(
         transfers.placeOf(openBuffer), target, total, progress=progress
     )
-    held.append(transfer)
 
     def work() -> int:
         ready = 0
@@ -78,7 +76,7 @@ def prefetch(
 
 
 def _windows(promotion: Promotion) -> list[dirty.Range]:
-    if promotion.hints.isOver() or promotion.isLent:
+    if promotion.isLent:
         return []
     sizeBytes = promotion.openBuffer.description.sizeBytes
     return [dirty.Range(*each) for each in hints.within(promotion.hints, sizeBytes)]
@@ -86,10 +84,10 @@ def _windows(promotion: Promotion) -> list[dirty.Range]:
 
 def _prefetchOne(promotion: Promotion, window: dirty.Range) -> None:
     arena, room = arenaOf(promotion.openBuffer.context), promotion.room(window)
-    if arena.covering(promotion.content(window)) is not None:
+    content = promotion.content(window)
+    if arena.covering(content) is not None:
         return
     memory, _, filler = promotion.filled(window, room)
-    content: Content = promotion.content(window)
     if not promotion.isShared:
         content = content._replace(generation=filler.generation)
     untilMs = promotion.hints.untilMs

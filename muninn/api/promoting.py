@@ -14,13 +14,11 @@ from muninn.api.copying import Copies
 from muninn.api.hints import HintKeywords
 from muninn.api.transfers import Progress
 from muninn.arguments import asInteger, named
-from muninn.control.hints import RowHints
 from muninn.errors import TransferCancelled
 from muninn.sync.asyncwait import waited
 
 if TYPE_CHECKING:
     from muninn.api.scratch import Scratch
-    from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Transfer
 
 
@@ -37,7 +35,9 @@ class Promotes(Copies):
         long as the buffer) and ``priority``, of all processes.
         """
         openBuffer = self._checked()
-        return hinting.described(_rowHints(openBuffer).get(), self.nbytes)
+        return hinting.described(
+            hinting.hintsOf(openBuffer.tables, openBuffer.row).get(), self.nbytes
+        )
 
     @named
     def setHints(self, **hints: Unpack[HintKeywords]) -> None:
@@ -55,7 +55,7 @@ class Promotes(Copies):
             VRAM first.
         """
         openBuffer = self._checked()
-        words = _rowHints(openBuffer)
+        words = hinting.hintsOf(openBuffer.tables, openBuffer.row)
         words.set(hinting.changed("setHints", words.get(), hints, self.nbytes))
 
     @named
@@ -216,7 +216,3 @@ class Promotes(Copies):
             raise TypeError("writeback: offset is a number of bytes")
         scratch.markDirty(begin - scratch.offset, length)
         return scratch.writeback()
-
-
-def _rowHints(openBuffer: OpenBuffer) -> RowHints:
-    return RowHints(openBuffer.tables.block.rowAddress(openBuffer.row))

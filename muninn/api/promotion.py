@@ -16,16 +16,17 @@ import numpy as np
 
 from muninn.api import transfers
 from muninn.api.attachment import Attachment
+from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.arguments import asInteger, timeoutOf
 from muninn.config.sizes import exactly
-from muninn.control.hints import RowHints
 from muninn.devices.ways import streamFor
 from muninn.errors import InvalidArgument, PromotionDenied
 from muninn.kernels import launch
 from muninn.session.gpus import deviceOf
+from muninn.session.windownames import WindowPlace
 from muninn.sync.moves import Sending
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.terms import Access
@@ -80,8 +81,6 @@ class Promotion(NamedTuple):
     asked: Asked
     gpu: int
     sliceBytes: int
-    #: Whether other processes may use the same scratch memory.
-    isShared: bool
     deadline: float | None
     hints: Hints
 
@@ -96,7 +95,6 @@ class Promotion(NamedTuple):
                 "Turn it on, or use the buffer",
             )
         transfers.requireArray(base, openBuffer)
-        device, description = deviceOf(openBuffer.context), openBuffer.description
         sliceBytes = settings.defaultSliceBytes
         if asked.sliceBytes is not None:
             sliceBytes = _asSlice(asked.caller, asked.sliceBytes)
@@ -104,13 +102,21 @@ class Promotion(NamedTuple):
             base,
             openBuffer,
             asked,
-            device.requireGpu(asked.targetGpu),
+            deviceOf(openBuffer.context).requireGpu(asked.targetGpu),
             sliceBytes,
-            # Memory that its owner has lent may change although no access of it is a write.
-            description.access is Access.READ_ONLY and description.transport != "cudaIpc",
             deadlineOf(timeoutOf(asked.caller, asked.timeout)),
-            RowHints(openBuffer.tables.block.rowAddress(openBuffer.row)).get(),
+            hintsOf(openBuffer.tables, openBuffer.row).get().holding(),
         )
+
+    @property
+    def isConstant(self) -> bool:
+        """Whether no process may write it by an access."""
+        return self.openBuffer.description.access is Access.READ_ONLY
+
+    @property
+    def isShared(self) -> bool:
+        """Whether other processes may use the same scratch memory."""
+        return self.isConstant and not self.isLent
 
     @property
     def isLent(self) -> bool:
@@ -121,9 +127,7 @@ class Promotion(NamedTuple):
 
     def room(self, window: dirty.Range) -> Room:
         """What a window needs. Raises `PromotionDenied` if it is more than ever is there."""
-        isWritten = self.base.writable and self.openBuffer.description.access is not (
-            Access.READ_ONLY
-        )
+        isWritten = self.base.writable and not self.isConstant
         room = Room.of(window.sizeBytes, self.sliceBytes, isWritten, self.asked.isTracked)
         if room.shadowAt is not None and not deviceOf(self.openBuffer.context).runsKernelsOnHost:
             launch.requireKernels()  # or the end of the block would find out
@@ -151,6 +155,7 @@ class Promotion(NamedTuple):
             sizeBytes,
             self.hints.priority,
             self.hints.priority.rank + (not self.asked.isPrefetch),
+            not self.asked.isPrefetch,
             self.deadline,
             self.asked.look,
         )
@@ -166,9 +171,7 @@ class Promotion(NamedTuple):
     def scratch(self, window: dirty.Range, stream: Any) -> Scratch:
         room, arena = self.room(window), arenaOf(self.openBuffer.context)
         wanted = self.content(window)
-        isHot = not self.hints.isOver() and any(
-            window.overlaps(dirty.Range(*each)) for each in self.hints.hotRanges
-        )
+        isHot = any(window.overlaps(dirty.Range(*each)) for each in self.hints.hotRanges)
         at, report, generation = 0, None, 0
         memory: OpenBuffer | None = None
         if not self.isShared and not self.isLent:
@@ -176,7 +179,6 @@ class Promotion(NamedTuple):
         if memory is None:
             memory, at, filler = self.filled(window, room)
             report, generation = filler.report, filler.generation
-        name = self.claim(window, room.sizeBytes).place().name() if self.isShared else None
         known = None if self.isLent else wanted
         made = Scratch(
             self.base,
@@ -190,7 +192,7 @@ class Promotion(NamedTuple):
             room=room,
             stream=stream,
             priority=self.hints.priority,
-            giveBack=_GivingBack(arena, room, known, name, self.gpu).giveBack,
+            giveBack=_GivingBack(arena, room, known, self.isShared, self.gpu).giveBack,
         )
         made._checked()  # a window that this process has not closed may have been evicted
         made.transfer, made._generation = report, generation
@@ -204,8 +206,7 @@ class _GivingBack(NamedTuple):
     room: Room
     #: None if it can not be told later.
     content: Content | None
-    #: The name of the memory, if processes share it.
-    name: str | None
+    isShared: bool
     gpu: int
 
     def giveBack(self, memory: OpenBuffer, generation: int | None) -> None:
@@ -215,9 +216,12 @@ class _GivingBack(NamedTuple):
         content = None
         if generation is not None and self.content is not None:
             content = self.content._replace(generation=generation)
-        if self.name is None:
+        if not self.isShared:
             self.arena.giveBack(self.gpu, memory, content, self.room)
-        elif content is not None and memory.description.name == self.name:
+            return
+        place = WindowPlace.of(memory.description.name)
+        # Of a larger window another content would have to be told.
+        if content is not None and place is not None and place.window == content.window:
             self.arena.keepShared(content, self.room, memory)
 
 

@@ -258,7 +258,7 @@ class Scratch(Protocols, Closable):
         slices = slicesOf(self.sizeBytes, self.sliceBytes)
         deadline, window = deadlineOf(_ROOM_SECONDS), dirty.Range(self.offset, self.sizeBytes)
         held, gpu = self._base._held(), self.gpu
-        claim = Claim(held, gpu, window, slices, self._priority, 0, deadline, lambda: None)
+        claim = Claim(held, gpu, window, slices, self._priority, 0, False, deadline, lambda: None)
         return self._used.deviceFlags(claim)
 
     def usefulRatio(self) -> float | None:

@@ -24,7 +24,7 @@ from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.reservation import PromotionQueued
 from muninn.session.spec import windowSpec
-from muninn.session.windownames import WindowPlace
+from muninn.session.windownames import WindowPlace, windowsOf
 from muninn.system import clock
 from muninn.system.deadlines import remaining
 from muninn.terms import Mode, Priority
@@ -53,6 +53,8 @@ class Claim(NamedTuple):
         The buffer. The memory has its tenant and its access.
     belowRank
         Prefetched memory that ranks below this gives way.
+    isQueued
+        Whether windows that ask later wait behind it. A prefetch holds nobody back.
     deadline
         Until when to wait for room; None: for ever.
     look
@@ -65,6 +67,7 @@ class Claim(NamedTuple):
     sizeBytes: int
     priority: Priority
     belowRank: int
+    isQueued: bool
     deadline: float | None
     look: Callable[[], object]
 
@@ -83,9 +86,7 @@ class Claim(NamedTuple):
             ),
         )
         left = remaining(self.deadline)
-        # A prefetch holds nobody back.
-        isPrefetch = self.belowRank <= self.priority.rank
-        isWaiting = not isPrefetch and (left is None or left > 0)
+        isWaiting = self.isQueued and (left is None or left > 0)
         return windowSpec(wanted, self.place().name(ending))._replace(
             hints=Hints(priority=self.priority), isWaiting=isWaiting
         )
@@ -120,18 +121,12 @@ class Claim(NamedTuple):
         is in it.
         """
         member, mine = current(), self.place()
-        for row in member.rows.fastMode():
-            state = member.rows.state(row)
-            name = member.rows.name(row).decode(errors="replace")
-            place = WindowPlace.of(name, isShared=True)
-            if place is None or place._replace(offset=0, sizeBytes=0) != mine._replace(
-                offset=0, sizeBytes=0
-            ):
-                continue
+        base = mine.row, mine.incarnation
+        for row, incarnation, place in windowsOf(member.rows, base, isShared=True):
             at = mine.offset - place.offset
             isWithin = at >= 0 and at + mine.sizeBytes <= place.sizeBytes
-            if isWithin and at % _ALIGNMENT == 0:
-                opened = member.openBuffers.hold(row, state.incarnation)
+            if place.gpu == mine.gpu and isWithin and at % _ALIGNMENT == 0:
+                opened = member.openBuffers.hold(row, incarnation)
                 if opened is not None and isHeld(opened):
                     return opened, at
         return None

@@ -53,9 +53,9 @@ class Hints(NamedTuple):
     def packed(self) -> bytes:
         return b"".join(word.to_bytes(8, "little") for word in self.words())
 
-    def isOver(self) -> bool:
-        """Whether they hold no more."""
-        return clock.isOver(self.untilMs)
+    def holding(self) -> Hints:
+        """Those that still hold: none of them once their time is over."""
+        return NO_HINTS if clock.isOver(self.untilMs) else self
 
 
 #: A buffer of which nobody has said anything.

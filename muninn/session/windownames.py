@@ -8,9 +8,13 @@ window goes on with a random word.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.terms import WINDOW_PREFIX
+
+if TYPE_CHECKING:
+    from muninn.control.rowreader import RowReader
 
 _PLACE = r"(\d{1,9})\.(\d{1,9}):([^:]*):(\d{1,19})\+(\d{1,19})"
 _NAME = re.compile(re.escape(WINDOW_PREFIX) + _PLACE + r"(:.*)?")
@@ -33,6 +37,10 @@ class WindowPlace(NamedTuple):
     offset: int
     sizeBytes: int
 
+    @property
+    def window(self) -> tuple[int, int]:
+        return self.offset, self.sizeBytes
+
     def name(self, ending: str = "") -> str:
         where = f"{self.row}.{self.incarnation}:{self.gpu}:{self.offset}+{self.sizeBytes}"
         return WINDOW_PREFIX + where + (f":{ending}" if ending else "")
@@ -44,3 +52,16 @@ class WindowPlace(NamedTuple):
         if found is None or (isShared and found[6] is not None):
             return None
         return cls(int(found[1]), int(found[2]), found[3], int(found[4]), int(found[5]))
+
+
+def windowsOf(
+    rows: RowReader, base: tuple[int, int], *, isShared: bool = False
+) -> Iterator[tuple[int, int, WindowPlace]]:
+    """The rows that are named as windows of a buffer, with their incarnations: all of them,
+    or those that processes share. A row may be another buffer's by now.
+    """
+    for row in rows.fastMode():
+        incarnation = rows.state(row).incarnation
+        place = WindowPlace.of(rows.name(row).decode(errors="replace"), isShared=isShared)
+        if place is not None and (place.row, place.incarnation) == base:
+            yield row, incarnation, place
