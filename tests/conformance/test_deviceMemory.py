@@ -26,6 +26,7 @@ from muninn.errors import (
     TopologyNotPeerable,
 )
 
+from .conftest import HostMemory
 from .peer import WATCHDOG_SECONDS, Peer, readBytes, writeBytes
 from .platforms import MIB, Platform, last
 
@@ -376,8 +377,8 @@ def test_severalThreadsAllocateImportAndClose(device: Device) -> None:
         list(pool.map(work, range(8)))
 
 
-def test_registersHostMemory(device: Device) -> None:
-    source = ctypes.create_string_buffer(b"hosts", MIB)
+def test_registersHostMemory(device: Device, hostMemory: HostMemory) -> None:
+    source = hostMemory(b"hosts".ljust(MIB))
     seen: list[int] = []
     with (
         device.registerHost(ctypes.addressof(source), MIB, True, seen.append) as registration,
@@ -392,12 +393,8 @@ def test_registersHostMemory(device: Device) -> None:
         device.registerHost(0, MIB, True)
 
 
-def test_progressCancelsARegistration(device: Device) -> None:
-    source = ctypes.create_string_buffer(b"hosts", MIB)
-    seen: list[int] = []
-    # It may be at the address of memory of another test, whose registration goes behind
-    # the work of the GPU. `memoryInfo` waits for that.
-    device.memoryInfo(0)
+def test_progressCancelsARegistration(device: Device, hostMemory: HostMemory) -> None:
+    source, seen = hostMemory(bytes(MIB)), list[int]()
 
     def enough(part: int) -> None:
         seen.append(part)
@@ -410,8 +407,8 @@ def test_progressCancelsARegistration(device: Device) -> None:
     device.registerHost(ctypes.addressof(source), MIB, True).close()
 
 
-def test_closedMemoryIsToldOnceToEach(device: Device) -> None:
-    source, told = ctypes.create_string_buffer(MIB), list[str]()
+def test_closedMemoryIsToldOnceToEach(device: Device, hostMemory: HostMemory) -> None:
+    source, told = hostMemory(bytes(MIB)), list[str]()
     registration = device.registerHost(ctypes.addressof(source), MIB, True)
     registration.closeThen(lambda: told.append("first"))
     registration.close()
@@ -496,13 +493,11 @@ def test_copiesStraightToAGpuThatReachesTheMemory(device: Device) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 200])
-def test_copiesABatch(device: Device, count: int) -> None:
+def test_copiesABatch(device: Device, hostMemory: HostMemory, count: int) -> None:
     """Between a GPU and host memory that is registered, and within a GPU."""
     each = 3 * PAGE_BYTES
     data = os.urandom(count * each)
-    source = ctypes.create_string_buffer(data, len(data))
-    out = ctypes.create_string_buffer(len(data))
-    device.memoryInfo(0)
+    source, out = hostMemory(data), hostMemory(bytes(len(data)))
     there, stream = last(device), device.createStream(last(device))
     with (
         device.registerHost(ctypes.addressof(source), len(data), True) as near,

@@ -264,3 +264,4 @@ def test_registersNoRangeTwice(domain: str) -> None:
         pytest.raises(InvalidArgument, match="registered|REGISTERED"),
     ):
         device.registerHost(ctypes.addressof(source), MIB, True)
+    device.memoryInfo(0)  # the registration ends before the memory
