@@ -195,7 +195,8 @@ class Scratch(Protocols, Closable):
         """
         self._refuseReadOnly()
         self._awaitWork()
-        return sum(each.sizeBytes for each in self._ranges())
+        ranges = dirty.rangesOf(self._marked(), self.sliceBytes, self.sizeBytes)
+        return sum(each.sizeBytes for each in ranges)
 
     @named
     def writeback(self, timeout: float | None = None) -> int:
@@ -215,21 +216,21 @@ class Scratch(Protocols, Closable):
         self._checked()
         self._refuseReadOnly()
         self._awaitWork()
-        base, ranges = self._base._checked(), self._ranges()
+        base, marked = self._base._checked(), self._marked()
+        ranges = dirty.rangesOf(marked, self.sliceBytes, self.sizeBytes)
         if not ranges:
             return base.generation.value()
-        # What is marked from now on counts for the next time.
-        marked = self._flags.copy()
-        self._flags[:] = 0
-        self._putFlags()
         try:
+            # What is marked from now on counts for the next time.
+            dirty.clear(self._flags, marked)
+            self._putFlags()
             bound = timeoutOf("writeback", timeout)
             access = WritingBack(base, bound, lambda: self._generation)
             with access:
                 back = WayBack(self._memory, self.gpu, self.offset, self._room.shadowAt)
                 back.send(base, ranges, access)
         except BaseException:
-            self._flags |= marked
+            dirty.add(self._flags, marked)
             raise
         promoted = self._generation
         self._generation += 2
@@ -303,8 +304,8 @@ class Scratch(Protocols, Closable):
         finally:
             self.close()
 
-    def _ranges(self) -> list[dirty.Range]:
-        """The dirty ranges by now. No kernel uses the window."""
+    def _marked(self) -> dirty.Flags:
+        """The flags by now. No kernel uses the window."""
         room, opened = self._room, self._memory
         memory = opened.memory
         assert room.flagsAt is not None, "the window can be written"
@@ -313,15 +314,14 @@ class Scratch(Protocols, Closable):
             compare(memory, self.sizeBytes, room, self.sliceBytes, memory.device, self.gpu)
         seen = np.empty_like(self._flags)
         memory.copyOut(seen.ctypes.data, seen.nbytes, room.flagsAt)
-        self._flags |= seen
-        self._used.markAll(self._flags)
-        return dirty.rangesOf(self._flags, self.sliceBytes, self.sizeBytes)
+        dirty.add(self._flags, seen)
+        marked = self._flags.copy()
+        self._used.markAll(marked)
+        return marked
 
     def _putFlags(self) -> None:
-        if self._room.flagsAt is not None:
-            self._memory.memory.copyIn(
-                self._flags.ctypes.data, self._flags.nbytes, self._room.flagsAt
-            )
+        assert self._room.flagsAt is not None, "the window can be written"
+        self._memory.memory.copyIn(self._flags.ctypes.data, self._flags.nbytes, self._room.flagsAt)
 
     def _refuseReadOnly(self) -> None:
         if not self._isWritten:
