@@ -23,8 +23,9 @@ from muninn.transfer.arena import arenaOf
 from support import Actor, eventually, program
 
 SIZE, WINDOW, SLICE = 20_000, 10_000, 4096
-#: Room for a window of the other process, and for one of this one.
-_SCRATCH_BYTES = 60_000
+#: Room for a window of each process that takes part, and for what those keep idle, so
+#: that none waits for another one's.
+_SCRATCH_BYTES = 600_000
 _SECONDS = 60.0
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -159,10 +160,10 @@ class Pair:
         if self.isTorn:
             self.ours(0, 1)
         self.check()
-        with self.buffer.promote(5000, WINDOW, 1, timeout=_SECONDS) as scratch:
-            assert np.array_equal(scratch.array, self.plain[5000 : 5000 + WINDOW])
         if self._other is not None:
             self._other.kill()
+        with self.buffer.promote(5000, WINDOW, 1, timeout=_SECONDS) as scratch:
+            assert np.array_equal(scratch.array, self.plain[5000 : 5000 + WINDOW])
         arenaOf(membership.current().openBuffers.context).trim(0.0)
         eventually(lambda: not windows(), "a dead process leaves no window")
 
