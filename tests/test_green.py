@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -293,27 +292,17 @@ def test_aConditionIsNotifiedWhateverItsLockIsTakenTimes() -> None:
         condition.wait(0.01)  # it is not notified
 
 
-@pytest.mark.parametrize("isReleased", [True, False])
-def test_aWaiterThatIsInterruptedHasTheLock(isReleased: bool) -> None:
-    """By a signal, as soon as its lock was released, or just before. Broken: the lock was
-    given back twice, or a thread that began late waited for it for ever.
+@pytest.mark.parametrize("later", range(6))
+def test_aWaiterThatIsInterruptedAnywhereHasTheLock(
+    domain: str, actor: Callable[..., Actor], later: int
+) -> None:
+    """By one signal or two, in a process of its own, with a lock that is taken twice.
+    Broken: a signal between the sleep and the look at the lock left the lock released, and
+    its block released it once more; after one as the lock was released it was taken once.
     """
-
-    class Interrupted(type(_thread.RLock())):  # type: ignore[misc]
-        def _release_save(self) -> None:  # pylint: disable=invalid-name
-            if isReleased:
-                super()._release_save()
-            raise KeyboardInterrupt
-
-    condition = Condition()
-    lock: Any = Interrupted()
-    condition.lock = lock
-    with pytest.raises(KeyboardInterrupt), lock:
-        try:
-            condition.wait(20)
-        finally:
-            assert lock._is_owned()
-    assert not lock._is_owned()
+    other = actor(program("interruptedCondition", LATER=str(later)))
+    assert other.do("wrong") == []
+    assert {"Condition.wait", "sleepOn"} <= set(other.do("sorted(seen)"))
 
 
 def test_noPythonRunsBetweenAConditionsLockAndItsBlock() -> None:

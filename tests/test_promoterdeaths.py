@@ -7,6 +7,8 @@ way through a copy, or between two steps of a write.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import muninn
-from muninn.errors import WriterDied
+from muninn.errors import PermissionDenied, WriterDied
 from muninn.session import membership
 from muninn.transfer.arena import arenaOf
 from support import Actor, eventually, program
 
 SIZE, WINDOW, SLICE = 20_000, 10_000, 4096
-#: Room for a window of the other process, and for one of this one.
-_SCRATCH_BYTES = 60_000
+#: Room for a window of each process that takes part, and for what those keep idle, so
+#: that none waits for another one's.
+_SCRATCH_BYTES = 600_000
 _SECONDS = 60.0
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -157,10 +160,10 @@ class Pair:
         if self.isTorn:
             self.ours(0, 1)
         self.check()
-        with self.buffer.promote(5000, WINDOW, 1, timeout=_SECONDS) as scratch:
-            assert np.array_equal(scratch.array, self.plain[5000 : 5000 + WINDOW])
         if self._other is not None:
             self._other.kill()
+        with self.buffer.promote(5000, WINDOW, 1, timeout=_SECONDS) as scratch:
+            assert np.array_equal(scratch.array, self.plain[5000 : 5000 + WINDOW])
         arenaOf(membership.current().openBuffers.context).trim(0.0)
         eventually(lambda: not windows(), "a dead process leaves no window")
 
@@ -314,3 +317,36 @@ def test_aDeathInAPromotionChangesNothing(mode: str) -> None:
             break
         deaths += 1
     assert deaths >= 3, "the bytes, the shadow, the flags"
+
+
+def test_aSharedWindowWhoseHolderStandsStillIsCopiedAgain(
+    actor: Callable[..., Actor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker is killed, and the other process that has the window is stopped. Broken:
+    nobody else could promote it, nor a part of it.
+    """
+    broker = actor("muninn.share(np.arange(5000, dtype='u4'), 'r', access='readOnly') is None")
+    maker = actor("s = muninn.open('r').promote(0, WINDOW, 1)".replace("WINDOW", str(WINDOW)))
+    shared = muninn.open("r")
+    maker.stop()
+    broker.kill()
+    note, expected = f"not shared: .* new broker: process {maker.pid} ", shared.read()
+    for isFirst in (True, False):
+        caplog.clear()
+        with shared.promote(0, WINDOW, 1, timeout=_SECONDS) as mine:
+            assert not mine.isShared and not mine.array.flags.writeable
+            assert np.array_equal(mine.array, expected[: WINDOW // 4])
+            with pytest.raises(PermissionDenied):
+                mine.markDirty()
+            assert re.search(note, caplog.text)
+            copied = mine.transfer
+            # Nobody has a part of it yet: that one is shared.
+            with shared.promote(0, SLICE, 1, timeout=_SECONDS) as part:
+                assert part.isShared and np.array_equal(part.array, expected[: SLICE // 4])
+        # The second time the bytes are there.
+        assert (copied is not None and re.search(note, copied.note)) if isFirst else not copied
+    maker.resume()
+    with shared.promote(0, WINDOW, 1, timeout=_SECONDS) as theirs:
+        assert theirs.isShared
+        maker.kill()
+        assert np.array_equal(theirs.array, expected[: WINDOW // 4])

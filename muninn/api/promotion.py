@@ -3,7 +3,9 @@
 The window is copied to the GPU inside a read access, so it is of one whole generation.
 If a prefetch (`api/prefetch.py`) has brought those bytes already, they are used, or
 copied within the GPU. Of a buffer that nobody may write, processes share the scratch
-memory of a window; it outlives its promoter as long as any of them uses it.
+memory of a window; it outlives its promoter as long as any of them uses it. If the broker
+dies, and the only process that has it stands still, nobody else gets it: a process then
+makes a copy of its own.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.arguments import asInteger, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.devices.ways import streamFor
-from muninn.errors import InvalidArgument, PromotionDenied
+from muninn.errors import HolderSilent, InvalidArgument, PromotionDenied
 from muninn.kernels import launch
 from muninn.session.gpus import deviceOf
 from muninn.session.windownames import WindowPlace
 from muninn.sync.moves import Sending
 from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.logs import Log
 from muninn.terms import Access
 from muninn.transfer import dirty
 from muninn.transfer.arena import Arena, Content, Prefetched, arenaOf
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
 
+_log = Log("muninn.promotion")
 _LEAST_SLICE_BYTES = 4096
 
 
@@ -164,9 +168,18 @@ class Promotion(NamedTuple):
         """The scratch memory of a window, where the window is in it, and how its bytes came."""
         filler = Filler(self, window, room)
         claim, caller = self.claim(window, room.sizeBytes), self.asked.caller
-        if self.isShared:
+        if not self.isShared:
+            return claim.private(caller, filler.fill), 0, filler
+        try:
             return *claim.shared(caller, filler.fill), filler
-        return claim.private(caller, filler.fill), 0, filler
+        except HolderSilent as silent:
+            note = f"not shared: {silent.reason}"
+        _log.warning("window %s on GPU %d is %s", tuple(window), self.gpu, note)
+        memory = arenaOf(self.openBuffer.context).takeFilled(self.content(window), room)
+        if memory is None:
+            memory = claim.private(caller, filler.fill)
+            filler.noted(note)
+        return memory, 0, filler
 
     def scratch(self, window: dirty.Range, stream: Any) -> Scratch:
         room, arena = self.room(window), arenaOf(self.openBuffer.context)
@@ -180,22 +193,24 @@ class Promotion(NamedTuple):
             memory, at, filler = self.filled(window, room)
             report, generation = filler.report, filler.generation
         known = None if self.isLent else wanted
+        isShared = WindowPlace.of(memory.description.name, isShared=True) is not None
         made = Scratch(
             self.base,
             window,
             self.gpu,
             memory,
             at=at,
-            isShared=self.isShared,
+            isShared=isShared,
             isHot=isHot,
             sliceBytes=self.sliceBytes,
             room=room,
+            generation=generation,
             stream=stream,
             priority=self.hints.priority,
-            giveBack=_GivingBack(arena, room, known, self.isShared, self.gpu).giveBack,
+            giveBack=_GivingBack(arena, room, known, isShared, self.gpu).giveBack,
         )
         made._checked()  # a window that this process has not closed may have been evicted
-        made.transfer, made._generation = report, generation
+        made.transfer = report
         return made
 
 
@@ -232,6 +247,11 @@ class Filler:
         self._promotion, self._window, self._room = promotion, window, room
         self.generation = 0
         self.report: Report | None = None
+
+    def noted(self, note: str) -> None:
+        """Say more in the report, for people."""
+        if self.report is not None:
+            self.report = self.report._replace(note=note)
 
     def fill(self, memory: Memory) -> None:
         """Called before another process can open the memory, or with memory of the arena."""

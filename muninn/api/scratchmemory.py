@@ -18,7 +18,7 @@ import numpy as np
 from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
 from muninn.control.hints import Hints
-from muninn.errors import BufferExists, PromotionDenied, QuotaExceeded
+from muninn.errors import BufferExists, HolderSilent, PromotionDenied, QuotaExceeded
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
@@ -99,6 +99,12 @@ class Claim(NamedTuple):
     def shared(self, caller: str, fill: Fill) -> tuple[OpenBuffer, int]:
         """Memory that all processes share, and where the window is in it: one that has all
         its bytes, or made and filled now.
+
+        Raises
+        ------
+        HolderSilent
+            The memory has this name, and did not come to a new broker: a process that has
+            it stands still.
         """
         wanted = self.spec(caller)
         while True:
@@ -126,9 +132,11 @@ class Claim(NamedTuple):
             at = mine.offset - place.offset
             isWithin = at >= 0 and at + mine.sizeBytes <= place.sizeBytes
             if place.gpu == mine.gpu and isWithin and at % _ALIGNMENT == 0:
-                opened = member.openBuffers.hold(row, incarnation)
-                if opened is not None and isHeld(opened):
-                    return opened, at
+                # If its holder stands still, this window gets memory of its own.
+                with contextlib.suppress(HolderSilent):
+                    opened = member.openBuffers.hold(row, incarnation)
+                    if opened is not None and isHeld(opened):
+                        return opened, at
         return None
 
     def private(self, caller: str, fill: Fill) -> OpenBuffer:

@@ -46,7 +46,7 @@ class UsedSlices:
 
     def markAll(self, flags: dirty.Flags) -> None:
         """What was written was used."""
-        self._flags |= flags
+        dirty.add(self._flags, flags)
 
     def deviceFlags(self, claim: Claim) -> Any:
         """The flags for kernels; `claim` is for the memory in which they lie."""
@@ -71,7 +71,7 @@ class UsedSlices:
         if self._memory is not None:
             seen = np.empty_like(self._flags)
             self._memory.memory.copyOut(seen.ctypes.data, seen.nbytes, 0)
-            self._flags |= seen
+            dirty.add(self._flags, seen)
         ranges = dirty.rangesOf(self._flags, self._sliceBytes, self._windowBytes)
         return sum(each.sizeBytes for each in ranges)
 

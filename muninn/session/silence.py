@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from muninn.control import leases
 from muninn.control.members import MemberKey
 from muninn.errors import HolderSilent
+from muninn.terms import INTERNAL_PREFIX
 
 if TYPE_CHECKING:
     from muninn.session.tables import Tables
@@ -29,6 +30,7 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
         Where the buffer is; looked up by its name if not given.
     """
     encoded, rows = name.encode(), tables.rows
+    shown = repr(name.lstrip(INTERNAL_PREFIX))
     if row is None:
         found = (
             row
@@ -39,7 +41,7 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
     holders = [] if row is None else _others(tables, row)
     if not holders:  # a former broker may have the memory, without a lease
         return HolderSilent(
-            f"no process has brought the memory of {name!r} to the new broker, and a process that "
+            f"no process has brought the memory of {shown} to the new broker, and a process that "
             "may have it stands still"
         )
     names = [
@@ -48,7 +50,7 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
     ]
     pids = " ".join(str(tables.members.identity(slot).pid) for slot in holders)
     return HolderSilent(
-        f"the memory of {name!r} has not come to the new broker: {' and '.join(names)} may "
+        f"the memory of {shown} has not come to the new broker: {' and '.join(names)} may "
         "have it and stands still",
         f"Let it go on (`kill -CONT {pids}` if it is stopped) or end it, and try again; to "
         "give the memory up, free the name",

@@ -199,16 +199,23 @@ class WritingBack(Receiving):
     ----------
     generation
         Returns that generation; called once no other process can change the buffer.
+    areFollowed
+        Waits for so many seconds until `generation` knows of what this process has
+        published. Returns whether it does.
     """
 
     def __init__(
-        self, openBuffer: OpenBuffer, timeout: float | None, generation: Callable[[], int]
+        self,
+        openBuffer: OpenBuffer,
+        timeout: float | None,
+        generation: Callable[[], int],
+        areFollowed: Callable[[float], bool],
     ) -> None:
         super().__init__(openBuffer, timeout, lambda: None)
         # The C part then calls `_awaitOthers` in any case: with the owner lock, and
         # before the generation becomes odd, by which a dead writer's can not be told.
         self._kind = owners.KIND_STREAM
-        self._promoted = generation
+        self._promoted, self._areFollowed = generation, areFollowed
 
     @staticmethod
     def _callsOfKind() -> int:
@@ -217,6 +224,11 @@ class WritingBack(Receiving):
     def _awaitOthers(self, until: Until) -> None:
         super()._awaitOthers(until)
         # Asked now: another window of this process may just have been written back.
+        if not self._inSlices(until, self._areFollowed):
+            raise TimeoutError(
+                f"another thread has been writing a window of "
+                f"{self._openBuffer.description.name!r} back for {self._timeout} s"
+            )
         found, promoted = self._openBuffer.generation.value(), self._promoted()
         if found != promoted:
             left = "a writer has left it half written" if found & 1 else f"it is at {found}"

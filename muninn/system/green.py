@@ -165,12 +165,14 @@ class Condition:
         # lock, and compared as the thread falls asleep.
         seen = atomics.loadAcquire32(self._address)
         lock: Any = self.lock
-        saved = [(1, identity())]  # for an interruption as soon as the lock is released
-        # Made ahead: the interpreter looks for signals after each call, so there may be
-        # only one call from the end of the sleep until the lock is taken.
+        # Made ahead: the interpreter looks for signals after each call. So one call both
+        # releases the lock and keeps how often it was taken, and there is only one call
+        # from the end of the sleep until the lock is taken.
+        saved: list[Any] = []
+        releasing = map(type(lock)._release_save, (lock,))
         restoring = map(type(lock)._acquire_restore, filterfalse(_isOwned, (lock,)), saved)
         try:
-            saved[0] = lock._release_save()
+            saved.extend(releasing)
             sleepOn(
                 self._address,
                 seen,
