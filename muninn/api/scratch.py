@@ -21,7 +21,7 @@ from muninn.api import views
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import Room, askedRange, compare, regionOf
+from muninn.api.scratchroom import Room, askedRange, regionOf
 from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.api.wayback import WayBack
@@ -220,8 +220,7 @@ class Scratch(Protocols, Closable):
         self._refuseReadOnly()
         self._awaitWork()
         base, marked = self._base._checked(), self._marked()
-        ranges = dirty.rangesOf(marked, self.sliceBytes, self.sizeBytes)
-        if not ranges:
+        if not marked.any():
             return base.generation.value()
         try:
             # What is marked from now on counts for the next time.
@@ -232,8 +231,7 @@ class Scratch(Protocols, Closable):
             access = WritingBack(base, bound, lambda: self._followed.generation, steps.areFollowed)
             with publication.begun():
                 with access:
-                    back = WayBack(self._memory, self.gpu, self.offset, self._room.shadowAt)
-                    back.send(base, ranges, access)
+                    self._wayBack().send(base, marked, access)
                     steps.announce(publication)
                 _goOn(base, self._followed)
         except BaseException:
@@ -314,14 +312,18 @@ class Scratch(Protocols, Closable):
         memory = opened.memory
         assert room.flagsAt is not None, "the window can be written"
         if room.shadowAt is not None:
-            memory.device = deviceOf(opened.context)
-            compare(memory, self.sizeBytes, room, self.sliceBytes, memory.device, self.gpu)
+            self._wayBack().compare()
         seen = np.empty_like(self._flags)
         memory.copyOut(seen.ctypes.data, seen.nbytes, room.flagsAt)
         dirty.add(self._flags, seen)
         marked = self._flags.copy()
         self._used.markAll(marked)
         return marked
+
+    def _wayBack(self) -> WayBack:
+        return WayBack(
+            self._memory, self.gpu, self._room, self.offset, self.sizeBytes, self.sliceBytes
+        )
 
     def _putFlags(self) -> None:
         assert self._room.flagsAt is not None, "the window can be written"

@@ -36,6 +36,12 @@ def rangesOf(flags: Flags, sliceBytes: int, windowBytes: int) -> list[Range]:
     return [*map(Range, begins.tolist(), (ends - begins).tolist())]
 
 
+def rangesIn(flags: Flags) -> int:
+    """How many ranges there are."""
+    marked = flags != 0
+    return int(marked[0]) + int(np.count_nonzero(marked[1:] & ~marked[:-1]))
+
+
 def mark(flags: Flags, sliceBytes: int, offset: int, sizeBytes: int) -> None:
     """Mark the slices that a range touches."""
     if sizeBytes:
