@@ -62,6 +62,7 @@ MUTANTS = [
     Mutant(_KERNELS, "    size = np.uint64(sliceBytes)\n", "    size = sliceBytes\n", "no integer of a user becomes a float64", "test_kernels.py::test_usersKernelsMarkWhatTheyWriteOnEachKindOfGpu"),
     Mutant(_KERNELS, "number < np.uint64(flags.size) and ", "", "a kernel marks nothing outside the flags", _SIMULATED),
     Mutant(_KERNELS, "number * size < end:", "number * size <= end:", "a kernel does not mark the slice behind a range", _SIMULATED),
+    Mutant(_KERNELS, "            end = min((number // parts + 1) * sliceElements, source.size)\n", "            end = source.size\n", "a slice that has no flag is not copied", _SIMULATED),
     Mutant(_KERNELS, "np.uint64(max(np.int64(offset), np.int64(0)))", "np.uint64(np.int64(offset))", "a kernel marks the part of a range that is in the window", _SIMULATED),
     Mutant(_KERNELS, "    if begin < end:\n", "    if True:\n", "an empty range marks nothing in a kernel", _SIMULATED),
     Mutant(_KERNELS, "skipped = number % parts * _COPIED", "skipped = number % parts", "a slice of several parts is copied whole", _SIMULATED),
