@@ -23,6 +23,8 @@ from muninn.devices.cuda.driver import call
 _MUST_P2P, _GO_P2P, _MUST_SMALL, _GO_SMALL = 1 / 0.95, 1 / 0.99, 1 / 0.7, 1 / 0.9
 _MUST_STAGED, _GO_STAGED, _MUST_DRIVERS, _GO_DRIVERS = 1 / 0.85, 1 / 0.93, 1 / 1.2, 1 / 1.35
 _GPUS = 2
+#: So many copies of memory go by pieces, and two more before the measurement.
+_FIRST_COPIES = 7
 
 
 def betweenGpus(options: Options) -> list[Row]:
@@ -98,21 +100,23 @@ class _Pair:
 
 
 def _straight(sizeBytes: int, rounds: int, must: float, goal: float) -> list[Row]:
-    """p2p: by pieces, as for memory that is copied once, and straight, as for memory to
-    which access was given.
+    """p2p: the first copies, which go by pieces, and those of memory that is copied
+    often.
     """
-    pair, reached = _Pair(sizeBytes), _Pair(sizeBytes)
+    pair, often, reached = _Pair(sizeBytes), _Pair(sizeBytes), _Pair(sizeBytes)
     reached.letReach()
     rows = []
-    for how, chosen, limits in (
-        ("by pieces", pair, (None, None) if sizeBytes < GIB else (must, goal)),
-        ("straight", reached, (must, goal)),
+    for _ in range(2 * _FIRST_COPIES):
+        often.copied("p2p")
+    for what, chosen, times, limits in (
+        ("beside: first copies of", pair, min(rounds, _FIRST_COPIES), (None, None)),
+        ("p2p of", often, rounds, (must, goal)),
     ):
-        ours, peer = alternated(rounds, lambda chosen=chosen: chosen.copied("p2p"), reached.raw)
-        what = f"p2p of {_sized(sizeBytes)} {how}"
-        rows.append(Row(what, "ms", ours, peer, "cuMemcpyPeerAsync, access set", *limits))
-    pair.close()
-    reached.close()
+        ours, peer = alternated(times, lambda chosen=chosen: chosen.copied("p2p"), reached.raw)
+        name = f"{what} {_sized(sizeBytes)}"
+        rows.append(Row(name, "ms", ours, peer, "cuMemcpyPeerAsync, access set", *limits))
+    for each in (pair, often, reached):
+        each.close()
     return rows
 
 
