@@ -42,6 +42,7 @@ def promoting(options: Options) -> list[Row]:
             promoted,
             lambda: _seconds(stream, lambda: _copy(bare.address, base, sizeBytes, stream)),
         )
+    launch.requireKernels()  # as a program has that marks by its own kernels
     back = alternated(rounds, lambda: _writtenBack(buffer, stream), promoted)
     part = f"writeback of {100 // _DIRTY} % of {size}"
     rows = [

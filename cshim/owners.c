@@ -777,6 +777,78 @@ void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *error, void
 	return gave(scope, scope->calls->python->false_);
 }
 
+/* --- at once --- */
+
+/* Whether an access of this thread can be entered without Python. */
+static bool isPlain(const struct mnnAccessScope *scope)
+{
+	const struct mnnPython *python = scope->calls->python;
+	return scope->state == MNN_ACCESS_OUTSIDE && !isVoid(scope->owner) &&
+		scope->owner->all->leaver == 0 && scope->owner->depth == 0 && python->plainIdent != NULL &&
+		python->item(python->names, python->identName) == python->plainIdent;
+}
+
+/* Whether a ticket is one for which the access has to wait. Its slot's number is the low
+ * half of the ticket's. */
+static bool isAwaited(uint64_t word, uint64_t fence, bool isWriting)
+{
+	uint64_t status = word & MNN_TICKET_STATUS_MASK;
+	bool isOfWriter = (status & MNN_TICKET_KIND_MASK) == MNN_TICKET_WRITING;
+	if (!isOfWriter && !(isWriting && status == MNN_TICKET_READING))
+		return false;
+	uint32_t number = (uint32_t)(word >> MNN_TICKET_NUMBER_SHIFT);
+	return (status & MNN_TICKET_BY_DEVICE_BIT) == 0 || (int32_t)((uint32_t)fence - number) < 0;
+}
+
+/* Whether the bytes are whole, and no stream has work on them that the access must wait
+ * for. SYNC ticket, SYNC fence: pair with Tickets.complete and CudaStream.recordFence; the
+ * writes of the stream are visible. */
+static bool isSettled(const struct mnnOwner *owner, const uint64_t *fences, bool isWriting)
+{
+	const uint64_t *ring = (const uint64_t *)(owner->row + MNN_ROW_TICKETS_OFFSET);
+	if ((load64(generationAddress(owner)) & 1) != 0)
+		return false;
+	if (load64((const uint64_t *)(owner->row + MNN_ROW_TICKET_NEXT_OFFSET)) == 0)
+		return true;
+	for (int slot = 0; slot < MNN_TICKET_RING; slot++)
+		if (isAwaited(load64(ring + slot), load64(fences + slot), isWriting))
+			return false;
+	return !isTorn(owner);
+}
+
+bool mnnWritingTry(struct mnnAccessScope *scope, const uint64_t *fences)
+{
+	struct mnnOwner *owner = scope->owner;
+	struct waiter waiter = {0};
+	if (!isPlain(scope) || owner->readers != NULL || load32(successorAddress(owner)) != 0)
+		return false;
+	if (!takeFrom(owner, &waiter, 0, (struct caller){(uint64_t)pthread_self(), true}))
+		return false;
+	keep(owner, scope->calls->python);
+	/* SYNC reading: pairs with beginReading; the owner lock was taken before. */
+	if (load32(readersAddress(owner)) != 0 || !isSettled(owner, fences, true)) {
+		release(owner);
+		drop(owner, scope->calls->python);
+		return false;
+	}
+	shown(scope)->recovered = 0;
+	scope->begun = begin(owner);
+	scope->state = MNN_ACCESS_INSIDE;
+	return true;
+}
+
+bool mnnReadingTry(struct mnnAccessScope *scope, const uint64_t *fences)
+{
+	if (!isPlain(scope))
+		return false;
+	beginReading(scope, (struct caller){(uint64_t)pthread_self(), true});
+	/* SYNC reading: pairs with mnnWritingTry and mustAwaitOthers. */
+	if (load32(ownerLockAddress(scope->owner)) == 0 && isSettled(scope->owner, fences, false))
+		return true;
+	endReading(scope);
+	return false;
+}
+
 void mnnAccessScopeDrop(struct mnnAccessScope *scope)
 {
 	if (scope->state == MNN_ACCESS_INSIDE && scope->kind == MNN_KIND_STREAM &&

@@ -66,6 +66,8 @@
 #ifndef MUNINN_OWNERS_H
 #define MUNINN_OWNERS_H
 
+#include <stdbool.h>
+
 #include "primitives.h"
 
 #ifdef __cplusplus
@@ -212,6 +214,13 @@ MNN_API void *mnnWritingExit(struct mnnAccessScope *scope, void *kind, void *err
 /* A read access: as long as it lasts, no writer enters. */
 MNN_API void *mnnReadingEnter(struct mnnAccessScope *scope);
 MNN_API void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *error, void *trace);
+/* The same two kinds, entered only if that takes neither a wait nor Python: nobody else
+ * is inside or waits, no stream has work on the bytes, they are whole, no library has
+ * replaced `get_ident`, and no thread is leaving the domain. `scope` has its owner;
+ * `fences` are the fence words of the row. They are left by mnnWritingExit and
+ * mnnReadingExit. */
+bool mnnWritingTry(struct mnnAccessScope *scope, const uint64_t *fences);
+bool mnnReadingTry(struct mnnAccessScope *scope, const uint64_t *fences);
 /* `__del__` of both kinds: no program can end this access any more. */
 MNN_API void mnnAccessScopeDrop(struct mnnAccessScope *scope);
 /* End an access that lingers. Does nothing if it has ended. */

@@ -54,6 +54,7 @@ _.launchAndAllocate
 # is for the tests that look at what is compiled.
 _.readSum
 _.copyElements
+_.copyMarked
 _.packElements
 _.packTransposed
 _.scaleAdd

@@ -65,6 +65,7 @@ ORDER = [
     "session.releases._reclaiming",
     "devices.host.memory._closing",
     "devices.host.device._changing",
+    "transfer.steps._changing",
     "transfer.handle._changed",
     "observe.counters._changing",
 ]

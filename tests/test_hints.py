@@ -15,7 +15,7 @@ import pytest
 import muninn
 from muninn.api import prefetch as prefetching
 from muninn.api import scratch as scratches
-from muninn.api.promotion import Asked, Promotion
+from muninn.api.promotion import Asked, Filler, Promotion
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
@@ -284,6 +284,103 @@ def test_windowsOfOneProcessAreWrittenBackSideBySide() -> None:
     first.writeback()
     with pytest.raises(WritebackConflict):
         second.writeback()
+
+
+def marked(window: Any, value: int) -> Any:
+    window.array[:] = value
+    window.markDirty()
+    return window
+
+
+def test_aThreadWaitsUntilTheOtherWindowsHaveFollowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a writeback of another window, between a publication and that, was refused as
+    if another process had written.
+    """
+    buffer, goOn = shared(), scratches._goOn
+    first, second = (
+        marked(buffer.promote(at * SLICE, SLICE, 1, track=True), value)
+        for at, value in ((3, 5), (7, 6))
+    )
+    found = list[int | Exception]()
+
+    def other() -> None:
+        try:
+            found.append(second.writeback(timeout=60))
+        except WritebackConflict as error:
+            found.append(error)
+
+    def late(*given: Any) -> None:
+        monkeypatch.undo()
+        beside.start()
+        beside.join(0.3)  # it comes to its end, or waits
+        goOn(*given)
+
+    beside = threading.Thread(target=other)
+    monkeypatch.setattr(scratches, "_goOn", late)
+    assert first.writeback() == 2
+    beside.join()
+    assert found == [4]
+    assert (buffer.array[3 * SLICE : 4 * SLICE] == 5).all()
+    assert (buffer.array[7 * SLICE : 8 * SLICE] == 6).all()
+
+
+def test_aHandlerDoesNotWaitForTheThreadThatItInterrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer, goOn = shared(), scratches._goOn
+    first, second = (marked(buffer.promote(at * SLICE, SLICE, 1, track=True), 5) for at in (3, 7))
+
+    def handled(*given: Any) -> None:
+        monkeypatch.undo()
+        with pytest.raises(WritebackConflict):
+            second.writeback()
+        goOn(*given)
+
+    monkeypatch.setattr(scratches, "_goOn", handled)
+    assert first.writeback() == 2 and second.writeback() == 4
+
+
+def test_aWritebackWaitsForNoOtherOneThatWasCutShort(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = shared()
+    first = marked(buffer.promote(3 * SLICE, SLICE, 1, track=True), 5)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    errors = list[BaseException]()
+
+    def cutShort() -> None:
+        try:
+            first.writeback()
+        except KeyboardInterrupt as error:
+            errors.append(error)  # its frames are kept
+
+    monkeypatch.setattr(scratches, "_goOn", interrupted)
+    thread = threading.Thread(target=cutShort)
+    thread.start()
+    thread.join()
+    monkeypatch.undo()
+    assert len(errors) == 1 and buffer.generation == 2
+    with buffer.promote(7 * SLICE, SLICE, 1, track=True) as second:
+        marked(second, 6)
+    assert buffer.generation == 4
+
+
+def test_aWindowThatIsPromotedMeanwhileFollows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: of a window with bytes from before a writeback of another one, that was known
+    only after it, the writeback was refused.
+    """
+    buffer, prepare = shared(), Filler._prepare
+    first = marked(buffer.promote(3 * SLICE, SLICE, 1, track=True), 5)
+
+    def late(*given: Any) -> None:
+        monkeypatch.undo()
+        first.writeback()
+        prepare(*given)
+
+    monkeypatch.setattr(Filler, "_prepare", late)
+    with buffer.promote(7 * SLICE, SLICE, 1) as second:
+        second.array[:] = 6
+    assert buffer.generation == 4
+    assert (buffer.array[7 * SLICE : 8 * SLICE] == 6).all()
 
 
 def test_aPrefetchGivesWayToAPromotionAndTheHottestIsThere(

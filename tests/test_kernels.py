@@ -191,6 +191,9 @@ def test_trackedSlicesAreThoseThatDifferAndMaybeMore(
         references.gatherSlices(packed, scratch, sliceElements, positions)
         references.scatterSlices(copy, packed, sliceElements, positions)
         assert np.array_equal(copy, scratch)
+        copy = base.copy()
+        references.copyMarked(copy, scratch, sliceElements, flags)
+        assert np.array_equal(copy, scratch)
 
 
 @given(words, st.integers(1, 9))

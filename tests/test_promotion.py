@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import muninn
+from muninn.api import scratch as scratches
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
@@ -321,6 +322,45 @@ def test_whatWasNotWrittenBackStaysDirty(
         assert scratch.dirtyBytes() == SLICE
         assert scratch.writeback() == 2
         assert scratch.dirtyBytes() == 0
+    assert buffer.read()[0] == 7
+
+
+def test_whatIsMarkedDuringAWritebackCountsForTheNextOne(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the mark was cleared with those that were copied."""
+    rangesOf = dirty.rangesOf
+
+    def thenMarked(*given: Any) -> list[dirty.Range]:
+        ranges = rangesOf(*given)
+        scratch.array[2 * SLICE // 4] = 9
+        scratch.markDirty(2 * SLICE, 4)
+        return ranges
+
+    with buffer.promote(track=True) as scratch:
+        scratch.array[0] = 7
+        scratch.markDirty(0, 4)
+        monkeypatch.setattr(dirty, "rangesOf", thenMarked)
+        assert scratch.writeback() == 2
+        monkeypatch.undo()
+        assert scratch.dirtyBytes() == SLICE
+    assert buffer.read()[[0, 2 * SLICE // 4]].tolist() == [7, 9]
+
+
+def test_flagsThatCanNotBeTakenStayDirty(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise MemoryError
+
+    with buffer.promote(track=True) as scratch:
+        scratch.array[0] = 7
+        scratch.markDirty(0, 4)
+        monkeypatch.setattr(scratches.Scratch, "_putFlags", fails)
+        with pytest.raises(MemoryError):
+            scratch.writeback()
+        monkeypatch.undo()
+        assert scratch.dirtyBytes() == SLICE
     assert buffer.read()[0] == 7
 
 

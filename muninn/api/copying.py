@@ -128,6 +128,10 @@ class Copies(Attachment):
         PermissionDenied
             This object is open for reading.
         """
+        if timeout is None and progress is None:
+            generation = self._repeats.copy(source, route)
+            if generation is not None:
+                return generation
         return transfers.copyFrom(
             self, "copyFrom", source, _asRoute(route, "copyFrom"), timeout, progress
         ).run()

@@ -207,12 +207,13 @@ class Promotion(NamedTuple):
             isHot=isHot,
             sliceBytes=self.sliceBytes,
             room=room,
+            generation=generation,
             stream=stream,
             priority=self.hints.priority,
             giveBack=_GivingBack(arena, room, known, isShared, self.gpu).giveBack,
         )
         made._checked()  # a window that this process has not closed may have been evicted
-        made.transfer, made._generation = report, generation
+        made.transfer = report
         return made
 
 

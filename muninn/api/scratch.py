@@ -21,7 +21,7 @@ from muninn.api import views
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import Room, askedRange, compare, regionOf
+from muninn.api.scratchroom import Room, askedRange, regionOf
 from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.api.wayback import WayBack
@@ -35,6 +35,7 @@ from muninn.system.deadlines import deadlineOf
 from muninn.terms import Access, Priority
 from muninn.transfer import dirty
 from muninn.transfer.arena import arenaOf
+from muninn.transfer.steps import Followed, Publication, stepsOf
 from muninn.transfer.tiers import slicesOf
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Scratch(Protocols, Closable):
         at: int,
         sliceBytes: int,
         room: Room,
+        generation: int,
         stream: Any,
         priority: Priority,
         giveBack: Callable[[OpenBuffer, int | None], None],
@@ -93,8 +95,9 @@ class Scratch(Protocols, Closable):
         self.transfer: Report | None = None
         self._base, self._memory, self._name = base, memory, base.name
         self._room, self._stream, self._giveBack = room, stream, giveBack
-        self._generation = 0
-        self._policy: Access = base._held().description.access
+        held = base._held()
+        self._followed = stepsOf(held).follow(window, generation)
+        self._policy: Access = held.description.access
         self._isOver = False
         #: Whether the bytes are known to be those of the buffer, at that generation.
         self._isClean = room.flagsAt is None
@@ -195,7 +198,8 @@ class Scratch(Protocols, Closable):
         """
         self._refuseReadOnly()
         self._awaitWork()
-        return sum(each.sizeBytes for each in self._ranges())
+        ranges = dirty.rangesOf(self._marked(), self.sliceBytes, self.sizeBytes)
+        return sum(each.sizeBytes for each in ranges)
 
     @named
     def writeback(self, timeout: float | None = None) -> int:
@@ -215,26 +219,25 @@ class Scratch(Protocols, Closable):
         self._checked()
         self._refuseReadOnly()
         self._awaitWork()
-        base, ranges = self._base._checked(), self._ranges()
-        if not ranges:
+        base, marked = self._base._checked(), self._marked()
+        if not marked.any():
             return base.generation.value()
-        # What is marked from now on counts for the next time.
-        marked = self._flags.copy()
-        self._flags[:] = 0
-        self._putFlags()
         try:
+            # What is marked from now on counts for the next time.
+            dirty.clear(self._flags, marked)
+            self._putFlags()
             bound = timeoutOf("writeback", timeout)
-            access = WritingBack(base, bound, lambda: self._generation)
-            with access:
-                back = WayBack(self._memory, self.gpu, self.offset, self._room.shadowAt)
-                back.send(base, ranges, access)
+            steps, publication = stepsOf(base), Publication()
+            access = WritingBack(base, bound, lambda: self._followed.generation, steps.areFollowed)
+            with publication.begun():
+                with access:
+                    self._wayBack().send(base, marked, access)
+                    steps.announce(publication)
+                _goOn(base, self._followed)
         except BaseException:
-            self._flags |= marked
+            dirty.add(self._flags, marked)
             raise
-        promoted = self._generation
-        self._generation += 2
-        _goOn(base, promoted, dirty.Range(self.offset, self.sizeBytes))
-        return self._generation
+        return self._followed.generation
 
     # --- what was used -------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class Scratch(Protocols, Closable):
         memory = self._memory
         self._used.end(self.gpu)
         del self._memory
-        self._giveBack(memory, self._generation if self._isClean else None)
+        self._giveBack(memory, self._followed.generation if self._isClean else None)
 
     def __enter__(self) -> Self:
         self._checked()
@@ -303,25 +306,28 @@ class Scratch(Protocols, Closable):
         finally:
             self.close()
 
-    def _ranges(self) -> list[dirty.Range]:
-        """The dirty ranges by now. No kernel uses the window."""
+    def _marked(self) -> dirty.Flags:
+        """The flags by now. No kernel uses the window."""
         room, opened = self._room, self._memory
         memory = opened.memory
         assert room.flagsAt is not None, "the window can be written"
         if room.shadowAt is not None:
-            memory.device = deviceOf(opened.context)
-            compare(memory, self.sizeBytes, room, self.sliceBytes, memory.device, self.gpu)
+            self._wayBack().compare()
         seen = np.empty_like(self._flags)
         memory.copyOut(seen.ctypes.data, seen.nbytes, room.flagsAt)
-        self._flags |= seen
-        self._used.markAll(self._flags)
-        return dirty.rangesOf(self._flags, self.sliceBytes, self.sizeBytes)
+        dirty.add(self._flags, seen)
+        marked = self._flags.copy()
+        self._used.markAll(marked)
+        return marked
+
+    def _wayBack(self) -> WayBack:
+        return WayBack(
+            self._memory, self.gpu, self._room, self.offset, self.sizeBytes, self.sliceBytes
+        )
 
     def _putFlags(self) -> None:
-        if self._room.flagsAt is not None:
-            self._memory.memory.copyIn(
-                self._flags.ctypes.data, self._flags.nbytes, self._room.flagsAt
-            )
+        assert self._room.flagsAt is not None, "the window can be written"
+        self._memory.memory.copyIn(self._flags.ctypes.data, self._flags.nbytes, self._room.flagsAt)
 
     def _refuseReadOnly(self) -> None:
         if not self._isWritten:
@@ -339,20 +345,13 @@ class Scratch(Protocols, Closable):
             raise TimeoutError(f"work of this process is pending after {_WORK_SECONDS:.0f} s")
 
 
-def _goOn(base: OpenBuffer, generation: int, written: dirty.Range) -> None:
-    """The next generation of a buffer differs from this one in a window only: the other
-    windows of this process are of the next one too.
-
-    Called once that one is published. Inside the access it would be too soon: if the
-    access failed, the writer that repairs the buffer would publish other bytes by the
-    same number.
+def _goOn(base: OpenBuffer, own: Followed) -> None:
+    """A window was written back and published: what this process has of the rest of the
+    buffer is of the next generation too.
     """
-    for other in list(_scratches.values()):
-        window = dirty.Range(other.offset, other.sizeBytes)
-        isOfIt = other._base._openBuffer is base and other._generation == generation
-        if isOfIt and not window.overlaps(written):
-            other._generation += 2
-    arenaOf(base.context).goOn((base.row, base.incarnation), generation, written)
+    generation = own.generation
+    stepsOf(base).take(own)
+    arenaOf(base.context).goOn((base.row, base.incarnation), generation, own.window)
 
 
 #: The promoted windows of this process, by address.

@@ -8,19 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from muninn.api import views
 from muninn.api.attachment import Attachment
 from muninn.api.views import Region
 from muninn.arguments import asInteger
-from muninn.devices.ways import streamFor
 from muninn.interop.elements import asElement
 from muninn.system.pages import pagesUp
 from muninn.transfer import dirty
 from muninn.transfer.tiers import slicesOf
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Device
-    from muninn.session.mappings import Memory
+    pass
 
 #: Slices are compared word by word.
 WORD_BYTES = 8
@@ -34,7 +31,8 @@ class Room(NamedTuple):
     shadowAt
         The copy with which a window is compared, if it is.
     flagsAt
-        A flag for each slice, for kernels, if the window can be written.
+        A flag for each slice, for kernels, if the window can be written. As many are
+        behind them, of the slices that are being written back.
     """
 
     shadowAt: int | None
@@ -47,7 +45,7 @@ class Room(NamedTuple):
             return cls(None, None, windowBytes)
         behind = pagesUp(windowBytes)
         flagsAt = behind if isTracked else 2 * behind
-        total = flagsAt + slicesOf(windowBytes, sliceBytes)
+        total = flagsAt + 2 * slicesOf(windowBytes, sliceBytes)
         return cls(None if isTracked else behind, flagsAt, total)
 
 
@@ -61,31 +59,6 @@ def regionOf(base: Attachment, window: dirty.Range) -> Region:
     if itemBytes and not window.offset % itemBytes and not window.sizeBytes % itemBytes:
         return Region(0, (window.sizeBytes // itemBytes,), whole.element)
     return Region(0, (window.sizeBytes,), asElement(np.uint8))
-
-
-def compare(
-    memory: Memory, windowBytes: int, room: Room, sliceBytes: int, device: Device, gpu: int
-) -> None:
-    """Set the flags of the slices in which a window differs from its shadow, by a kernel
-    of the GPU.
-
-    Raises
-    ------
-    DeviceUnavailable
-        No kernel can be compiled here.
-    """
-    from muninn.kernels import launch
-
-    assert room.shadowAt is not None and room.flagsAt is not None
-    whole = Region(0, (-(-windowBytes // WORD_BYTES),), asElement(np.uint64))
-    window, shadow = (
-        views.deviceArray(memory, whole._replace(offset=at), False, gpu)
-        for at in (0, room.shadowAt)
-    )
-    count, words = (slicesOf(windowBytes, sliceBytes),), sliceBytes // WORD_BYTES
-    flags = views.deviceArray(memory, Region(room.flagsAt, count, asElement(np.uint8)), True, gpu)
-    with streamFor(device, gpu) as stream:
-        launch.launch("compareSlices", window, shadow, words, flags, stream=stream)
 
 
 def askedRange(caller: str, sizeBytes: int, offset: object, length: object) -> dirty.Range:

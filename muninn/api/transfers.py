@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from muninn.api.attachment import Attachment
 from muninn.api.options import BufferOptions
+from muninn.api.repeats import Repeat
 from muninn.api.specs import specOf
 from muninn.arguments import requireCallable, timeoutOf
 from muninn.control import layout
@@ -139,7 +140,12 @@ def copyFrom(
                     each.covers(way.settle)
                 engine.send(transfer, way, sent, received.address)
                 # Odd inside; leaving the access publishes the next one.
-                return into.generation.value() + 1
+                generation = into.generation.value() + 1
+            lane = engine.lane(way, sent.place, target)
+            if lane is not None and not buffer._expiresMs and not source._expiresMs:
+                repeat = Repeat(source, out, into, asked, lane, transfer.record().keep)
+                buffer._repeats.remember(source, repeat)
+            return generation
 
     return Copy(transfer, into, work)
 
@@ -257,4 +263,5 @@ def windowOf(openBuffer: OpenBuffer, look: Callable[[], object]) -> Window:
     if place.tier is Tier.HOST:
         return Window(place, address, sizeBytes)
     allocation: Allocation = memory.source  # type: ignore[assignment]  # VRAM is an allocation
-    return Window(place, address, sizeBytes, allocation.isReachedBy, allocation.letReach)
+    reach = allocation.isReachedBy, allocation.letReach, allocation.countCopy
+    return Window(place, address, sizeBytes, *reach)

@@ -14,7 +14,7 @@ import numpy as np
 from muninn.api import views
 from muninn.api.views import Region
 from muninn.interop.elements import asElement
-from muninn.observe import counters
+from muninn.observe.counters import counter
 from muninn.session.gpus import deviceOf
 from muninn.system.logs import Log
 from muninn.transfer import dirty
@@ -46,7 +46,7 @@ class UsedSlices:
 
     def markAll(self, flags: dirty.Flags) -> None:
         """What was written was used."""
-        self._flags |= flags
+        dirty.add(self._flags, flags)
 
     def deviceFlags(self, claim: Claim) -> Any:
         """The flags for kernels; `claim` is for the memory in which they lie."""
@@ -71,7 +71,7 @@ class UsedSlices:
         if self._memory is not None:
             seen = np.empty_like(self._flags)
             self._memory.memory.copyOut(seen.ctypes.data, seen.nbytes, 0)
-            self._flags |= seen
+            dirty.add(self._flags, seen)
         ranges = dirty.rangesOf(self._flags, self._sliceBytes, self._windowBytes)
         return sum(each.sizeBytes for each in ranges)
 
@@ -85,8 +85,8 @@ class UsedSlices:
             arenaOf(opened.context).giveBack(gpu, opened)
         if used is None:
             return
-        counters.count("promoted", f"GPU {gpu}", self._windowBytes)
-        counters.count("used", f"GPU {gpu}", used)
+        counter("promoted", f"GPU {gpu}").add(self._windowBytes)
+        counter("used", f"GPU {gpu}").add(used)
         _log.info(
             "window of %r on GPU %d: %d of %d bytes used (%.2f)",
             self._name,

@@ -1,19 +1,38 @@
-"""The way of dirty ranges from scratch memory back to the buffer."""
+"""The way of dirty slices from scratch memory back to the buffer, and the comparison that
+finds out which those are.
+
+A kernel copies them where there are many: it writes host memory as fast as one large
+copy, and the driver takes some microseconds for each of many small ones.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from muninn.api import transfers
+import numpy as np
+
+from muninn.api import transfers, views
+from muninn.api.scratchroom import WORD_BYTES, Room
+from muninn.api.views import Region
 from muninn.devices.ways import drain, streamFor
+from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
+from muninn.transfer import dirty
 from muninn.transfer.handle import Transfer
+from muninn.transfer.tiers import slicesOf
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from muninn.devices.port import Device, Stream
+    from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
     from muninn.sync.moves import WritingBack
-    from muninn.transfer import dirty
     from muninn.transfer.tiers import Place
+
+#: From so many ranges on a kernel copies: one launch takes as long as some ten copies.
+_MANY = 32
 
 
 class WayBack(NamedTuple):
@@ -22,36 +41,111 @@ class WayBack(NamedTuple):
     Attributes
     ----------
     memory, gpu
-        The scratch memory, which has the window at its beginning, and its GPU.
-    offset
-        The beginning of the window in the buffer.
-    shadowAt
-        The copy in the scratch memory with which the window is compared, if it is.
+        The scratch memory, and its GPU.
+    room
+        What is where in that memory.
+    offset, sizeBytes
+        The window in the buffer.
     """
 
     memory: OpenBuffer
     gpu: int
+    room: Room
     offset: int
-    shadowAt: int | None
+    sizeBytes: int
+    sliceBytes: int
 
-    def send(self, base: OpenBuffer, ranges: list[dirty.Range], access: WritingBack) -> None:
-        """Copy ranges to the buffer, and to the shadow. All copies are over when this
-        returns or raises, or else when the access ends.
+    def compare(self) -> None:
+        """Set the flags of the slices in which the window differs from its shadow, by a
+        kernel of the GPU.
+
+        Raises
+        ------
+        DeviceUnavailable
+            No kernel can be compiled here.
         """
-        device, source = deviceOf(base.context), self.memory.memory.address
+        from muninn.kernels import launch
+
+        assert self.room.shadowAt is not None and self.room.flagsAt is not None
+        device = self._device()
+        words = -(-self.sizeBytes // WORD_BYTES)
+        window, shadow = (
+            self._words(self.memory.memory, at, words, False) for at in (0, self.room.shadowAt)
+        )
+        flags = self._flags(self.room.flagsAt)
+        with streamFor(device, self.gpu) as stream:
+            launch.launch("compareSlices", window, shadow, self._sliceWords, flags, stream=stream)
+
+    def send(self, base: OpenBuffer, marked: dirty.Flags, access: WritingBack) -> None:
+        """Copy the slices that are marked to the buffer, and to the shadow. All copies are
+        over when this returns or raises, or else when the access ends.
+        """
+        device, source = self._device(), self.memory.memory.address
         whole, home = transfers.windowOf(base, lambda: None), base.memory.gpu
         target = whole.address + self.offset
+        isNear = home in (None, self.gpu)
         with streamFor(device, self.gpu) as stream:
             access.covers(lambda: drain((stream,)))
-            if (shadowAt := self.shadowAt) is not None:
+            if isNear and self._isForKernels(device, marked):
+                ranges = self._sendByKernel(base.memory, marked, stream)
+            else:
+                ranges = dirty.rangesOf(marked, self.sliceBytes, self.sizeBytes)
+            if (shadowAt := self.room.shadowAt) is not None:
                 kept = [(source + shadowAt + at, source + at, length) for at, length in ranges]
                 device.copyBatch(kept, stream)
-            if home in (None, self.gpu):
+            if isNear:
                 device.copyBatch(
                     [(target + at, source + at, length) for at, length in ranges], stream
                 )
-        if home not in (None, self.gpu):
+        if not isNear:
             self._sendAcross(base, whole.place, target, ranges, access)
+
+    def _isForKernels(self, device: Device, marked: dirty.Flags) -> bool:
+        """Whether a kernel is worth it. The first one of a process that has not loaded Numba
+        takes longer than any copies.
+        """
+        return (
+            dirty.rangesIn(marked) >= _MANY
+            and not device.runsKernelsOnHost
+            and self.offset % WORD_BYTES == 0
+            and "numba.cuda" in sys.modules
+        )
+
+    def _sendByKernel(self, base: Memory, marked: dirty.Flags, stream: Stream) -> list[dirty.Range]:
+        """Copy the whole words of the marked slices; returns the range that is left."""
+        from muninn.kernels import launch
+
+        flagsAt, shadowAt = self.room.flagsAt, self.room.shadowAt
+        assert flagsAt is not None, "the window can be written"
+        takenAt = flagsAt + marked.size
+        self.memory.memory.copyIn(marked.ctypes.data, marked.nbytes, takenAt)
+        base.device = self._device()
+        words, taken = self.sizeBytes // WORD_BYTES, self._flags(takenAt)
+        window = self._words(self.memory.memory, 0, words, False)
+        targets = [self._words(base, self.offset, words, True)]
+        if shadowAt is not None:
+            targets.append(self._words(self.memory.memory, shadowAt, words, True))
+        for target in targets:
+            launch.launch("copyMarked", target, window, self._sliceWords, taken, stream=stream)
+        left = self.sizeBytes % WORD_BYTES
+        return [dirty.Range(self.sizeBytes - left, left)] if left and marked[-1] else []
+
+    @property
+    def _sliceWords(self) -> int:
+        return self.sliceBytes // WORD_BYTES
+
+    def _device(self) -> Device:
+        device = deviceOf(self.memory.context)
+        self.memory.memory.device = device
+        return device
+
+    def _words(self, memory: Memory, offset: int, words: int, isWritten: bool) -> Any:
+        region = Region(offset, (words,), asElement(np.uint64))
+        return views.deviceArray(memory, region, isWritten, self.gpu)
+
+    def _flags(self, offset: int) -> Any:
+        region = Region(offset, (slicesOf(self.sizeBytes, self.sliceBytes),), asElement(np.uint8))
+        return views.deviceArray(self.memory.memory, region, True, self.gpu)
 
     def _sendAcross(
         self,

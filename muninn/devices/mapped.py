@@ -8,11 +8,17 @@ so the memory stays mapped until the last of them is gone.
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 
 from muninn.devices.port import Allocation
-from muninn.errors import BufferFreed
+from muninn.errors import BufferFreed, TopologyNotPeerable
+
+#: To let a GPU reach 2 GiB takes 10 ms, and then each copy takes 0.9 ms less (two H200).
+_OFTEN = 10
 
 
 class Addressed(Protocol):
@@ -31,6 +37,8 @@ class MappedAllocation(Allocation, Generic[M]):
     _mapping: M | None
     #: The other GPUs that reach it.
     _reached: frozenset[int] = frozenset()
+    #: How many copies to each of them were counted.
+    _copies: Mapping[int, int] = MappingProxyType({})
 
     @property
     def address(self) -> int:
@@ -54,6 +62,13 @@ class MappedAllocation(Allocation, Generic[M]):
             self._give(gpu)
             self._reached |= {gpu}
         del mapping
+
+    def countCopy(self, gpu: int) -> None:
+        count = self._copies.get(gpu, 0) + 1
+        self._copies = {**self._copies, gpu: count}
+        if count == _OFTEN:
+            with contextlib.suppress(TopologyNotPeerable):
+                self.letReach(gpu)
 
     def isReachedBy(self, gpu: int) -> bool:
         return gpu == self.gpu or gpu in self._reached

@@ -180,9 +180,42 @@ def compareSlices(scratch: Any, base: Any, sliceElements: Any, flags: Any) -> No
     `base`. A slice has `sliceElements` elements, the last one may have fewer. Several
     threads may write a flag; all write the same value.
     """
-    for index in range(cuda.grid(1), scratch.size, cuda.gridsize(1)):
+    index, step, size = cuda.grid(1), cuda.gridsize(1), scratch.size
+    # Four pairs are loaded before a flag is stored, since a load does not move over a store.
+    while index + 3 * step < size:
+        second, third, fourth = index + step, index + 2 * step, index + 3 * step
+        differs = scratch[index] != base[index]
+        differsSecond = scratch[second] != base[second]
+        differsThird = scratch[third] != base[third]
+        differsFourth = scratch[fourth] != base[fourth]
+        if differs:
+            flags[index // sliceElements] = 1
+        if differsSecond:
+            flags[second // sliceElements] = 1
+        if differsThird:
+            flags[third // sliceElements] = 1
+        if differsFourth:
+            flags[fourth // sliceElements] = 1
+        index += 4 * step
+    while index < size:
         if scratch[index] != base[index]:
             flags[index // sliceElements] = 1
+        index += step
+
+
+@cuda.jit  # type: ignore[untyped-decorator]
+def copyMarked(target: Any, source: Any, sliceElements: Any, flags: Any) -> None:
+    """Copy each slice of uint64 `source` whose flag is not 0 to the same place of `target`.
+    A slice has `sliceElements` elements, the last one may have fewer. `target` may be
+    host memory that the GPU has mapped.
+    """
+    parts = (sliceElements + _COPIED - 1) // _COPIED
+    for number in range(cuda.blockIdx.x, parts * flags.size, cuda.gridDim.x):
+        if flags[number // parts]:
+            end = min((number // parts + 1) * sliceElements, source.size)
+            begin = number // parts * sliceElements + number % parts * _COPIED
+            for index in range(begin + cuda.threadIdx.x, min(begin + _COPIED, end), BLOCK_THREADS):
+                target[index] = source[index]
 
 
 @cuda.jit(device=True, inline="always")  # type: ignore[untyped-decorator]

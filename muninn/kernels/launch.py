@@ -5,6 +5,7 @@ which can be read without a GPU.
 from __future__ import annotations
 
 import functools
+import math
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "fillPattern": ("uint64[::1]", "uint64"),
     "countMismatches": ("uint64[::1]", "uint64", "uint64[::1]"),
     "compareSlices": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
+    "copyMarked": ("uint64[::1]", "uint64[::1]", "int64", "uint8[::1]"),
     "gatherSlices": ("uint64[::1]", "uint64[::1]", "int64", "int64[::1]"),
     "scatterSlices": ("uint64[::1]", "uint64[::1]", "int64", "int64[::1]"),
     "sliceDigests": ("uint64[::1]", "int64", "uint64[::1]"),
@@ -36,7 +38,7 @@ _MAX_BLOCKS = 4096
 #: Numba warns of fewer blocks. More than there is work for end at once.
 _MIN_BLOCKS = 128
 #: The kernels whose source says how much there is to do, and not their target.
-_BY_SOURCE = {"copyElements", "scatterSlices"}
+_BY_SOURCE = {"copyElements", "copyMarked", "scatterSlices"}
 #: The ends of the types of arrays and tuples.
 _ARRAY, _TUPLE = "[::1]", f" * {MAX_AXES}"
 _NUMBERS = {"uint64": np.uint64, "int64": np.int64, "float32": np.float32}
@@ -141,7 +143,9 @@ def _converted(argument: Any, kind: str) -> Any:
     return _NUMBERS[kind](argument) if kind in _NUMBERS else argument
 
 
+@functools.cache
 def _deviceKernels() -> ModuleType:
+    """The kernels for GPUs. An error is raised at each call."""
     try:
         from muninn.kernels import device, numbacuda
     except ImportError as error:
@@ -172,7 +176,7 @@ def _blocksFor(name: str, arrays: list[Any], blockThreads: int) -> int:
     """The number of blocks: one per slice for the digests of slices, else so many that
     each thread gets one element; within bounds, and 0 where there is nothing to do.
     """
-    sizes = [int(np.prod(array.shape)) for array in arrays]
+    sizes = [math.prod(array.shape) for array in arrays]
     wanted = sizes[-1] if name == "sliceDigests" else -(-sizes[name in _BY_SOURCE] // blockThreads)
     return min(max(wanted, _MIN_BLOCKS), _MAX_BLOCKS) if wanted else 0
 

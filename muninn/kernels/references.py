@@ -114,6 +114,16 @@ def compareSlices(scratch: Array, base: Array, sliceElements: int, flags: Array)
     )
 
 
+def copyMarked(target: Array, source: Array, sliceElements: int, flags: Array) -> None:
+    """Copy each slice of uint64 `source` whose flag is not 0 to the same place of `target`.
+    A slice has `sliceElements` elements, the last one may have fewer. `target` may be
+    host memory that the GPU has mapped.
+    """
+    elements = int(sliceElements)
+    for begin in (np.flatnonzero(flags) * elements).tolist():
+        target[begin : begin + elements] = source[begin : begin + elements]
+
+
 def gatherSlices(target: Array, source: Array, sliceElements: int, positions: Array) -> None:
     """Copy slice ``positions[j]`` of uint64 `source` to slice j of `target`, for each j.
     A slice has `sliceElements` elements, the last one of `source` may have fewer. A

@@ -18,17 +18,35 @@ class Count(NamedTuple):
     sizeBytes: int
 
 
-_counts: dict[tuple[str, str], Count] = {}
+class Counter:
+    """One count, for a caller that counts often."""
+
+    __slots__ = ("_sizeBytes", "_times")
+
+    def __init__(self) -> None:
+        self._times = self._sizeBytes = 0
+
+    def add(self, sizeBytes: int = 0) -> None:
+        """Count one more."""
+        with _changing.lock:
+            self._times += 1
+            self._sizeBytes += sizeBytes
+
+    def counted(self) -> Count:
+        return Count(self._times, self._sizeBytes)
+
+
+_counters: dict[tuple[str, str], Counter] = {}
 _changing = Guard()
 
 
-def count(name: str, label: str, sizeBytes: int = 0) -> None:
-    """Count one more of `name` with this label."""
-    with _changing.lock:
-        times, total = _counts.get((name, label), Count(0, 0))
-        _counts[name, label] = Count(times + 1, total + sizeBytes)
+def counter(name: str, label: str) -> Counter:
+    """The counter of `name` with this label."""
+    return _counters.setdefault((name, label), Counter())
 
 
 def counted(name: str) -> dict[str, Count]:
     """The counts of `name`, by label."""
-    return {label: each for (known, label), each in list(_counts.items()) if known == name}
+    return {
+        label: each.counted() for (known, label), each in list(_counters.items()) if known == name
+    }

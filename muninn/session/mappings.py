@@ -70,6 +70,7 @@ class Memory:
 
     __slots__ = (
         "__weakref__",
+        "_kernelsOn",
         "_lease",
         "_mapped",
         "_mapping",
@@ -92,6 +93,8 @@ class Memory:
         self.leaseIndex = int(leaseIndex)
         self._lease = lease = leaseIndex.lease  # the lease ends with this object
         self.device = device
+        #: The other GPUs whose kernels were let use it. Copies may be let reach it too.
+        self._kernelsOn: frozenset[int] = frozenset()
         self.isHostVisible = not isinstance(source, Allocation) or source.isHostVisible
         self._mapping = _thread.RLock()
         #: At most one registration; a list that the lease's tenure has too, which
@@ -187,11 +190,12 @@ class Memory:
         if isinstance(self.source, Allocation) and home is not None:
             device.requirePeer(gpu, home)
             self.source.letReach(gpu)
+            self._kernelsOn |= {gpu}
 
     def requireReach(self, gpu: int) -> None:
-        """Raise `TopologyNotPeerable` if kernels of `gpu` do not reach it as it is."""
-        source, home = self.source, self.gpu
-        if isinstance(source, Allocation) and home is not None and not source.isReachedBy(gpu):
+        """Raise `TopologyNotPeerable` if kernels of `gpu` may not use it as it is."""
+        home = self.gpu
+        if home not in (None, gpu) and gpu not in self._kernelsOn:
             raise TopologyNotPeerable(
                 f"kernels of GPU {gpu} do not reach the memory of GPU {home} as it is",
                 f'Open it with targetGpu={gpu}, which copies it, or with route="mapped" too',

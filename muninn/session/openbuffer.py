@@ -27,6 +27,7 @@ from muninn.session.privatememory import PrivateMemory
 from muninn.storage import segments
 from muninn.system import atomics, clock, green
 from muninn.system.clock import monotonicMs
+from muninn.system.structures import Standing
 from muninn.terms import Access, Mode
 
 if TYPE_CHECKING:
@@ -193,6 +194,16 @@ class OpenBuffer:
             raise LeaseRevoked(f"the lease on {self.description.name!r} was revoked: lifetimeEnded")
         if now >= self._renewAtMs:
             self.renew()
+
+    def standing(self) -> Standing:
+        """The lease, and until when `check` would raise nothing and renew nothing, as long
+        as the lease is the same and the row can be used.
+        """
+        untilMs = self._renewAtMs
+        if self.description.deadlineMs and clock.knowsHostTime():
+            untilMs = min(untilMs, self.description.deadlineMs)
+        fences = self.tables.block.fencesAddress(self.row)
+        return Standing(self._leaseAddress, fences, self._leaseWord, clock.ownNs(untilMs))
 
     def renew(self) -> None:
         self._renewAtMs = (

@@ -35,7 +35,39 @@ def _nothing() -> None:
     """No copy is under way."""
 
 
-class _Moving(OnOpenBuffer):
+class _Covering(OnOpenBuffer):
+    """An access that lasts until the work of a copy is over, however it is left."""
+
+    #: Waits for the work of the copy, and holds the memory that the copy uses.
+    _settle: Callable[[], object] = staticmethod(_nothing)
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        self._settle()
+
+    def _linger(self) -> None:
+        def end() -> None:
+            try:
+                self._settle()
+            finally:
+                atomics.scopeEnd(self)
+
+        try:
+            threads.start(end, "muninn-access")
+        except RuntimeError:  # no thread can be started: wait here
+            end()
+
+
+class Again(_Covering):
+    """An access of a copy that is made again. The C part enters it, where that takes no
+    wait, and leaves it (`cshim/repeat.h`), any number of times. It keeps no buffer.
+    """
+
+    def __init__(self, openBuffer: OpenBuffer, drain: Callable[[], object]) -> None:
+        super().__init__(openBuffer.owner, _AGAIN_CALLS, id(self))
+        self._settle = drain
+
+
+class _Moving(_Covering):
     """An access in which this process copies between places, and waits for the copy. It
     waits for the work of earlier accesses first.
 
@@ -56,7 +88,6 @@ class _Moving(OnOpenBuffer):
         super().__init__(None, calls, id(self))
         self._isTimed, self._kind = timeout is not None, owners.KIND_HOST
         self._openBuffer, self._timeout, self._look = openBuffer, timeout, look
-        self._settle: Callable[[], object] = _nothing
 
     def covers(self, settle: Callable[[], object]) -> None:
         """Let the access last until `settle` has returned, however its block is left.
@@ -91,21 +122,6 @@ class _Moving(OnOpenBuffer):
     def _isDone(self, seconds: float | None, writing: bool) -> bool:
         fences.holdBack(self._openBuffer, None, writing=writing, timeout=seconds)
         return True
-
-    def _end(self, kind: type[BaseException] | None) -> None:
-        self._settle()
-
-    def _linger(self) -> None:
-        def end() -> None:
-            try:
-                self._settle()
-            finally:
-                atomics.scopeEnd(self)
-
-        try:
-            threads.start(end, "muninn-access")
-        except RuntimeError:  # no thread can be started: wait here
-            end()
 
     def _inSlices(self, until: Until, wait: Callable[[float], bool]) -> bool:
         """Wait as long as the deadline allows, and look between two slices of the time.
@@ -183,16 +199,23 @@ class WritingBack(Receiving):
     ----------
     generation
         Returns that generation; called once no other process can change the buffer.
+    areFollowed
+        Waits for so many seconds until `generation` knows of what this process has
+        published. Returns whether it does.
     """
 
     def __init__(
-        self, openBuffer: OpenBuffer, timeout: float | None, generation: Callable[[], int]
+        self,
+        openBuffer: OpenBuffer,
+        timeout: float | None,
+        generation: Callable[[], int],
+        areFollowed: Callable[[float], bool],
     ) -> None:
         super().__init__(openBuffer, timeout, lambda: None)
         # The C part then calls `_awaitOthers` in any case: with the owner lock, and
         # before the generation becomes odd, by which a dead writer's can not be told.
         self._kind = owners.KIND_STREAM
-        self._promoted = generation
+        self._promoted, self._areFollowed = generation, areFollowed
 
     @staticmethod
     def _callsOfKind() -> int:
@@ -201,6 +224,11 @@ class WritingBack(Receiving):
     def _awaitOthers(self, until: Until) -> None:
         super()._awaitOthers(until)
         # Asked now: another window of this process may just have been written back.
+        if not self._inSlices(until, self._areFollowed):
+            raise TimeoutError(
+                f"another thread has been writing a window of "
+                f"{self._openBuffer.description.name!r} back for {self._timeout} s"
+            )
         found, promoted = self._openBuffer.generation.value(), self._promoted()
         if found != promoted:
             left = "a writer has left it half written" if found & 1 else f"it is at {found}"
@@ -210,6 +238,6 @@ class WritingBack(Receiving):
             )
 
 
-_SENDING_CALLS, _RECEIVING_CALLS, _BACK_CALLS = (
-    owners.callsOf(kind) for kind in (Sending, Receiving, WritingBack)
+_SENDING_CALLS, _RECEIVING_CALLS, _BACK_CALLS, _AGAIN_CALLS = (
+    owners.callsOf(kind) for kind in (Sending, Receiving, WritingBack, Again)
 )

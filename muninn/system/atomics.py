@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from muninn.system.library import LIBRARY as LIBRARY
 from muninn.system.library import Missing, loaded
+from muninn.system.structures import AccessCalls, Interpreter, MappedRange, RepeatedCopy
 from muninn.system.structures import AccessScope as AccessScope
 from muninn.system.structures import Descriptor as Descriptor
 from muninn.system.structures import Known as Known
-from muninn.system.structures import MappedRange
 from muninn.system.structures import OwnedRange as OwnedRange
 from muninn.system.structures import Received as Received
 from muninn.system.structures import closedByProgram as closedByProgram
@@ -48,48 +48,6 @@ def _bound(library: Any, name: str, result: Any, *arguments: Any) -> Any:
     return function
 
 
-class _Python(ctypes.Structure):
-    """`struct mnnPython`."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "call",
-            "keep",
-            "drop",
-            "number",
-            "valueOf",
-            "fetch",
-            "restore",
-            "item",
-            "none",
-            "true",
-            "false",
-            "names",
-            "identName",
-            "plainIdent",
-        )
-    )
-
-
-class _Calls(ctypes.Structure):
-    """`struct mnnCalls`."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "python",
-            "attach",
-            "deadline",
-            "await_",
-            "awaitOthers",
-            "end",
-            "linger",
-            "refuse",
-        )
-    )
-
-
 _FUNCTIONS = (
     "PyObject_CallFunctionObjArgs",
     "Py_IncRef",
@@ -100,7 +58,7 @@ _FUNCTIONS = (
     "PyErr_Restore",
     "PyDict_GetItemWithError",
 )
-_python = _Python(
+_python = Interpreter(
     *(ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p) for each in _FUNCTIONS),
     id(None),
     id(True),
@@ -124,7 +82,7 @@ def callsOf(functions: Iterable[Any]) -> int:
     order of its fields. None stands for a function that is never called.
     """
     functions = list(functions)
-    calls = _Calls(
+    calls = AccessCalls(
         ctypes.addressof(_python), *(None if each is None else id(each) for each in functions)
     )
     _kept.append((calls, functions))
@@ -137,15 +95,19 @@ _asMethod.restype, _asMethod.argtypes = ctypes.py_object, (ctypes.py_object,)
 
 
 def _method(
-    name: str, result: Any, *optional: str, arguments: int = 0, isPublic: bool = False
+    name: str,
+    result: Any,
+    *optional: str,
+    arguments: int = 0,
+    isPublic: bool = False,
+    on: Any = _SCOPE,
 ) -> Any:
-    """A C function as a method of `AccessScope`. A call of it runs no bytecode, so no
-    signal handler can raise in the middle of it.
+    """A C function as a method of a structure. A call of it runs no bytecode, so no signal
+    handler can raise in the middle of it.
 
     A public method also refuses arguments that it does not take, for 0.03 µs more.
     """
-    objects = [ctypes.py_object] * (arguments + len(optional))
-    prototype = ctypes.PYFUNCTYPE(result, _SCOPE, *objects)
+    prototype = ctypes.PYFUNCTYPE(result, on, *[ctypes.py_object] * (arguments + len(optional)))
     named: Any = (
         ((1, "scope"), *((1, each, None) for each in optional)) if optional or isPublic else None
     )
@@ -204,6 +166,8 @@ readingEnter = _method("mnnReadingEnter", ctypes.py_object)
 readingExit = _method("mnnReadingExit", ctypes.py_object, arguments=3)
 scopeDrop = _method("mnnAccessScopeDrop", None)
 scopeEnd = _bound(_quick, "mnnAccessScopeEnd", None, _SCOPE)
+_REPEAT = ctypes.POINTER(RepeatedCopy)
+RepeatedCopy.copy = _method("mnnRepeatCopy", ctypes.py_object, on=_REPEAT)  # type: ignore[method-assign]
 
 robustListBytes = _bound(_quick, "mnnRobustListBytes", _SIZE)
 robustHold = _bound(_quick, "mnnRobustHold", _I32, _ADDRESS, _ADDRESS)

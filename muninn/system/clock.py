@@ -140,6 +140,11 @@ def monotonicMs() -> int:
     return ns // _NS_PER_MS
 
 
+def ownNs(hostMs: int) -> int:
+    """A time of the host's clock as `atomics.monotonicNs` counts."""
+    return hostMs * _NS_PER_MS + _own.monotonicNs
+
+
 def isOver(deadlineMs: int) -> bool:
     """Whether a deadline of the control block has passed. 0 means no deadline. A
     deadline that this process can not compare with its clock has not passed.

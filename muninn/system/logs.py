@@ -33,6 +33,10 @@ class Log:
         with contextlib.suppress(Exception):  # there is no other place to report it
             self._logger.log(level, message, *values, stacklevel=3, **keywords)
 
+    def isInfo(self) -> bool:
+        """Whether `info` goes anywhere, for a caller whose text takes long to make."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def debug(self, message: str, *values: object) -> None:
         self._say(logging.DEBUG, message, *values)
 

@@ -14,6 +14,48 @@ from typing import TYPE_CHECKING, TypeAlias
 _U32, _U64, _I32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
 
 
+class Interpreter(ctypes.Structure):
+    """`struct mnnPython`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "call",
+            "keep",
+            "drop",
+            "number",
+            "valueOf",
+            "fetch",
+            "restore",
+            "item",
+            "none",
+            "true",
+            "false",
+            "names",
+            "identName",
+            "plainIdent",
+        )
+    )
+
+
+class AccessCalls(ctypes.Structure):
+    """`struct mnnCalls`."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "python",
+            "attach",
+            "deadline",
+            "await_",
+            "awaitOthers",
+            "end",
+            "linger",
+            "refuse",
+        )
+    )
+
+
 class AccessScope(ctypes.Structure):
     """`struct mnnAccessScope`: Python sets some fields when the access begins, and the
     C part keeps its state in the others. The subclasses are in `sync`.
@@ -46,6 +88,61 @@ class AccessScope(ctypes.Structure):
     # ctypes structures have no hash, because their values can change. Here the object's
     # identity counts, and it does not change.
     __hash__ = object.__hash__
+
+
+class LaneCalls(ctypes.Structure):
+    """`struct mnnLane`: the driver's functions for copies between two GPUs, the contexts
+    of the two, and the stream.
+    """
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "push",
+            "pop",
+            "exchangeCaptureMode",
+            "copy",
+            "query",
+            "sourceContext",
+            "targetContext",
+            "stream",
+        )
+    )
+
+
+class Standing(ctypes.Structure):
+    """`struct mnnStanding`: an open buffer as it was found, and until when it can be used
+    without a look at anything else.
+    """
+
+    _fields_ = (
+        ("lease", ctypes.c_void_p),
+        ("fences", ctypes.c_void_p),
+        ("leaseWord", _U64),
+        ("untilNs", ctypes.c_int64),
+    )
+
+
+class RepeatedCopy(ctypes.Structure):
+    """`struct mnnRepeat`: a copy that can be made again in one call."""
+
+    _fields_ = (
+        ("lane", ctypes.c_void_p),
+        ("sending", ctypes.c_void_p),
+        ("receiving", ctypes.c_void_p),
+        ("source", Standing),
+        ("target", Standing),
+        ("sourceAddress", _U64),
+        ("targetAddress", _U64),
+        ("sizeBytes", _U64),
+        ("finish", ctypes.c_void_p),
+    )
+    if TYPE_CHECKING:
+
+        def copy(self) -> int | None:
+            """Copy; returns the generation that was published, or None if the caller has
+            to take the long way.
+            """
 
 
 class Extent(ctypes.Structure):

@@ -9,10 +9,11 @@ for some seconds. One process has one engine for its device; nothing of it is sh
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from muninn.devices.port import Device
+from muninn.devices.port import Device, Lane
 from muninn.devices.topology.links import Links
 from muninn.devices.topology.verdict import Verdict
 from muninn.devices.ways import (
@@ -25,7 +26,6 @@ from muninn.devices.ways import (
     byLink,
 )
 from muninn.errors import MuninnError, QuotaExceeded, ThreadsExhausted, TopologyNotPeerable
-from muninn.observe import counters
 from muninn.system import aside, clock, threads
 from muninn.system.logs import Log
 from muninn.transfer.handle import Stop, Transfer
@@ -80,6 +80,8 @@ class Engine:
         self._preferP2p = preferP2p
         self._watch = Watch(trimSoon)
         self._idle = Kept[_Idle](self._watch)
+        #: While any copy may be repeated by them.
+        self._lanes = weakref.WeakValueDictionary[tuple[int, int], Lane]()
 
     @contextlib.contextmanager
     def way(
@@ -149,7 +151,17 @@ class Engine:
             way.send(source.address, target, source.sizeBytes, transfer.told, anchor)
         finally:
             transfer.arrive()
-            self._record(transfer)
+            transfer.record().keep(transfer.seconds, transfer.doneBytes)
+
+    def lane(self, way: Way, source: Place, target: Place) -> Lane | None:
+        """A lane for copies like one that went by `way`; None if there is none."""
+        if not isinstance(way, Direct) or Tier.HOST in (source.tier, target.tier):
+            return None
+        pair = source.gpu, target.gpu
+        lane = self._lanes.get(pair) or self.device.lane(*pair)
+        if lane is not None:
+            self._lanes[pair] = lane
+        return lane
 
     def requireLink(self, source: int, target: int) -> None:
         """Raise `TopologyNotPeerable`, with the reason, if no byte may go straight from one
@@ -182,23 +194,6 @@ class Engine:
     def close(self) -> None:
         """The membership ends."""
         self.trim(0.0)
-
-    def _record(self, transfer: Transfer[Any]) -> None:
-        counters.count("transfers", f"{transfer.route}/{transfer.reason}", transfer.doneBytes)
-        speed = transfer.doneBytes / max(transfer.seconds, 1e-9) / 1e9
-        _log.info(
-            "transfer from %s to %s: route=%s reason=%s bytes=%d of %d durationMs=%.3f "
-            "(%.1f GB/s)%s",
-            transfer.source,
-            transfer.target,
-            transfer.route,
-            transfer.reason,
-            transfer.doneBytes,
-            transfer.sizeBytes,
-            transfer.seconds * 1e3,
-            speed,
-            f": {transfer.note}" if transfer.note else "",
-        )
 
     # --- choosing ----------------------------------------------------------------------
 
@@ -247,10 +242,14 @@ class Engine:
     # --- ways --------------------------------------------------------------------------
 
     def _byLink(self, source: Window, target: int) -> tuple[_Key, Way]:
-        """Straight from the memory itself if the other GPU reaches it, else by pieces."""
+        """Straight from the memory itself if the other GPU reaches it, else by pieces.
+        Memory that is copied often is given reach.
+        """
         near = source.place.gpu
         if self.device.givesReachAtOnce:
             source.letReach(target)
+        if not source.isReachedBy(target):
+            source.countCopy(target)
         if not source.isReachedBy(target):
             return self._relayed(near, target)
         key = _Key(Route.P2P, near, target, isRelayed=False)

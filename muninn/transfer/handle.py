@@ -17,6 +17,7 @@ from muninn.sync.asyncwait import waited
 from muninn.system import aside, clock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.green import Condition
+from muninn.transfer.records import Record
 from muninn.transfer.routes import Choice
 from muninn.transfer.states import NEXT, State
 from muninn.transfer.tiers import Place
@@ -212,6 +213,11 @@ class Transfer(Generic[Result]):
 
     def choose(self, choice: Choice) -> None:
         self._choice = choice
+
+    def record(self) -> Record:
+        """What is the same for all transfers of its bytes by its way. It was chosen."""
+        choice: Choice = self._choice  # type: ignore[assignment]  # by now
+        return Record(self.source, self.target, choice, self.sizeBytes)
 
     def send(self) -> None:
         """The first of its bytes go now."""

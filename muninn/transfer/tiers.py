@@ -34,7 +34,7 @@ class Window(NamedTuple):
     ----------
     address
         Where they are, for the GPUs; of host memory that the GPUs have mapped.
-    isReachedBy, letReach
+    isReachedBy, letReach, countCopy
         Whether a GPU reaches them, and letting it, as of `Allocation`.
     """
 
@@ -43,6 +43,7 @@ class Window(NamedTuple):
     sizeBytes: int
     isReachedBy: Callable[[int], bool] = lambda gpu: False
     letReach: Callable[[int], object] = lambda gpu: None
+    countCopy: Callable[[int], object] = lambda gpu: None
 
 
 def slicesOf(sizeBytes: int, sliceBytes: int) -> int:

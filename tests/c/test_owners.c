@@ -611,6 +611,87 @@ static void *sleepsOnTheOwnerLock(void *self, void *one, void *said)
 	return given(&false_);
 }
 
+/* Entering at once: each thing that stands against it, by itself. */
+static uint64_t fences[MNN_TICKET_RING];
+static struct mnnAccessScope attempt;
+static uint64_t *ring(void) { return (uint64_t *)(row + MNN_ROW_TICKETS_OFFSET); }
+static uint64_t *next(void) { return (uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET); }
+
+static void entersAtOnce(bool reads, bool writes)
+{
+	uint64_t was = *generation();
+	attempt = scopeOf(MNN_KIND_HOST);
+	CHECK(mnnReadingTry(&attempt, fences) == reads);
+	CHECK((expiry == (77 | READING)) == reads && (owner.readers == &attempt) == reads);
+	if (reads)
+		CHECK(mnnReadingExit(&attempt, &none, &none, &none) == &false_);
+	CHECK(expiry == 77 && owner.readers == NULL && openBuffer.references == 0);
+	put(word(MNN_ROW_READERS_OFFSET), 0); /* as a writer does that finds nobody */
+	attempt = scopeOf(MNN_KIND_HOST);
+	CHECK(mnnWritingTry(&attempt, fences) == writes);
+	CHECK((owner.depth == 1) == writes && *generation() == was + writes);
+	if (writes)
+		CHECK(mnnWritingExit(&attempt, &none, &none, &none) == &false_ && *generation() == was + 2);
+	CHECK(owner.depth == 0 && openBuffer.references == 0 && exceptions == 0);
+	CHECK(getIdent.calls == 0 && attach.calls == 0 && awaitOthers.calls == 0);
+}
+
+static void anAccessIsEnteredAtOnceOrNotAtAll(void)
+{
+	named = &plainIdent;
+	begin();
+	getIdent.calls = 0;
+	memset(fences, 0, sizeof fences);
+	entersAtOnce(true, true);
+	isAtRest();
+	put(ownerLock(), THEIRS);
+	entersAtOnce(false, false);
+	CHECK(look(ownerLock()) == THEIRS);
+	put(ownerLock(), MNN_OWNER_DEAD);
+	entersAtOnce(false, false);
+	put(ownerLock(), 0), put(successor(), 4);
+	entersAtOnce(true, false);
+	put(successor(), 0), *generation() += 1;
+	entersAtOnce(false, false);
+	*generation() += 1, all.leaver = ANOTHER;
+	entersAtOnce(false, false);
+	all.leaver = 0, named = &getIdent;
+	entersAtOnce(false, false);
+	named = &plainIdent, attempt = scopeOf(MNN_KIND_HOST);
+	put(word(MNN_ROW_READERS_OFFSET), 3);
+	CHECK(!mnnWritingTry(&attempt, fences) && look(ownerLock()) == 0);
+	struct mnnAccessScope outer = scopeOf(MNN_KIND_HOST);
+	CHECK(mnnReadingTry(&outer, fences) && !mnnReadingTry(&outer, fences));
+	put(word(MNN_ROW_READERS_OFFSET), 0);
+	CHECK(!mnnWritingTry(&attempt, fences)); /* a thread of this process is reading */
+	CHECK(mnnReadingExit(&outer, &none, &none, &none) == &false_);
+	put(word(MNN_ROW_READERS_OFFSET), 0);
+	CHECK(mnnWritingTry(&outer, fences) && !mnnReadingTry(&attempt, fences));
+	CHECK(mnnWritingExit(&outer, &none, &none, &none) == &false_);
+
+	/* Tickets: in slot 5 is one whose number has wrapped. */
+	uint64_t number = UINT64_C(0x100000005);
+	*next() = number, fences[5] = number - MNN_TICKET_RING;
+	const struct {
+		uint64_t status;
+		bool reads, writes;
+	} kinds[] = {{MNN_TICKET_PENDING, true, true}, {MNN_TICKET_READING, true, false},
+		{MNN_TICKET_WRITING, false, false}, {MNN_TICKET_WRITING_BY_DEVICE, false, false},
+		{MNN_TICKET_WRITTEN, true, true}, {MNN_TICKET_READ, true, true}};
+	for (size_t each = 0; each < sizeof kinds / sizeof *kinds; each++) {
+		ring()[5] = number << MNN_TICKET_NUMBER_SHIFT | kinds[each].status;
+		entersAtOnce(kinds[each].reads, kinds[each].writes);
+	}
+	fences[5] = number; /* a GPU has come to it */
+	ring()[5] = number << MNN_TICKET_NUMBER_SHIFT | MNN_TICKET_WRITING_BY_DEVICE;
+	entersAtOnce(true, true);
+	ring()[5] = number << MNN_TICKET_NUMBER_SHIFT | MNN_TICKET_WRITING;
+	entersAtOnce(false, false);
+	ring()[5] = 0, *(uint64_t *)(row + MNN_ROW_TORN_OFFSET) = number;
+	entersAtOnce(false, false);
+	named = &getIdent;
+}
+
 static void processesTakeTurns(void)
 {
 	enum { PROCESSES = 4, ROUNDS = 400 };
@@ -661,6 +742,7 @@ int main(void)
 	readersAreInsideTogether();
 	aReaderWaitsForAWriter();
 	aReaderThatLeavesWakesTheWriter();
+	anAccessIsEnteredAtOnceOrNotAtAll();
 	processesTakeTurns();
 	puts("owners keep their promises");
 	return 0;

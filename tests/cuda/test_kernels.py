@@ -94,6 +94,9 @@ def test_slicesThatDifferAreGatheredAndScattered(domain: str) -> None:
     launch.launch("compareSlices", onGpu, other, slices, flags)
     positions = np.flatnonzero(flags.copy_to_host())
     assert positions.tolist() == sorted({*(changed // slices).tolist()})
+    back = cuda.to_device(other.copy_to_host())
+    launch.launch("copyMarked", back, onGpu, slices, flags)
+    assert np.array_equal(back.copy_to_host(), scratch)
     packed, where = (
         cuda.to_device(np.zeros(positions.size * slices, np.uint64)),
         cuda.to_device(positions),
@@ -165,6 +168,7 @@ def test_everyKernelDoesOnTheGpuWhatItsReferenceDoes(size: int) -> None:
         "fillPattern": (np.zeros(size, np.uint64), (1 << 64) - 5),
         "countMismatches": (data, 9, np.zeros(1, np.uint64)),
         "compareSlices": (changed, data, slices, np.zeros(count, np.uint8)),
+        "copyMarked": (np.zeros_like(data), data, slices, rng.integers(0, 2, count, np.uint8)),
         "gatherSlices": (np.zeros(len(some) * slices, np.uint64), data, slices, some),
         "scatterSlices": (data, np.arange(len(some) * slices, dtype=np.uint64), slices, some),
         "sliceDigests": (data, slices, np.zeros(count, np.uint64)),

@@ -34,6 +34,42 @@ def test_whatKernelsWriteComesBack(buffer: Any, track: bool) -> None:
     assert np.array_equal(buffer.read(), expected) and buffer.generation == 2
 
 
+@pytest.mark.parametrize("track", [False, True])
+@pytest.mark.parametrize("offset", [8, 5])
+def test_manySlicesComeBackByAKernel(
+    domain: str, monkeypatch: pytest.MonkeyPatch, offset: int, track: bool
+) -> None:
+    """As many as there are, and the bytes behind the last word; where the words are not
+    aligned in the buffer the driver copies.
+    """
+    names, usual = list[str](), launch.launch
+    monkeypatch.setattr(
+        launch, "launch", lambda name, *a, **k: (names.append(name), usual(name, *a, **k))
+    )
+    old, sliceBytes = np.random.default_rng(1).integers(0, 256, 1_000_003, np.uint8), 4096
+    new = old ^ 255
+    for mode in ("bigMode", "fastMode"):
+        buffer: Any = muninn.share(old, mode=mode, access="readWrite")
+        source: Any = muninn.share(new, mode="fastMode")
+        window = buffer.promote(offset, None, 0, sliceBytes=sliceBytes, track=track)
+        with window as scratch:
+            device = source._checked().memory.device
+            expected = old.copy()
+            # The last slice is among them.
+            for at in range(scratch.nbytes // sliceBytes * sliceBytes, -1, -3 * sliceBytes):
+                length = min(sliceBytes, scratch.nbytes - at)
+                device.copyNow(scratch.address + at, source.open() + offset + at, length, 0)
+                expected[offset + at :][:length] = new[offset + at :][:length]
+                if track:
+                    scratch.markDirty(at, length)
+            names.clear()
+            scratch.writeback()
+            copied = [] if offset % 8 else ["copyMarked"] * (1 if track else 2)
+            assert [name for name in names if name == "copyMarked"] == copied
+            assert np.array_equal(buffer.read(), expected)
+            assert scratch.dirtyBytes() == 0, "the shadow has them too"
+
+
 def test_processesShareAWindowOfAReadOnlyBuffer(domain: str, actor: Any) -> None:
     array = np.arange(WORDS, dtype=np.uint64)
     muninn.share(array, "r", access="readOnly")

@@ -12,16 +12,21 @@ _QUEUE = "muninn/broker/policy/promotionqueue.py"
 _HINTS = "muninn/control/hints.py"
 _USED = "muninn/api/usedslices.py"
 _MOVES = "muninn/sync/moves.py"
+_STEPS = "muninn/transfer/steps.py"
 _DIRTY = "muninn/transfer/dirty.py"
 
 # fmt: off
 MUTANTS = [
     Mutant(_MOVES, "        if found != promoted:\n", "        if False:\n", "a writeback does not overwrite what others wrote", "test_promotion.py::test_aBufferThatWasWrittenMeanwhileIsNotOverwritten"),
     Mutant(_MOVES, "        self._kind = owners.KIND_STREAM\n        self._promoted", "        self._promoted", "a writeback looks before it begins", "test_promotion.py::test_aBufferThatWasWrittenMeanwhileIsNotOverwritten"),
-    Mutant(_MOVES, "        super()._awaitOthers(until)\n        found", "        found", "a writeback waits for readers", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
-    Mutant(_SCRATCH, "            self._flags |= marked\n", "", "what was not written back stays dirty", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
-    Mutant(_SCRATCH, "        self._flags[:] = 0\n", "", "what was written back is clean", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
-    Mutant(_SCRATCH, "        self._generation += 2\n", "", "a window is written back twice", "test_promotion.py"),
+    Mutant(_MOVES, "        if not self._inSlices(until, self._areFollowed):\n", "        if False:\n", "a writeback waits until the other windows have followed", "test_hints.py::test_aThreadWaitsUntilTheOtherWindowsHaveFollowed"),
+    Mutant(_STEPS, "                step.lead(followed)\n", "                pass\n", "a window that is promoted meanwhile follows", "test_hints.py::test_aWindowThatIsPromotedMeanwhileFollows"),
+    Mutant(_STEPS, " or last.thread == green.identity()", "", "a handler does not wait for the thread that it interrupts", "test_hints.py::test_aHandlerDoesNotWaitForTheThreadThatItInterrupts"),
+    Mutant(_STEPS, "last is None or last.isOver or", "last is None or", "a writeback that was cut short is not waited for", "test_hints.py::test_aWritebackWaitsForNoOtherOneThatWasCutShort"),
+    Mutant(_MOVES, "        super()._awaitOthers(until)\n        if not self._inSlices", "        if not self._inSlices", "a writeback waits for readers", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
+    Mutant(_SCRATCH, "            dirty.add(self._flags, marked)\n", "", "what was not written back stays dirty", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
+    Mutant(_SCRATCH, "            dirty.clear(self._flags, marked)\n", "", "what was written back is clean", "test_promotion.py::test_whatWasNotWrittenBackStaysDirty"),
+    Mutant(_STEPS, "            own.generation += 2\n", "", "a window is written back twice", "test_promotion.py"),
     Mutant(_SCRATCH, "        if not self._isWritten:\n", "        if False:\n", "a window of a reader is not written", "test_promotion.py::test_policiesDecideWhatComesBack"),
     Mutant(_SCRATCH, "            if kind is None and isEager", "            if isEager", "after an exception nothing is written back", "test_promotion.py"),
     Mutant(_SCRATCH, "self._policy is Access.READ_WRITE and self._isWritten", "self._isWritten", "readMostly comes back on request", "test_promotion.py::test_policiesDecideWhatComesBack"),
@@ -41,7 +46,7 @@ MUTANTS = [
     Mutant(_ARENA, "least is not None and least.priority.rank < belowRank", "least is not None", "what is urgent does not give way", "test_hints.py::test_memoryForSomethingUrgentDoesNotGiveWay"),
     Mutant(_ARENA, "isOfIt and not content.window.overlaps(written)", "isOfIt", "a prefetched window that was written is not used", "test_hints.py::test_aPrefetchedWindowThatIsWrittenBackIsCopied"),
     Mutant(_ARENA, "            and sum(theirs) <= sum(mine)\n", "", "a window has all its bytes", "test_hints.py"),
-    Mutant(_SCRATCH, "        if isOfIt and not window.overlaps(written):\n", "        if isOfIt:\n", "windows that overlap are in each other's way", "test_hints.py::test_windowsOfOneProcessAreWrittenBackSideBySide"),
+    Mutant(_STEPS, "        if isOfIt and not followed.window.overlaps(self.written):\n", "        if isOfIt:\n", "windows that overlap are in each other's way", "test_hints.py::test_windowsOfOneProcessAreWrittenBackSideBySide"),
     Mutant(_SCRATCH, "            self._memory.check()\n", "            pass\n", "an evicted window is refused", "test_hints.py::test_evictedWindowsAreRefusedAndGivenBack"),
     Mutant(_MEMORY, "            isWithin = at >= 0 and at + mine.sizeBytes <= place.sizeBytes\n", "            isWithin = True\n", "a shared window has all its bytes", "test_hints.py::test_onlyAWindowWithAllBytesIsShared"),
     Mutant(_PROMOTION, "self.hints.priority.rank + (not self.asked.isPrefetch)", "self.hints.priority.rank + 1", "a prefetch does not displace a hotter range", "test_hints.py::test_aPrefetchGivesWayToAPromotionAndTheHottestIsThere"),
@@ -51,8 +56,8 @@ MUTANTS = [
     Mutant(_QUEUE, "            and (not each.isOfTenant or each.tenant == wanted.tenant)\n", "", "a tenant's budget is its own matter", "test_hints.py::test_whoWaitsForItsTenantHoldsNoOtherTenantBack"),
     Mutant(_QUEUE, "        if not asking.isWaiting:\n            return\n", "", "who asks once holds nobody back", "test_hints.py::test_whoAsksOnceHoldsNobodyBack"),
     Mutant("muninn/broker/policy/quotas.py", "        if underWay >= limits.mostPromotions or ahead:\n", "        if underWay >= limits.mostPromotions:\n", "a large window is not overtaken", "test_hints.py::test_aLargeWindowIsNotOvertakenForEver"),
-    Mutant(_USED, "            self._flags |= seen\n", "", "what kernels mark is used", "test_hints.py::test_theUsefulPartOfAWindowIsMeasured"),
-    Mutant(_USED, "        self._flags |= flags\n", "        pass\n", "what is written is used", "test_hints.py::test_whatIsWrittenIsUsed"),
+    Mutant(_USED, "            dirty.add(self._flags, seen)\n", "", "what kernels mark is used", "test_hints.py::test_theUsefulPartOfAWindowIsMeasured"),
+    Mutant(_USED, "        dirty.add(self._flags, flags)\n", "        pass\n", "what is written is used", "test_hints.py::test_whatIsWrittenIsUsed"),
     Mutant("muninn/session/worker.py", " or openBuffers.gpus.hasIdle()", "", "idle scratch memory is looked after", "test_promotion.py::test_theBackgroundThreadLooksAfterIdleMemory"),
     Mutant("muninn/transfer/kept.py", "        wasOn, self.isOn = self.isOn, True\n", "        wasOn = True\n", "the background thread learns of idle memory", "test_promotion.py::test_theBackgroundThreadLearnsOfTheFirstIdleMemory"),
     Mutant(_SCRATCH, "                self._isClean = self._room.shadowAt is not None\n", "                self._isClean = True\n", "what a kernel did not mark is not taken for the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),

@@ -65,6 +65,8 @@ for size, blocks in SHAPES:
         packed = rng.integers(0, 1 << 64, min(len(positions) * slices, size), np.uint64)
         both("gatherSlices", np.zeros_like(packed), data, slices, positions)
         both("scatterSlices", data, packed, slices, positions)
+        marks = rng.integers(0, 2, count, np.uint8)
+        both("copyMarked", np.zeros_like(data), data, slices, marks)
 
 # Slices that are more than one part for a block, the last of them a shorter one.
 large = rng.integers(0, 1 << 64, 7000, np.uint64)
@@ -72,6 +74,9 @@ for positions in ([0, 2], [2, 1, 0], [1]):
     packed = rng.integers(0, 1 << 64, 3000 * len(positions), np.uint64)
     both("gatherSlices", packed, large, 3000, np.array(positions))
     both("scatterSlices", large, packed, 3000, np.array(positions))
+    marks = np.zeros(3, np.uint8)
+    marks[positions] = 1
+    both("copyMarked", np.zeros_like(large), large, 3000, marks)
 
 
 # A user's kernels: one with the code for GPUs, one with the name that users import. Each

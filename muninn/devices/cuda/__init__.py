@@ -6,9 +6,10 @@ share), `events`, `deferredfree` (gives memory back after the work that uses it)
 `budget`, `pace`, `seams`, `pieces` and `registration` (host memory that kernels use),
 `pinned` and `staging` (host memory through which copies go), `semaphores`, `contexts`
 (of this process), `hostparts` (the work of a stream worker), `streams`, `streamtable`
-(finds the stream that a caller means), `copies`, `nvml` and `links` (where the GPUs
-are, and what is between them), and `device`, which puts them together. Importing this
-package loads the driver's bindings; only `muninn.devices.choose` imports it.
+(finds the stream that a caller means), `copies`, `lanes` (copies that C makes again),
+`nvml` and `links` (where the GPUs are, and what is between them), and `device`, which
+puts them together. Importing this package loads the driver's bindings; only
+`muninn.devices.choose` imports it.
 """
 
 from muninn.devices.cuda.device import CudaDevice

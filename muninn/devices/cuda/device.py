@@ -22,6 +22,7 @@ from muninn.devices.cuda.driver import DriverError, call, typed
 from muninn.devices.cuda.gpu import Entered, Gpu
 from muninn.devices.cuda.hostparts import HostParts
 from muninn.devices.cuda.ipc import IpcMemory
+from muninn.devices.cuda.lanes import PeerLane
 from muninn.devices.cuda.links import Links
 from muninn.devices.cuda.pace import USUAL_BOUNDS, PieceBounds
 from muninn.devices.cuda.seams import Seams
@@ -33,6 +34,7 @@ from muninn.devices.port import (
     Allocation,
     Device,
     FenceWord,
+    Lane,
     Link,
     MemoryInfo,
     OnReached,
@@ -308,6 +310,11 @@ class CudaDevice(Device):
         self.requirePeer(targetGpu, sourceGpu)
         if sizeBytes:
             self._copies.across(chosen, target, targetGpu, source, sizeBytes, keepAlive)
+
+    def lane(self, source: int, target: int) -> Lane:
+        self.requirePeer(target, source)
+        with self._working(source, "no lane can be made") as chosen:
+            return PeerLane(chosen, self._gpu(target), self._streams.create(chosen))
 
     def copyBatch(
         self, copies: Sequence[tuple[int, int, int]], stream: object, keepAlive: object = None

@@ -34,13 +34,14 @@ driver sees them.
 nothing of its parent's but host memory.
 
 There is one module per role: `memory` (allocations and registrations), `streams`,
-`fences`, `links` (what a driver states about its GPUs), and `device`, which gives them
-out. No code outside of `muninn.devices` asks
+`fences`, `links` (what a driver states about its GPUs), `lanes` (copies that are made
+again), and `device`, which gives them out. No code outside of `muninn.devices` asks
 which back-end it has; it asks the device what it can do.
 """
 
 from muninn.devices.port.device import Device, UsedBytes, badCopy
 from muninn.devices.port.fences import READY_SLICE_SECONDS, FenceWord, OnReached, Ready
+from muninn.devices.port.lanes import Lane
 from muninn.devices.port.links import SAME_GPU, Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Mark, Stream
@@ -51,6 +52,7 @@ __all__ = [
     "Allocation",
     "Device",
     "FenceWord",
+    "Lane",
     "Link",
     "Mark",
     "MemoryInfo",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from muninn.devices.port.fences import FenceWord, OnReached, Ready
+from muninn.devices.port.lanes import Lane
 from muninn.devices.port.links import Link, Site
 from muninn.devices.port.memory import Allocation, MemoryInfo, Registration
 from muninn.devices.port.streams import Stream
@@ -283,6 +284,11 @@ class Device(ABC):
 
         Raises `TopologyNotPeerable` where the GPUs do not reach each other.
         """
+
+    def lane(self, source: int, target: int) -> Lane | None:
+        """A lane for copies as by `copyAcross`; None where C can not make them."""
+        self.requirePeer(target, source)
+        return None
 
     @abstractmethod
     def copyBatch(

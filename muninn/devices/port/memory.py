@@ -76,6 +76,12 @@ class Allocation(Closable):
         """
 
     @abstractmethod
+    def countCopy(self, gpu: int) -> None:
+        """Count a copy to a GPU which goes by pieces. The GPU is let reach the memory, if
+        it can, once there were so many of them that this pays.
+        """
+
+    @abstractmethod
     def isReachedBy(self, gpu: int) -> bool:
         """Whether kernels and copies of `gpu` may use it: its own GPU, or one that
         `letReach` has let.

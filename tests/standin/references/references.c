@@ -208,6 +208,24 @@ static int moveSlices(const Launch *launch, int packedAt, int looseAt)
 	return 0;
 }
 
+static int copyMarked(const Launch *launch, void *unused)
+{
+	enum { SLICE = 2 * ARRAY, FLAGS };
+	(void)unused;
+	Array target = array(launch, 0, 1), source = array(launch, ARRAY, 0);
+	uint64_t slice = value(launch, SLICE), count = value(launch, FLAGS + COUNT);
+	const unsigned char *flags = standinHostPointer(value(launch, FLAGS + DATA), count, 0);
+	if (!target.words || !source.words || !flags)
+		return LAUNCH_FAILED;
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t begin = i * slice, left = source.count > begin ? source.count - begin : 0;
+		if (flags[i])
+			memcpy(target.words + begin, source.words + begin,
+				(left < slice ? left : slice) * sizeof(uint64_t));
+	}
+	return 0;
+}
+
 static int gatherSlices(const Launch *launch, void *unused)
 {
 	(void)unused;
@@ -229,6 +247,7 @@ void standinReferences(void)
 	standinRegisterKernel("fillPattern", fillPattern, NULL);
 	standinRegisterKernel("countMismatches", countMismatches, NULL);
 	standinRegisterKernel("compareSlices", compareSlices, NULL);
+	standinRegisterKernel("copyMarked", copyMarked, NULL);
 	standinRegisterKernel("gatherSlices", gatherSlices, NULL);
 	standinRegisterKernel("scatterSlices", scatterSlices, NULL);
 }

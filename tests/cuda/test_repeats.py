@@ -1,0 +1,246 @@
+"""Copies that are made again: one call of C where nothing stands against it, and the long
+way everywhere else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import muninn
+from muninn.api import transfers
+from muninn.devices.cuda.lanes import PeerLane
+from muninn.errors import (
+    BufferFreed,
+    DeviceUnavailable,
+    InvalidArgument,
+    TopologyNotPeerable,
+    WriterDied,
+)
+from muninn.observe.counters import counted
+from muninn.session import gpus, membership
+from support import Actor
+
+Start = Callable[..., Actor]
+BYTES = 1 << 16
+#: Its copy takes longer than C waits for it.
+LONG_BYTES = 128 << 20
+
+
+class LongWay(Exception):
+    """A copy was about to take the long way."""
+
+
+@pytest.fixture(params=[0, 1], ids=["local", "p2p"])
+def gpu(request: pytest.FixtureRequest, domain: str) -> Iterator[int]:
+    """The GPU of the source; that of the target is 0."""
+    muninn.domainInfo()
+    if gpus.deviceOf(membership.current()).gpuCount <= request.param:
+        pytest.skip("there is one GPU only")
+    yield request.param
+
+
+@pytest.fixture
+def pair(gpu: int) -> tuple[Any, Any]:
+    return _pair(gpu)
+
+
+def _pair(gpu: int, sizeBytes: int = BYTES) -> tuple[Any, Any]:
+    """A source and a target between which C copies by itself."""
+    first, second = (np.full(sizeBytes, fill, np.uint8) for fill in (1, 2))
+    source = muninn.share(first, "source", mode="fastMode", preferredGpu=gpu, access="readWrite")
+    target = muninn.share(second, "target", mode="fastMode", preferredGpu=0, access="readWrite")
+    allocation: Any = source._checked().memory.source
+    allocation.letReach(0)
+    target.copyFrom(source)
+    return source, target
+
+
+def _refuse(*_: object) -> None:
+    raise LongWay
+
+
+@pytest.fixture
+def noLongWay(pair: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "copyFrom", _refuse)
+
+
+def test_aCopyIsMadeAgain(pair: Any, gpu: int, noLongWay: None) -> None:
+    source, target = pair
+    label = "p2p/peerAccess" if gpu else "local/sameGpu"
+    before, generation = counted("transfers")[label], target.generation
+    for turn in range(1, 4):
+        assert target.copyFrom(source) == generation + 2 * turn == target.generation
+    after = counted("transfers")[label]
+    assert after == (before.times + 3, before.sizeBytes + 3 * BYTES)
+    assert (target.read() == 1).all()
+
+
+def test_itCopiesWhatIsThereNow(pair: Any) -> None:
+    """Also what a stream has written: its ticket is over."""
+    source, target = pair
+    for value in (7, 8):
+        news = muninn.share(np.full(BYTES, value, np.uint8), mode="fastMode")
+        source.copyFrom(news)
+        assert target.copyFrom(source) == target.generation
+        assert (target.read() == value).all()
+
+
+def test_theWorkOfAStreamIsWaitedFor(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = pair
+    device, go = gpus.deviceOf(membership.current()), threading.Event()
+    stream = device.createStream(source.gpu)
+    with source.write(stream=stream):
+        stream.submit(lambda: go.wait(60))
+    with monkeypatch.context() as patch:
+        patch.setattr(transfers, "copyFrom", _refuse)
+        with pytest.raises(LongWay):
+            target.copyFrom(source)
+        go.set()
+        stream.synchronize(60)
+        source.wait(timeout=60)
+        assert target.copyFrom(source) == target.generation, "nothing is to be waited for"
+        with target.write(stream=None), pytest.raises(LongWay):
+            target.copyFrom(source)
+    with pytest.raises(RuntimeError, match="this thread is writing"), source.write(stream=stream):
+        target.copyFrom(source)
+
+
+def test_readersOfTheTargetAreWaitedFor(pair: Any, noLongWay: None, actor: Start) -> None:
+    source, target = pair
+    stream = gpus.deviceOf(membership.current()).createStream(0)
+    reader = actor(
+        "b, s = muninn.open('target'), muninn.createStream(0)\nr = b.read(stream=s); r.__enter__()"
+    )
+    with pytest.raises(LongWay):
+        target.copyFrom(source)
+    reader.do("r.__exit__(None, None, None); s.synchronize()")
+    with target.write(stream=stream):  # a writer looks who reads, and there is nobody
+        pass
+    stream.synchronize(60)
+    target.wait(timeout=60)
+    assert target.copyFrom(source) == target.generation
+
+
+@pytest.mark.parametrize("holder", ["source", "target"])
+def test_aWriterIsWaitedFor(pair: Any, noLongWay: None, actor: Start, holder: str) -> None:
+    source, target = pair
+    writer = actor(f"b = muninn.open({holder!r}, access='readWrite'); w = b.write(); w.__enter__()")
+    generation = target.generation
+    with pytest.raises(LongWay):
+        target.copyFrom(source)
+    assert target.generation == generation
+    writer.do("w.__exit__(None, None, None); b.wait()")
+    assert target.copyFrom(source)
+
+
+def test_halfWrittenBytesAreNotSent(pair: Any, noLongWay: None) -> None:
+    source, target = pair
+    with pytest.raises(LookupError), source.write():
+        raise LookupError
+    source.wait()
+    with pytest.raises(LongWay):
+        target.copyFrom(source)
+
+
+def test_theLongWaySaysWhatIsWrong(pair: Any) -> None:
+    source, target = pair
+    with pytest.raises(InvalidArgument, match="staged"):
+        target.copyFrom(source, route="nonsense")
+    assert target.copyFrom(source, route="staged") == target.generation
+    with pytest.raises(TypeError):
+        target.copyFrom(5)
+    reader = muninn.open("source")
+    source.free()
+    for each in (source, reader):
+        with pytest.raises(BufferFreed):
+            target.copyFrom(each)
+    target.close()
+    with pytest.raises(BufferFreed):
+        target.copyFrom(reader)
+
+
+def test_aCopyThatTakesLongIsWaitedFor(gpu: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished, finish = list[int](), PeerLane.finish
+
+    def watched(lane: PeerLane, code: int) -> None:
+        finished.append(code)
+        finish(lane, code)
+
+    monkeypatch.setattr(PeerLane, "finish", watched)
+    source, target = _pair(gpu, LONG_BYTES)
+    assert target.copyFrom(source) == target.generation
+    assert finished and (target.read() == 1).all()
+
+
+def test_anInterruptionLeavesNoAccess(gpu: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(lane: PeerLane, code: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PeerLane, "finish", interrupted)
+        source, target = _pair(gpu, LONG_BYTES)
+        with pytest.raises(KeyboardInterrupt):
+            target.copyFrom(source)
+    with pytest.raises(WriterDied):
+        target.read(timeout=10)
+    target._repeats.forget()
+    assert target.copyFrom(source) == target.generation, "the access is over"
+    assert (target.read() == 1).all()
+    with source.write(timeout=10):
+        pass
+
+
+def test_aCopyThatFailsIsTold(pair: Any) -> None:
+    """The bytes may be half written; the next copy writes them anew."""
+    source, target = pair
+    calls = target._repeats._known[id(source)]._kept[0].calls
+    wide, address = ctypes.c_uint64, ctypes.c_void_p
+    prototype = ctypes.CFUNCTYPE(
+        ctypes.c_int, wide, address, wide, address, ctypes.c_size_t, address
+    )
+    fails, copy = prototype(lambda *_: 999), calls.copy
+    calls.copy = ctypes.cast(fails, address).value
+    with pytest.raises(DeviceUnavailable, match="UNKNOWN"):
+        target.copyFrom(source)
+    with pytest.raises(WriterDied):
+        target.read(timeout=10)
+    calls.copy = copy
+    assert target.copyFrom(source) == target.generation
+    assert (target.read() == 1).all()
+
+
+def test_itKeepsNoBuffer(pair: Any) -> None:
+    source, target = pair
+    opened = weakref.ref(source._checked())
+    source.close()
+    del source, pair
+    gc.collect()
+    assert opened() is None
+    target.close()
+
+
+def test_memoryThatIsCopiedOftenIsReached(domain: str) -> None:
+    muninn.domainInfo()
+    if gpus.deviceOf(membership.current()).gpuCount < 2:
+        pytest.skip("there is one GPU only")
+    source, target = (
+        muninn.share(
+            np.full(BYTES, gpu, np.uint8), mode="fastMode", preferredGpu=gpu, access="readWrite"
+        )
+        for gpu in (1, 0)
+    )
+    for _ in range(30):
+        target.copyFrom(source, route="p2p")
+    allocation: Any = source._checked().memory.source
+    assert allocation.isReachedBy(0)
+    assert (target.read() == 1).all()
+    with pytest.raises(TopologyNotPeerable):
+        source.deviceArray(0)
