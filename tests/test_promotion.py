@@ -466,6 +466,51 @@ def test_soManyWindowsAreUnderWay(actor: Start, monkeypatch: pytest.MonkeyPatch)
         pass
 
 
+#: Notes in the promoting process that it waits.
+_WAITING = (
+    "import threading; from muninn.sync import access; from muninn.transfer import arena\n"
+    "at, real = threading.Event(), KIND\n"
+    "def noted(*given): at.set(); return real(*given)\n"
+    "KIND = noted\n"
+    "b = muninn.open('a', 'readWrite')\n"
+    "t = threading.Thread(target=lambda: b.promote(0, 5000, 1, timeout=60)); t.start()\n"
+    "at.wait(30)"
+)
+
+
+def test_aWindowThatWaitsForAWriterTakesNoPlace(
+    actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it waited with a row that was being filled, and others waited for it."""
+    monkeypatch.setenv("MUNINN_MAX_CONCURRENT_PROMOTIONS", "1")
+    buffer = muninn.share(content(), "a", access="readWrite")
+    writer = actor("b = muninn.open('a', 'readWrite'); access = b.write(); access.__enter__()")
+    waiting = actor(_WAITING.replace("KIND", "access.awaitOwner"))
+    other = muninn.share(content(), "free", access="readWrite")
+    with other.promote(0, 6000, 1, timeout=30) as scratch:
+        assert waiting.do("at.is_set() and t.is_alive()") and len(windows()) == 1
+        assert scratch.nbytes == 6000
+    writer.do("access.__exit__(None, None, None)")
+    assert waiting.do("t.join(30), t.is_alive()") == [None, False]
+    assert buffer.generation == 2
+
+
+def test_aWindowThatWaitsForRoomHoldsNoWriterUp(
+    actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "40000")
+    buffer = muninn.share(content(), "a", access="readWrite")
+    other = muninn.share(content(), "free", access="readOnly")
+    with other.promote(0, 36_000, 1):
+        waiting = actor(_WAITING.replace("KIND", "arena.Arena.makeRoom"))
+        for _ in range(20):
+            with buffer.write(30):
+                pass
+        assert waiting.do("at.is_set() and t.is_alive()")
+    dropIdle()
+    assert waiting.do("t.join(30), t.is_alive()") == [None, False]
+
+
 def test_promotionCanBeTurnedOff(actor: Start) -> None:
     muninn.share(content(), "a")
     other = actor("b = muninn.open('a')", MUNINN_ENABLE_PROMOTION="false")

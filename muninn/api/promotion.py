@@ -1,6 +1,8 @@
 """Promotion: a window of a buffer copied to scratch memory of a GPU (`api/scratch.py`).
 
 The window is copied to the GPU inside a read access, so it is of one whole generation.
+The access begins before scratch memory is asked for, and ends if there is no room: what
+waits for a writer holds no room, and what waits for room holds no writer up.
 If a prefetch (`api/prefetch.py`) has brought those bytes already, they are used, or
 copied within the GPU. Of a buffer that nobody may write, processes share the scratch
 memory of a window; it outlives its promoter as long as any of them uses it. If the broker
@@ -151,7 +153,7 @@ class Promotion(NamedTuple):
         base = self.openBuffer.row, self.openBuffer.incarnation
         return Content(base, self.gpu, window, self.openBuffer.generation.value())
 
-    def claim(self, window: dirty.Range, sizeBytes: int) -> Claim:
+    def claim(self, window: dirty.Range, sizeBytes: int, filler: Filler) -> Claim:
         return Claim(
             self.openBuffer,
             self.gpu,
@@ -162,12 +164,13 @@ class Promotion(NamedTuple):
             not self.asked.isPrefetch,
             self.deadline,
             self.asked.look,
+            filler.inside,
         )
 
     def filled(self, window: dirty.Range, room: Room) -> tuple[OpenBuffer, int, Filler]:
         """The scratch memory of a window, where the window is in it, and how its bytes came."""
         filler = Filler(self, window, room)
-        claim, caller = self.claim(window, room.sizeBytes), self.asked.caller
+        claim, caller = self.claim(window, room.sizeBytes, filler), self.asked.caller
         if not self.isShared:
             return claim.private(caller, filler.fill), 0, filler
         try:
@@ -247,17 +250,28 @@ class Filler:
         self._promotion, self._window, self._room = promotion, window, room
         self.generation = 0
         self.report: Report | None = None
+        self._access: Sending | None = None
 
     def noted(self, note: str) -> None:
         """Say more in the report, for people."""
         if self.report is not None:
             self.report = self.report._replace(note=note)
 
+    def inside(self) -> Sending:
+        """A read access of the buffer, in which `fill` is called."""
+        promotion = self._promotion
+        openBuffer, look = promotion.base._checked(), promotion.asked.look
+        if arenaOf(openBuffer.context).covering(promotion.content(self._window)) is None:
+            transfers.windowOf(openBuffer, look)  # to pin it in the access would take longer
+        self._access = Sending(openBuffer, remaining(promotion.deadline), look)
+        return self._access
+
     def fill(self, memory: Memory) -> None:
         """Called before another process can open the memory, or with memory of the arena."""
         promotion, target = self._promotion, Place(Tier.VRAM, self._promotion.gpu)
         openBuffer = promotion.base._checked()
-        place, left = transfers.placeOf(openBuffer), remaining(promotion.deadline)
+        place, access = transfers.placeOf(openBuffer), self._access
+        assert access is not None, "it is filled inside an access"
 
         def arrived(_: int) -> None:
             promotion.asked.look()
@@ -282,11 +296,11 @@ class Filler:
             source = whole._replace(
                 address=whole.address + self._window.offset, sizeBytes=self._window.sizeBytes
             )
-            access = Sending(openBuffer, left, promotion.asked.look)
-            with engine.way(transfer, source, target, None) as way, access:
+            with engine.way(transfer, source, target, None) as way:
                 access.covers(way.settle)
                 engine.send(transfer, way, source, into, anchor)
-                return openBuffer.generation.value()
+                access.covers(lambda: None)  # another transfer may use the way from now on
+            return openBuffer.generation.value()
 
         self.generation = engine.run(transfer, work)
         self.report = transfer.report()

@@ -59,6 +59,9 @@ class Claim(NamedTuple):
         Until when to wait for room; None: for ever.
     look
         Called between two attempts; raises to end the wait.
+    inside
+        Makes the access inside which the memory is asked for and filled: a promotion that
+        only waits for a writer of the buffer takes no place of those that copy.
     """
 
     base: OpenBuffer
@@ -70,6 +73,7 @@ class Claim(NamedTuple):
     isQueued: bool
     deadline: float | None
     look: Callable[[], object]
+    inside: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
 
     def spec(self, caller: str, ending: str = "") -> BufferSpec:
         """The spec of the memory. Without an ending its name can be found."""
@@ -145,7 +149,8 @@ class Claim(NamedTuple):
         kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes)
         if kept is None:
             return self._granted(self.spec(caller, os.urandom(8).hex()), fill)
-        fill(kept.memory)  # after an interruption a copy may go on: then it is dropped
+        with self.inside():
+            fill(kept.memory)  # after an interruption a copy may go on: then it is dropped
         return kept
 
     def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:
@@ -153,7 +158,8 @@ class Claim(NamedTuple):
         arena = arenaOf(self.base.context)
         while True:
             try:
-                return creation.create(wanted, fill=fill)
+                with self.inside():
+                    return creation.create(wanted, fill=fill)
             except (PromotionDenied, QuotaExceeded) as error:
                 if not isinstance(error, PromotionQueued) and arena.makeRoom(self.belowRank):
                     continue
