@@ -260,12 +260,18 @@ def test_windowsHaveBudgetsOfTheirOwn(lab: Lab) -> None:
     catalog.add(1, window("a", 100))
     for wanted, underWay, reason in (
         (window("a", 1), 0, r"tenant 'a' on GPU 0: 100 B used \+ 1 B wanted > 100 B"),
-        (window("b", 101), 0, r"GPU 0: 100 B used \+ 101 B wanted > 200 B"),
-        (window("b", 1), 2, "2 windows are being promoted to GPU 0"),
+        (window("b", 101), 0, r"tenant 'b' on GPU 0: 101 B wanted > 100 B allowed in all"),
+        (window("b", 201), 0, r"scratch of GPU 0: 201 B wanted > 200 B allowed in all"),
+        (window("b", 1), 2, r"2 windows are being promoted to GPU 0, and 2 may be \(promotion.max"),
     ):
         with pytest.raises((PromotionDenied, Queued), match=reason):
             catalog.quotas.admitWindow(wanted, underWay, ONCE)
     catalog.quotas.admitWindow(window("b", 100), 1, ONCE)
+    catalog.add(2, window("b", 60))
+    with pytest.raises(Queued, match=r"scratch of GPU 0: 160 B used \+ 50 B wanted > 200 B") as why:
+        catalog.quotas.admitWindow(window("c", 50), 0, ONCE)
+    assert why.value.short == "gpu"
+    catalog.remove(2)
     catalog.quotas.admitWindow(window("a", 100, gpu=1), 0, ONCE)
     assert catalog.quotas.used(0) == 100
     catalog.remove(1)

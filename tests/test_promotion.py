@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import muninn
+from muninn.api import admin, usedslices
 from muninn.api import scratch as scratches
 from muninn.errors import (
     BufferFreed,
@@ -432,6 +433,27 @@ def test_theBudgetOfAGpuHoldsAcrossProcesses(actor: Start, monkeypatch: pytest.M
         closing.join()
 
 
+def test_aWindowThatWaitedIsGivenBackAsAnyOther(
+    actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A circle of the error that it waited for, and of a frame of the wait, kept it until
+    the next collection.
+    """
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "1M")
+    buffer = muninn.share(np.zeros(1 << 20, np.uint8), "r", access="readWrite")
+    other = actor("b = muninn.open('r'); s = b.promote(0, 700_000, 1); s.__enter__()")
+    closing = threading.Timer(0.3, other.kill)
+    closing.start()
+    gc.disable()
+    try:
+        buffer.promote(600_000, 400_000, 1, track=True, timeout=30).close()
+        arenaOf(membership.current().openBuffers.context).trim(0.0)
+        eventually(lambda: not windows(), "it is given back")
+    finally:
+        gc.enable()
+        closing.join()
+
+
 def test_theBudgetOfATenantIsItsOwn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUNINN_PER_TENANT_SCRATCH_BYTES", "1M")
     mine, yours = (
@@ -601,6 +623,76 @@ def test_theBackgroundThreadLearnsOfTheFirstIdleMemory(buffer: muninn.MuninnBuff
     assert told == [1]
 
 
+def test_idleMemoryIsUsedAgainForTheSameBufferOnly() -> None:
+    """Broken: the name of the memory still said that it was the first buffer's, so lists and
+    evictions meant that one.
+    """
+    first, second = (muninn.share(content(), name, access="readWrite") for name in "ab")
+    with first.promote():
+        pass
+    with second.promote() as scratch:
+        listed = [each["windowOf"] for each in muninn.listBuffers() if each["windowOf"]]
+        assert sorted(each["name"] for each in listed) == ["a", "b"]
+        admin.evictWindows("a")
+        scratch.array[0] = 9
+    assert second.read()[0] == 9
+
+
+@pytest.mark.parametrize("shortOf", ["gpu", "tenant"])
+def test_idleMemoryElsewhereIsKept(shortOf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: where one GPU or one tenant had no room, that of others was let go too."""
+    what = "PER_GPU_SCRATCH_BYTES" if shortOf == "gpu" else "PER_TENANT_SCRATCH_BYTES"
+    monkeypatch.setenv(f"MUNINN_{what}", "1M")
+    mine, yours = (
+        muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite", tenant=tenant)
+        for tenant in ("mine", "yours")
+    )
+    elsewhere = (mine, 0) if shortOf == "gpu" else (yours, 1)
+    for _ in range(2):
+        with elsewhere[0].promote(0, 300_000, elsewhere[1]):
+            pass
+    with mine.promote(0, 200_000, 1):
+        with mine.promote(300_000, 200_000, 1):
+            pass
+        with pytest.raises(PromotionDenied, match=f"per{shortOf.capitalize()}ScratchBytes"):
+            mine.promote(600_000, 350_000, 1, timeout=0)
+    with elsewhere[0].promote(0, 300_000, elsewhere[1]) as scratch:
+        assert scratch.transfer is None, "it was not copied again"
+
+
+def test_idleMemoryOfAnotherTenantMakesRoomOnTheGpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "1M")
+    mine, yours = (
+        muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite", tenant=tenant)
+        for tenant in ("mine", "yours")
+    )
+    with mine.promote(0, 300_000):
+        pass
+    with yours.promote(0, 400_000, timeout=2):
+        pass
+
+
+def test_scratchMemoryIsGivenBackThoughItsUseCanNotBeCounted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: it was kept for as long as the object."""
+    buffer = muninn.share(content(), access="readWrite")
+    scratch = buffer.promote()
+
+    def fails(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(usedslices.UsedSlices, "usedBytes", fails)
+    _ = scratch.usedFlags
+    with pytest.raises(MemoryError):
+        scratch.close()
+    del _  # the array holds the memory
+    dropIdle()
+    rows = membership.current().rows
+    eventually(lambda: len([*rows.notFree()]) == 1, "only the buffer is left")
+    assert not windows()
+
+
 def test_idleMemoryMakesRoomForAnotherWindow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "2500K")
     shared = muninn.share(np.zeros(1 << 20, np.uint8), access="readWrite")
@@ -608,6 +700,18 @@ def test_idleMemoryMakesRoomForAnotherWindow(monkeypatch: pytest.MonkeyPatch) ->
         pass
     with shared.promote(0, 200_000, timeout=2), shared.promote(0, 300_000, timeout=2):
         pass  # sooner than idle memory is given back by itself
+
+
+def test_aWindowAboveTheBrokersBudgetIsRefusedAtOnce(
+    actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it waited for room that there never is, with others behind it."""
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "1M")
+    muninn.share(np.zeros(2 << 20, np.uint8), "r", access="readOnly")
+    other = actor("b = muninn.open('r')", MUNINN_PER_GPU_SCRATCH_BYTES="8M")
+    wanted = r"MNN-0006.*GPU 1: 2M wanted > 1M allowed in all .*perGpuScratchBytes"
+    with pytest.raises(ActorError, match=wanted):
+        other.do("b.promote(0, 2 << 20, 1, timeout=20)")
 
 
 def test_aWindowAboveTheBudgetIsRefusedAtOnce(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,12 +112,18 @@ def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[di
     described = []
     for row, state in rows:
         description = _stableDescription(membership.tables, row, state)
-        if description is None or description.kind in _UNLISTED:
+        if description is None or description.kind in _UNLISTED or _isFlags(description):
             continue
         # A damaged row must not hide the others; `doctor` reports it.
         with contextlib.suppress(ControlBlockInvalid):
             described.append(moment.describe(row, description))
     return described
+
+
+def _isFlags(description: RowDescription) -> bool:
+    """Whether it is the memory of the flags of a window, which is listed itself."""
+    place = WindowPlace.of(description.name)
+    return description.kind == layout.ROW_KIND_WINDOW and place is not None and place.isFlags
 
 
 @named

@@ -262,7 +262,7 @@ class Scratch(Protocols, Closable):
         deadline, window = deadlineOf(_ROOM_SECONDS), dirty.Range(self.offset, self.sizeBytes)
         held, gpu = self._base._held(), self.gpu
         claim = Claim(held, gpu, window, slices, self._priority, 0, False, deadline, lambda: None)
-        return self._used.deviceFlags(claim)
+        return self._used.deviceFlags(claim._replace(isFlags=True))
 
     def usefulRatio(self) -> float | None:
         """How much of the window was used by now, in whole slices, from 0 to 1; None if
@@ -283,9 +283,11 @@ class Scratch(Protocols, Closable):
         self._awaitWork()
         self._isOver = True
         memory = self._memory
-        self._used.end(self.gpu)
-        del self._memory
-        self._giveBack(memory, self._followed.generation if self._isClean else None)
+        try:
+            self._used.end(self.gpu)
+        finally:
+            del self._memory
+            self._giveBack(memory, self._followed.generation if self._isClean else None)
 
     def __enter__(self) -> Self:
         self._checked()

@@ -18,7 +18,13 @@ import numpy as np
 from muninn.api.options import BufferOptions
 from muninn.api.specs import specOf
 from muninn.control.hints import Hints
-from muninn.errors import BufferExists, HolderSilent, PromotionDenied, QuotaExceeded
+from muninn.errors import (
+    BufferExists,
+    HolderSilent,
+    MuninnError,
+    PromotionDenied,
+    QuotaExceeded,
+)
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
@@ -28,7 +34,7 @@ from muninn.session.windownames import WindowPlace, windowsOf
 from muninn.system import clock
 from muninn.system.deadlines import remaining
 from muninn.terms import Mode, Priority
-from muninn.transfer.arena import arenaOf, isHeld
+from muninn.transfer.arena import Arena, arenaOf, isHeld
 
 if TYPE_CHECKING:
     from muninn.session.mappings import Memory
@@ -62,6 +68,8 @@ class Claim(NamedTuple):
     inside
         Makes the access inside which the memory is asked for and filled: a promotion that
         only waits for a writer of the buffer takes no place of those that copy.
+    isFlags
+        Whether it is for the flags of kernels, beside the window.
     """
 
     base: OpenBuffer
@@ -74,6 +82,7 @@ class Claim(NamedTuple):
     deadline: float | None
     look: Callable[[], object]
     inside: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    isFlags: bool = False
 
     def spec(self, caller: str, ending: str = "") -> BufferSpec:
         """The spec of the memory. Without an ending its name can be found."""
@@ -98,7 +107,8 @@ class Claim(NamedTuple):
     def place(self) -> WindowPlace:
         """Where the window is, as its name says it."""
         uuid = deviceOf(self.base.context).gpuUuid(self.gpu)[-12:]
-        return WindowPlace(self.base.row, self.base.incarnation, uuid, *self.window)
+        base = self.base.row, self.base.incarnation
+        return WindowPlace(*base, uuid, *self.window, isFlags=self.isFlags)
 
     def shared(self, caller: str, fill: Fill) -> tuple[OpenBuffer, int]:
         """Memory that all processes share, and where the window is in it: one that has all
@@ -131,8 +141,7 @@ class Claim(NamedTuple):
         is in it.
         """
         member, mine = current(), self.place()
-        base = mine.row, mine.incarnation
-        for row, incarnation, place in windowsOf(member.rows, base, isShared=True):
+        for row, incarnation, place in windowsOf(member.rows, mine.base, isShared=True):
             at = mine.offset - place.offset
             isWithin = at >= 0 and at + mine.sizeBytes <= place.sizeBytes
             if place.gpu == mine.gpu and isWithin and at % _ALIGNMENT == 0:
@@ -146,7 +155,7 @@ class Claim(NamedTuple):
     def private(self, caller: str, fill: Fill) -> OpenBuffer:
         """Memory for this process alone, filled: of the arena, or made now."""
         arena = arenaOf(self.base.context)
-        kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes)
+        kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes, self.place())
         if kept is None:
             return self._granted(self.spec(caller, os.urandom(8).hex()), fill)
         with self.inside():
@@ -161,15 +170,25 @@ class Claim(NamedTuple):
                 with self.inside():
                     return creation.create(wanted, fill=fill)
             except (PromotionDenied, QuotaExceeded) as error:
-                if not isinstance(error, PromotionQueued) and arena.makeRoom(self.belowRank):
+                if self._hasMadeRoom(arena, error):
                     continue
+                if not isinstance(error, PromotionQueued):
+                    raise  # a wait would not help
                 left = remaining(self.deadline)
-                isOver = left is not None and left <= 0
-                if isOver and isinstance(error, PromotionQueued):
-                    raise PromotionDenied(
-                        error.reason, "Wait longer (`timeout=`), or give it a higher priority"
-                    ) from None
-                if isOver or isinstance(error, QuotaExceeded):
-                    raise
+                if left is not None and left <= 0:
+                    wait = "Wait longer (`timeout=`), or give it a higher priority"
+                    raise PromotionDenied(error.reason, None if error.short else wait) from None
                 self.look()
                 clock.sleep(_PAUSE_SECONDS)
+
+    def _hasMadeRoom(self, arena: Arena, error: MuninnError) -> bool:
+        """Whether the arena has given memory back that counted where there was no room."""
+        rank, gpu, tenant = self.belowRank, self.gpu, self.base.description.tenant
+        if isinstance(error, PromotionQueued):
+            whose = {"gpu": (gpu, None), "tenant": (gpu, tenant)}.get(error.short)
+            return whose is not None and arena.makeRoom(rank, *whose)
+        if isinstance(error, PromotionDenied):
+            return False
+        # A quota of VRAM, or the driver: the nearest memory first.
+        nearest = ((gpu, tenant), (gpu, None), (None, tenant), (None, None))
+        return any(arena.makeRoom(rank, *whose) for whose in nearest)

@@ -79,10 +79,13 @@ class UsedSlices:
         """The window is not promoted any more: count what was useful, and give the memory
         back. No kernel uses it.
         """
-        used, opened = self.usedBytes(), self._memory
-        self._memory = None
-        if opened is not None:
-            arenaOf(opened.context).giveBack(gpu, opened)
+        opened = self._memory
+        try:
+            used = self.usedBytes()
+        finally:
+            self._memory = None
+            if opened is not None:
+                arenaOf(opened.context).giveBack(gpu, opened)
         if used is None:
             return
         counter("promoted", f"GPU {gpu}").add(self._windowBytes)

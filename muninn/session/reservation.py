@@ -115,9 +115,18 @@ class Creating:
 
 
 class PromotionQueued(PromotionDenied):
-    """A window must wait for a place or for its turn. To give memory back would not
-    help.
+    """A window must wait, and may be granted later.
+
+    Attributes
+    ----------
+    short
+        Whose budget has no room: "gpu", or "tenant" for the tenant's on that GPU. Empty if
+        the window waits for a place or for its turn: to give memory back would not help.
     """
+
+    def __init__(self, reason: str, fix: str | None = None, *, short: str = "") -> None:
+        super().__init__(reason, fix)
+        self.short = short
 
 
 class Reservation:
@@ -208,7 +217,10 @@ class Reservation:
                     )
                 clock.sleep(_BROUGHT_PAUSE_SECONDS)
             if granted["row"] == QUEUED:
-                raise PromotionQueued(str(granted.get("reason")))
+                # No variable of this frame has the error, which has this frame.
+                raise PromotionQueued(
+                    str(granted.get("reason")), short=str(granted.get("short", ""))
+                )
         except HolderSilent:
             self._question = None  # nothing was granted
             raise

@@ -2,7 +2,8 @@
 
 ``window:<row>.<incarnation>:<GPU>:<offset>+<bytes>``, behind a prefix that no name of a
 user has. Memory that processes share is found by that name. The name of any other
-window goes on with a random word.
+window goes on with a random word, and that of the flags of a window with ``flags`` before
+it: they count as scratch memory, and are no window.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from muninn.control.rowreader import RowReader
 
 _PLACE = r"(\d{1,9})\.(\d{1,9}):([^:]*):(\d{1,19})\+(\d{1,19})"
-_NAME = re.compile(re.escape(WINDOW_PREFIX) + _PLACE + r"(:.*)?")
+_NAME = re.compile(re.escape(WINDOW_PREFIX) + _PLACE + r"(:flags)?(:.*)?")
 
 
 class WindowPlace(NamedTuple):
@@ -29,6 +30,8 @@ class WindowPlace(NamedTuple):
         The buffer's.
     gpu
         A word for the GPU, the same in all processes.
+    isFlags
+        Whether the memory has the flags of kernels, and not the window.
     """
 
     row: int
@@ -36,6 +39,11 @@ class WindowPlace(NamedTuple):
     gpu: str
     offset: int
     sizeBytes: int
+    isFlags: bool = False
+
+    @property
+    def base(self) -> tuple[int, int]:
+        return self.row, self.incarnation
 
     @property
     def window(self) -> tuple[int, int]:
@@ -43,15 +51,19 @@ class WindowPlace(NamedTuple):
 
     def name(self, ending: str = "") -> str:
         where = f"{self.row}.{self.incarnation}:{self.gpu}:{self.offset}+{self.sizeBytes}"
-        return WINDOW_PREFIX + where + (f":{ending}" if ending else "")
+        kind = ":flags" if self.isFlags else ""
+        return WINDOW_PREFIX + where + kind + (f":{ending}" if ending else "")
 
     @classmethod
     def of(cls, name: str, *, isShared: bool = False) -> WindowPlace | None:
-        """None if it is no name of a window; if `isShared`, of one that processes share."""
+        """None if it is no name of scratch memory; if `isShared`, of a window that processes
+        share.
+        """
         found = _NAME.fullmatch(name)
-        if found is None or (isShared and found[6] is not None):
+        if found is None or (isShared and found[6] != found[7]):
             return None
-        return cls(int(found[1]), int(found[2]), found[3], int(found[4]), int(found[5]))
+        numbers = int(found[1]), int(found[2]), found[3], int(found[4]), int(found[5])
+        return cls(*numbers, isFlags=found[6] is not None)
 
 
 def windowsOf(
@@ -63,5 +75,5 @@ def windowsOf(
     for row in rows.fastMode():
         incarnation = rows.state(row).incarnation
         place = WindowPlace.of(rows.name(row).decode(errors="replace"), isShared=isShared)
-        if place is not None and (place.row, place.incarnation) == base:
+        if place is not None and not place.isFlags and place.base == base:
             yield row, incarnation, place

@@ -1,9 +1,10 @@
 """The arena: scratch memory of this process that no window uses.
 
 *Idle* memory is kept for some seconds. If the same window is promoted again, and the
-buffer was not written meanwhile, its bytes are there. Otherwise the next window of about
-its size on the same GPU gets the memory: to allocate a GiB takes a tenth of the time of
-copying one to it.
+buffer was not written meanwhile, its bytes are there. Otherwise the next window of the
+same buffer, of about its size and on the same GPU, gets the memory: to allocate a GiB
+takes a tenth of the time of copying one to it. A window of another buffer does not: the
+name of the memory says whose it is, and lists and evictions go by that.
 
 *Prefetched* memory has the bytes of a window already, of one generation of its buffer.
 It is kept until its time is over, and while the buffer is used. So is memory that
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.control.generations import Generation
 from muninn.errors import MuninnError
+from muninn.session.windownames import WindowPlace
 from muninn.system import clock
 from muninn.terms import Priority
 from muninn.transfer.kept import Kept, Watch
@@ -70,6 +72,14 @@ class Prefetched(NamedTuple):
     priority: Priority
     untilSeconds: float
 
+    @property
+    def gpu(self) -> int:
+        return self.content.gpu
+
+    @property
+    def tenant(self) -> str:
+        return self.memory.description.tenant
+
     def isValid(self) -> bool:
         """Whether it may still be used: its time is not over, it was not evicted, and its
         buffer was neither freed nor written since.
@@ -87,7 +97,6 @@ class Prefetched(NamedTuple):
 
 class _Idle(NamedTuple):
     gpu: int
-    tenant: str
     memory: OpenBuffer
     sinceSeconds: float
     #: None if it is not known, or not of any generation.
@@ -95,8 +104,17 @@ class _Idle(NamedTuple):
     room: object
 
     @property
+    def tenant(self) -> str:
+        return self.memory.description.tenant
+
+    @property
     def sizeBytes(self) -> int:
         return self.memory.description.sizeBytes
+
+    def isNamedAs(self, place: WindowPlace) -> bool:
+        """Whether the memory is named as of the same buffer, and for the same use."""
+        mine = WindowPlace.of(self.memory.description.name)
+        return mine is not None and (mine.base, mine.isFlags) == (place.base, place.isFlags)
 
 
 class Arena:
@@ -117,12 +135,15 @@ class Arena:
 
     # --- idle --------------------------------------------------------------------------
 
-    def take(self, gpu: int, tenant: str, sizeBytes: int) -> OpenBuffer | None:
-        """Memory of at least so many bytes, and not much more; None if there is none."""
+    def take(self, gpu: int, tenant: str, sizeBytes: int, place: WindowPlace) -> OpenBuffer | None:
+        """Memory of at least so many bytes, and not much more, that is named as of the same
+        buffer; None if there is none.
+        """
         fitting = [
             each
             for each in self._idle
             if (each.gpu, each.tenant) == (gpu, tenant)
+            and each.isNamedAs(place)
             and sizeBytes <= each.sizeBytes <= _MOST_TIMES * sizeBytes
             and isHeld(each.memory)
         ]
@@ -137,8 +158,7 @@ class Arena:
         """No work uses the memory any more, in which a window is still whole."""
         if self._isClosed or not isHeld(memory):
             return
-        tenant = memory.description.tenant
-        self._idle.add(_Idle(gpu, tenant, memory, clock.now(), content, room))
+        self._idle.add(_Idle(gpu, memory, clock.now(), content, room))
 
     # --- prefetched --------------------------------------------------------------------
 
@@ -201,14 +221,20 @@ class Arena:
 
     # --- the end -----------------------------------------------------------------------
 
-    def makeRoom(self, belowRank: int) -> bool:
+    def makeRoom(self, belowRank: int, gpu: int | None = None, tenant: str | None = None) -> bool:
         """Let go of all idle memory, or else of the prefetched memory that ranks lowest, if
-        it ranks below that. Returns whether there was any.
+        it ranks below that. Returns whether there was any. Of one GPU and of one tenant, if
+        they are given: where others have their memory there is room that nobody needs.
         """
-        dropped = [self._idle.hasTaken(each) for each in self._idle]
+
+        def isThere(each: _Idle | Prefetched) -> bool:
+            return gpu in (None, each.gpu) and tenant in (None, each.tenant)
+
+        dropped = [self._idle.hasTaken(each) for each in self._idle if isThere(each)]
         if any(dropped):
             return True
-        least = min(self._prefetched, key=lambda each: each.priority.rank, default=None)
+        there = filter(isThere, self._prefetched)
+        least = min(there, key=lambda each: each.priority.rank, default=None)
         isBelow = least is not None and least.priority.rank < belowRank
         return least is not None and isBelow and self._prefetched.hasTaken(least)
 

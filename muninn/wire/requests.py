@@ -20,8 +20,8 @@ FULL_BATCH = MAX_DESCRIPTORS - 1
 #: The row in the answer to a `create` that must be repeated: it is not known yet
 #: whether a process has the memory of that name.
 LATER = -1
-#: The row in the answer to the `create` of a window that must wait for a place or for
-#: its turn; `reason` says for what.
+#: The row in the answer to the `create` of a window that must wait; `reason` says for
+#: what, and `short` which budget has no room: "gpu", "tenant", or none.
 QUEUED = -2
 _ROW = {"row": int, "incarnation": int}
 

@@ -47,7 +47,8 @@ def create(context: TermContext, session: Session, message: Message, _: list[Des
             session.member(), usage, message["gpuCapacityBytes"], asking
         )
     except Queued as queued:
-        return {"row": requests.QUEUED, "incarnation": 0, "reason": str(queued)}, ()
+        waits = {"row": requests.QUEUED, "incarnation": 0, "reason": str(queued)}
+        return {**waits, "short": queued.short}, ()
     return {"row": row, "incarnation": incarnation}, ()
 
 

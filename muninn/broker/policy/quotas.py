@@ -8,6 +8,7 @@ broker's own process count.
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 from muninn.broker.policy.limits import Limits
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue, Queued
@@ -16,6 +17,15 @@ from muninn.config.sizes import exactly
 from muninn.control.descriptions import Taken
 from muninn.errors import PromotionDenied, QuotaExceeded
 from muninn.terms import Mode
+
+
+class _Budget(NamedTuple):
+    what: str
+    used: int
+    limit: int
+    key: str
+    #: As a process that waits is told: "gpu" or "tenant".
+    short: str
 
 
 class Quotas:
@@ -43,35 +53,66 @@ class Quotas:
         Raises
         ------
         PromotionDenied
-            A budget has no room; the text names it.
+            It is larger than a budget, and would wait for ever; the text names it.
         Queued
-            Too many windows are under way, or others wait before it.
+            A budget has no room now, too many windows are under way, or others wait before
+            it.
         """
-        limits, gpu, tenant, sizeBytes = self._limits, wanted.gpu, wanted.tenant, wanted.sizeBytes
-        for what, used, limit, key in (
-            (f"scratch of GPU {gpu}", self._sums["window", gpu], limits.scratchOfGpu, "perGpu"),
-            (
-                f"scratch of tenant {tenant!r} on GPU {gpu}",
-                self._sums["window", gpu, tenant],
-                limits.scratchOfTenant,
-                "perTenant",
-            ),
-        ):
-            if used + sizeBytes > limit:
-                self._queue.wait(wanted, asking, isOfTenant=key == "perTenant")
+        most, gpu, sizeBytes = self._limits.mostPromotions, wanted.gpu, wanted.sizeBytes
+        budgets = self._budgets(wanted)
+        for each in budgets:
+            if sizeBytes > each.limit:
                 raise PromotionDenied(
-                    f"{what}: {exactly(used)} used + {exactly(sizeBytes)} wanted > "
-                    f"{exactly(limit)} allowed (promotion.{key}ScratchBytes)"
+                    f"{each.what}: {exactly(sizeBytes)} wanted > {exactly(each.limit)} allowed "
+                    f"in all ({each.key})",
+                    "Promote a smaller window, with track=True, or raise the budget",
                 )
-        ahead = self._queue.ahead(wanted, asking)
-        if underWay >= limits.mostPromotions or ahead:
-            self._queue.wait(wanted, asking, isOfTenant=False)
-            raise Queued(
-                f"{underWay} windows are being promoted to GPU {gpu}, and {ahead} wait before "
-                f"this one; {limits.mostPromotions} may be under way "
+        for each in budgets:
+            if each.used + sizeBytes > each.limit:
+                self._queue.wait(wanted, asking, isOfTenant=each.short == "tenant")
+                raise Queued(
+                    f"{each.what}: {exactly(each.used)} used + {exactly(sizeBytes)} wanted > "
+                    f"{exactly(each.limit)} allowed ({each.key})",
+                    each.short,
+                )
+        why = ""
+        if underWay >= most:
+            why = (
+                f"{underWay} windows are being promoted to GPU {gpu}, and {most} may be "
                 "(promotion.maxConcurrentPromotions)"
             )
+        elif ahead := self._queue.ahead(wanted, asking, self._hasRoom):
+            why = (
+                f"{ahead} wait before this one for scratch memory of GPU {gpu}: of a higher "
+                "priority, or for longer"
+            )
+        if why:
+            self._queue.wait(wanted, asking, isOfTenant=False)
+            raise Queued(why)
         self._queue.leave(wanted)
+
+    def _budgets(self, wanted: Usage) -> tuple[_Budget, _Budget]:
+        """The budgets of scratch memory to which a window adds."""
+        gpu, tenant, sums = wanted.gpu, wanted.tenant, self._sums
+        return (
+            _Budget(
+                f"scratch of GPU {gpu}",
+                sums["window", gpu],
+                self._limits.scratchOfGpu,
+                "promotion.perGpuScratchBytes",
+                "gpu",
+            ),
+            _Budget(
+                f"scratch of tenant {tenant!r} on GPU {gpu}",
+                sums["window", gpu, tenant],
+                self._limits.scratchOfTenant,
+                "promotion.perTenantScratchBytes",
+                "tenant",
+            ),
+        )
+
+    def _hasRoom(self, wanted: Usage) -> bool:
+        return all(each.used + wanted.sizeBytes <= each.limit for each in self._budgets(wanted))
 
     def admit(
         self, tenant: str, mode: Mode, gpu: int, sizeBytes: int, gpuCapacityBytes: int
