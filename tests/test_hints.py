@@ -15,7 +15,7 @@ import pytest
 import muninn
 from muninn.api import prefetch as prefetching
 from muninn.api import scratch as scratches
-from muninn.api.promotion import Asked, Filler, Promotion
+from muninn.api.promotion import Asked, Promotion
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
@@ -368,15 +368,16 @@ def test_aWindowThatIsPromotedMeanwhileFollows(monkeypatch: pytest.MonkeyPatch) 
     """Broken: of a window with bytes from before a writeback of another one, that was known
     only after it, the writeback was refused.
     """
-    buffer, prepare = shared(), Filler._prepare
+    buffer, filled = shared(), Promotion.filled
     first = marked(buffer.promote(3 * SLICE, SLICE, 1, track=True), 5)
 
-    def late(*given: Any) -> None:
+    def late(*given: Any) -> Any:
         monkeypatch.undo()
+        made = filled(*given)
         first.writeback()
-        prepare(*given)
+        return made
 
-    monkeypatch.setattr(Filler, "_prepare", late)
+    monkeypatch.setattr(Promotion, "filled", late)
     with buffer.promote(7 * SLICE, SLICE, 1) as second:
         second.array[:] = 6
     assert buffer.generation == 4
