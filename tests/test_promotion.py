@@ -5,9 +5,10 @@ back once and whole, and budgets hold across processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from muninn.errors import (
     WriterDied,
 )
 from muninn.session import membership
+from muninn.session.gpus import deviceOf
 from muninn.transfer import arena as arenas
 from muninn.transfer import dirty
 from muninn.transfer.arena import arenaOf
@@ -306,6 +308,91 @@ def test_whatAWriterLeftHalfWrittenStaysSo(
             scratch.writeback()
         scratch.close()
     assert buffer.read()[0] == (0 if buffer.mode == "fastMode" else content()[0])
+
+
+@pytest.mark.parametrize(("track", "batch"), [(False, 0), (False, 1), (True, 0)])
+def test_aCopyThatFailsInAWritebackIsToldAndMendedByTheNextOne(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, track: bool, batch: int
+) -> None:
+    other = muninn.open("a", "readWrite")
+    with buffer.promote(track=track) as scratch:
+        for at in (0, 20_000, 40_000):
+            scratch.array[at] = 9
+            if track:
+                scratch.markDirty(at * 4, 4)
+        with _failing(monkeypatch, batch), pytest.raises(DeviceUnavailable, match="test says"):
+            scratch.writeback()
+        with pytest.raises(WriterDied):
+            other.read(timeout=30)
+        with pytest.raises(WriterDied):
+            other.promote(timeout=30)
+        assert scratch.dirtyBytes() == 3 * SLICE
+        with pytest.raises(ValueError, match="half way"), other.write() as view:
+            if buffer.mode == "bigMode":
+                view[30_000] = 77  # another writer fails, elsewhere
+            raise ValueError("half way")
+        assert scratch.writeback(timeout=30) == 2
+        expected = content()
+        expected[[0, 20_000, 40_000]] = 9
+        assert np.array_equal(other.read(), expected)
+        assert scratch.dirtyBytes() == 0
+        scratch.array[1] = 8
+        scratch.markDirty(4, 4)
+        assert scratch.writeback() == 4, "all goes on"
+    assert other.read()[1] == 8 and other.generation == 4
+
+
+def test_aPartThatFailedInAWritebackIsAConflictUntilAllIsWritten(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with buffer.promote(4 * 10_000, 4 * 30_000) as scratch:
+        scratch.array[[0, 29_999]] = 9
+        with _failing(monkeypatch), pytest.raises(DeviceUnavailable):
+            scratch.writeback()
+        for _ in range(2):
+            with pytest.raises(WritebackConflict, match="half written.*Write the whole buffer"):
+                scratch.writeback(timeout=30)
+        assert scratch.dirtyBytes() == SLICE + scratch.nbytes % SLICE
+        expected = content()
+        expected[[10_000, 39_999]] = 9
+        with muninn.share(expected, mode=buffer.mode) as whole:
+            assert buffer.copyFrom(whole) == 2
+        scratch.close()
+    assert np.array_equal(buffer.read(), expected)
+
+
+def test_aFailedWritebackMendsNothingThatOthersHaveMended(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = buffer.promote()
+    scratch.array[:] = 9
+    with _failing(monkeypatch), pytest.raises(DeviceUnavailable):
+        scratch.writeback()
+    with muninn.share(content(), mode=buffer.mode) as whole:
+        assert buffer.copyFrom(whole) == 2
+    with pytest.raises(WritebackConflict, match="it is at 2"):
+        scratch.writeback(timeout=30)
+    scratch.close()
+    assert np.array_equal(buffer.read(), content())
+
+
+@contextlib.contextmanager
+def _failing(monkeypatch: pytest.MonkeyPatch, batch: int = 0) -> Iterator[None]:
+    """One of the next batches of copies fails after its first copy."""
+    device, passed = deviceOf(membership.current()), list[int]()
+    real = device.copyBatch
+
+    def half(copies: Any, stream: Any) -> None:
+        passed.append(1)
+        if len(passed) <= batch:
+            real(copies, stream)
+            return
+        real(list(copies)[:1], stream)
+        raise DeviceUnavailable("as the test says")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "copyBatch", half)
+        yield
 
 
 @pytest.mark.parametrize("gpu", [0, 1])

@@ -4,7 +4,8 @@ the way back.
 What was written is copied back inside a write access, dirty slices only. The access
 finds the generation that was promoted, or the bytes were written meanwhile and nothing
 is copied: `WritebackConflict`. A process that dies half way, or a copy that fails, leaves
-the generation odd: readers get `WriterDied`, and the next writer repairs the buffer.
+the generation odd: readers get `WriterDied`, and the next writer repairs the buffer. If
+the window is all of the buffer, a second writeback is such a writer: it copies all of it.
 
 The address of the scratch memory is another window's once the block is over.
 """
@@ -99,6 +100,8 @@ class Scratch(Protocols, Closable):
         self._followed = stepsOf(held).follow(window, generation)
         self._policy: Access = held.description.access
         self._isOver = False
+        #: Whether a writeback of all of the buffer has failed half way.
+        self._isTorn = False
         #: Whether the bytes are known to be those of the buffer, at that generation.
         self._isClean = room.flagsAt is None
         #: On the host; a comparison, or the flags of kernels, add to them.
@@ -207,10 +210,14 @@ class Scratch(Protocols, Closable):
         new generation, or the present one if none is dirty. No kernel may write the
         window meanwhile.
 
+        If a copy fails half way, the buffer is half written, and the slices stay dirty. If
+        the window is all of the buffer, another writeback then copies all of it.
+
         Raises
         ------
         WritebackConflict
-            The buffer was written since the window was promoted. Nothing is copied.
+            The buffer was written since the window was promoted, or is half written.
+            Nothing is copied.
         PermissionDenied
             The buffer is readOnly, or this object is open for reading.
         TimeoutError
@@ -226,13 +233,19 @@ class Scratch(Protocols, Closable):
             # What is marked from now on counts for the next time.
             dirty.clear(self._flags, marked)
             self._putFlags()
+            isWhole, isTorn = self.sizeBytes == base.description.sizeBytes, self._isTorn
+            copied = np.ones_like(marked) if isTorn else marked
             bound = timeoutOf("writeback", timeout)
             steps, publication = stepsOf(base), Publication()
-            access = WritingBack(base, bound, lambda: self._followed.generation, steps.areFollowed)
+            access = WritingBack(
+                base, bound, lambda: self._followed.generation, steps.areFollowed, isTorn
+            )
             with publication.begun():
                 with access:
-                    self._wayBack().send(base, marked, access)
+                    self._isTorn = isWhole  # until all is published
+                    self._wayBack().send(base, copied, access)
                     steps.announce(publication)
+                self._isTorn = False
                 _goOn(base, self._followed)
         except BaseException:
             dirty.add(self._flags, marked)

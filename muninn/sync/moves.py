@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.1
 
 
+_TORN_FIX = "Write the whole buffer in a write(): the bytes of the window are in its array"
+
+
 def _nothing() -> None:
     """No copy is under way."""
 
@@ -202,6 +205,9 @@ class WritingBack(Receiving):
     areFollowed
         Waits for so many seconds until `generation` knows of what this process has
         published. Returns whether it does.
+    isRepair
+        Whether the whole buffer is written, and an access that did so has failed: the
+        buffer may be half written, but no later generation may have been published.
     """
 
     def __init__(
@@ -210,12 +216,14 @@ class WritingBack(Receiving):
         timeout: float | None,
         generation: Callable[[], int],
         areFollowed: Callable[[float], bool],
+        isRepair: bool = False,
     ) -> None:
         super().__init__(openBuffer, timeout, lambda: None)
         # The C part then calls `_awaitOthers` in any case: with the owner lock, and
         # before the generation becomes odd, by which a dead writer's can not be told.
         self._kind = owners.KIND_STREAM
         self._promoted, self._areFollowed = generation, areFollowed
+        self._isRepair = isRepair
 
     @staticmethod
     def _callsOfKind() -> int:
@@ -230,11 +238,12 @@ class WritingBack(Receiving):
                 f"{self._openBuffer.description.name!r} back for {self._timeout} s"
             )
         found, promoted = self._openBuffer.generation.value(), self._promoted()
-        if found != promoted:
+        if found != promoted and not (self._isRepair and found == promoted + 1):
             left = "a writer has left it half written" if found & 1 else f"it is at {found}"
             raise WritebackConflict(
                 f"{self._openBuffer.description.name!r} was written after a window of it was "
-                f"promoted at generation {promoted}: {left}"
+                f"promoted at generation {promoted}: {left}",
+                _TORN_FIX if found & 1 else None,
             )
 
 
