@@ -16,6 +16,7 @@ import muninn
 from muninn.api import prefetch as prefetching
 from muninn.api import scratch as scratches
 from muninn.api.promotion import Asked, Promotion
+from muninn.api.scratchmemory import Claim
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
@@ -368,16 +369,16 @@ def test_aWindowThatIsPromotedMeanwhileFollows(monkeypatch: pytest.MonkeyPatch) 
     """Broken: of a window with bytes from before a writeback of another one, that was known
     only after it, the writeback was refused.
     """
-    buffer, filled = shared(), Promotion.filled
+    buffer, private = shared(), Claim.private
     first = marked(buffer.promote(3 * SLICE, SLICE, 1, track=True), 5)
 
     def late(*given: Any) -> Any:
         monkeypatch.undo()
-        made = filled(*given)
+        made = private(*given)
         first.writeback()
         return made
 
-    monkeypatch.setattr(Promotion, "filled", late)
+    monkeypatch.setattr(Claim, "private", late)
     with buffer.promote(7 * SLICE, SLICE, 1) as second:
         second.array[:] = 6
     assert buffer.generation == 4
@@ -538,11 +539,31 @@ def test_aWindowIsListedWithItsBuffer() -> None:
         assert np.array_equal(scratch.array, content()[SLICE : SLICE + 100])
 
 
+def test_theFlagsOfAWindowAreNoSecondWindow() -> None:
+    """Broken: they were listed, and evicted, as one."""
+    from muninn.api import admin
+
+    with shared().promote(SLICE, 2 * SLICE, 1) as scratch:
+        flags = scratch.usedFlags
+        (window,) = [each for each in muninn.listBuffers() if each["name"] != "a"]
+        assert window["windowOf"]["offset"] == SLICE
+        assert admin.evictWindows("a") == 1
+        markUsed(flags, scratch.sliceBytes, 0, 1)
+        scratch.close()
+    with muninn.open("a").promote(SLICE, 4096, 1) as again:
+        assert [each["windowOf"]["size"] for each in muninn.listBuffers() if each["windowOf"]] == [
+            again.nbytes
+        ]
+
+
 def test_onlyNamesOfWindowsAreRead() -> None:
     place = WindowPlace(7, 3, "abcdef", 4096, 1 << 60)
     assert WindowPlace.of(place.name()) == WindowPlace.of(place.name("12ab")) == place
     assert WindowPlace.of(place.name(), isShared=True) == place
     assert WindowPlace.of(place.name("12ab"), isShared=True) is None
+    flags = place._replace(isFlags=True)
+    assert WindowPlace.of(flags.name("12ab")) == flags != place
+    assert WindowPlace.of(flags.name(), isShared=True) is None
     for wrong in ("weights", "window:7.3:abc:0+1", place.name()[:-30], place.name() + "x"):
         assert WindowPlace.of(wrong) is None
 
@@ -554,6 +575,10 @@ def usage(name: str, tenant: str = "t", gpu: int = 0) -> Usage:
     return Usage(name, tenant, Mode.FAST, gpu, 100, 0)
 
 
+def always(_: Usage) -> bool:
+    return True
+
+
 def test_theHigherPriorityGoesFirstAndThenTheEarlier(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(promotionqueue.clock, "now", lambda: now[0])
@@ -562,32 +587,82 @@ def test_theHigherPriorityGoesFirstAndThenTheEarlier(monkeypatch: pytest.MonkeyP
     for name, asking in (("n1", normal), ("l", low), ("n2", normal), ("h", high)):
         queue.wait(usage(name), asking, isOfTenant=False)
     ahead = {
-        name: queue.ahead(usage(name), asking)
+        name: queue.ahead(usage(name), asking, always)
         for name, asking in (("h", high), ("n1", normal), ("n2", normal), ("l", low))
     }
     assert ahead == {"h": 0, "n1": 1, "n2": 2, "l": 3}
-    assert queue.ahead(usage("new"), normal) == 3 and queue.ahead(usage("new"), high) == 1
-    assert queue.ahead(usage("elsewhere", gpu=1), low) == 0
+    assert queue.ahead(usage("new"), normal, always) == 3
+    assert queue.ahead(usage("new"), high, always) == 1
+    assert queue.ahead(usage("elsewhere", gpu=1), low, always) == 0
     queue.leave(usage("h"))
     queue.wait(usage("n1"), normal, isOfTenant=False)  # it asks again, and keeps its place
-    assert queue.ahead(usage("n1"), normal) == 0 and queue.ahead(usage("n2"), normal) == 1
+    assert queue.ahead(usage("n1"), normal, always) == 0
+    assert queue.ahead(usage("n2"), normal, always) == 1
     now[0] += 0.2
     queue.wait(usage("n2"), normal, isOfTenant=False)
     now[0] += 0.1
-    assert queue.ahead(usage("l"), low) == 1, "who asks no more is forgotten"
+    assert queue.ahead(usage("l"), low, always) == 1, "who asks no more is forgotten"
+
+
+def test_aWindowWithoutRoomHoldsOthersBackByTurns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it held all others back for as long as it waited."""
+    now = [100.0]
+    monkeypatch.setattr(promotionqueue.clock, "now", lambda: now[0])
+    queue, high, normal = PromotionQueue(), *(Asking(rank, isWaiting=True) for rank in (2, 1))
+    large = {"large", "second"}
+    turns = list[tuple[int, int]]()
+    for _ in range(110):
+        queue.wait(usage("large"), normal, isOfTenant=False)
+        queue.wait(usage("second"), normal, isOfTenant=False)
+        queue.wait(usage("third"), normal, isOfTenant=False)
+        queue.leave(usage("third"))
+        ahead = tuple(
+            queue.ahead(usage("small"), asking, lambda each: each.name not in large)
+            for asking in (normal, high)
+        )
+        if not turns or turns[-1] != ahead:
+            turns.append(ahead)
+            begins = now[0] - 100
+            assert begins % 5 == pytest.approx(0 if ahead == (0, 0) else 1, abs=0.11), begins
+        now[0] += 0.1
+    assert turns == [(0, 0), (1, 0)] * 2 + [(0, 0)], "the first one holds back, the second not"
+    assert queue.ahead(usage("small"), normal, always) == 2, "there is room: they go first"
 
 
 def test_whoWaitsForItsTenantHoldsNoOtherTenantBack() -> None:
     queue, asking = PromotionQueue(), Asking(1, isWaiting=True)
     queue.wait(usage("a", "mine"), asking, isOfTenant=True)
-    assert queue.ahead(usage("b", "mine"), asking) == 1
-    assert queue.ahead(usage("b", "yours"), asking) == 0
+    assert queue.ahead(usage("b", "mine"), asking, always) == 1
+    assert queue.ahead(usage("b", "yours"), asking, always) == 0
 
 
 def test_whoAsksOnceHoldsNobodyBack() -> None:
     queue = PromotionQueue()
     queue.wait(usage("a"), Asking(2, isWaiting=False), isOfTenant=False)
-    assert queue.ahead(usage("b"), Asking(0, isWaiting=True)) == 0
+    assert queue.ahead(usage("b"), Asking(0, isWaiting=True), always) == 0
+
+
+def test_aWindowThatFitsDoesNotWaitForOneThatDoesNot(
+    actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it waited for as long as the other one."""
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", str(8 * SLICE))
+    buffer = shared("readOnly")
+    with buffer.promote(40 * SLICE, 4 * SLICE, 1):
+        other = actor(
+            "import threading; from muninn.api import scratchmemory\n"
+            "asked, clock, found = threading.Event(), scratchmemory.clock, []\n"
+            "class Clock:\n"
+            "    def sleep(self, seconds): asked.set(); clock.sleep(seconds)\n"
+            "scratchmemory.clock = Clock()\n"
+            "b = muninn.open('a')\n"
+            "def large(): found.append(b.promote(0, 6 * 4096, 1, timeout=None))\n"
+            "t = threading.Thread(target=large); t.start()"
+        )
+        assert other.do("asked.wait(60)")
+        for number in range(3):
+            buffer.promote((50 + 2 * number) * SLICE, SLICE, 1, timeout=30).close()
+    assert other.do("t.join(); found[0].nbytes") == 6 * SLICE
 
 
 def test_aLargeWindowIsNotOvertakenForEver(actor: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,6 +680,7 @@ def test_aLargeWindowIsNotOvertakenForEver(actor: Start, monkeypatch: pytest.Mon
                 buffer.promote(50 * SLICE, SLICE, 1, timeout=0).close()
             except PromotionDenied as error:
                 assert "1 wait before this one" in error.reason and "timeout=" in error.fix
+                assert "maxConcurrentPromotions" not in error.reason
                 assert type(error) is PromotionDenied
                 return True
             return False
