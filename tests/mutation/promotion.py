@@ -66,6 +66,7 @@ MUTANTS = [
     Mutant(_USED, "            dirty.add(self._flags, seen)\n", "", "what kernels mark is used", "test_hints.py::test_theUsefulPartOfAWindowIsMeasured"),
     Mutant(_USED, "        dirty.add(self._flags, flags)\n", "        pass\n", "what is written is used", "test_hints.py::test_whatIsWrittenIsUsed"),
     Mutant("muninn/session/worker.py", " or openBuffers.gpus.hasIdle()", "", "idle scratch memory is looked after", "test_promotion.py::test_theBackgroundThreadLooksAfterIdleMemory"),
+    Mutant("muninn/transfer/kept.py", "        if isAny():\n            self.isOn = True\n", "", "what is kept during the look is looked after", "test_promotion.py::test_whatIsKeptDuringTheLookIsLookedAfter"),
     Mutant("muninn/transfer/kept.py", "        wasOn, self.isOn = self.isOn, True\n", "        wasOn = True\n", "the background thread learns of idle memory", "test_promotion.py::test_theBackgroundThreadLearnsOfTheFirstIdleMemory"),
     Mutant(_SCRATCH, "                self._isClean = self._room.shadowAt is not None\n", "                self._isClean = True\n", "what a kernel did not mark is not taken for the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
     Mutant(_SCRATCH, "self._isClean = room.flagsAt is None", "self._isClean = True", "what was not written back is not the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
