@@ -19,6 +19,7 @@ from muninn.api.promotion import Asked, Filler, Promotion
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
+from muninn.cli.listing import hintsText
 from muninn.control import layout
 from muninn.control.hints import Hints, RowHints
 from muninn.errors import (
@@ -145,6 +146,18 @@ def test_whatIsNoHintIsRefusedAndChangesNothing(hints: Any, error: type[Exceptio
         with pytest.raises(error):
             buffer.setHints(**hints)
     assert buffer.hints == before
+
+
+def test_aWrongHintIsToldByTheNameOfTheCall() -> None:
+    with pytest.raises(TypeError, match=r"^setHints\(\) got .* 'nonsense'"):
+        shared().setHints(nonsense=1)
+
+
+def test_theEndOfHintsIsToldInMilliseconds() -> None:
+    """Broken: they ended in 0s."""
+    hints = {"hotRanges": [], "endsInMs": 300, "priority": "normal"}
+    assert hintsText(hints).endswith("ends in 300ms")
+    assert hintsText({**hints, "endsInMs": 61_000}).endswith("ends in 1m")
 
 
 def test_aBundleTakesNoHints() -> None:
