@@ -218,6 +218,30 @@ def test_aPartOfAPrefetchedWindowIsCopiedWithinTheGpuOrShared(actor: Start) -> N
     ]
 
 
+def test_aPrefetchedWindowIsNobodyElsesWhileAPartOfItIsCopied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: another thread got the memory, and wrote it in the midst of the copy."""
+    buffer, send = shared(), engines.Engine.send
+    buffer.prefetch(1).result(30)
+    offset, routes = HOT[1][0] + SLICE, list[str | None]()
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.undo()
+        whole = buffer.promote(*HOT[1], 1)
+        routes.append(copiesOf(whole))
+        whole.array[:] = 7
+        whole.close()
+        send(*given)
+
+    monkeypatch.setattr(engines.Engine, "send", meanwhile)
+    with buffer.promote(offset, SLICE, 1) as part:
+        assert routes == ["upload"] and copiesOf(part) == "local"
+        assert np.array_equal(part.array, content()[offset : offset + SLICE])
+    with buffer.promote(*HOT[1], 1) as again:
+        assert copiesOf(again) is None, "it is kept again"
+
+
 def test_aWindowThatWasWrittenSinceIsCopied() -> None:
     buffer = shared()
     buffer.prefetch(1).result(30)

@@ -44,6 +44,8 @@ MUTANTS = [
     Mutant(_DIRTY, "np.minimum(edges[1::2] * sliceBytes, windowBytes)", "edges[1::2] * sliceBytes", "no byte behind the window is written back", "test_promotion.py::test_rangesCoverWhatWasMarkedAndNoMoreThanItsSlices"),
     Mutant(_DIRTY, "-(-(offset + sizeBytes) // sliceBytes)", "(offset + sizeBytes) // sliceBytes", "the last slice that is touched is dirty", "test_promotion.py::test_rangesCoverWhatWasMarkedAndNoMoreThanItsSlices"),
     Mutant(_MEMORY, "deviceOf(self.base.context).gpuUuid(self.gpu)[-12:]", "\"\"", "each GPU has its own copy of a shared window", "test_promotion.py::test_processesShareTheWindowOfAReadOnlyBuffer"),
+    Mutant(_PROMOTION, ").takeCovering(wanted)", ").covering(wanted)", "a prefetched window is nobody else's while a part of it is copied", "test_hints.py::test_aPrefetchedWindowIsNobodyElsesWhileAPartOfItIsCopied"),
+    Mutant(_PROMOTION, "                arenaOf(openBuffer.context).keep(near)\n", "", "a prefetched window is kept again", "test_hints.py::test_aPrefetchedWindowIsNobodyElsesWhileAPartOfItIsCopied"),
     Mutant(_HINTS, "pagesUp(length + offset % PAGE_BYTES)", "pagesUp(length)", "a hot range that cuts a page has it whole", "test_hints.py::test_aRangeOfTheLargestBufferHasRoomInItsWord"),
     Mutant(_HINTS, "PRIORITIES[number] if number < len(PRIORITIES) else Priority.NORMAL", "PRIORITIES[number]", "a damaged word is advice too", "test_hints.py::test_damagedWordsAreAdviceToo"),
     Mutant("muninn/control/rows.py", "        self._block.put(offset + layout.ROW_HINTS_OFFSET, hints.packed())\n", "", "the next buffer of a row has its own hints", "test_hints.py::test_theNextBufferOfARowHasNoHintsOfTheLast"),
