@@ -20,6 +20,7 @@ from muninn.api.scratchmemory import Claim
 from muninn.broker.policy import promotionqueue
 from muninn.broker.policy.promotionqueue import Asking, PromotionQueue
 from muninn.broker.policy.usage import Usage
+from muninn.cli.listing import hintsText
 from muninn.control import layout
 from muninn.control.hints import Hints, RowHints
 from muninn.errors import (
@@ -148,6 +149,18 @@ def test_whatIsNoHintIsRefusedAndChangesNothing(hints: Any, error: type[Exceptio
     assert buffer.hints == before
 
 
+def test_aWrongHintIsToldByTheNameOfTheCall() -> None:
+    with pytest.raises(TypeError, match=r"^setHints\(\) got .* 'nonsense'"):
+        shared().setHints(nonsense=1)
+
+
+def test_theEndOfHintsIsToldInMilliseconds() -> None:
+    """Broken: they ended in 0s."""
+    hints = {"hotRanges": [], "endsInMs": 300, "priority": "normal"}
+    assert hintsText(hints).endswith("ends in 300ms")
+    assert hintsText({**hints, "endsInMs": 61_000}).endswith("ends in 1m")
+
+
 def test_aBundleTakesNoHints() -> None:
     with pytest.raises(InvalidArgument, match="one array"):
         muninn.shareBundle({"w": content()}, name="b", hints={"hotRanges": HOT})
@@ -204,6 +217,30 @@ def test_aPartOfAPrefetchedWindowIsCopiedWithinTheGpuOrShared(actor: Start) -> N
         None,
         int(content()[begin:][:SLICE].sum()),
     ]
+
+
+def test_aPrefetchedWindowIsNobodyElsesWhileAPartOfItIsCopied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: another thread got the memory, and wrote it in the midst of the copy."""
+    buffer, send = shared(), engines.Engine.send
+    buffer.prefetch(1).result(30)
+    offset, routes = HOT[1][0] + SLICE, list[str | None]()
+
+    def meanwhile(*given: Any) -> None:
+        monkeypatch.undo()
+        whole = buffer.promote(*HOT[1], 1)
+        routes.append(copiesOf(whole))
+        whole.array[:] = 7
+        whole.close()
+        send(*given)
+
+    monkeypatch.setattr(engines.Engine, "send", meanwhile)
+    with buffer.promote(offset, SLICE, 1) as part:
+        assert routes == ["upload"] and copiesOf(part) == "local"
+        assert np.array_equal(part.array, content()[offset : offset + SLICE])
+    with buffer.promote(*HOT[1], 1) as again:
+        assert copiesOf(again) is None, "it is kept again"
 
 
 def test_aWindowThatWasWrittenSinceIsCopied() -> None:

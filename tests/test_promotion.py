@@ -31,7 +31,7 @@ from muninn.errors import (
 from muninn.session import membership
 from muninn.session.gpus import deviceOf
 from muninn.transfer import arena as arenas
-from muninn.transfer import dirty
+from muninn.transfer import dirty, kept
 from muninn.transfer.arena import arenaOf
 from support import Actor, ActorError, eventually
 
@@ -708,6 +708,28 @@ def test_theBackgroundThreadLearnsOfTheFirstIdleMemory(buffer: muninn.MuninnBuff
         for scratch in (one, other):
             arena.giveBack(0, scratch._memory)
     assert told == [1]
+
+
+def test_whatIsKeptDuringTheLookIsLookedAfter(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: memory that came between the look and its end stayed until more came."""
+    with buffer.promote() as scratch:
+        arena, memory = arenas.Arena(lambda: None), scratch._memory
+        arena.giveBack(0, memory)
+        assert arena.makeRoom(9) and arena.hasIdle()
+
+        def lookedThenKept(_: object) -> bool:
+            monkeypatch.undo()
+            arena.giveBack(0, memory)
+            return False
+
+        monkeypatch.setattr(kept.Kept, "__bool__", lookedThenKept)
+        arena.trim()
+        assert arena.hasIdle()
+        arena.trim(0.0)
+        arena.trim(0.0)
+        assert not arena.hasIdle()
 
 
 def test_idleMemoryIsUsedAgainForTheSameBufferOnly() -> None:

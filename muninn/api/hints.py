@@ -40,7 +40,7 @@ class HintKeywords(TypedDict, total=False):
     priority: PriorityWord
 
 
-_KEYWORDS = tuple(HintKeywords.__annotations__)
+KEYWORDS = tuple(HintKeywords.__annotations__)
 
 
 def hintsOf(tables: Tables, row: int) -> RowHints:
@@ -53,7 +53,7 @@ def changed(caller: str, before: Hints, given: object, sizeBytes: int) -> Hints:
     if not isinstance(given, Mapping):
         raise TypeError(f"{caller}: hints must be a dict, not {type(given).__name__}")
     keywords: Mapping[Any, Any] = given
-    checkKeywords(f"{caller}: hints", keywords, _KEYWORDS)
+    checkKeywords(f"{caller}: hints", keywords, KEYWORDS)
     before = before.holding()
     ranges, untilMs, priority = before.hotRanges, before.untilMs, before.priority
     if "hotRanges" in keywords:

@@ -13,7 +13,7 @@ from muninn.api import hints as hinting
 from muninn.api.copying import Copies
 from muninn.api.hints import HintKeywords
 from muninn.api.transfers import Progress
-from muninn.arguments import asInteger, named
+from muninn.arguments import asInteger, checkKeywords, named
 from muninn.errors import TransferCancelled
 from muninn.sync.asyncwait import waited
 
@@ -54,6 +54,7 @@ class Promotes(Copies):
             ``priority``: ``"low"``, ``"normal"`` or ``"high"``: whose windows get room in
             VRAM first.
         """
+        checkKeywords("setHints", hints, hinting.KEYWORDS)
         openBuffer = self._checked()
         words = hinting.hintsOf(openBuffer.tables, openBuffer.row)
         words.set(hinting.changed("setHints", words.get(), hints, self.nbytes))

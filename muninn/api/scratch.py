@@ -69,8 +69,9 @@ class Scratch(Protocols, Closable):
     isHot
         Whether a hot range of the buffer's hints is in it.
     transfer
-        How the bytes came: `route`, `reason`, `seconds`. None if another process had
-        promoted the window.
+        How the bytes came: `route`, `reason`, `seconds`. None if nothing was copied: the
+        window was prefetched, this process has kept it since its last block, or another
+        process had promoted it.
     """
 
     def __init__(

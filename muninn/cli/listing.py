@@ -182,7 +182,8 @@ def nameOf(buffer: dict[str, Any]) -> str:
 
 def hintsText(hints: dict[str, Any]) -> str:
     ranges = [f"{asText(at)} + {asText(length)}" for at, length in hints["hotRanges"]]
-    ends = "no end" if hints["endsInMs"] is None else f"ends in {age(hints['endsInMs'])}"
+    left = hints["endsInMs"]
+    ends = "no end" if left is None else f"ends in {f'{left}ms' if left < 1000 else age(left)}"
     return f"hot: {', '.join(ranges) or '-'}; priority: {hints['priority']}; {ends}"
 
 

@@ -240,8 +240,8 @@ class Arena:
 
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long, and of what may not be used any more."""
-        if not self._idle and not self._prefetched:
-            self._watch.end()
+        if not self._isAny():
+            self._watch.end(self._isAny)
             return
         oldest = clock.now() - olderThanSeconds
         for idle in self._idle:
@@ -250,6 +250,9 @@ class Arena:
         for each in self._prefetched:
             if not each.isValid():
                 self._prefetched.hasTaken(each)
+
+    def _isAny(self) -> bool:
+        return bool(self._idle) or bool(self._prefetched)
 
     def hasIdle(self) -> bool:
         return self._watch.isOn

@@ -174,7 +174,7 @@ class Engine:
         takes are made on a thread of their own: it may make them wait for a kernel.
         """
         if not self._idle:
-            self._watch.end()
+            self._watch.end(lambda: bool(self._idle))
             return
         oldest = clock.now() - olderThanSeconds
         dropped = [

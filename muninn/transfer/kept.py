@@ -38,9 +38,14 @@ class Watch:
         if not wasOn:
             self._lookSoon()
 
-    def end(self) -> None:
-        """Nothing is kept: perhaps it is in use, and `begin` is called then."""
+    def end(self, isAny: Callable[[], bool]) -> None:
+        """Nothing is kept: perhaps it is in use, and `begin` is called then. It is looked
+        once more after that was noted: another thread may have kept something since the
+        look, and found that it is looked after.
+        """
         self.isOn = False
+        if isAny():
+            self.isOn = True
 
 
 class Kept(Generic[Item]):

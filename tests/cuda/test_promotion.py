@@ -89,6 +89,28 @@ def test_processesShareAWindowOfAReadOnlyBuffer(domain: str, actor: Any) -> None
     assert second.do("int(t.read()[0])") == 2 * total
 
 
+@pytest.mark.parametrize("access", ["readOnly", "readWrite"])
+def test_aWindowOfLentMemoryIsCopiedEachTime(domain: str, actor: Any, access: str) -> None:
+    """Broken: its owner writes it without an access, so the generation stays, and a window
+    was served with the bytes of before.
+    """
+    owner = actor(
+        "from numba import cuda\nmine = cuda.to_device(np.arange(100_000))\n"
+        f"buffer = muninn.share(mine, 'a', access='{access}', copy=False)"
+    )
+    theirs = muninn.open("a", access="readOnly" if access == "readOnly" else "readWrite")
+    theirs.setHints(hotRanges=[(0, 400_000)])
+    for number in range(3):
+        owner.do(f"mine.copy_to_device(np.full(100_000, {number}))")
+        assert theirs.prefetch(0).result(60) == 0, "it would be served later"
+        for part in (400_000, 80_000):  # a part of it within the GPU
+            with theirs.promote(0, part) as scratch:
+                assert scratch.transfer is not None and not scratch.isShared
+                found = np.asarray(scratch.deviceArray().copy_to_host())
+                assert (found == number).all()
+    assert theirs.generation == 0
+
+
 def windows() -> list[str]:
     return [each["name"] for each in muninn.listBuffers() if each["kind"] == "window"]
 
