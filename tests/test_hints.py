@@ -5,6 +5,7 @@ copied again and is never stale, and urgent windows get room first.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -576,6 +577,7 @@ def test_aWindowIsListedWithItsBuffer() -> None:
         assert np.array_equal(scratch.array, content()[SLICE : SLICE + 100])
 
 
+<<<<<<< ours
 def test_theFlagsOfAWindowAreNoSecondWindow() -> None:
     """Broken: they were listed, and evicted, as one."""
     from muninn.api import admin
@@ -591,6 +593,28 @@ def test_theFlagsOfAWindowAreNoSecondWindow() -> None:
         assert [each["windowOf"]["size"] for each in muninn.listBuffers() if each["windowOf"]] == [
             again.nbytes
         ]
+=======
+@pytest.mark.parametrize("isOwnName", [False, True])
+def test_aDamagedRowOfAWindowGivesNoOtherBytes(actor: Start, isOwnName: bool) -> None:
+    """Broken: another process took memory for a window that is larger than it."""
+    buffer = shared("readOnly")
+    with buffer.promote(0, 2 * SLICE, 1) as scratch:
+        memory = scratch._memory
+        address = memory.tables.block.rowAddress(memory.row)
+        name = memory.description.name.replace(f"+{2 * SLICE}", f"+{8 * SLICE}").encode()
+        if isOwnName:
+            ctypes.c_uint64.from_address(address + layout.ROW_SIZE_OFFSET).value = SLICE
+        else:
+            ctypes.memmove(address + layout.ROW_NAME_OFFSET, name, len(name))
+            ctypes.c_uint8.from_address(address + layout.ROW_NAME_LENGTH_OFFSET).value = len(name)
+        other = actor("b = muninn.open('a')")
+        if isOwnName:
+            with pytest.raises(ActorError, match=f"MNN-0019.*states {SLICE} bytes"):
+                other.do(f"b.promote(0, {2 * SLICE}, 1)")
+        else:
+            found = other.do(f"b.promote({SLICE}, {6 * SLICE}, 1).array.tolist()")
+            assert found == buffer.read().view(np.uint8)[SLICE : 7 * SLICE].tolist()
+>>>>>>> theirs
 
 
 def test_onlyNamesOfWindowsAreRead() -> None:

@@ -20,6 +20,7 @@ from muninn.api.specs import specOf
 from muninn.control.hints import Hints
 from muninn.errors import (
     BufferExists,
+    ControlBlockInvalid,
     HolderSilent,
     MuninnError,
     PromotionDenied,
@@ -124,7 +125,11 @@ class Claim(NamedTuple):
         while True:
             found = current().openBuffers.find(wanted.name)
             if found is not None:
-                return found, 0
+                if self._isIn(found, 0):
+                    return found, 0
+                raise ControlBlockInvalid(
+                    f"the row of {wanted.name!r} states {found.description.sizeBytes} bytes"
+                )
             if (around := self._around()) is not None:
                 return around
             with contextlib.suppress(BufferExists):  # another process makes it
@@ -148,9 +153,15 @@ class Claim(NamedTuple):
                 # If its holder stands still, this window gets memory of its own.
                 with contextlib.suppress(HolderSilent):
                     opened = member.openBuffers.hold(row, incarnation)
-                    if opened is not None and isHeld(opened):
+                    if opened is not None and isHeld(opened) and self._isIn(opened, at):
                         return opened, at
         return None
+
+    def _isIn(self, memory: OpenBuffer, at: int) -> bool:
+        """Whether memory has all bytes of the window from there on. Its name is what other
+        processes have written: it may be damaged.
+        """
+        return at + self.sizeBytes <= memory.description.sizeBytes
 
     def private(self, caller: str, fill: Fill) -> OpenBuffer:
         """Memory for this process alone, filled: of the arena, or made now."""

@@ -22,6 +22,8 @@ MUTANTS = [
     Mutant(_MOVES, "self._isRepair and found == promoted + 1", "self._isRepair", "a failed writeback overwrites nothing that was published since", "test_promotion.py::test_aFailedWritebackMendsNothingThatOthersHaveMended"),
     Mutant("muninn/api/scratch.py", "self._isTorn = isWhole", "self._isTorn = True", "a writeback of a part mends nothing", "test_promotion.py::test_aPartThatFailedInAWritebackIsAConflictUntilAllIsWritten"),
     Mutant("muninn/api/scratch.py", "np.ones_like(marked) if isTorn else marked", "marked", "a writeback that mends copies all", "test_promotion.py::test_aCopyThatFailsInAWritebackIsToldAndMendedByTheNextOne"),
+    Mutant("muninn/api/scratchmemory.py", " and self._isIn(opened, at)", "", "a window lies in the memory that it is given", "test_hints.py::test_aDamagedRowOfAWindowGivesNoOtherBytes"),
+    Mutant("muninn/api/scratchmemory.py", "                if self._isIn(found, 0):", "                if True:", "memory of the right name is large enough", "test_hints.py::test_aDamagedRowOfAWindowGivesNoOtherBytes"),
     Mutant(_MOVES, "        self._kind = owners.KIND_STREAM\n        self._promoted", "        self._promoted", "a writeback looks before it begins", "test_promotion.py::test_aBufferThatWasWrittenMeanwhileIsNotOverwritten"),
     Mutant(_MOVES, "        if not self._inSlices(until, self._areFollowed):\n", "        if False:\n", "a writeback waits until the other windows have followed", "test_hints.py::test_aThreadWaitsUntilTheOtherWindowsHaveFollowed"),
     Mutant(_STEPS, "                step.lead(followed)\n", "                pass\n", "a window that is promoted meanwhile follows", "test_hints.py::test_aWindowThatIsPromotedMeanwhileFollows"),
