@@ -577,7 +577,6 @@ def test_aWindowIsListedWithItsBuffer() -> None:
         assert np.array_equal(scratch.array, content()[SLICE : SLICE + 100])
 
 
-<<<<<<< ours
 def test_theFlagsOfAWindowAreNoSecondWindow() -> None:
     """Broken: they were listed, and evicted, as one."""
     from muninn.api import admin
@@ -593,7 +592,8 @@ def test_theFlagsOfAWindowAreNoSecondWindow() -> None:
         assert [each["windowOf"]["size"] for each in muninn.listBuffers() if each["windowOf"]] == [
             again.nbytes
         ]
-=======
+
+
 @pytest.mark.parametrize("isOwnName", [False, True])
 def test_aDamagedRowOfAWindowGivesNoOtherBytes(actor: Start, isOwnName: bool) -> None:
     """Broken: another process took memory for a window that is larger than it."""
@@ -614,7 +614,6 @@ def test_aDamagedRowOfAWindowGivesNoOtherBytes(actor: Start, isOwnName: bool) ->
         else:
             found = other.do(f"b.promote({SLICE}, {6 * SLICE}, 1).array.tolist()")
             assert found == buffer.read().view(np.uint8)[SLICE : 7 * SLICE].tolist()
->>>>>>> theirs
 
 
 def test_onlyNamesOfWindowsAreRead() -> None:
