@@ -12,7 +12,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import ArgumentError
 from typing import Any, ParamSpec, TypeVar
 
@@ -41,7 +41,7 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except TypeError as error:
             # The traceback ends here, so `function` was never entered.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                checkKeywords(callerOf(function), keywords, keywordsOf(function))
+                checkKeywords(callerOf(function, arguments), keywords, keywordsOf(function))
             raise
 
     return call
@@ -58,9 +58,13 @@ def unwrapped(error: ArgumentError) -> Exception:
     )
 
 
-def callerOf(function: Callable[..., Any]) -> str:
-    """The name by which a user calls `function`."""
-    return function.__qualname__.removesuffix(".__init__")
+def callerOf(function: Callable[..., Any], arguments: Sequence[object] = ()) -> str:
+    """The name by which a user calls `function`: of a method with the class of its object,
+    of which the part that has the method is no name for users.
+    """
+    name = function.__qualname__.removesuffix(".__init__")
+    isMethod = "." in name and "<locals>" not in name and bool(arguments)
+    return f"{type(arguments[0]).__name__}.{function.__name__}" if isMethod else name
 
 
 def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -87,6 +87,13 @@ def test_aKeywordThatIsNoneIsNamedWithTheNearest(domain: str, name: str) -> None
     assert muninn.listBuffers() == []
 
 
+def test_aMethodIsNamedWithTheClassThatUsersKnow(domain: str) -> None:
+    """Broken: it was named with the part of the class that has it."""
+    buffer = muninn.share(A)
+    with pytest.raises(TypeError, match="^MuninnBuffer.copyFrom.*'rout': did you mean 'route'"):
+        buffer.copyFrom(buffer, rout="p2p")  # type: ignore[call-arg]
+
+
 def test_aLockIsNotWaitedForASecondBecauseItIsTrue(
     domain: str, actor: Callable[..., Actor]
 ) -> None:
