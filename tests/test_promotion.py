@@ -25,6 +25,7 @@ from muninn.errors import (
     InvalidArgument,
     PermissionDenied,
     PromotionDenied,
+    QuotaExceeded,
     WritebackConflict,
     WriterDied,
 )
@@ -872,3 +873,35 @@ def test_anySequenceOfWritesAndWritebacksEqualsAPlainArray(steps: list[Any]) -> 
         assert np.array_equal(shared.read(), plain)
     window.close()
     shared.free()
+
+
+@pytest.mark.parametrize("hinted", [False, True])
+def test_idleScratchMemoryGivesWayToBuffers(
+    domain: str, monkeypatch: pytest.MonkeyPatch, hinted: bool
+) -> None:
+    """Broken: for four seconds a buffer got no VRAM that nothing used any more."""
+    monkeypatch.setenv("MUNINN_DEFAULT_VRAM_QUOTA", "4M")
+    base = muninn.share(np.zeros(3 << 20, np.uint8), "a", access="readOnly")
+    if hinted:
+        base.setHints(hotRanges=[(0, base.nbytes)], priority="high")
+        assert base.prefetch(0).result(60) == base.nbytes
+    else:
+        base.promote(targetGpu=0).close()
+    with muninn.share(np.zeros(2 << 20, np.uint8), mode="fastMode"), pytest.raises(QuotaExceeded):
+        muninn.share(np.zeros(3 << 20, np.uint8), mode="fastMode")
+
+
+def test_idleScratchMemoryGivesItsLeaseAway(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it took the place of what a process makes or opens."""
+    monkeypatch.setenv("MUNINN_MAX_LEASES", "16")
+    base = muninn.share(np.zeros(1 << 20, np.uint8), "a", access="readWrite")
+    maker = actor("kept = [muninn.share(np.zeros(8), f'b{number}') for number in range(7)]")
+    held, ways = [base], (lambda n: muninn.open(f"b{n}"), lambda n: muninn.share(np.zeros(8)))
+    for hold in ways:
+        windows = [base.promote(at << 16, 1 << 16, 0) for at in range(16 - len(held))]
+        for each in windows:
+            each.close()
+        held += [hold(number) for number in range(7)]
+    maker.kill()

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from muninn.arguments import requireCallable
 from muninn.control import layout
 from muninn.control.descriptions import Head, RowDescription
-from muninn.errors import BufferExists, DomainChanged, HolderSilent
+from muninn.errors import BufferExists, DomainChanged, HolderSilent, QuotaExceeded, TableFull
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, exported
@@ -44,6 +44,7 @@ from muninn.session.membership import current
 from muninn.session.newmemory import Progress, makeBytes
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
+from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.system.oserrors import typedErrors
 from muninn.system.structures import Extent
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from muninn.session.member import Membership
     from muninn.session.openbuffer import OpenBuffer
     from muninn.session.spec import BufferSpec
+
+#: How long a creation waits for memory that this process had and did not use, and how often
+#: it asks again.
+_WAY_SECONDS, _PAUSE_SECONDS = 1.0, 0.005
 
 
 def create(
@@ -87,7 +92,7 @@ def create(
     """
     if progress is not None:
         requireCallable("progress", progress)
-    contents = _Contents(fill, extents, progress, put)
+    contents, untilSeconds = _Contents(fill, extents, progress, put), 0.0
     while True:
         membership = current()
 
@@ -101,7 +106,29 @@ def create(
             if not membership.isLost():
                 raise
             continue  # again, in the new control block
+        except (QuotaExceeded, TableFull) as error:
+            # Windows have budgets of their own (`api/scratchmemory.py`).
+            if wanted.kind == layout.ROW_KIND_WINDOW and isinstance(error, QuotaExceeded):
+                raise
+            if _hasGivenWay(membership):
+                untilSeconds = clock.now() + _WAY_SECONDS
+            elif clock.now() >= untilSeconds:
+                raise
+            clock.sleep(_PAUSE_SECONDS)
+            continue
         membership.departure.awaitEnd()
+
+
+def _hasGivenWay(membership: Membership) -> bool:
+    """Whether this process had memory that nothing uses, which goes now: of a GPU once its
+    work is over.
+    """
+    context = membership.openBuffers.context
+    unused = context.gpus.giveWay()
+    if not unused:
+        return False
+    context.releases.letGo(unused)
+    return True
 
 
 class _Contents(NamedTuple):

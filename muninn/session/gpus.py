@@ -34,6 +34,9 @@ class Companion(Protocol):
     def hasIdle(self) -> bool:
         """Whether there is anything to give back sometime."""
 
+    def giveWay(self) -> list[object]:
+        """What nothing uses now: something else has no room. The caller drops it."""
+
     def close(self) -> None:
         """Give back everything: the membership ends."""
 
@@ -101,6 +104,10 @@ class Gpus:
     def hasIdle(self) -> bool:
         """Whether `tidy` is to be called again soon."""
         return any(each.hasIdle() for each in list(self._companions.values()))
+
+    def giveWay(self) -> list[object]:
+        """What the companions have and do not use, for the caller to drop."""
+        return [dropped for each in list(self._companions.values()) for dropped in each.giveWay()]
 
     def close(self) -> None:
         """The membership ends."""

@@ -40,7 +40,7 @@ from collections.abc import Callable
 
 from muninn.control import layout
 from muninn.control.descriptions import RowDescription
-from muninn.errors import BrokerUnavailable, BufferFreed, MuninnError, OwnerDied
+from muninn.errors import BrokerUnavailable, BufferFreed, MuninnError, OwnerDied, TableFull
 from muninn.session.context import Context
 from muninn.session.leases import LeaseIndex
 from muninn.session.mappings import Bytes, Memory, NoBytes, exported
@@ -170,7 +170,12 @@ class OpenBuffers:
     def _map(self, row: int, incarnation: int) -> tuple[Memory, RowDescription] | None:
         tables = self.tables
         self.context.releases.reclaimGone()
-        index = tables.leases.take(row, incarnation, tables.ttlMs)
+        try:
+            index = tables.leases.take(row, incarnation, tables.ttlMs)
+        except TableFull:
+            self.gpus.giveWay().clear()  # what nothing uses has leases too
+            self.context.releases.reclaimGone()
+            index = tables.leases.take(row, incarnation, tables.ttlMs)
         try:
             # SYNC lease: pairs with Directory.tryReclaim. The lease is visible; if the
             # row is live now, no broker reclaims it before this lease ends.

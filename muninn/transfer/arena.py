@@ -238,6 +238,12 @@ class Arena:
         isBelow = least is not None and least.priority.rank < belowRank
         return least is not None and isBelow and self._prefetched.hasTaken(least)
 
+    def giveWay(self) -> list[object]:
+        """All idle memory, and all that was prefetched, for a buffer that finds no room."""
+        return [each for each in self._idle if self._idle.hasTaken(each)] + [
+            each for each in self._prefetched if self._prefetched.hasTaken(each)
+        ]
+
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:
         """Let go of what was idle for so long, and of what may not be used any more."""
         if not self._isAny():

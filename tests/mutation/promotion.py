@@ -79,5 +79,7 @@ MUTANTS = [
     Mutant(_SCRATCH, "                self._isClean = self._room.shadowAt is not None\n", "                self._isClean = True\n", "what a kernel did not mark is not taken for the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
     Mutant(_SCRATCH, "self._isClean = room.flagsAt is None", "self._isClean = True", "what was not written back is not the buffer's", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
     Mutant(_ARENA, "idle.content == wanted and idle.room == room and", "idle.content == wanted and", "memory that is laid out otherwise is not taken", "test_promotion.py::test_aWindowWhoseBytesMayBeOthersIsCopiedAgain"),
+    Mutant("muninn/session/creation.py", "            if _hasGivenWay(membership):\n", "            if False:\n", "idle scratch memory makes room for buffers", "test_promotion.py::test_idleScratchMemoryGivesWayToBuffers"),
+    Mutant("muninn/session/openbuffers.py", "            self.gpus.giveWay().clear()", "            pass", "idle scratch memory gives its lease to what is opened", "test_promotion.py::test_idleScratchMemoryGivesItsLeaseAway"),
 ]
 # fmt: on
