@@ -26,7 +26,7 @@ from muninn.errors import (
 )
 from muninn.observe.counters import counted
 from muninn.session import gpus, membership
-from support import Actor
+from support import Actor, program
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
@@ -225,6 +225,21 @@ def test_itKeepsNoBuffer(pair: Any) -> None:
     gc.collect()
     assert opened() is None
     target.close()
+
+
+def test_aTargetThatIsClosedInTheMidstStaysClosed(pair: Any) -> None:
+    """The memory goes on with the array, and the lease with the memory."""
+    source, target = pair
+    array = target.deviceArray()
+    target.copyFrom(source, progress=lambda _: target.close())
+    gc.collect()
+    with pytest.raises(BufferFreed):
+        target.copyFrom(source)
+    del array
+
+
+def test_aCopyThatWaitsInTheDriverLetsPythonRun(domain: str, actor: Start) -> None:
+    actor(program("copyInTheDriver"))
 
 
 def test_memoryThatIsCopiedOftenIsReached(domain: str) -> None:
