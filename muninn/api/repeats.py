@@ -50,6 +50,9 @@ class Repeats:
     def forget(self) -> None:
         self._known.clear()
 
+    def forgetOf(self, source: Opened) -> None:
+        self._known.pop(id(source), None)
+
     def remember(self, source: Opened, repeat: Repeat) -> None:
         if len(self._known) >= _MOST:
             self._known.clear()

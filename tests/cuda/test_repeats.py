@@ -227,6 +227,20 @@ def test_itKeepsNoBuffer(pair: Any) -> None:
     target.close()
 
 
+def test_whatGoesAnotherWayIsNotMadeAgain(pair: Any, gpu: int) -> None:
+    """A link that was good may have been found slow meanwhile."""
+    source, target = pair
+    if not gpu:
+        pytest.skip("there is one way within a GPU")
+    assert target.copyFrom(source) == 4
+    assert target.copyFrom(source, route="staged") == 6
+    before = counted("transfers")["p2p/peerAccess"].times
+    links = transfers.engineFor(target._checked()).links
+    links._verdicts[1, 0] = links._verdicts[1, 0]._replace(isIntact=False, note="found later")
+    assert target.copyFrom(source) == 8
+    assert counted("transfers")["p2p/peerAccess"].times == before
+
+
 def test_aTargetThatIsClosedInTheMidstStaysClosed(pair: Any) -> None:
     """The memory goes on with the array, and the lease with the memory."""
     source, target = pair
