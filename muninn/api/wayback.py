@@ -16,6 +16,7 @@ from muninn.api import transfers, views
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.api.views import Region
 from muninn.devices.ways import drain, streamFor
+from muninn.errors import DeviceUnavailable
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
 from muninn.system.logs import Log
@@ -121,7 +122,7 @@ class WayBack(NamedTuple):
         """
         try:
             return self._sendByKernel(base, marked, stream)
-        except Exception as error:
+        except DeviceUnavailable as error:
             _log.warning("slices are copied without a kernel: %s", error)
             return None
 
