@@ -92,6 +92,10 @@ struct mnnPython {
 	 * library had replaced it before Muninn was loaded. The replacement tells which
 	 * green thread is running: a greenlet counts as a thread then. */
 	void *names, *identName, *plainIdent;
+	/* PyEval_SaveThread and PyEval_RestoreThread: between the two other threads run Python,
+	 * and this one calls none of these functions. */
+	void *(*release)(void);
+	void (*resume)(void *thread);
 };
 
 /* The methods of a class of accesses. Each gets the access, and the arguments that are

@@ -4,7 +4,7 @@
 #include "layout.h"
 
 enum { DONE = 0, NOT_READY = 600, CAPTURE_MODE_RELAXED = 2 };
-/* Longer than a copy of 1 MiB by NVLink, and shorter than a switch of threads. */
+/* Longer than a copy of 1 MiB by NVLink. */
 static const int64_t POLL_NS = 50000;
 
 static bool isUsable(const struct mnnStanding *standing, const struct mnnOwner *owner, int64_t now)
@@ -42,18 +42,22 @@ static void leaveLane(const struct mnnLane *lane, int mode)
 	lane->pop(&context);
 }
 
-/* Give the driver the copy, and wait a moment for it. Returns the driver's code. */
-static int copy(const struct mnnRepeat *repeat)
+/* Give the driver the copy, and wait a moment for it. Returns the driver's code. Another
+ * thread may be in the driver, and have its lock until a stream goes on that waits for
+ * Python: so Python runs meanwhile. */
+static int copy(const struct mnnRepeat *repeat, const struct mnnPython *python)
 {
 	const struct mnnLane *lane = repeat->lane;
+	void *thread = python->release();
 	int code = lane->copy(repeat->target, lane->targetContext, repeat->source, lane->sourceContext,
 		repeat->sizeBytes, lane->stream);
-	if (code != DONE)
-		return code;
-	int64_t until = mnnMonotonicNs() + POLL_NS;
-	do
-		code = lane->query(lane->stream);
-	while (code == NOT_READY && mnnMonotonicNs() < until);
+	if (code == DONE) {
+		int64_t until = mnnMonotonicNs() + POLL_NS;
+		do
+			code = lane->query(lane->stream);
+		while (code == NOT_READY && mnnMonotonicNs() < until);
+	}
+	python->resume(thread);
 	return code;
 }
 
@@ -125,7 +129,7 @@ void *mnnRepeatCopy(const struct mnnRepeat *repeat)
 		if (mnnReadingTry(sending, repeat->from.fences)) {
 			isInside = mnnWritingTry(receiving, repeat->to.fences);
 			if (isInside)
-				code = copy(repeat);
+				code = copy(repeat, python);
 			else
 				python->drop(mnnReadingExit(sending, python->none, python->none, python->none));
 		}

@@ -7,7 +7,8 @@
  *    done at once. If any of this is not so, nothing has happened, and the caller takes
  *    the long way, which waits, renews, and raises.
  * 2. The driver gets the copy, and is asked for some microseconds whether it is done.
- *    Meanwhile the interpreter's lock is held.
+ *    Meanwhile other threads run, as in a wait: the two accesses are begun by then, and
+ *    the caller keeps what this struct points to.
  * 3. A copy that takes longer, or has failed, goes to Python (`finish`), which waits, or
  *    raises. From then on the two accesses are like those of a stream: whatever happens,
  *    they last until the copy is over (`end` and `linger` of `owners.h`).

@@ -75,6 +75,7 @@ _._kind
 _._shownIn
 _.identName
 _.plainIdent
+_.resume
 _.__del__
 
 # A word of a row, and fields of one, that only the C part uses; the header is generated

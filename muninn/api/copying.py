@@ -129,7 +129,7 @@ class Copies(Attachment):
             This object is open for reading.
         """
         if timeout is None and progress is None:
-            generation = self._repeats.copy(source, route)
+            generation = self._repeats.copy(self._openBuffer, source, route)
             if generation is not None:
                 return generation
         return transfers.copyFrom(

@@ -39,15 +39,19 @@ class Repeats:
     def __init__(self) -> None:
         self._known: dict[int, Repeat] = {}
 
-    def copy(self, source: Opened, asked: str | None) -> int | None:
-        """Copy from a source once more; returns the generation, or None if the caller has
-        to take the long way, and nothing is done.
+    def copy(self, into: OpenBuffer | None, source: Opened, asked: str | None) -> int | None:
+        """Copy from a source once more to `into`, which the target has open now, if any.
+        Returns the generation, or None if the caller has to take the long way, and nothing
+        is done.
         """
         known = self._known.get(id(source))
-        return None if known is None else known.copy(source, asked)
+        return None if known is None else known.copy(into, source, asked)
 
     def forget(self) -> None:
         self._known.clear()
+
+    def forgetOf(self, source: Opened) -> None:
+        self._known.pop(id(source), None)
 
     def remember(self, source: Opened, repeat: Repeat) -> None:
         if len(self._known) >= _MOST:
@@ -66,7 +70,7 @@ class Repeat:
         Called with the seconds of each copy.
     """
 
-    __slots__ = ("_asked", "_call", "_kept", "_out", "_record", "_source")
+    __slots__ = ("_asked", "_call", "_into", "_kept", "_out", "_record", "_source")
 
     def __init__(
         self,
@@ -78,11 +82,12 @@ class Repeat:
         record: Callable[[float], object],
     ) -> None:
         self._source, self._out = weakref.ref(source), weakref.ref(out)
+        self._into = weakref.ref(into)
         self._asked, self._record = asked, record
         sending, receiving = Again(out, lane.settle), Again(into, lane.settle)
         finish = lane.finish
-        # What C has addresses of. The buffers are not among it: the target has this
-        # object, and the source is looked at before each copy.
+        # What C has addresses of. The buffers are not among it: both are looked at before
+        # each copy.
         self._kept = lane, sending, receiving, finish
         self._call = RepeatedCopy(
             addressof(lane.calls),
@@ -96,10 +101,14 @@ class Repeat:
             id(finish),
         )
 
-    def copy(self, source: Opened, asked: str | None) -> int | None:
-        out = self._out()  # kept until the copy is over
+    def copy(self, into: OpenBuffer | None, source: Opened, asked: str | None) -> int | None:
+        # Both are kept until the copy is over. The target may have been closed meanwhile, or
+        # in the midst of the copy that made this.
+        out = self._out()
         if (
             out is None
+            or into is None
+            or self._into() is not into
             or self._source() is not source
             or source._openBuffer is not out
             or asked != self._asked

@@ -141,8 +141,11 @@ def copyFrom(
                 engine.send(transfer, way, sent, received.address)
                 # Odd inside; leaving the access publishes the next one.
                 generation = into.generation.value() + 1
-            lane = engine.lane(way, sent.place, target)
-            if lane is not None and not buffer._expiresMs and not source._expiresMs:
+            isRenewed = not buffer._expiresMs and not source._expiresMs
+            lane = engine.lane(way, sent.place, target) if isRenewed else None
+            if lane is None:
+                buffer._repeats.forgetOf(source)  # the way may be another one by now
+            else:
                 repeat = Repeat(source, out, into, asked, lane, transfer.record().keep)
                 buffer._repeats.remember(source, repeat)
             return generation

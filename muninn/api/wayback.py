@@ -16,8 +16,10 @@ from muninn.api import transfers, views
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.api.views import Region
 from muninn.devices.ways import drain, streamFor
+from muninn.errors import DeviceUnavailable
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
+from muninn.system.logs import Log
 from muninn.transfer import dirty
 from muninn.transfer.handle import Transfer
 from muninn.transfer.tiers import slicesOf
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from muninn.sync.moves import WritingBack
     from muninn.transfer.tiers import Place
 
+_log = Log("muninn.promotion")
 #: From so many ranges on a kernel copies: one launch takes as long as some ten copies.
 _MANY = 32
 
@@ -64,8 +67,6 @@ class WayBack(NamedTuple):
         DeviceUnavailable
             No kernel can be compiled here.
         """
-        from muninn.kernels import launch
-
         assert self.room.shadowAt is not None and self.room.flagsAt is not None
         device = self._device()
         words = -(-self.sizeBytes // WORD_BYTES)
@@ -74,7 +75,7 @@ class WayBack(NamedTuple):
         )
         flags = self._flags(self.room.flagsAt)
         with streamFor(device, self.gpu) as stream:
-            launch.launch("compareSlices", window, shadow, self._sliceWords, flags, stream=stream)
+            self._launch("compareSlices", window, shadow, flags, stream)
 
     def send(self, base: OpenBuffer, marked: dirty.Flags, access: WritingBack) -> None:
         """Copy the slices that are marked to the buffer, and to the shadow. All copies are
@@ -86,9 +87,10 @@ class WayBack(NamedTuple):
         isNear = home in (None, self.gpu)
         with streamFor(device, self.gpu) as stream:
             access.covers(lambda: drain((stream,)))
+            ranges = None
             if isNear and self._isForKernels(device, marked):
-                ranges = self._sendByKernel(base.memory, marked, stream)
-            else:
+                ranges = self._sentByKernel(base.memory, marked, stream)
+            if ranges is None:
                 ranges = dirty.rangesOf(marked, self.sliceBytes, self.sizeBytes)
             if (shadowAt := self.room.shadowAt) is not None:
                 kept = [(source + shadowAt + at, source + at, length) for at, length in ranges]
@@ -111,10 +113,20 @@ class WayBack(NamedTuple):
             and "numba.cuda" in sys.modules
         )
 
-    def _sendByKernel(self, base: Memory, marked: dirty.Flags, stream: Stream) -> list[dirty.Range]:
-        """Copy the whole words of the marked slices; returns the range that is left."""
-        from muninn.kernels import launch
+    def _sentByKernel(
+        self, base: Memory, marked: dirty.Flags, stream: Stream
+    ) -> list[dirty.Range] | None:
+        """Copy the whole words of the marked slices; returns the range that is left, or None
+        if no kernel can do it. What a program has imported of Numba says nothing of its
+        compiler.
+        """
+        try:
+            return self._sendByKernel(base, marked, stream)
+        except DeviceUnavailable as error:
+            _log.warning("slices are copied without a kernel: %s", error)
+            return None
 
+    def _sendByKernel(self, base: Memory, marked: dirty.Flags, stream: Stream) -> list[dirty.Range]:
         flagsAt, shadowAt = self.room.flagsAt, self.room.shadowAt
         assert flagsAt is not None, "the window can be written"
         takenAt = flagsAt + marked.size
@@ -126,13 +138,16 @@ class WayBack(NamedTuple):
         if shadowAt is not None:
             targets.append(self._words(self.memory.memory, shadowAt, words, True))
         for target in targets:
-            launch.launch("copyMarked", target, window, self._sliceWords, taken, stream=stream)
+            self._launch("copyMarked", target, window, taken, stream)
         left = self.sizeBytes % WORD_BYTES
         return [dirty.Range(self.sizeBytes - left, left)] if left and marked[-1] else []
 
-    @property
-    def _sliceWords(self) -> int:
-        return self.sliceBytes // WORD_BYTES
+    def _launch(self, name: str, first: Any, second: Any, flags: Any, stream: Stream) -> None:
+        from muninn.kernels import launch
+
+        # Numba launches in the current context, which may be that of another GPU.
+        with self._device().onGpu(self.gpu):
+            launch.launch(name, first, second, self.sliceBytes // WORD_BYTES, flags, stream=stream)
 
     def _device(self) -> Device:
         device = deviceOf(self.memory.context)

@@ -75,6 +75,10 @@ _kept: list[Any] = [
 _python.names, _python.identName, _python.plainIdent = (
     None if each is None else id(each) for each in _kept
 )
+_python.release, _python.resume = (
+    ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p).value
+    for each in ("PyEval_SaveThread", "PyEval_RestoreThread")
+)
 
 
 def callsOf(functions: Iterable[Any]) -> int:

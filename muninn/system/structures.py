@@ -34,6 +34,8 @@ class Interpreter(ctypes.Structure):
             "names",
             "identName",
             "plainIdent",
+            "release",
+            "resume",
         )
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.errors import DeviceUnavailable
 from muninn.kernels import launch
 from support import eventually
 
@@ -68,6 +69,39 @@ def test_manySlicesComeBackByAKernel(
             assert [name for name in names if name == "copyMarked"] == copied
             assert np.array_equal(buffer.read(), expected)
             assert scratch.dirtyBytes() == 0, "the shadow has them too"
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_slicesComeBackWithoutACompiler(
+    buffer: Any, monkeypatch: pytest.MonkeyPatch, track: bool
+) -> None:
+    """What was written is not lost, and the buffer is whole. The first kernel may have
+    begun.
+    """
+    usual, failed = launch.launch, list[str]()
+    launches = iter([usual] * (not track))
+
+    def refuse(name: str, *_: Any, **__: Any) -> None:
+        failed.append(name)
+        raise DeviceUnavailable("kernels can not be compiled: a test")
+
+    def launched(name: str, *arguments: Any, **keywords: Any) -> None:
+        launcher = next(launches, refuse) if name == "copyMarked" else usual
+        launcher(name, *arguments, **keywords)
+
+    launch.requireKernels()
+    expected = np.arange(WORDS, dtype=np.uint64)
+    with buffer.promote(8, None, 0, sliceBytes=4096, track=track) as scratch:
+        for at in range(0, scratch.nbytes, 3 * 4096):
+            word = np.full(1, at + 7, np.uint64)
+            scratch._checked().memory.copyIn(word.ctypes.data, 8, at)
+            expected[1 + at // 8] = at + 7
+            if track:
+                scratch.markDirty(at, 8)
+        monkeypatch.setattr(launch, "launch", launched)
+        scratch.writeback()
+    assert failed == ["copyMarked"]
+    assert np.array_equal(buffer.read(), expected) and buffer.generation == 2
 
 
 def test_processesShareAWindowOfAReadOnlyBuffer(domain: str, actor: Any) -> None:

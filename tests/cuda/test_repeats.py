@@ -26,7 +26,7 @@ from muninn.errors import (
 )
 from muninn.observe.counters import counted
 from muninn.session import gpus, membership
-from support import Actor
+from support import Actor, program
 
 Start = Callable[..., Actor]
 BYTES = 1 << 16
@@ -225,6 +225,35 @@ def test_itKeepsNoBuffer(pair: Any) -> None:
     gc.collect()
     assert opened() is None
     target.close()
+
+
+def test_whatGoesAnotherWayIsNotMadeAgain(pair: Any, gpu: int) -> None:
+    """A link that was good may have been found slow meanwhile."""
+    source, target = pair
+    if not gpu:
+        pytest.skip("there is one way within a GPU")
+    assert target.copyFrom(source) == 4
+    assert target.copyFrom(source, route="staged") == 6
+    before = counted("transfers")["p2p/peerAccess"].times
+    links = transfers.engineFor(target._checked()).links
+    links._verdicts[1, 0] = links._verdicts[1, 0]._replace(isIntact=False, note="found later")
+    assert target.copyFrom(source) == 8
+    assert counted("transfers")["p2p/peerAccess"].times == before
+
+
+def test_aTargetThatIsClosedInTheMidstStaysClosed(pair: Any) -> None:
+    """The memory goes on with the array, and the lease with the memory."""
+    source, target = pair
+    array = target.deviceArray()
+    target.copyFrom(source, progress=lambda _: target.close())
+    gc.collect()
+    with pytest.raises(BufferFreed):
+        target.copyFrom(source)
+    del array
+
+
+def test_aCopyThatWaitsInTheDriverLetsPythonRun(domain: str, actor: Start) -> None:
+    actor(program("copyInTheDriver"))
 
 
 def test_memoryThatIsCopiedOftenIsReached(domain: str) -> None:

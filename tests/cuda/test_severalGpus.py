@@ -201,6 +201,31 @@ def test_eachLinkGetsItsRoute(actor: Start, links: str, reason: str) -> None:
     assert there.do("b.generation, bool((b.read() == e).all())") == [4, True]
 
 
+CURRENT_AT_LAUNCH = """
+from cuda.bindings import driver as cu
+from muninn.kernels import launch
+usual, seen = launch.launch, []
+def watched(name, *arguments, stream):
+    seen.append((name, int(cu.cuCtxGetCurrent()[1]) == int(cu.cuStreamGetCtx(stream.handle)[1])))
+    usual(name, *arguments, stream=stream)
+launch.launch = watched
+b = muninn.share(np.arange(1 << 16), 'a', access='readWrite')
+"""
+
+
+def test_kernelsOfAWindowRunInTheContextOfItsGpu(actor: Start) -> None:
+    """A driver refuses a launch in a stream of another context than the current one."""
+    there = actor(CURRENT_AT_LAUNCH)
+    there.do("b.promote(0, None, 0, sliceBytes=4096).close()")
+    there.do(
+        "with b.promote(0, None, 1, sliceBytes=4096) as w:\n"
+        "    for at in range(0, w.nbytes, 3 * 4096): w._checked().memory.put(b'x', at)"
+    )
+    launches = there.do("seen")
+    assert [name for name, _ in launches] == ["compareSlices", "copyMarked", "copyMarked"]
+    assert all(isIn for _, isIn in launches)
+
+
 @pytest.mark.usefixtures("standin")
 def test_gpusThatDoNotReachEachOtherAreNamed(actor: Start) -> None:
     """Broken: `deviceArray` of the other GPU returned an array that its kernels could not
