@@ -136,6 +136,8 @@ static struct mnnPython python = {
 	&none,
 	&none,
 	&plainIdent,
+	NULL,
+	NULL,
 };
 static struct mnnCalls calls = {
 	&python, &attach, &deadline, &await, &awaitOthers, &end, &linger, &refuse};
