@@ -3,9 +3,7 @@
 
 #include "layout.h"
 
-enum { DONE = 0, NOT_READY = 600, CAPTURE_MODE_RELAXED = 2 };
-/* Longer than a copy of 1 MiB by NVLink. */
-static const int64_t POLL_NS = 50000;
+enum { DONE = 0, CAPTURE_MODE_RELAXED = 2 };
 
 static bool isUsable(const struct mnnStanding *standing, const struct mnnOwner *owner, int64_t now)
 {
@@ -42,21 +40,17 @@ static void leaveLane(const struct mnnLane *lane, int mode)
 	lane->pop(&context);
 }
 
-/* Give the driver the copy, and wait a moment for it. Returns the driver's code. Another
- * thread may be in the driver, and have its lock until a stream goes on that waits for
- * Python: so Python runs meanwhile. */
+/* Give the driver the copy, and wait for it. Returns the driver's code. Another thread may be
+ * in the driver, and have its lock until a stream goes on that waits for Python: so Python
+ * runs meanwhile. */
 static int copy(const struct mnnRepeat *repeat, const struct mnnPython *python)
 {
 	const struct mnnLane *lane = repeat->lane;
 	void *thread = python->release();
 	int code = lane->copy(repeat->target, lane->targetContext, repeat->source, lane->sourceContext,
 		repeat->sizeBytes, lane->stream);
-	if (code == DONE) {
-		int64_t until = mnnMonotonicNs() + POLL_NS;
-		do
-			code = lane->query(lane->stream);
-		while (code == NOT_READY && mnnMonotonicNs() < until);
-	}
+	if (code == DONE)
+		code = lane->synchronize(lane->stream);
 	python->resume(thread);
 	return code;
 }
@@ -88,8 +82,8 @@ static void leave(const struct mnnPython *python, struct raised *raised,
 			python->drop(objects[index]);
 }
 
-/* Leave both accesses. Python finishes the copy before that, unless it is done. */
-static void *finish(const struct mnnRepeat *repeat, int code)
+/* Leave both accesses. If the copy has failed, Python raises its error before that. */
+static void *leaveBoth(const struct mnnRepeat *repeat, int code)
 {
 	struct mnnAccessScope *sending = repeat->sending, *receiving = repeat->receiving;
 	const struct mnnPython *python = sending->calls->python;
@@ -98,13 +92,12 @@ static void *finish(const struct mnnRepeat *repeat, int code)
 	if (code != DONE) {
 		sending->kind = receiving->kind = MNN_KIND_STREAM;
 		void *number = python->number((unsigned long)code);
-		void *finished = number != NULL ? python->call(repeat->finish, number, NULL) : NULL;
+		void *none = number != NULL ? python->call(repeat->fail, number, NULL) : NULL;
 		if (number != NULL)
 			python->drop(number);
-		if (finished != NULL)
-			python->drop(finished);
-		else
-			python->fetch(&raised.kind, &raised.error, &raised.trace);
+		if (none != NULL)
+			python->drop(none); /* `fail` always raises */
+		python->fetch(&raised.kind, &raised.error, &raised.trace);
 	}
 	leave(python, &raised, receiving, mnnWritingExit);
 	leave(python, &raised, sending, mnnReadingExit);
@@ -136,7 +129,7 @@ void *mnnRepeatCopy(const struct mnnRepeat *repeat)
 		leaveLane(repeat->lane, mode);
 	}
 	if (isInside)
-		return finish(repeat, code);
+		return leaveBoth(repeat, code);
 	python->keep(python->none);
 	return python->none;
 }

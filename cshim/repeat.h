@@ -6,12 +6,11 @@
  *    which nothing is to be renewed. The accesses of both are entered, if that can be
  *    done at once. If any of this is not so, nothing has happened, and the caller takes
  *    the long way, which waits, renews, and raises.
- * 2. The driver gets the copy, and is asked for some microseconds whether it is done.
- *    Meanwhile other threads run, as in a wait: the two accesses are begun by then, and
- *    the caller keeps what this struct points to.
- * 3. A copy that takes longer, or has failed, goes to Python (`finish`), which waits, or
- *    raises. From then on the two accesses are like those of a stream: whatever happens,
- *    they last until the copy is over (`end` and `linger` of `owners.h`).
+ * 2. The driver gets the copy, and this thread waits for it. Meanwhile other threads run:
+ *    the two accesses are begun by then, and the caller keeps what this struct points to.
+ * 3. What has failed goes to Python (`fail`), which raises. From then on the two accesses
+ *    are like those of a stream: whatever happens, they last until nothing is under way
+ *    (`end` and `linger` of `owners.h`).
  * 4. The accesses are left. The words of shared memory that change, and their order, are
  *    those of `owners.h`: nothing else is written.
  *
@@ -35,7 +34,7 @@ struct mnnLane {
 	int (*exchangeCaptureMode)(int *mode);
 	int (*copy)(uint64_t target, void *targetContext, uint64_t source, void *sourceContext,
 		size_t sizeBytes, void *stream);
-	int (*query)(void *stream);
+	int (*synchronize)(void *stream);
 	void *sourceContext, *targetContext, *stream;
 };
 
@@ -52,7 +51,7 @@ struct mnnRepeat {
 	struct mnnAccessScope *sending, *receiving; /* a read access, and a write access */
 	struct mnnStanding from, to;
 	uint64_t source, target, sizeBytes;
-	void *finish; /* (the driver's code): returns when the copy is done, or raises */
+	void *fail; /* (the driver's code): raises */
 };
 
 /* The generation that was published; None if nothing was done; NULL with an exception. */

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from muninn.control.header import unlinkBlock
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.errors import ProtocolViolation, TableFull
-from muninn.session import entry, membership
+from muninn.session import entry, member, membership
 from muninn.session.leaving import Leaving
 from muninn.storage.paths import Paths
 from muninn.system import atomics
@@ -513,3 +514,22 @@ def test_aDeathWhileTheBlockIsWithdrawnLosesNothing(
         assert other.do(f"bytes(muninn.open('n{number}').array).decode()") == "x"
         other.do(f"muninn.free('n{number}')")
         assert other.leave() == 0
+
+
+def test_theBlockIsUnmappedAfterItsFenceWords() -> None:
+    """Broken: other memory came to its addresses while GPUs had them mapped, and could not be
+    pinned.
+    """
+    ended, waiting = list[str](), list[Callable[[], object]]()
+    block: Any = SimpleNamespace(close=lambda: ended.append("block"))
+    words: Any = {number: SimpleNamespace(closeThen=waiting.append) for number in (0, 256)}
+    member._letGo(block, words, lambda: False)
+    assert len(waiting) == 2 and not ended
+    waiting.pop()()
+    assert not ended
+    waiting.pop()()
+    assert ended == ["block"]
+    member._letGo(block, words, lambda: True)
+    assert ended == ["block", "block"] and not waiting, "a child leaves its parent's alone"
+    member._letGo(block, {}, lambda: False)
+    assert ended == ["block"] * 3

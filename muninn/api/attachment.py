@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from muninn.api.repeats import Repeats
+from muninn.api.repeats import Repeat
 from muninn.arguments import named, timeoutOf
 from muninn.config.sizes import asText
 from muninn.errors import BufferFreed
@@ -94,7 +94,7 @@ class Attachment:
         self._openBuffer: OpenBuffer | None = openBuffer
         self._isLender = self._isFreed = False
         self._kernelsOn = self._transfer = None
-        self._repeats = Repeats()
+        self._repeats: dict[int, Repeat] = {}
         self._array: np.ndarray[Any, np.dtype[Any]] | None = None
 
     def _checked(self) -> OpenBuffer:

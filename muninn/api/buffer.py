@@ -319,7 +319,7 @@ class MuninnBuffer(Protocols, Promotes, Closable):
             aside.refuseOwn()  # it waits until no other process has the buffer open
         openBuffer, private = self._openBuffer, self._private
         self._openBuffer = self._private = self._renewal = self._array = None
-        self._repeats.forget()
+        self._repeats.clear()
         if openBuffer is not None:
             context = openBuffer.context
             if self._isLender and not context.isStale():

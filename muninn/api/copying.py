@@ -129,9 +129,11 @@ class Copies(Attachment):
             This object is open for reading.
         """
         if timeout is None and progress is None:
-            generation = self._repeats.copy(self._openBuffer, source, route)
-            if generation is not None:
-                return generation
+            repeat = self._repeats.get(id(source))
+            if repeat is not None:
+                generation = repeat.copy(self._openBuffer, source, route)
+                if generation is not None:
+                    return generation
         return transfers.copyFrom(
             self, "copyFrom", source, _asRoute(route, "copyFrom"), timeout, progress
         ).run()

@@ -9,7 +9,6 @@ the caller takes the long way.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from ctypes import addressof
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +19,7 @@ from muninn.system.structures import RepeatedCopy
 if TYPE_CHECKING:
     from muninn.devices.port.lanes import Lane
     from muninn.session.openbuffer import OpenBuffer
+    from muninn.transfer.records import Record
 
 #: How many sources a target remembers.
 _MOST = 8
@@ -31,34 +31,6 @@ class Opened(Protocol):
     _openBuffer: OpenBuffer | None
 
 
-class Repeats:
-    """The copies that one target remembers, by the `id` of their sources."""
-
-    __slots__ = ("_known",)
-
-    def __init__(self) -> None:
-        self._known: dict[int, Repeat] = {}
-
-    def copy(self, into: OpenBuffer | None, source: Opened, asked: str | None) -> int | None:
-        """Copy from a source once more to `into`, which the target has open now, if any.
-        Returns the generation, or None if the caller has to take the long way, and nothing
-        is done.
-        """
-        known = self._known.get(id(source))
-        return None if known is None else known.copy(into, source, asked)
-
-    def forget(self) -> None:
-        self._known.clear()
-
-    def forgetOf(self, source: Opened) -> None:
-        self._known.pop(id(source), None)
-
-    def remember(self, source: Opened, repeat: Repeat) -> None:
-        if len(self._known) >= _MOST:
-            self._known.clear()
-        self._known[id(source)] = repeat
-
-
 class Repeat:
     """A copy that was made once, from `source` to the buffer of `into`.
 
@@ -67,7 +39,7 @@ class Repeat:
     asked
         The route that the caller demanded, or None.
     record
-        Called with the seconds of each copy.
+        Counts and logs each copy.
     """
 
     __slots__ = ("_asked", "_call", "_into", "_kept", "_out", "_record", "_source")
@@ -79,16 +51,16 @@ class Repeat:
         into: OpenBuffer,
         asked: str | None,
         lane: Lane,
-        record: Callable[[float], object],
+        record: Record,
     ) -> None:
         self._source, self._out = weakref.ref(source), weakref.ref(out)
         self._into = weakref.ref(into)
         self._asked, self._record = asked, record
         sending, receiving = Again(out, lane.settle), Again(into, lane.settle)
-        finish = lane.finish
+        fail = lane.fail
         # What C has addresses of. The buffers are not among it: both are looked at before
         # each copy.
-        self._kept = lane, sending, receiving, finish
+        self._kept = lane, sending, receiving, fail
         self._call = RepeatedCopy(
             addressof(lane.calls),
             addressof(sending),
@@ -98,10 +70,14 @@ class Repeat:
             out.memory.address,
             into.memory.address,
             into.description.sizeBytes,
-            id(finish),
+            id(fail),
         )
 
     def copy(self, into: OpenBuffer | None, source: Opened, asked: str | None) -> int | None:
+        """Copy from a source once more to `into`, which the target has open now, if any.
+        Returns the generation, or None if the caller has to take the long way, and nothing
+        is done.
+        """
         # Both are kept until the copy is over. The target may have been closed meanwhile, or
         # in the midst of the copy that made this.
         out = self._out()
@@ -114,8 +90,19 @@ class Repeat:
             or asked != self._asked
         ):
             return None
-        begun = clock.now()
+        record = self._record
+        begun = clock.now() if record.isLogged() else 0.0
         generation = self._call.copy()
         if generation is not None:
-            self._record(clock.now() - begun)
+            if begun:
+                record.keep(clock.now() - begun)
+            else:
+                record.count()
         return generation
+
+
+def remember(repeats: dict[int, Repeat], source: Opened, repeat: Repeat) -> None:
+    """Add a copy to those that a target remembers, by the `id` of their sources."""
+    if len(repeats) >= _MOST:
+        repeats.clear()
+    repeats[id(source)] = repeat

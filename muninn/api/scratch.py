@@ -236,7 +236,8 @@ class Scratch(Protocols, Closable):
             self._putFlags()
             isWhole, isTorn = self.sizeBytes == base.description.sizeBytes, self._isTorn
             copied = np.ones_like(marked) if isTorn else marked
-            bound = timeoutOf("writeback", timeout)
+            bound, back = timeoutOf("writeback", timeout), self._wayBack()
+            byKernel = back.hasKernel(base, copied)
             steps, publication = stepsOf(base), Publication()
             access = WritingBack(
                 base, bound, lambda: self._followed.generation, steps.areFollowed, isTorn
@@ -244,7 +245,7 @@ class Scratch(Protocols, Closable):
             with publication.begun():
                 with access:
                     self._isTorn = isWhole  # until all is published
-                    self._wayBack().send(base, copied, access)
+                    back.send(base, copied, access, byKernel)
                     steps.announce(publication)
                 self._isTorn = False
                 _goOn(base, self._followed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from muninn.api.attachment import Attachment
 from muninn.api.options import BufferOptions
-from muninn.api.repeats import Repeat
+from muninn.api.repeats import Repeat, remember
 from muninn.api.specs import specOf
 from muninn.arguments import requireCallable, timeoutOf
 from muninn.control import layout
@@ -141,13 +141,14 @@ def copyFrom(
                 engine.send(transfer, way, sent, received.address)
                 # Odd inside; leaving the access publishes the next one.
                 generation = into.generation.value() + 1
+            # An object whose lease is renewed by its use takes the long way.
             isRenewed = not buffer._expiresMs and not source._expiresMs
-            lane = engine.lane(way, sent.place, target) if isRenewed else None
+            lane = engine.laneFor(way, sent, target) if isRenewed else None
             if lane is None:
-                buffer._repeats.forgetOf(source)  # the way may be another one by now
+                buffer._repeats.pop(id(source), None)  # the way may be another one by now
             else:
-                repeat = Repeat(source, out, into, asked, lane, transfer.record().keep)
-                buffer._repeats.remember(source, repeat)
+                repeat = Repeat(source, out, into, asked, lane, transfer.record())
+                remember(buffer._repeats, source, repeat)
             return generation
 
     return Copy(transfer, into, work)

@@ -16,9 +16,9 @@ from muninn.api import transfers, views
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.api.views import Region
 from muninn.devices.ways import drain, streamFor
-from muninn.errors import DeviceUnavailable
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
+from muninn.system import threads
 from muninn.system.logs import Log
 from muninn.transfer import dirty
 from muninn.transfer.handle import Transfer
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _log = Log("muninn.promotion")
 #: From so many ranges on a kernel copies: one launch takes as long as some ten copies.
 _MANY = 32
+#: The GPUs on which the kernel has run: it is compiled once.
+_ran: set[int] = set()
 
 
 class WayBack(NamedTuple):
@@ -77,9 +79,47 @@ class WayBack(NamedTuple):
         with streamFor(device, self.gpu) as stream:
             self._launch("compareSlices", window, shadow, flags, stream)
 
-    def send(self, base: OpenBuffer, marked: dirty.Flags, access: WritingBack) -> None:
+    def hasKernel(self, base: OpenBuffer, marked: dirty.Flags) -> bool:
+        """Whether a kernel is worth it, and has run. Asked before the access: others would
+        wait for the compiler, and its errors would leave the buffer half written.
+        """
+        isMeant = (
+            dirty.rangesIn(marked) >= _MANY
+            and base.memory.gpu in (None, self.gpu)
+            and not self._device().runsKernelsOnHost
+            and self.offset % WORD_BYTES == 0
+            # In a process that has loaded no kernels, the first takes longer than any copies.
+            and "muninn.kernels.numbacuda" in sys.modules
+        )
+        if not isMeant or self.gpu in _ran:
+            return isMeant
+        errors = list[Exception]()
+
+        def run() -> None:
+            try:
+                with streamFor(self._device(), self.gpu) as stream:
+                    self._copyMarked(base.memory, np.zeros_like(marked), stream)
+            except Exception as error:
+                errors.append(error)
+
+        # No handler of the program raises there, in the midst of the compiler.
+        threads.start(run, "muninn-kernel").join()
+        if errors:
+            _log.warning("slices are copied without a kernel: %s", errors[0])
+            return False
+        _ran.add(self.gpu)
+        return True
+
+    def send(
+        self, base: OpenBuffer, marked: dirty.Flags, access: WritingBack, byKernel: bool
+    ) -> None:
         """Copy the slices that are marked to the buffer, and to the shadow. All copies are
         over when this returns or raises, or else when the access ends.
+
+        Parameters
+        ----------
+        byKernel
+            What `hasKernel` has answered.
         """
         device, source = self._device(), self.memory.memory.address
         whole, home = transfers.windowOf(base, lambda: None), base.memory.gpu
@@ -87,10 +127,9 @@ class WayBack(NamedTuple):
         isNear = home in (None, self.gpu)
         with streamFor(device, self.gpu) as stream:
             access.covers(lambda: drain((stream,)))
-            ranges = None
-            if isNear and self._isForKernels(device, marked):
-                ranges = self._sentByKernel(base.memory, marked, stream)
-            if ranges is None:
+            if byKernel:
+                ranges = self._copyMarked(base.memory, marked, stream)
+            else:
                 ranges = dirty.rangesOf(marked, self.sliceBytes, self.sizeBytes)
             if (shadowAt := self.room.shadowAt) is not None:
                 kept = [(source + shadowAt + at, source + at, length) for at, length in ranges]
@@ -102,31 +141,8 @@ class WayBack(NamedTuple):
         if not isNear:
             self._sendAcross(base, whole.place, target, ranges, access)
 
-    def _isForKernels(self, device: Device, marked: dirty.Flags) -> bool:
-        """Whether a kernel is worth it. The first one of a process that has not loaded Numba
-        takes longer than any copies.
-        """
-        return (
-            dirty.rangesIn(marked) >= _MANY
-            and not device.runsKernelsOnHost
-            and self.offset % WORD_BYTES == 0
-            and "numba.cuda" in sys.modules
-        )
-
-    def _sentByKernel(
-        self, base: Memory, marked: dirty.Flags, stream: Stream
-    ) -> list[dirty.Range] | None:
-        """Copy the whole words of the marked slices; returns the range that is left, or None
-        if no kernel can do it. What a program has imported of Numba says nothing of its
-        compiler.
-        """
-        try:
-            return self._sendByKernel(base, marked, stream)
-        except DeviceUnavailable as error:
-            _log.warning("slices are copied without a kernel: %s", error)
-            return None
-
-    def _sendByKernel(self, base: Memory, marked: dirty.Flags, stream: Stream) -> list[dirty.Range]:
+    def _copyMarked(self, base: Memory, marked: dirty.Flags, stream: Stream) -> list[dirty.Range]:
+        """Copy the whole words of the marked slices; returns the range that is left."""
         flagsAt, shadowAt = self.room.flagsAt, self.room.shadowAt
         assert flagsAt is not None, "the window can be written"
         takenAt = flagsAt + marked.size

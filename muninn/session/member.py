@@ -14,6 +14,8 @@ import _thread
 import contextlib
 import os
 import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from muninn.config import Settings
 from muninn.control.block import ControlBlock
@@ -43,6 +45,9 @@ from muninn.session.wakeup import Wakeup
 from muninn.session.worker import Worker
 from muninn.storage.paths import Paths
 from muninn.system import atomics
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Registration
 
 
 class Membership:
@@ -96,8 +101,9 @@ class Membership:
             undo.pop_all()
         # Not in `leave`: buffers that are still referenced use the block, and their
         # finalizers wake the thread, until the last of these objects is collected.
-        for owner, letGo in ((tables, tables.block.close), (self.wakeup, self.wakeup.event.close)):
-            weakref.finalize(owner, letGo).atexit = False
+        given = tables.block, self.gpus.fenceWords, tables.identity.isWiped
+        weakref.finalize(tables, _letGo, *given).atexit = False
+        weakref.finalize(self.wakeup, self.wakeup.event.close).atexit = False
         self.worker.awaitEntry()
 
     def _connected(self) -> Client:
@@ -224,3 +230,23 @@ class Membership:
             broker.closeInChild()
         self.wakeup.close()
         self._lockFile.close()
+
+
+def _letGo(
+    block: ControlBlock, fenceWords: dict[int, Registration], isForked: Callable[[], bool]
+) -> None:
+    """Unmap the block, and before that its fence words from the GPUs: other memory may come
+    to its addresses. A child leaves what its parent's GPUs have mapped alone.
+    """
+    mapped = [] if isForked() else list(fenceWords.values())
+    left = mapped[:]
+
+    def closed() -> None:
+        left.pop()
+        if not left:
+            block.close()
+
+    for each in mapped:
+        each.closeThen(closed)
+    if not mapped:
+        block.close()

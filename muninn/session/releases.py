@@ -39,7 +39,7 @@ class Releases:
         self, tables: Tables, standing: Standing, client: Client, wake: Callable[[], object]
     ) -> None:
         self._tables = tables
-        self._isStale = standing.isStale
+        self._isStale, self._isForked = standing.isStale, standing.isForked
         self._client = client
         self._wake = wake
         #: (row, incarnation) of buffers that may have had their last lease, which the
@@ -88,7 +88,10 @@ class Releases:
         while gone:
             tenure = gone.popleft()
             if tenure.source is not None:
-                tenure.source.closeThen(lambda: None)
+                # What a child's GPUs have mapped is its parent's, and stays. Otherwise it is
+                # not unmapped before it is unpinned: other memory may come to its address.
+                mapped = [] if self._isForked() else tenure.mapped
+                Memory.end(tenure.source, mapped, lambda: None)
 
     def letGo(self, last: list[Any]) -> None:
         """Drop the objects in the list, and undo at once the leases that end with them."""

@@ -43,6 +43,10 @@ class Standing:
         self._isAlone = isAlone
         self.isLeaving = self.hasLeft = self.isLost = self.isStopping = False
 
+    def isForked(self) -> bool:
+        """Whether this is a forked child of the process that joined."""
+        return self._identity.isWiped()
+
     def isStale(self) -> bool:
         """Whether this is a forked child, or the membership has ended."""
         return (

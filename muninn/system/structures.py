@@ -104,7 +104,7 @@ class LaneCalls(ctypes.Structure):
             "pop",
             "exchangeCaptureMode",
             "copy",
-            "query",
+            "synchronize",
             "sourceContext",
             "targetContext",
             "stream",
@@ -137,7 +137,7 @@ class RepeatedCopy(ctypes.Structure):
         ("sourceAddress", _U64),
         ("targetAddress", _U64),
         ("sizeBytes", _U64),
-        ("finish", ctypes.c_void_p),
+        ("fail", ctypes.c_void_p),
     )
     if TYPE_CHECKING:
 

@@ -153,14 +153,21 @@ class Engine:
             transfer.arrive()
             transfer.record().keep(transfer.seconds, transfer.doneBytes)
 
-    def lane(self, way: Way, source: Place, target: Place) -> Lane | None:
+    def laneFor(self, way: Way, source: Window, target: Place) -> Lane | None:
         """A lane for copies like one that went by `way`; None if there is none."""
-        if not isinstance(way, Direct) or Tier.HOST in (source.tier, target.tier):
+        isOnGpus = Tier.HOST not in (source.place.tier, target.tier) and source.sizeBytes > 0
+        if not isOnGpus or not isinstance(way, Direct):
             return None
-        pair = source.gpu, target.gpu
-        lane = self._lanes.get(pair) or self.device.lane(*pair)
-        if lane is not None:
-            self._lanes[pair] = lane
+        pair = source.place.gpu, target.gpu
+        lane = self._lanes.get(pair)
+        if lane is None:
+            try:
+                lane = self.device.lane(*pair)
+            except MuninnError as error:  # the copy went well, and this is for the next one
+                _log.debug("copies between GPU %d and GPU %d take the long way: %s", *pair, error)
+                return None
+            if lane is not None:
+                self._lanes[pair] = lane
         return lane
 
     def requireLink(self, source: int, target: int) -> None:

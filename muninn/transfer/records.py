@@ -20,15 +20,19 @@ class Record:
         self._choice, self._sizeBytes = choice, sizeBytes
         self._counter = counter("transfers", f"{choice.route}/{choice.reason}")
 
+    def isLogged(self) -> bool:
+        """Whether the line goes anywhere."""
+        return _log.isInfo()
+
+    def count(self) -> None:
+        """Count a transfer of all bytes, and log nothing."""
+        self._counter.add(self._sizeBytes)
+
     def keep(self, seconds: float, doneBytes: int | None = None) -> None:
         """Count and log a transfer, of all bytes or of the first `doneBytes`."""
         if doneBytes is None:
             doneBytes = self._sizeBytes
         self._counter.add(doneBytes)
-        if _log.isInfo():
-            self._say(seconds, doneBytes)
-
-    def _say(self, seconds: float, doneBytes: int) -> None:
         route, reason, note = self._choice
         _log.info(
             "transfer from %s to %s: route=%s reason=%s bytes=%d of %d durationMs=%.3f "

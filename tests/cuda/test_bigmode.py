@@ -12,7 +12,7 @@ import pytest
 
 import muninn
 from muninn.errors import BarPressureHigh, InvalidArgument
-from support import Actor, ActorError
+from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
 MIB = 1 << 20
@@ -265,3 +265,27 @@ def test_registersNoRangeTwice(domain: str) -> None:
     ):
         device.registerHost(ctypes.addressof(source), MIB, True)
     device.memoryInfo(0)  # the registration ends before the memory
+
+
+#: A process whose GPU is at work while it leaves the domain with memory that GPUs have mapped.
+LEAVES = """
+import gc, threading
+from muninn.session import gpus, membership
+b = muninn.share(np.zeros(4 << 20, np.uint8))
+d, go = gpus.deviceOf(membership.current()), threading.Event()
+a, address = b.array, b.open()
+s = d.createStream(0)
+s.submit(lambda: go.wait(60))
+def isMapped():
+    ranges = [line.split()[0].split('-') for line in open('/proc/self/maps')]
+    return any(int(begin, 16) <= address < int(end, 16) for begin, end in ranges)
+"""
+
+
+def test_memoryOfADomainThatWasLeftIsUnpinnedBeforeItIsUnmapped(actor: Start) -> None:
+    """Broken: other memory came to its address, and could not be pinned."""
+    there = actor(LEAVES)
+    there.do("membership.joined().leave()\ndel a, b\ngc.collect()")
+    assert there.do("isMapped()")
+    there.do("go.set()")
+    eventually(lambda: not there.do("isMapped()"), "it goes once the GPU is done")

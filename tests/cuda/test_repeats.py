@@ -16,7 +16,7 @@ import pytest
 
 import muninn
 from muninn.api import transfers
-from muninn.devices.cuda.lanes import PeerLane
+from muninn.devices.cuda import lanes
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
@@ -168,53 +168,58 @@ def test_theLongWaySaysWhatIsWrong(pair: Any) -> None:
 
 
 def test_aCopyThatTakesLongIsWaitedFor(gpu: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished, finish = list[int](), PeerLane.finish
-
-    def watched(lane: PeerLane, code: int) -> None:
-        finished.append(code)
-        finish(lane, code)
-
-    monkeypatch.setattr(PeerLane, "finish", watched)
     source, target = _pair(gpu, LONG_BYTES)
+    monkeypatch.setattr(transfers, "copyFrom", _refuse)
     assert target.copyFrom(source) == target.generation
-    assert finished and (target.read() == 1).all()
+    assert (target.read() == 1).all()
 
 
-def test_anInterruptionLeavesNoAccess(gpu: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(lane: PeerLane, code: int) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PeerLane, "finish", interrupted)
-        source, target = _pair(gpu, LONG_BYTES)
-        with pytest.raises(KeyboardInterrupt):
-            target.copyFrom(source)
+@pytest.mark.parametrize("name", ["copy", "synchronize"])
+@pytest.mark.parametrize("interruption", [None, KeyboardInterrupt], ids=["", "interrupted"])
+def test_aCopyThatFailsIsTold(
+    pair: Any, monkeypatch: pytest.MonkeyPatch, name: str, interruption: Any
+) -> None:
+    """The bytes may be half written; the next copy writes them anew."""
+    source, target = pair
+    calls, error = target._repeats[id(source)]._kept[0].calls, DeviceUnavailable
+    if interruption is not None:
+        error = interruption
+        monkeypatch.setattr(lanes, "typed", lambda *_: KeyboardInterrupt())
+    wide, address = ctypes.c_uint64, ctypes.c_void_p
+    types = {
+        "copy": (wide, address, wide, address, ctypes.c_size_t, address),
+        "synchronize": (address,),
+    }
+    fails, usual = (
+        ctypes.CFUNCTYPE(ctypes.c_int, *types[name])(lambda *_: 999),
+        getattr(calls, name),
+    )
+    setattr(calls, name, ctypes.cast(fails, address).value)
+    with pytest.raises(error, match=None if interruption else "UNKNOWN"):
+        target.copyFrom(source)
     with pytest.raises(WriterDied):
         target.read(timeout=10)
-    target._repeats.forget()
-    assert target.copyFrom(source) == target.generation, "the access is over"
+    setattr(calls, name, usual)
+    assert target.copyFrom(source) == target.generation, "the accesses are over"
     assert (target.read() == 1).all()
     with source.write(timeout=10):
         pass
 
 
-def test_aCopyThatFailsIsTold(pair: Any) -> None:
-    """The bytes may be half written; the next copy writes them anew."""
+def test_aCodeThatNobodyKnowsIsToldAsANumber(pair: Any) -> None:
     source, target = pair
-    calls = target._repeats._known[id(source)]._kept[0].calls
-    wide, address = ctypes.c_uint64, ctypes.c_void_p
-    prototype = ctypes.CFUNCTYPE(
-        ctypes.c_int, wide, address, wide, address, ctypes.c_size_t, address
+    lane = target._repeats[id(source)]._kept[0]
+    with pytest.raises(DeviceUnavailable, match="123456"):
+        lane.fail(123456)
+
+
+def test_nothingIsCopiedOfNothing(domain: str) -> None:
+    source, target = (
+        muninn.share(np.zeros(0, np.uint8), mode="fastMode", access="readWrite") for _ in range(2)
     )
-    fails, copy = prototype(lambda *_: 999), calls.copy
-    calls.copy = ctypes.cast(fails, address).value
-    with pytest.raises(DeviceUnavailable, match="UNKNOWN"):
-        target.copyFrom(source)
-    with pytest.raises(WriterDied):
-        target.read(timeout=10)
-    calls.copy = copy
-    assert target.copyFrom(source) == target.generation
-    assert (target.read() == 1).all()
+    for generation in (2, 4):
+        assert target.copyFrom(source) == generation
+    assert not target._repeats
 
 
 def test_itKeepsNoBuffer(pair: Any) -> None:

@@ -18,7 +18,7 @@ source, target = (
     for fill in (1, 2)
 )
 target.copyFrom(source)
-assert target._repeats._known, "C copies from now on"
+assert target._repeats, "C copies from now on"
 stream = gpus.deviceOf(membership.current()).createStream(0)
 context = cu.cuDevicePrimaryCtxRetain(0)[1]
 cu.cuCtxSetCurrent(context)

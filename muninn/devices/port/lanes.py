@@ -20,14 +20,8 @@ class Lane(ABC):
     calls: LaneCalls
 
     @abstractmethod
-    def finish(self, code: int) -> None:
-        """Wait until a copy is done of which the driver said `code`.
-
-        Raises
-        ------
-        DeviceUnavailable
-            The copy failed.
-        """
+    def fail(self, code: int) -> None:
+        """Raise the error of a copy that the driver answered with `code`."""
 
     @abstractmethod
     def settle(self) -> None:
