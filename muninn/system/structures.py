@@ -14,47 +14,46 @@ from typing import TYPE_CHECKING, TypeAlias
 _U32, _U64, _I32 = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
 
 
+def _pointers(*names: str) -> tuple[tuple[str, type[ctypes.c_void_p]], ...]:
+    """Fields that all are pointers."""
+    return tuple((name, ctypes.c_void_p) for name in names)
+
+
 class Interpreter(ctypes.Structure):
     """`struct mnnPython`."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "call",
-            "keep",
-            "drop",
-            "number",
-            "valueOf",
-            "fetch",
-            "restore",
-            "item",
-            "none",
-            "true",
-            "false",
-            "names",
-            "identName",
-            "plainIdent",
-            "release",
-            "resume",
-        )
+    _fields_ = _pointers(
+        "call",
+        "keep",
+        "drop",
+        "number",
+        "valueOf",
+        "fetch",
+        "restore",
+        "item",
+        "none",
+        "true",
+        "false",
+        "names",
+        "identName",
+        "plainIdent",
+        "release",
+        "resume",
     )
 
 
 class AccessCalls(ctypes.Structure):
     """`struct mnnCalls`."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "python",
-            "attach",
-            "deadline",
-            "await_",
-            "awaitOthers",
-            "end",
-            "linger",
-            "refuse",
-        )
+    _fields_ = _pointers(
+        "python",
+        "attach",
+        "deadline",
+        "await_",
+        "awaitOthers",
+        "end",
+        "linger",
+        "refuse",
     )
 
 
@@ -97,18 +96,15 @@ class LaneCalls(ctypes.Structure):
     of the two, and the stream.
     """
 
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "push",
-            "pop",
-            "exchangeCaptureMode",
-            "copy",
-            "synchronize",
-            "sourceContext",
-            "targetContext",
-            "stream",
-        )
+    _fields_ = _pointers(
+        "push",
+        "pop",
+        "exchangeCaptureMode",
+        "copy",
+        "synchronize",
+        "sourceContext",
+        "targetContext",
+        "stream",
     )
 
 
