@@ -47,15 +47,21 @@ _owner: list[int] = []
 class DriverError(Exception):
     """An error that the driver answered.
 
+    Parameters
+    ----------
+    name
+        The driver's name of the error, with or without its prefix.
+
     Attributes
     ----------
     code
         The name of the error without its prefix, as `"OUT_OF_MEMORY"`.
     """
 
-    def __init__(self, function: str, code: str) -> None:
-        super().__init__(f"{function} answered {code}")
-        self.function, self.code = function, code
+    def __init__(self, function: str, name: str) -> None:
+        self.function = function
+        self.code = name.removeprefix("CUDA_").removeprefix("ERROR_")
+        super().__init__(f"{function} answered {self.code}")
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
@@ -68,9 +74,7 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
         # The bindings raise this for a function that the driver does not have.
         raise DriverError(function.__name__, f"nothing ({error})") from error
     if answer[0] != _SUCCESS:
-        raise DriverError(
-            function.__name__, str(answer[0].name).removeprefix("CUDA_").removeprefix("ERROR_")
-        )
+        raise DriverError(function.__name__, str(answer[0].name))
     return answer[1] if len(answer) == 2 else answer[1:] if len(answer) > 2 else None
 
 
@@ -163,10 +167,7 @@ def ordinalOf(address: int) -> int:
     attribute = int(cu.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL)
     status = _pointerGetAttribute()(ctypes.byref(ordinal), attribute, address)
     if status:
-        raise DriverError(
-            "cuPointerGetAttribute",
-            cu.CUresult(status).name.removeprefix("CUDA_").removeprefix("ERROR_"),
-        )
+        raise DriverError("cuPointerGetAttribute", cu.CUresult(status).name)
     return ordinal.value
 
 

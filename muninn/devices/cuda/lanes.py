@@ -37,7 +37,7 @@ class PeerLane(Lane):
 
     def fail(self, code: int) -> None:
         try:
-            name = cu.CUresult(code).name.removeprefix("CUDA_").removeprefix("ERROR_")
+            name = cu.CUresult(code).name
         except ValueError:  # of a driver that is newer than the bindings
             name = str(code)
         raise typed(DriverError("cuMemcpyPeerAsync", name), "the bytes were not copied across")
