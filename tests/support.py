@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +158,22 @@ class Actor:
             os.kill(self.pid, signal.SIGRTMIN + 5)
             time.sleep(0.1)
 
+    @contextlib.contextmanager
+    def interpreterHeld(self) -> Iterator[None]:
+        """Have the process be inside C code that keeps the interpreter's lock: none of
+        its Python runs meanwhile.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "held")
+            os.mkfifo(path)
+            self.begin(program("holdinterpreter", PATH=repr(path.encode())))
+            writing = eventually(lambda: _writingEnd(path), f"{self.pid} holds its interpreter")
+            try:
+                yield
+            finally:
+                os.close(writing)
+            self.result()
+
     def kill(self) -> None:
         """Send SIGKILL, and wait until the kernel has ended the process. Harmless when
         the process is dead already.
@@ -175,6 +193,16 @@ class Actor:
         with contextlib.suppress(BrokenPipeError):  # it died before it read a command
             self._commands.close()
         self._answers.close()
+
+
+def _writingEnd(path: str) -> int | None:
+    """The writing end of a FIFO; None while no process opens it for reading."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return None
 
 
 def eventually(condition: Callable[[], Any], what: str, bound: float = BOUND_SECONDS) -> Any:
