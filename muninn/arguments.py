@@ -69,12 +69,19 @@ def callerOf(function: Callable[..., Any], arguments: Sequence[object] = ()) -> 
 
 def checkKeywords(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises `TypeError` for a keyword that the function `what` does not have."""
+    _checkNames(f"{what}() got an unexpected keyword argument", given, known)
+
+
+def checkKeys(what: str, given: Iterable[object], known: Iterable[str]) -> None:
+    """Raises `TypeError` for a key that the dict `what` can not have."""
+    _checkNames(f"{what} has no key", given, known)
+
+
+def _checkNames(fault: str, given: Iterable[object], known: Iterable[str]) -> None:
     names = set(known)
-    for keyword in given:
-        if keyword not in names:
-            raise TypeError(
-                f"{what}() got an unexpected keyword argument {keyword!r}{_hint(keyword, names)}"
-            ) from None
+    for each in given:
+        if each not in names:
+            raise TypeError(f"{fault} {each!r:.80}{_hint(str(each), names)}") from None
 
 
 @functools.cache

@@ -187,6 +187,27 @@ def test_theVerdictIsKeptForLaterProcesses(
     assert other.do("b.transfer.reason") == "peerCorrupt"
 
 
+def test_whatAnotherProcessFindsOutLaterCountsFromTheNextCopyOn(
+    buffer: muninn.MuninnBuffer,
+) -> None:
+    """As when `topology --refresh` finds that a link has gone bad. Broken: a process kept
+    to what it had found out itself until it ended.
+    """
+    assert buffer.copyTo(GOOD, name="before").route == "p2p"
+    # What this process measures beside that copy must not take the place of what follows.
+    eventually(lambda: engine().links.known(0, GOOD).stagedBytesPerSecond, "it is measured")
+    uuids = device().gpuUuid(0), device().gpuUuid(GOOD)
+    kept = keptFor(device(), "")
+    kept.put(*uuids, Verdict(isIntact=False, note="bytes were changed"))
+    copied = buffer.copyTo(GOOD, name="after")
+    assert copied.transfer is not None
+    assert (copied.route, copied.transfer.reason) == ("staged", "peerCorrupt")
+    kept.put(*uuids, Verdict(note="there was no room"))
+    assert buffer.copyTo(GOOD).route == "staged", "what could not be verified says nothing"
+    kept.put(*uuids, Verdict(isIntact=True))
+    assert buffer.copyTo(GOOD).route == "p2p"
+
+
 def test_thePiecesThatWereTunedAreUsedWhereThereIsNoLink(buffer: muninn.MuninnBuffer) -> None:
     """Broken: what was kept of such a pair was not believed, as the link could not be
     verified, and each copy read the file anew.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from muninn.api.lifetimes import asDeadline
-from muninn.arguments import asInteger, checkKeywords
+from muninn.arguments import asInteger, checkKeys
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.control.hints import MAX_END_BYTES, MAX_RANGE_BYTES, Hints, RowHints
@@ -53,7 +53,7 @@ def changed(caller: str, before: Hints, given: object, sizeBytes: int) -> Hints:
     if not isinstance(given, Mapping):
         raise TypeError(f"{caller}: hints must be a dict, not {type(given).__name__}")
     keywords: Mapping[Any, Any] = given
-    checkKeywords(f"{caller}: hints", keywords, KEYWORDS)
+    checkKeys(f"{caller}: hints", keywords, KEYWORDS)
     before = before.holding()
     ranges, untilMs, priority = before.hotRanges, before.untilMs, before.priority
     if "hotRanges" in keywords:

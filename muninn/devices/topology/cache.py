@@ -84,6 +84,14 @@ class Kept:
         """The verdict on the way from one GPU to another, by their UUIDs."""
         return self._read().get(_Pair(self._driver, source, target))
 
+    def stamp(self) -> tuple[int, int] | None:
+        """Another value after each write of any process; None: nothing is kept."""
+        try:
+            found = os.stat(self.path)
+        except (OSError, ValueError):
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def put(self, source: str, target: str, verdict: Verdict) -> None:
         """Keep a verdict, in place of an older one of this pair.
 

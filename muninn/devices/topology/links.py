@@ -6,6 +6,8 @@ measured after that. Both are done on threads of their own: no signal handler co
 between a copy and the end of the memory that it uses. Each is done once in a process,
 and kept for the others (`cache`), unless `refreshed` does it anew. A process that dies
 half way has kept nothing, and another one does it again.
+
+What another process finds out later counts here too, from the next look at a verdict on.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class Links:
     def __init__(self, device: Device, kept: Kept, isProbing: bool) -> None:
         self._device, self._kept, self._isProbing = device, kept, isProbing
         self._verdicts: dict[tuple[int, int], Verdict] = {}
+        #: Of what was kept when this process last read it.
+        self._stamp: tuple[int, int] | None = None
         self._verifying = _thread.RLock()
         #: The pairs that are measured, or were.
         self._measured: set[tuple[int, int]] = set()
@@ -128,9 +132,12 @@ class Links:
             _log.debug("the link from GPU %d to GPU %d is not measured: %s", source, target, error)
 
     def _found(self, source: int, target: int) -> Verdict | None:
-        """What is known of a pair: of this process, or of an earlier one, which may not
-        have been able to verify what can be verified now.
+        """What is known of a pair: of this process, or of another one, which may not have
+        been able to verify what can be verified now.
         """
+        if (stamp := self._kept.stamp()) != self._stamp:
+            self._stamp = stamp
+            self._takeOver()
         verdict = self._verdicts.get((source, target))
         if verdict is None:
             verdict = self._kept.get(*self._uuids(source, target))
@@ -138,6 +145,16 @@ class Links:
                 verdict = verdict._replace(note=verdict.note if verdict.isIntact is False else "")
                 self._verdicts[source, target] = verdict
         return verdict
+
+    def _takeOver(self) -> None:
+        """Take over what is kept of the pairs that this process knows. Where the other
+        process could not verify, what was known stays.
+        """
+        kept = self._kept.pairs()
+        for pair in list(self._verdicts):
+            verdict = kept.get(self._uuids(*pair))
+            if verdict is not None and verdict.isIntact is not None:
+                self._verdicts[pair] = verdict
 
     def _put(self, source: int, target: int, verdict: Verdict) -> None:
         self._verdicts[source, target] = verdict
