@@ -400,9 +400,14 @@ int mnnPidfdDead(int pidfd)
 
 uint32_t mnnThreadId(void) { return (uint32_t)syscall(SYS_gettid); }
 
+static _Thread_local int isOwnThread;
+
+int mnnIsOwnThread(void) { return isOwnThread; }
+
 int mnnBlockSignals(void)
 {
 	sigset_t blocked;
+	isOwnThread = 1;
 	sigfillset(&blocked);
 	sigdelset(&blocked, SIGSEGV);
 	sigdelset(&blocked, SIGBUS);

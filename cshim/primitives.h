@@ -170,6 +170,9 @@ MNN_API uint32_t mnnThreadId(void);
  * SIGBUS, SIGFPE, SIGILL): signal handlers are for the program's own threads. */
 MNN_API int mnnBlockSignals(void);
 
+/* Whether the calling thread has called that: it is one of Muninn's. */
+int mnnIsOwnThread(void);
+
 /* --- memory --- */
 
 /* Create a memfd of `bytes` allocated bytes (0: none yet), which may be sealed, with

@@ -83,13 +83,14 @@ static void leave(const struct mnnPython *python, struct raised *raised,
 }
 
 /* Leave both accesses. If the copy has failed, Python raises its error before that. */
-static void *leaveBoth(const struct mnnRepeat *repeat, int code)
+static void *leaveBoth(struct mnnRepeat *repeat, int code)
 {
 	struct mnnAccessScope *sending = repeat->sending, *receiving = repeat->receiving;
 	const struct mnnPython *python = sending->calls->python;
 	struct raised raised = {NULL, NULL, NULL};
 	uint64_t generation = receiving->begun + 1;
 	if (code != DONE) {
+		repeat->isSpent = true;
 		sending->kind = receiving->kind = MNN_KIND_STREAM;
 		void *number = python->number((unsigned long)code);
 		void *none = number != NULL ? python->call(repeat->fail, number, NULL) : NULL;
@@ -107,16 +108,17 @@ static void *leaveBoth(const struct mnnRepeat *repeat, int code)
 	return NULL;
 }
 
-void *mnnRepeatCopy(const struct mnnRepeat *repeat)
+void *mnnRepeatCopy(struct mnnRepeat *repeat)
 {
 	struct mnnAccessScope *sending = repeat->sending, *receiving = repeat->receiving;
 	const struct mnnPython *python = sending->calls->python;
 	bool isInside = false;
 	int64_t now = mnnMonotonicNs();
 	int mode, code = DONE;
-	/* Another thread is inside if one of them is not outside. */
-	if (sending->state == MNN_ACCESS_OUTSIDE && receiving->state == MNN_ACCESS_OUTSIDE &&
-		isUsable(&repeat->from, sending->owner, now) &&
+	/* Another thread is inside if one of them is not outside. On a thread of Muninn's a
+	 * finalizer of the program must not wait. */
+	if (!repeat->isSpent && !mnnIsOwnThread() && sending->state == MNN_ACCESS_OUTSIDE &&
+		receiving->state == MNN_ACCESS_OUTSIDE && isUsable(&repeat->from, sending->owner, now) &&
 		isUsable(&repeat->to, receiving->owner, now) && enterLane(repeat->lane, &mode)) {
 		sending->kind = receiving->kind = MNN_KIND_HOST;
 		if (mnnReadingTry(sending, repeat->from.fences)) {

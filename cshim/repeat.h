@@ -10,7 +10,8 @@
  *    the two accesses are begun by then, and the caller keeps what this struct points to.
  * 3. What has failed goes to Python (`fail`), which raises. From then on the two accesses
  *    are like those of a stream: whatever happens, they last until nothing is under way
- *    (`end` and `linger` of `owners.h`).
+ *    (`end` and `linger` of `owners.h`). They are not entered again: two threads may
+ *    linger for one of them, and the second would end the access of a later copy.
  * 4. The accesses are left. The words of shared memory that change, and their order, are
  *    those of `owners.h`: nothing else is written.
  *
@@ -52,10 +53,11 @@ struct mnnRepeat {
 	struct mnnStanding from, to;
 	uint64_t source, target, sizeBytes;
 	void *fail; /* (the driver's code): raises */
+	uint64_t isSpent; /* a copy has failed */
 };
 
 /* The generation that was published; None if nothing was done; NULL with an exception. */
-MNN_API void *mnnRepeatCopy(const struct mnnRepeat *repeat);
+MNN_API void *mnnRepeatCopy(struct mnnRepeat *repeat);
 
 #ifdef __cplusplus
 }

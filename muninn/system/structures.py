@@ -134,6 +134,7 @@ class RepeatedCopy(ctypes.Structure):
         ("targetAddress", _U64),
         ("sizeBytes", _U64),
         ("fail", ctypes.c_void_p),
+        ("isSpent", _U64),
     )
     if TYPE_CHECKING:
 

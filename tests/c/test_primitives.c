@@ -309,7 +309,9 @@ static void *threadWithBlockedSignals(void *unused)
 {
 	(void)unused;
 	sigset_t blocked;
+	CHECK(!mnnIsOwnThread());
 	CHECK(mnnBlockSignals() == 0 && pthread_sigmask(SIG_BLOCK, NULL, &blocked) == 0);
+	CHECK(mnnIsOwnThread());
 	CHECK(sigismember(&blocked, SIGINT) == 1 && sigismember(&blocked, SIGTERM) == 1 &&
 		sigismember(&blocked, SIGSEGV) == 0);
 	return NULL;

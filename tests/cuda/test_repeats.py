@@ -206,6 +206,23 @@ def test_aCopyThatFailsIsTold(
         pass
 
 
+def test_theAccessesOfACopyThatFailedAreNotEnteredAgain(pair: Any) -> None:
+    """Broken: of two threads that waited for what had failed, as after interruptions, the
+    second one ended the access of a later copy in its midst.
+    """
+    source, target = pair
+    repeat = target._repeats[id(source)]
+    calls, address = repeat._kept[0].calls, ctypes.c_void_p
+    usual, fails = calls.synchronize, ctypes.CFUNCTYPE(ctypes.c_int, address)(lambda *_: 999)
+    calls.synchronize = ctypes.cast(fails, address).value
+    with pytest.raises(DeviceUnavailable):
+        target.copyFrom(source)
+    calls.synchronize = usual
+    assert target.copyFrom(source) == target.generation
+    assert target._repeats[id(source)] is not repeat
+    assert repeat.copy(target._checked(), source, None) is None
+
+
 def test_aCodeThatNobodyKnowsIsToldAsANumber(pair: Any) -> None:
     source, target = pair
     lane = target._repeats[id(source)]._kept[0]
