@@ -664,6 +664,19 @@ def test_theHigherPriorityGoesFirstAndThenTheEarlier(monkeypatch: pytest.MonkeyP
     assert queue.ahead(usage("l"), low, always) == 1, "who asks no more is forgotten"
 
 
+def test_windowsThatGaveUpDoNotPileUp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: where a budget was short nobody looked who asked no more, so the broker
+    remembered each window for which there had been no room.
+    """
+    now = [100.0]
+    monkeypatch.setattr(promotionqueue.clock, "now", lambda: now[0])
+    queue = PromotionQueue()
+    for number in range(100):
+        now[0] += 0.1
+        queue.wait(usage(f"n{number}"), Asking(1, isWaiting=True), isOfTenant=False)
+    assert queue._waiting.keys() == {"n97", "n98", "n99"}
+
+
 def test_aWindowWithoutRoomHoldsOthersBackByTurns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken: it held all others back for as long as it waited."""
     now = [100.0]

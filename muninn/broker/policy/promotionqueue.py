@@ -102,10 +102,7 @@ class PromotionQueue:
         """How many windows get room before this one. `hasRoom` says for which of them there
         is room now.
         """
-        oldest = clock.now() - FORGOTTEN_SECONDS
-        self._waiting = {
-            name: each for name, each in self._waiting.items() if each.seenSeconds > oldest
-        }
+        self._forget()
         known = self._waiting.get(wanted.name)
         place = (-asking.rank, self._arrivals + 1 if known is None else known.arrival)
         before = [
@@ -121,6 +118,7 @@ class PromotionQueue:
         """It is not granted now."""
         if not asking.isWaiting:
             return
+        self._forget()
         now, known = clock.now(), self._waiting.get(wanted.name)
         if known is None:
             self._arrivals += 1
@@ -128,6 +126,12 @@ class PromotionQueue:
             (self._arrivals, now) if known is None else (known.arrival, known.sinceSeconds)
         )
         self._waiting[wanted.name] = _Waiter(asking.rank, arrival, wanted, isOfTenant, since, now)
+
+    def _forget(self) -> None:
+        oldest = clock.now() - FORGOTTEN_SECONDS
+        self._waiting = {
+            name: each for name, each in self._waiting.items() if each.seenSeconds > oldest
+        }
 
     def leave(self, wanted: Usage) -> None:
         """It has its room."""
