@@ -31,6 +31,7 @@ from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, Permission
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import WritingBack
+from muninn.system import aside
 from muninn.system.closable import Closable
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import Access, Priority
@@ -42,6 +43,7 @@ from muninn.transfer.tiers import slicesOf
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from muninn.devices.port import Stream
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
 
@@ -222,10 +224,14 @@ class Scratch(Protocols, Closable):
         PermissionDenied
             The buffer is readOnly, or this object is open for reading.
         TimeoutError
-            Others are inside an access for so long.
+            Others are inside an access for so long. The kernels of the window are waited
+            for without this bound.
         """
         self._checked()
         self._refuseReadOnly()
+        aside.refuseOwn()  # it waits for the GPU
+        bound = timeoutOf("writeback", timeout)
+        deadline = deadlineOf(bound)
         self._awaitWork()
         base, marked = self._base._checked(), self._marked()
         if not marked.any():
@@ -236,8 +242,8 @@ class Scratch(Protocols, Closable):
             self._putFlags()
             isWhole, isTorn = self.sizeBytes == base.description.sizeBytes, self._isTorn
             copied = np.ones_like(marked) if isTorn else marked
-            bound, back = timeoutOf("writeback", timeout), self._wayBack()
-            byKernel = back.hasKernel(base, copied)
+            back = self._wayBack()
+            byKernel = back.hasKernel(base, copied, deadline)
             steps, publication = stepsOf(base), Publication()
             access = WritingBack(
                 base, bound, lambda: self._followed.generation, steps.areFollowed, isTorn
@@ -329,7 +335,7 @@ class Scratch(Protocols, Closable):
         memory = opened.memory
         assert room.flagsAt is not None, "the window can be written"
         if room.shadowAt is not None:
-            self._wayBack().compare()
+            self._wayBack().compare(self._ownStream())
         seen = np.empty_like(self._flags)
         memory.copyOut(seen.ctypes.data, seen.nbytes, room.flagsAt)
         dirty.add(self._flags, seen)
@@ -355,11 +361,16 @@ class Scratch(Protocols, Closable):
 
     def _awaitWork(self) -> None:
         """Wait for the kernels that may use the scratch memory."""
-        device = deviceOf(self._memory.context)
-        if self._stream is not None:
-            device.asStream(self._stream, self.gpu).synchronize()
-        elif not device.awaitWork(_WORK_SECONDS):
+        if (stream := self._ownStream()) is not None:
+            stream.synchronize()
+        elif not deviceOf(self._memory.context).awaitWork(_WORK_SECONDS):
             raise TimeoutError(f"work of this process is pending after {_WORK_SECONDS:.0f} s")
+
+    def _ownStream(self) -> Stream | None:
+        """That of the window's kernels, if the user has named one."""
+        if self._stream is None:
+            return None
+        return deviceOf(self._memory.context).asStream(self._stream, self.gpu)
 
 
 def _goOn(base: OpenBuffer, own: Followed) -> None:

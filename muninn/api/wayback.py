@@ -16,9 +16,11 @@ from muninn.api import transfers, views
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.api.views import Region
 from muninn.devices.ways import drain, streamFor
+from muninn.errors import ThreadsExhausted
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
 from muninn.system import threads
+from muninn.system.deadlines import remaining
 from muninn.system.logs import Log
 from muninn.transfer import dirty
 from muninn.transfer.handle import Transfer
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 _log = Log("muninn.promotion")
 #: From so many ranges on a kernel copies: one launch takes as long as some ten copies.
 _MANY = 32
-#: The GPUs on which the kernel has run: it is compiled once.
-_ran: set[int] = set()
+#: The GPUs for which the kernel is compiled.
+_compiled: set[int] = set()
+#: How long a writeback waits for the compiler. It takes some seconds.
+_COMPILING_SECONDS = 60.0
+_NO_FLAGS = Region(0, (0,), asElement(np.uint8))
 
 
 class WayBack(NamedTuple):
@@ -60,9 +65,15 @@ class WayBack(NamedTuple):
     sizeBytes: int
     sliceBytes: int
 
-    def compare(self) -> None:
+    def compare(self, stream: Stream | None) -> None:
         """Set the flags of the slices in which the window differs from its shadow, by a
         kernel of the GPU.
+
+        Parameters
+        ----------
+        stream
+            That of the window's kernels, for which its end waits; None if its end waits
+            for all streams.
 
         Raises
         ------
@@ -76,12 +87,16 @@ class WayBack(NamedTuple):
             self._words(self.memory.memory, at, words, False) for at in (0, self.room.shadowAt)
         )
         flags = self._flags(self.room.flagsAt)
-        with streamFor(device, self.gpu) as stream:
+        if stream is not None:
             self._launch("compareSlices", window, shadow, flags, stream)
+            stream.synchronize()
+            return
+        with streamFor(device, self.gpu) as own:
+            self._launch("compareSlices", window, shadow, flags, own)
 
-    def hasKernel(self, base: OpenBuffer, marked: dirty.Flags) -> bool:
-        """Whether a kernel is worth it, and has run. Asked before the access: others would
-        wait for the compiler, and its errors would leave the buffer half written.
+    def hasKernel(self, base: OpenBuffer, marked: dirty.Flags, deadline: float | None) -> bool:
+        """Whether a kernel is worth it, and is compiled. Asked before the access: others
+        would wait for the compiler, and its errors would leave the buffer half written.
         """
         isMeant = (
             dirty.rangesIn(marked) >= _MANY
@@ -91,24 +106,37 @@ class WayBack(NamedTuple):
             # In a process that has loaded no kernels, the first takes longer than any copies.
             and "muninn.kernels.numbacuda" in sys.modules
         )
-        if not isMeant or self.gpu in _ran:
+        if not isMeant or self.gpu in _compiled:
             return isMeant
-        errors = list[Exception]()
-
-        def run() -> None:
-            try:
-                with streamFor(self._device(), self.gpu) as stream:
-                    self._copyMarked(base.memory, np.zeros_like(marked), stream)
-            except Exception as error:
-                errors.append(error)
-
-        # No handler of the program raises there, in the midst of the compiler.
-        threads.start(run, "muninn-kernel").join()
-        if errors:
-            _log.warning("slices are copied without a kernel: %s", errors[0])
+        # No handler of the program raises there, in the midst of the compiler. That thread
+        # touches no byte of the window, which may be another one's by the time that it ends.
+        try:
+            compiling = threads.start(lambda: self._compile(base), "muninn-kernel")
+        except (ThreadsExhausted, RuntimeError) as error:
+            _log.debug("slices are copied without a kernel: %s", error)
             return False
-        _ran.add(self.gpu)
-        return True
+        left = remaining(deadline)
+        compiling.join(_COMPILING_SECONDS if left is None else min(left, _COMPILING_SECONDS))
+        return self.gpu in _compiled
+
+    def _compile(self, base: OpenBuffer) -> None:
+        """Compile the kernel for the types of the arrays of `_copyMarked`, and load it."""
+        from muninn.kernels import launch
+
+        try:
+            device = self._device()
+            base.memory.device = device
+            window, target = (
+                self._words(memory, 0, 0, isWritten)
+                for memory, isWritten in ((self.memory.memory, False), (base.memory, True))
+            )
+            flags = views.deviceArray(self.memory.memory, _NO_FLAGS, True, self.gpu)
+            with streamFor(device, self.gpu) as stream, device.onGpu(self.gpu):
+                launch.prepare("copyMarked", target, window, 1, flags, stream=stream)
+        except Exception as error:
+            _log.warning("slices are copied without a kernel: %s", error)
+        else:
+            _compiled.add(self.gpu)
 
     def send(
         self, base: OpenBuffer, marked: dirty.Flags, access: WritingBack, byKernel: bool

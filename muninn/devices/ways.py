@@ -135,16 +135,22 @@ def _drained(streams: Iterable[Stream]) -> BaseException | None:
 
 @contextlib.contextmanager
 def streamFor(device: Device, gpu: int) -> Iterator[Stream]:
-    """A stream for the time of a block, whose work is over at its end, however it ends."""
-    with device.createStream(gpu) as stream:
-        isOver = False
-        try:
-            yield stream
-            stream.synchronize()
-            isOver = True
-        finally:
-            if not isOver:
-                drain((stream,))
+    """A stream for the time of a block, whose work is over at its end, however it ends.
+
+    Two interruptions in a row may end that wait. The stream is not closed then: `drain`
+    waits for one that is open only, and whoever has it can wait for its work.
+    """
+    stream = device.createStream(gpu)
+    try:
+        yield stream
+        stream.synchronize()
+    except BaseException:
+        interruption = _drained((stream,))
+        stream.close()
+        if interruption is not None:
+            raise interruption  # noqa: B904  # what was under way before is its context
+        raise
+    stream.close()
 
 
 def _arrive(under: deque[tuple[Mark, int]], told: Told, isLast: bool = False) -> None:

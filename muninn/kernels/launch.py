@@ -97,14 +97,23 @@ def launch(name: str, *arguments: Any, stream: Any = None) -> None:
         queue = _queueOf(stream)
         reference() if queue is None else queue.submit(reference)
         return
-    device = _deviceKernels()
-    given = tuple(map(_converted, arguments, types))
-    blocks = _blocksFor(name, arrays, device.BLOCK_THREADS)
-    if blocks:
-        try:
-            getattr(device, name)[blocks, device.BLOCK_THREADS, _streamOf(stream)](*given)
-        except _libraryMissing() as error:
-            raise _typed(error) from error
+    if blocks := _blocksFor(name, arrays, _deviceKernels().BLOCK_THREADS):
+        _onGpu(name, arguments, blocks, stream)
+
+
+def prepare(name: str, *arguments: Any, stream: Any) -> None:
+    """Run a kernel on a GPU with empty arrays, by which it is compiled for their types and
+    loaded. The parameters and the errors are those of `launch`.
+    """
+    _onGpu(name, arguments, _MIN_BLOCKS, stream)
+
+
+def _onGpu(name: str, arguments: tuple[Any, ...], blocks: int, stream: Any) -> None:
+    device, given = _deviceKernels(), tuple(map(_converted, arguments, KERNELS[name]))
+    try:
+        getattr(device, name)[blocks, device.BLOCK_THREADS, _streamOf(stream)](*given)
+    except _libraryMissing() as error:
+        raise _typed(error) from error
 
 
 def requireKernels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import muninn
 from muninn.api import wayback
 from muninn.kernels import launch
+from muninn.system import threads
 from support import eventually
 
 WORDS = 100_003
@@ -47,7 +49,7 @@ def test_manySlicesComeBackByAKernel(
     monkeypatch.setattr(
         launch, "launch", lambda name, *a, **k: (names.append(name), usual(name, *a, **k))
     )
-    monkeypatch.setattr(wayback, "_ran", {0})
+    monkeypatch.setattr(wayback, "_compiled", {0})
     old, sliceBytes = np.random.default_rng(1).integers(0, 256, 1_000_003, np.uint8), 4096
     new = old ^ 255
     for mode in ("bigMode", "fastMode"):
@@ -73,20 +75,29 @@ def test_manySlicesComeBackByAKernel(
 
 
 @pytest.mark.parametrize("track", [False, True])
+@pytest.mark.parametrize("lacks", ["compiler", "thread", "time"])
 def test_slicesComeBackWithoutACompiler(
-    buffer: Any, monkeypatch: pytest.MonkeyPatch, track: bool
+    buffer: Any, monkeypatch: pytest.MonkeyPatch, track: bool, lacks: str
 ) -> None:
     """What was written is not lost, and no other process waits for the compiler."""
-    usual, failed = launch.launch, list[bool]()
+    generations, go = list[int](), threading.Event()
 
-    def launched(name: str, *arguments: Any, **keywords: Any) -> None:
-        if name == "copyMarked":
-            failed.append(bool(buffer.generation & 1))
+    def compiled(*_: Any, **__: Any) -> None:
+        generations.append(buffer.generation)
+        if lacks == "compiler":
             raise LookupError("a linker that the driver does not know")
-        usual(name, *arguments, **keywords)
+        go.wait(60)
 
-    monkeypatch.setattr(wayback, "_ran", set())
+    def started(target: Any, name: str) -> Any:
+        if lacks == "thread" and name == "muninn-kernel":
+            raise threads.exhausted()
+        return usual(target, name)
+
+    usual = threads.start
+    monkeypatch.setattr(wayback, "_compiled", set())
     launch.requireKernels()
+    monkeypatch.setattr(launch, "prepare", compiled)
+    monkeypatch.setattr(threads, "start", started)
     expected = np.arange(WORDS, dtype=np.uint64)
     with buffer.promote(8, None, 0, sliceBytes=4096, track=track) as scratch:
         for at in range(0, scratch.nbytes, 3 * 4096):
@@ -95,10 +106,34 @@ def test_slicesComeBackWithoutACompiler(
             expected[1 + at // 8] = at + 7
             if track:
                 scratch.markDirty(at, 8)
-        monkeypatch.setattr(launch, "launch", launched)
-        scratch.writeback()
-    assert failed == [False]
+        scratch.writeback(timeout=0.5 if lacks == "time" else None)
     assert np.array_equal(buffer.read(), expected) and buffer.generation == 2
+    go.set()
+    assert generations == [] if lacks == "thread" else generations == [0]
+
+
+#: A process that notes the generation at which each kernel is compiled.
+COMPILING = """
+from muninn.kernels import device, launch
+kind, seen = type(device.copyMarked), []
+usual = kind.compile
+def compiled(kernel, *rest):
+    if kernel is device.copyMarked: seen.append(b.generation)
+    return usual(kernel, *rest)
+kind.compile = compiled
+b = muninn.share(np.zeros(1 << 20, np.uint8), 'a', access='readWrite', mode=MODE)
+with b.promote(0, None, 0, sliceBytes=4096, track=TRACK) as s:
+    for at in range(0, s.nbytes, 3 * 4096): s.markDirty(at, 8)
+"""
+
+
+@pytest.mark.parametrize("track", [False, True])
+@pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
+def test_theKernelIsCompiledBeforeTheAccess(
+    domain: str, actor: Any, mode: str, track: bool
+) -> None:
+    other = actor(COMPILING.replace("MODE", repr(mode)).replace("TRACK", repr(track)))
+    assert other.do("seen, b.generation") == [[0], 2]
 
 
 def test_processesShareAWindowOfAReadOnlyBuffer(domain: str, actor: Any) -> None:

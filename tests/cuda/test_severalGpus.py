@@ -205,7 +205,7 @@ CURRENT_AT_LAUNCH = """
 from cuda.bindings import driver as cu
 from muninn.api import wayback
 from muninn.kernels import launch
-wayback._ran.update((0, 1))
+wayback._compiled.update((0, 1))
 usual, seen = launch.launch, []
 def watched(name, *arguments, stream):
     seen.append((name, int(cu.cuCtxGetCurrent()[1]) == int(cu.cuStreamGetCtx(stream.handle)[1])))

@@ -34,6 +34,7 @@ from muninn.devices.port import (
     UsedBytes,
     badCopy,
 )
+from muninn.devices.worker import StreamWorker
 from muninn.errors import DeviceUnavailable, InvalidArgument, IpcHandleMismatch, QuotaExceeded
 from muninn.interop.streams import DEFAULT_HANDLES, streamHandle
 from muninn.system import atomics, clock
@@ -140,6 +141,10 @@ class HostDevice(Device):
         self._ledger = _Ledger()
         self._defaults = tuple(DefaultStream(gpu) for gpu in range(gpuCount))
         self._streams: weakref.WeakValueDictionary[int, WorkerStream] = (
+            weakref.WeakValueDictionary()
+        )
+        #: A stream may be gone before its work is over; its worker is not.
+        self._workers: weakref.WeakValueDictionary[int, StreamWorker] = (
             weakref.WeakValueDictionary()
         )
 
@@ -277,13 +282,13 @@ class HostDevice(Device):
 
     def awaitWork(self, seconds: float) -> bool:
         deadline = clock.now() + seconds
-        return all(
-            stream.isFinished(deadline - clock.now()) for stream in list(self._streams.values())
-        )
+        workers = [found for each in self._workers.valuerefs() if (found := each()) is not None]
+        return not any(each.awaitFinished(deadline - clock.now()) for each in workers)
 
     def createStream(self, gpu: int) -> Stream:
         stream = WorkerStream(self.requireGpu(gpu))
         self._streams[stream.handle] = stream
+        self._workers[stream.handle] = stream.worker
         return stream
 
     def asStream(self, stream: object, gpu: int = 0) -> Stream:

@@ -108,38 +108,32 @@ def workerOf(handle: int) -> WorkerStream | None:
 
 
 class WorkerStream(HostStream):
-    """A stream with a thread of its own."""
+    """A stream with a thread of its own, its worker."""
 
     def __init__(self, gpu: int) -> None:
         self.gpu = gpu
         self.handle = next(_HANDLES)
-        self._worker = StreamWorker(f"muninn-stream-{self.handle}")
+        self.worker = StreamWorker(f"muninn-stream-{self.handle}")
         # Not a method of the stream worker, which refers to the last error: that refers
         # to the frames that caught it, and they may refer to the stream.
-        self._finalizer = weakref.finalize(self, self._worker.items.put, None)
+        self._finalizer = weakref.finalize(self, self.worker.items.put, None)
         self._finalizer.atexit = False
         _workers[self.handle] = self
 
     def checkOpen(self) -> None:
-        self._worker.checkOpen()
+        self.worker.checkOpen()
 
     def enqueue(self, item: Item) -> None:
-        self._worker.put(item)
+        self.worker.put(item)
 
     def synchronize(self, timeout: float | None = None) -> None:
-        self._worker.checkOpen()
-        self._worker.wait(timeout)
-
-    def isFinished(self, seconds: float) -> bool:
-        """Whether all submitted work is over after at most `seconds`, with an error or
-        without; also for a stream that was closed.
-        """
-        return not self._worker.awaitFinished(seconds)
+        self.worker.checkOpen()
+        self.worker.wait(timeout)
 
     def query(self) -> bool:
-        self._worker.checkOpen()
-        return self._worker.isIdle()
+        self.worker.checkOpen()
+        return self.worker.isIdle()
 
     def close(self) -> None:
-        self._worker.shut()
+        self.worker.shut()
         self._finalizer()

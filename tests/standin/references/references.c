@@ -23,6 +23,13 @@ extern void *standinHostPointer(uint64_t address, uint64_t bytes, int write);
 
 enum { LAUNCH_FAILED = 719, COUNT = 2, SIZE = 3, DATA = 4, ARRAY = 7 };
 
+/* A kernel reads and writes nothing of an empty array, wherever that is. */
+static void *hostPointer(uint64_t address, uint64_t bytes, int write)
+{
+	static uint64_t nothing;
+	return bytes ? standinHostPointer(address, bytes, write) : &nothing;
+}
+
 typedef struct {
 	uint64_t *words, count;
 } Array;
@@ -38,7 +45,7 @@ static Array array(const Launch *launch, int first, int write)
 {
 	uint64_t count = value(launch, first + COUNT);
 	return (Array){
-		standinHostPointer(value(launch, first + DATA), count * sizeof(uint64_t), write), count};
+		hostPointer(value(launch, first + DATA), count * sizeof(uint64_t), write), count};
 }
 
 static uint64_t mixed(uint64_t value)
@@ -91,8 +98,8 @@ static int packElements(const Launch *launch, void *unused)
 	axes(launch, STRIDES, strides);
 	uint64_t count = value(launch, COUNT), size = value(launch, SIZE);
 	uint64_t span = value(launch, ARRAY + COUNT);
-	unsigned char *target = standinHostPointer(value(launch, DATA), count * size, 1);
-	const unsigned char *source = standinHostPointer(value(launch, ARRAY + DATA), span * size, 0);
+	unsigned char *target = hostPointer(value(launch, DATA), count * size, 1);
+	const unsigned char *source = hostPointer(value(launch, ARRAY + DATA), span * size, 0);
 	if (!target || !source || value(launch, ARRAY + SIZE) != size)
 		return LAUNCH_FAILED;
 	for (uint64_t i = 0; i < count; i++) {
@@ -120,8 +127,8 @@ static int packTransposed(const Launch *launch, void *unused)
 	axes(launch, TARGETS, targets);
 	uint64_t count = value(launch, COUNT), size = value(launch, SIZE);
 	uint64_t span = value(launch, ARRAY + COUNT);
-	unsigned char *target = standinHostPointer(value(launch, DATA), count * size, 1);
-	const unsigned char *source = standinHostPointer(value(launch, ARRAY + DATA), span * size, 0);
+	unsigned char *target = hostPointer(value(launch, DATA), count * size, 1);
+	const unsigned char *source = hostPointer(value(launch, ARRAY + DATA), span * size, 0);
 	if (!target || !source || value(launch, ARRAY + SIZE) != size)
 		return LAUNCH_FAILED;
 	for (uint64_t i = 0; i < count; i++) {
@@ -170,7 +177,7 @@ static int compareSlices(const Launch *launch, void *unused)
 	(void)unused;
 	Array scratch = array(launch, 0, 0), base = array(launch, ARRAY, 0);
 	uint64_t elements = value(launch, ELEMENTS), count = value(launch, FLAGS + COUNT);
-	unsigned char *flags = standinHostPointer(value(launch, FLAGS + DATA), count, 1);
+	unsigned char *flags = hostPointer(value(launch, FLAGS + DATA), count, 1);
 	if (!scratch.words || !base.words || !flags || !elements || base.count < scratch.count)
 		return LAUNCH_FAILED;
 	for (uint64_t i = 0; i < scratch.count; i++) {
@@ -214,7 +221,7 @@ static int copyMarked(const Launch *launch, void *unused)
 	(void)unused;
 	Array target = array(launch, 0, 1), source = array(launch, ARRAY, 0);
 	uint64_t slice = value(launch, SLICE), count = value(launch, FLAGS + COUNT);
-	const unsigned char *flags = standinHostPointer(value(launch, FLAGS + DATA), count, 0);
+	const unsigned char *flags = hostPointer(value(launch, FLAGS + DATA), count, 0);
 	if (!target.words || !source.words || !flags)
 		return LAUNCH_FAILED;
 	for (uint64_t i = 0; i < count; i++) {
