@@ -58,6 +58,7 @@ def host(gpuBytes: int = 64 * MIB, **keywords: object) -> HostDevice:
 
 
 def openDescriptors() -> int:
+    """So many at most are left later: what an earlier test left may be closed meanwhile."""
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -140,7 +141,7 @@ def test_outOfHostMemoryIsAnErrorAndNotAKill() -> None:
     with pytest.raises(HostMemoryFull):
         there.allocate(0, 1 << 45)
     gc.collect()
-    assert openDescriptors() == before
+    assert openDescriptors() <= before
     assert there.memoryInfo(0).freeBytes == 1 << 46
 
 
@@ -178,7 +179,7 @@ def test_failedMappingIsTypedAndLeavesNothing(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(HostMemoryFull):
             there.importAllocation(0, descriptor, MIB, True)
         gc.collect()
-        assert openDescriptors() == before
+        assert openDescriptors() <= before
         assert there.memoryInfo(0).freeBytes == 63 * MIB
         os.close(descriptor)
 
