@@ -71,6 +71,14 @@ def test_readsSizes(text: str, sizeBytes: int) -> None:
     assert asBytes(text) == sizeBytes
 
 
+def test_aSliceIsWholeWords() -> None:
+    """Broken: a kernel compared slices of another size than those that were copied back, and
+    writes were lost.
+    """
+    with pytest.raises(InvalidConfig, match="defaultSliceBytes: 4097 is no multiple of 8"):
+        loadSettings({"MUNINN_DEFAULT_SLICE_BYTES": "4097"})
+
+
 @pytest.mark.parametrize("text", ["9" * 20, "9" * 500, "-" + "1" * 30])
 def test_aNumberWithTooManyDigitsIsOutOfRange(text: str) -> None:
     """Broken: the error said that the value is no whole number."""

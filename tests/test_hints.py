@@ -313,7 +313,7 @@ def test_windowsOfOneProcessAreWrittenBackSideBySide() -> None:
         first.markDirty()
     expected = content()
     expected[: 2 * SLICE], expected[20 * SLICE : 21 * SLICE] = 8, 9
-    assert np.array_equal(buffer.array, expected)
+    assert np.array_equal(buffer.read(), expected)
     with buffer.promote(*HOT[1], 1, track=True) as other:
         assert copiesOf(other) is None, "the other prefetched window is as it was"
         assert np.array_equal(other.array, expected[HOT[1][0] :][: HOT[1][1]])
@@ -726,6 +726,7 @@ def test_aWindowThatFitsDoesNotWaitForOneThatDoesNot(
             "import threading; from muninn.api import scratchmemory\n"
             "asked, clock, found = threading.Event(), scratchmemory.clock, []\n"
             "class Clock:\n"
+            "    now = staticmethod(clock.now)\n"
             "    def sleep(self, seconds): asked.set(); clock.sleep(seconds)\n"
             "scratchmemory.clock = Clock()\n"
             "b = muninn.open('a')\n"

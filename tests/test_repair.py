@@ -594,3 +594,16 @@ def test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew(domain: str, actor: St
     admin.repair()
     with pytest.raises(WriterDied):
         muninn.open("a").read()
+
+
+@pytest.mark.parametrize("isRuined", [False, True])
+def test_whatMayBeWrittenInPlaceStaysSo(domain: str, actor: Start, isRuined: bool) -> None:
+    """It is assumed where the old block can not be read."""
+    actor(
+        "a, b = (muninn.share(np.arange(3), name=n, access='readWrite') for n in 'ab'); a.array"
+    ).kill()
+    if isRuined:
+        _ruin(domain)
+    assert admin.repair()["recovered"] == ["a", "b"]
+    found = [muninn.open(name)._checked().isWrittenInPlace() for name in "ab"]
+    assert found == [True, isRuined]

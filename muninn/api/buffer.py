@@ -98,6 +98,7 @@ class MuninnBuffer(Protocols, Promotes, Closable):
         `torch.from_dlpack` takes a read-only array without a warning, where
         `torch.from_numpy` has one; see `Bundle.__getitem__`.
         """
+        self._exposed().lend()
         return self._view(self._checked())
 
     def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
@@ -309,6 +310,7 @@ class MuninnBuffer(Protocols, Promotes, Closable):
             raise privateForKernels(self.name)
         openBuffer = self._checked()
         openBuffer.memory.device = device = deviceOf(openBuffer.context)
+        self._exposed().lend()
         return openBuffer.memory.devicePointer(device, progress)
 
     def close(self) -> None:

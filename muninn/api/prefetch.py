@@ -76,7 +76,7 @@ def prefetch(
 
 
 def _windows(promotion: Promotion) -> list[dirty.Range]:
-    if promotion.isLent:
+    if promotion.isInPlace:
         return []
     sizeBytes = promotion.openBuffer.description.sizeBytes
     return [dirty.Range(*each) for each in hints.within(promotion.hints, sizeBytes)]

@@ -147,6 +147,9 @@ class Promotes(Copies):
         PromotionDenied
             The budget of the GPU or of the tenant has no room, or too many windows are
             under way, for `timeout` seconds; the figures are in the text.
+        QuotaExceeded
+            The GPU, or the tenant's quota of VRAM, has no room for it, and no window of
+            another process is there whose end could be waited for.
         WritebackConflict
             At the end: the buffer was written meanwhile.
         WriterDied, DeviceUnavailable, BarPressureHigh

@@ -122,14 +122,16 @@ class Promotion(NamedTuple):
     @property
     def isShared(self) -> bool:
         """Whether other processes may use the same scratch memory."""
-        return self.isConstant and not self.isLent
+        return self.isConstant and not self.isInPlace
 
     @property
-    def isLent(self) -> bool:
-        """Whether its owner may write it without an access, so that the generation does not
-        tell whether bytes are the same still.
+    def isInPlace(self) -> bool:
+        """Whether a program may write it without an access, so that the generation does not
+        tell whether bytes are the same still: the owner of lent memory, or who has an
+        array of it.
         """
-        return self.openBuffer.description.transport == "cudaIpc"
+        isLent = self.openBuffer.description.transport == "cudaIpc"
+        return isLent or self.openBuffer.isWrittenInPlace()
 
     def room(self, window: dirty.Range) -> Room:
         """What a window needs. Raises `PromotionDenied` if it is more than ever is there."""
@@ -190,12 +192,12 @@ class Promotion(NamedTuple):
         isHot = any(window.overlaps(dirty.Range(*each)) for each in self.hints.hotRanges)
         at, report, generation = 0, None, 0
         memory: OpenBuffer | None = None
-        if not self.isShared and not self.isLent:
+        if not self.isShared and not self.isInPlace:
             memory, generation = arena.takeFilled(wanted, room), wanted.generation
         if memory is None:
             memory, at, filler = self.filled(window, room)
             report, generation = filler.report, filler.generation
-        known = None if self.isLent else wanted
+        known = None if self.isInPlace else wanted
         isShared = WindowPlace.of(memory.description.name, isShared=True) is not None
         made = Scratch(
             self.base,
@@ -313,7 +315,7 @@ class Filler:
         """The bytes, if a prefetch has brought them to the GPU. A writer that comes now
         comes after this promotion.
         """
-        if self._promotion.isShared or self._promotion.isLent:
+        if self._promotion.isShared or self._promotion.isInPlace:
             return None
         wanted = self._promotion.content(self._window)
         return arenaOf(self._promotion.openBuffer.context).takeCovering(wanted)

@@ -45,7 +45,13 @@ class Exposure(NamedTuple):
     isWritable: bool
     gpu: int | None = None
 
+    def lend(self) -> None:
+        """Note that the program gets the bytes in place, if it may write them."""
+        if self.isWritable and isinstance(self.memory, Memory):
+            self.openBuffer.letWriteInPlace()
+
     def hostArray(self) -> np.ndarray[Any, np.dtype[Any]]:
+        self.lend()
         return views.hostArray(self.memory, self.region, self.isWritable)
 
 
@@ -123,6 +129,12 @@ class Protocols:
         InvalidArgument
             This object is open copyOnWrite.
         """
+        array = self._deviceView(gpu, dtype=dtype)
+        self._exposed().lend()
+        return array
+
+    def _deviceView(self, gpu: int | None = None, *, dtype: Any = None) -> Any:
+        """The same for an access, after which the generation tells of what was written."""
         openBuffer, memory, region, isWritable, usual = self._exposed()
         if isinstance(memory, PrivateMemory):
             raise privateForKernels(openBuffer.description.name)
@@ -160,7 +172,8 @@ class Protocols:
         """For real GPUs: VRAM, and host memory that `open` or `deviceArray` has mapped.
         Any other buffer has no such attribute.
         """
-        openBuffer, memory, region, isWritable, _ = self._exposed()
+        exposed = self._exposed()
+        openBuffer, memory, region, isWritable, _ = exposed
         if (
             isinstance(memory, PrivateMemory)
             or memory.device is None
@@ -168,6 +181,7 @@ class Protocols:
             or memory.device.runsKernelsOnHost
         ):
             raise AttributeError(f"{openBuffer.description.name!r} is not mapped for a GPU")
+        exposed.lend()
         address = memory.devicePointer(memory.device) + region.offset
         # The library that takes the array waits for the stream named in it: the default
         # stream, when that one itself waits for a writer.
@@ -178,7 +192,9 @@ class Protocols:
         )
 
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
-        openBuffer, memory, region, isWritable, _ = self._exposed()
+        exposed = self._exposed()
+        openBuffer, memory, region, isWritable, _ = exposed
+        exposed.lend()
         if not isWritable:
             description = openBuffer.description
             mayBeWritten = description.access is not Access.READ_ONLY

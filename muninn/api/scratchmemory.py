@@ -31,7 +31,7 @@ from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
 from muninn.session.reservation import PromotionQueued
 from muninn.session.spec import windowSpec
-from muninn.session.windownames import WindowPlace, windowsOf
+from muninn.session.windownames import WindowPlace, windowsOf, wordOf
 from muninn.system import clock
 from muninn.system.deadlines import remaining
 from muninn.terms import Mode, Priority
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 #: How often a promotion asks again for room.
 _PAUSE_SECONDS = 0.005
+#: How often it tells other processes that there is none.
+_TOLD_SECONDS = 1.0
 #: As of memory that is allocated by itself.
 _ALIGNMENT = 256
 #: Makes the content of memory before another process can open it.
@@ -107,9 +109,9 @@ class Claim(NamedTuple):
 
     def place(self) -> WindowPlace:
         """Where the window is, as its name says it."""
-        uuid = deviceOf(self.base.context).gpuUuid(self.gpu)[-12:]
+        gpu = wordOf(deviceOf(self.base.context).gpuUuid(self.gpu))
         base = self.base.row, self.base.incarnation
-        return WindowPlace(*base, uuid, *self.window, isFlags=self.isFlags)
+        return WindowPlace(*base, gpu, *self.window, isFlags=self.isFlags)
 
     def shared(self, caller: str, fill: Fill) -> tuple[OpenBuffer, int]:
         """Memory that all processes share, and where the window is in it: one that has all
@@ -175,7 +177,7 @@ class Claim(NamedTuple):
 
     def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:
         """New memory, as soon as the budgets allow it."""
-        arena = arenaOf(self.base.context)
+        arena, toldAt = arenaOf(self.base.context), -_TOLD_SECONDS
         while True:
             try:
                 with self.inside():
@@ -183,14 +185,35 @@ class Claim(NamedTuple):
             except (PromotionDenied, QuotaExceeded) as error:
                 if self._hasMadeRoom(arena, error):
                     continue
-                if not isinstance(error, PromotionQueued):
+                if clock.now() - toldAt >= _TOLD_SECONDS:
+                    toldAt, mayCome = clock.now(), self._hasTold(error)
+                if not isinstance(error, PromotionQueued) and not mayCome:
                     raise  # a wait would not help
                 left = remaining(self.deadline)
                 if left is not None and left <= 0:
-                    wait = "Wait longer (`timeout=`), or give it a higher priority"
-                    raise PromotionDenied(error.reason, None if error.short else wait) from None
+                    raise self._denied(error) from None
                 self.look()
                 clock.sleep(_PAUSE_SECONDS)
+
+    def _hasTold(self, error: MuninnError) -> bool:
+        """Whether other processes have scratch memory where there is no room, and give up
+        what they do not use.
+        """
+        isShort = isinstance(error, QuotaExceeded) or bool(getattr(error, "short", ""))
+        most = deviceOf(self.base.context).memoryInfo(self.gpu).totalBytes
+        mayFit = self.isQueued and isShort and self.sizeBytes <= most
+        return mayFit and creation.tellShortage(current(), self.gpu, self.belowRank)
+
+    @staticmethod
+    def _denied(error: MuninnError) -> MuninnError:
+        if isinstance(error, PromotionQueued):
+            wait = "Wait longer (`timeout=`), or give it a higher priority"
+            return PromotionDenied(error.reason, None if error.short else wait)
+        return PromotionDenied(
+            f"{error.reason}, and windows of other processes are there",
+            "Wait longer (`timeout=`), or free buffers: `python -m muninn list --holders` shows "
+            "who has the windows, and `evict --windows` ends them",
+        )
 
     def _hasMadeRoom(self, arena: Arena, error: MuninnError) -> bool:
         """Whether the arena has given memory back that counted where there was no room."""

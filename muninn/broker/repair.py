@@ -192,9 +192,11 @@ class Adoption:
 
     def _carryGeneration(self, block: ControlBlock, key: SegmentKey) -> None:
         """Copy the generation of a buffer from the old block, if that can be read: how
-        often it was published, and whether its last writer died while writing.
+        often it was published, whether its last writer died while writing, and whether a
+        program may write it in place, as is assumed otherwise.
         """
-        old = self._old
+        old, inPlace = self._old, block.rowAddress(key.row) + layout.ROW_IN_PLACE_OFFSET
+        atomics.storeRelease32(inPlace, 1)
         if (
             old is None
             or key.row >= RowTable(old).count()
@@ -211,6 +213,7 @@ class Adoption:
         atomics.storeRelease64(
             target + layout.ROW_GENERATION_OFFSET, generation | 1 if isTorn else generation
         )
+        atomics.storeRelease32(inPlace, atomics.loadAcquire32(source + layout.ROW_IN_PLACE_OFFSET))
 
 
 def adopt(block: ControlBlock) -> Any:

@@ -105,12 +105,12 @@ class Found(NamedTuple):
     where: str
 
 
-def _size(least: int) -> Callable[[Any], int]:
-    check = _count(least)
+def _size(least: int, unit: int = 1) -> Callable[[Any], int]:
+    check = _count(least, unit=unit)
     return lambda value: check(asBytes(value) if isinstance(value, str) else value)
 
 
-def _count(least: int, most: int = MAX_BYTES) -> Callable[[Any], int]:
+def _count(least: int, most: int = MAX_BYTES, unit: int = 1) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, str) and re.fullmatch(r"-?\d{1,1000}", value, re.ASCII):
             value = int(value)  # the value of a variable is always text
@@ -118,6 +118,8 @@ def _count(least: int, most: int = MAX_BYTES) -> Callable[[Any], int]:
             raise InvalidArgument(f"{str(value)[:40]!r} is no whole number")
         if not least <= value <= most:
             raise InvalidArgument(f"{str(value)[:40]} is not between {least} and {most}")
+        if value % unit:
+            raise InvalidArgument(f"{value} is no multiple of {unit}")
         return value
 
     return check
@@ -171,7 +173,7 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "promotion": {
         "defaultPolicy": _word("readOnly", "readMostly", "readWrite"),
         "enablePromotion": _flag,
-        "defaultSliceBytes": _size(4096),
+        "defaultSliceBytes": _size(4096, unit=8),
         "perGpuScratchBytes": _size(0),
         "perTenantScratchBytes": _size(0),
         "maxConcurrentPromotions": _count(1, 1024),

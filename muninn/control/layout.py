@@ -64,7 +64,7 @@ from muninn.system.pages import PAGE_BYTES
 MAGIC = b"MUNINN\x00\x01"
 #: Raised when a process of the old version could misread anything in the block; members
 #: of different versions refuse each other by MNN-0019.
-VERSION = 9
+VERSION = 10
 CACHE_LINE_BYTES = 64
 
 # --- header --------------------------------------------------------------------------
@@ -128,6 +128,10 @@ REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH = (
     BitField(20, 20),
     BitField(40, 24),
 )
+# owner: a member that finds no room in VRAM, fetch-add. A stale read costs it half a
+# second. SHORTAGE_RANKS x u32: how often, by the rank. See control/shortages.py
+SHORTAGES_OFFSET = REPLACEMENT_OFFSET + 8
+SHORTAGE_RANKS = 4
 HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone
 # (+1), or has come and is not in the index (+2^16). A stale read costs one more look.
@@ -274,6 +278,9 @@ ROW_TORN_OFFSET = ROW_LAST_WRITER_OFFSET + 8  # u64, the last of them that was p
 # owner: a waiter for the owner lock, fetch-add. It wraps: numbers are compared by their
 # distance, and of two waiters more than 2^31 arrivals apart the later one goes first.
 ROW_ARRIVALS_OFFSET = ROW_TORN_OFFSET + 8  # u32, the number of the last waiter that came
+# owner: a member that lends an array to write in place, once and for all. A stale read is
+# that of an earlier promotion. u32, 1: bytes may change while the generation stays
+ROW_IN_PLACE_OFFSET = ROW_ARRIVALS_OFFSET + 4
 # owner: the signalling member, CAS; any member completes a ticket that is completed by
 # the device, once the GPU has reached it; the broker poisons the tickets of a dead
 # member. {low half of the ticket:32 | slot generation:16 | slot:12 | status:4}
@@ -358,13 +365,13 @@ MAX_BUFFERS_LIMIT = LEASE_ROW.top - 1
 MAX_LEASES_LIMIT = 1 << 16
 
 assert LAYOUT_VERSION_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
-assert REPLACEMENT_OFFSET + 8 <= NAME_WAKES_OFFSET and REPLACEMENT_OFFSET % 8 == 0
+assert SHORTAGES_OFFSET + 4 * SHORTAGE_RANKS <= NAME_WAKES_OFFSET and REPLACEMENT_OFFSET % 8 == 0
 assert NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET < ROW_SHAPE_OFFSET and ROW_ORIGIN_OFFSET % 8 == 0
 assert ROW_HEAD_OFFSET + 8 <= ROW_GENERATION_OFFSET
-assert ROW_ARRIVALS_OFFSET + 4 <= ROW_TICKETS_OFFSET
+assert ROW_IN_PLACE_OFFSET + 4 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
 assert (

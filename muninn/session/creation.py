@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from muninn.arguments import requireCallable
 from muninn.control import layout
 from muninn.control.descriptions import Head, RowDescription
+from muninn.control.shortages import EVERYTHING, Shortages
 from muninn.errors import BufferExists, DomainChanged, HolderSilent, QuotaExceeded, TableFull
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
@@ -44,6 +45,8 @@ from muninn.session.membership import current
 from muninn.session.newmemory import Progress, makeBytes
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
+from muninn.session.unclaimed import LOOK_SECONDS
+from muninn.session.windownames import areWindowsOn, wordOf
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.system.oserrors import typedErrors
@@ -57,9 +60,9 @@ if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
     from muninn.session.spec import BufferSpec
 
-#: How long a creation waits for memory that this process had and did not use, and how often
-#: it asks again.
-_WAY_SECONDS, _PAUSE_SECONDS = 1.0, 0.005
+#: How long a creation waits for memory that this process had and did not use, or that
+#: others have, and how often it asks again.
+_WAY_SECONDS, OTHERS_SECONDS, _PAUSE_SECONDS = 1.0, 4 * LOOK_SECONDS, 0.005
 
 
 def create(
@@ -92,7 +95,7 @@ def create(
     """
     if progress is not None:
         requireCallable("progress", progress)
-    contents, untilSeconds = _Contents(fill, extents, progress, put), 0.0
+    contents, untilSeconds, isTold = _Contents(fill, extents, progress, put), 0.0, False
     while True:
         membership = current()
 
@@ -112,6 +115,8 @@ def create(
                 raise
             if _hasGivenWay(membership):
                 untilSeconds = clock.now() + _WAY_SECONDS
+            elif not isTold and wanted.mode is Mode.FAST and tellShortage(membership, wanted.gpu):
+                isTold, untilSeconds = True, clock.now() + OTHERS_SECONDS
             elif clock.now() >= untilSeconds:
                 raise
             clock.sleep(_PAUSE_SECONDS)
@@ -128,6 +133,17 @@ def _hasGivenWay(membership: Membership) -> bool:
     if not unused:
         return False
     context.releases.letGo(unused)
+    return True
+
+
+def tellShortage(membership: Membership, gpu: int, belowRank: int = EVERYTHING) -> bool:
+    """Let other processes give up scratch memory that they do not use, within
+    `OTHERS_SECONDS`. Returns whether there is any on the GPU, which may be in use.
+    """
+    context = membership.openBuffers.context
+    if not areWindowsOn(membership.rows, wordOf(deviceOf(context).gpuUuid(gpu))):
+        return False
+    Shortages(context.tables.block).tell(belowRank)
     return True
 
 

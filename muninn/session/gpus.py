@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from muninn.control import layout
+from muninn.control.shortages import EVERYTHING, Shortages
 from muninn.system.cleanups import Cleanups
 from muninn.system.forks import Guard
 from muninn.system.oserrors import typedErrors
@@ -34,8 +35,10 @@ class Companion(Protocol):
     def hasIdle(self) -> bool:
         """Whether there is anything to give back sometime."""
 
-    def giveWay(self) -> list[object]:
-        """What nothing uses now: something else has no room. The caller drops it."""
+    def giveWay(self, belowRank: int) -> list[object]:
+        """What nothing uses now, and ranks below something that has no room. The caller
+        drops it.
+        """
 
     def close(self) -> None:
         """Give back everything: the membership ends."""
@@ -71,6 +74,8 @@ class Gpus:
         self.fenceWords: dict[int, Registration] = {}
         self.signalling = Cleanups(wake)
         self.tidySoon = wake
+        self._shortages = Shortages(tables.block)
+        self._known = self._shortages.counts()
         self._companions: dict[type[Companion], Companion] = {}
 
     def chosen(self) -> Device:
@@ -97,7 +102,13 @@ class Gpus:
             return found
 
     def tidy(self) -> None:
-        """Let the companions give back what was idle for long."""
+        """Let the companions give back what was idle for long, and what another process has
+        no room for.
+        """
+        before, self._known = self._known, self._shortages.counts()
+        told = [rank for rank, count in enumerate(self._known) if count != before[rank]]
+        if told:
+            self.giveWay(told[-1]).clear()
         for each in list(self._companions.values()):
             each.trim()
 
@@ -105,9 +116,13 @@ class Gpus:
         """Whether `tidy` is to be called again soon."""
         return any(each.hasIdle() for each in list(self._companions.values()))
 
-    def giveWay(self) -> list[object]:
+    def giveWay(self, belowRank: int = EVERYTHING) -> list[object]:
         """What the companions have and do not use, for the caller to drop."""
-        return [dropped for each in list(self._companions.values()) for dropped in each.giveWay()]
+        return [
+            dropped
+            for each in list(self._companions.values())
+            for dropped in each.giveWay(belowRank)
+        ]
 
     def close(self) -> None:
         """The membership ends."""

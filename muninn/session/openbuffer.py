@@ -212,6 +212,23 @@ class OpenBuffer:
         for part in self.parts:
             part.renew()
 
+    def letWriteInPlace(self) -> None:
+        """Note that the program gets an array which it may write without an access, so that
+        the generation does not tell whether the bytes are the same still.
+        """
+        if not self.isWrittenInPlace():
+            # SYNC in place: pairs with isWrittenInPlace. It is noted before the array is
+            # there.
+            atomics.storeRelease32(self._inPlaceAddress(), 1)
+
+    def isWrittenInPlace(self) -> bool:
+        """Whether any process has got such an array."""
+        # SYNC in place: pairs with letWriteInPlace.
+        return bool(atomics.loadAcquire32(self._inPlaceAddress()))
+
+    def _inPlaceAddress(self) -> int:
+        return self.tables.block.rowAddress(self.row) + layout.ROW_IN_PLACE_OFFSET
+
     def allowWriting(self) -> None:
         """Make this process's mapping writable, if the buffer's access allows it."""
         if self.description.access is Access.READ_ONLY:

@@ -74,7 +74,7 @@ class Opened(Protocol):
     def _view(self, openBuffer: OpenBuffer) -> Any:
         """The array for the host."""
 
-    def deviceArray(self, gpu: int | None = None) -> Any:
+    def _deviceView(self, gpu: int | None = None, *, dtype: Any = None) -> Any:
         """The array for the kernels of a GPU."""
 
 
@@ -126,7 +126,7 @@ class OnOpenBuffer(atomics.AccessScope):
         """The view for kernels in `stream`. It is made before the stream is made to
         wait, because it may raise, as for GPUs that do not reach each other.
         """
-        return buffer.deviceArray(
+        return buffer._deviceView(
             None if stream is None or self._openBuffer.memory.gpu is None else stream.gpu
         )
 

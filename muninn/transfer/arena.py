@@ -238,10 +238,14 @@ class Arena:
         isBelow = least is not None and least.priority.rank < belowRank
         return least is not None and isBelow and self._prefetched.hasTaken(least)
 
-    def giveWay(self) -> list[object]:
-        """All idle memory, and all that was prefetched, for a buffer that finds no room."""
+    def giveWay(self, belowRank: int) -> list[object]:
+        """All idle memory, and what was prefetched and ranks below something that finds no
+        room, perhaps in another process.
+        """
         return [each for each in self._idle if self._idle.hasTaken(each)] + [
-            each for each in self._prefetched if self._prefetched.hasTaken(each)
+            each
+            for each in self._prefetched
+            if each.priority.rank < belowRank and self._prefetched.hasTaken(each)
         ]
 
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:

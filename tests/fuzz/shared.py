@@ -92,6 +92,7 @@ def _words() -> list[int]:
         layout.NAME_WAKES_OFFSET,
         layout.DRAIN_OFFSET,
         layout.FORKED_OFFSET,
+        layout.SHORTAGES_OFFSET,
     ]
     members = [
         layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES + offset
