@@ -194,7 +194,6 @@ class Protocols:
     def __dlpack__(self, *, stream: Any = None, **keywords: Any) -> Any:
         exposed = self._exposed()
         openBuffer, memory, region, isWritable, _ = exposed
-        exposed.lend()
         if not isWritable:
             description = openBuffer.description
             mayBeWritten = description.access is not Access.READ_ONLY
@@ -204,6 +203,7 @@ class Protocols:
             return self.array.__dlpack__(stream=stream, **keywords)
         if not memory.isHostVisible and (consumer := arrays.consumerStream(stream)) is not None:
             fences.holdBack(openBuffer, consumer, writing=False, timeout=None, gpu=memory.gpu)
+        exposed.lend()
         return views.tensor(memory, region, isWritable, **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:

@@ -177,6 +177,28 @@ def test_aWindowOfLentMemoryIsCopiedEachTime(domain: str, actor: Any, access: st
     assert theirs.generation == 0
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda buffer: buffer.open(),
+        lambda buffer: buffer.deviceArray(),
+        lambda buffer: buffer.__dlpack__(max_version=(1, 1)),
+        lambda buffer: buffer.__cuda_array_interface__,
+    ],
+)
+@pytest.mark.parametrize("access", ["readOnly", "readWrite"])
+def test_whoeverGetsTheBytesMayWriteThemInPlace(domain: str, way: Any, access: Any) -> None:
+    buffer = muninn.share(np.arange(WORDS, dtype=np.uint64), mode="fastMode", access=access)
+    with buffer.read(stream=None):
+        pass
+    if access == "readWrite":
+        with buffer.write():
+            pass
+    assert not buffer._checked().isWrittenInPlace()
+    way(buffer)
+    assert buffer._checked().isWrittenInPlace() == (access == "readWrite")
+
+
 def windows() -> list[str]:
     return [each["name"] for each in muninn.listBuffers() if each["kind"] == "window"]
 
