@@ -107,7 +107,7 @@ mutation: $(STAMP) ## take each check away in turn, and see that a test notices;
 sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@mkdir -p $(SANITIZE)
 	@for each in primitives descriptorserver watch reserve rows slices owners; do \
-		with=; case $$each in owners|descriptorserver|watch) with=cshim/primitives.c;; esac; \
+		with=; case $$each in owners) with='cshim/primitives.c cshim/leases.c';; descriptorserver|watch) with=cshim/primitives.c;; esac; \
 		$${CC:-cc} -std=c11 -g -O1 -Wall -Wextra -Werror -pthread -fsanitize=address,undefined -fno-sanitize-recover=all \
 			-Icshim -o $(SANITIZE)/$$each cshim/$$each.c $$with tests/c/test_$$each.c && $(SANITIZE)/$$each || exit 1; \
 	done

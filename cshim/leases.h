@@ -24,6 +24,14 @@ struct mnnLease {
 	uint64_t expiry;
 };
 
+/* The leases on one buffer: where leases are, and by what those are told from others. */
+struct mnnHolds {
+	const char *block;
+	uint64_t areasOffset, areaBytes;
+	uint32_t maxMembers, maxLeases;
+	uint64_t mask, value;
+};
+
 /* Count the lease words that hold a row and for which (word & mask) == value, and store
  * the first `outMax` of them. The scan covers the areas of all members whose slot is
  * not FREE, each up to `leaseHigh`, the highest position that was ever used there.

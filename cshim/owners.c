@@ -816,7 +816,29 @@ static bool isSettled(const struct mnnOwner *owner, const uint64_t *fences, bool
 	return !isTorn(owner);
 }
 
-bool mnnWritingTry(struct mnnAccessScope *scope, const uint64_t *fences)
+/* Whether nobody is inside a read access. As awaitReaders does, it sets the word to 0 if
+ * readers have been there and none is. SYNC reading: pairs with beginReading; the owner lock
+ * was taken before. */
+static bool isUnread(const struct mnnOwner *owner, const struct mnnHolds *holds)
+{
+	enum { MOST = 16 };
+	struct mnnLease found[MOST];
+	uint32_t seen = load32(readersAddress(owner));
+	if (seen == 0)
+		return true;
+	uint32_t count = mnnScanLeases(holds->block, holds->areasOffset, holds->areaBytes,
+		holds->maxMembers, holds->maxLeases, holds->mask, holds->value, found, MOST);
+	if (count > MOST)
+		return false;
+	for (uint32_t index = 0; index < count; index++)
+		if ((found[index].expiry & MNN_LEASE_READING_MASK) != 0)
+			return false;
+	cas32(readersAddress(owner), seen, 0);
+	return true;
+}
+
+bool mnnWritingTry(
+	struct mnnAccessScope *scope, const uint64_t *fences, const struct mnnHolds *holds)
 {
 	struct mnnOwner *owner = scope->owner;
 	struct waiter waiter = {0};
@@ -825,8 +847,7 @@ bool mnnWritingTry(struct mnnAccessScope *scope, const uint64_t *fences)
 	if (!takeFrom(owner, &waiter, 0, (struct caller){(uint64_t)pthread_self(), true}))
 		return false;
 	keep(owner, scope->calls->python);
-	/* SYNC reading: pairs with beginReading; the owner lock was taken before. */
-	if (load32(readersAddress(owner)) != 0 || !isSettled(owner, fences, true)) {
+	if (!isUnread(owner, holds) || !isSettled(owner, fences, true)) {
 		release(owner);
 		drop(owner, scope->calls->python);
 		return false;

@@ -68,6 +68,7 @@
 
 #include <stdbool.h>
 
+#include "leases.h"
 #include "primitives.h"
 
 #ifdef __cplusplus
@@ -221,9 +222,10 @@ MNN_API void *mnnReadingExit(struct mnnAccessScope *scope, void *kind, void *err
 /* The same two kinds, entered only if that takes neither a wait nor Python: nobody else
  * is inside or waits, no stream has work on the bytes, they are whole, no library has
  * replaced `get_ident`, and no thread is leaving the domain. `scope` has its owner;
- * `fences` are the fence words of the row. They are left by mnnWritingExit and
- * mnnReadingExit. */
-bool mnnWritingTry(struct mnnAccessScope *scope, const uint64_t *fences);
+ * `fences` are the fence words of the row, and `holds` the leases on it. They are left by
+ * mnnWritingExit and mnnReadingExit. */
+bool mnnWritingTry(
+	struct mnnAccessScope *scope, const uint64_t *fences, const struct mnnHolds *holds);
 bool mnnReadingTry(struct mnnAccessScope *scope, const uint64_t *fences);
 /* `__del__` of both kinds: no program can end this access any more. */
 MNN_API void mnnAccessScopeDrop(struct mnnAccessScope *scope);

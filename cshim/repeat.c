@@ -122,7 +122,7 @@ void *mnnRepeatCopy(struct mnnRepeat *repeat)
 		isUsable(&repeat->to, receiving->owner, now) && enterLane(repeat->lane, &mode)) {
 		sending->kind = receiving->kind = MNN_KIND_HOST;
 		if (mnnReadingTry(sending, repeat->from.fences)) {
-			isInside = mnnWritingTry(receiving, repeat->to.fences);
+			isInside = mnnWritingTry(receiving, repeat->to.fences, &repeat->to.holds);
 			if (isInside)
 				code = copy(repeat, python);
 			else

@@ -45,6 +45,7 @@ struct mnnStanding {
 	const uint64_t *lease, *fences; /* the fence words of the row */
 	uint64_t leaseWord;
 	int64_t untilNs;
+	struct mnnHolds holds;
 };
 
 struct mnnRepeat {

@@ -25,6 +25,7 @@ from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.members import MemberKey, MemberTable
 from muninn.system import atomics
+from muninn.system.structures import Holds
 
 _ROW_MASK = layout.LEASE_ROW.mask
 _REASON_SHIFT, _REASON_MASK = layout.LEASE_REASON.shift, layout.LEASE_REASON.top
@@ -151,6 +152,19 @@ def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: 
             ):
                 return True
     return False
+
+
+def holdsOn(block: ControlBlock, row: int, incarnation: int) -> Holds:
+    """Where C finds the leases on one incarnation of a row."""
+    sizes = block.geometry
+    return Holds(
+        block.address,
+        sizes.areasOffset,
+        sizes.areaBytes,
+        sizes.maxMembers,
+        sizes.maxLeases,
+        *_holdsOn(row, incarnation),
+    )
 
 
 def _holdsOn(row: int, incarnation: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from muninn.control import layout, ownerlock
 from muninn.control.generations import Generation
+from muninn.control.leases import holdsOn
 from muninn.control.tickets import Tickets
 from muninn.errors import (
     BufferFreed,
@@ -203,7 +204,8 @@ class OpenBuffer:
         if self.description.deadlineMs and clock.knowsHostTime():
             untilMs = min(untilMs, self.description.deadlineMs)
         fences = self.tables.block.fencesAddress(self.row)
-        return Standing(self._leaseAddress, fences, self._leaseWord, clock.ownNs(untilMs))
+        holds = holdsOn(self.tables.block, self.row, self.incarnation)
+        return Standing(self._leaseAddress, fences, self._leaseWord, clock.ownNs(untilMs), holds)
 
     def renew(self) -> None:
         self._renewAtMs = (

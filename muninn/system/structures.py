@@ -108,6 +108,20 @@ class LaneCalls(ctypes.Structure):
     )
 
 
+class Holds(ctypes.Structure):
+    """`struct mnnHolds`: where leases are, and what those on one buffer have."""
+
+    _fields_ = (
+        ("block", ctypes.c_void_p),
+        ("areasOffset", _U64),
+        ("areaBytes", _U64),
+        ("maxMembers", ctypes.c_uint32),
+        ("maxLeases", ctypes.c_uint32),
+        ("mask", _U64),
+        ("value", _U64),
+    )
+
+
 class Standing(ctypes.Structure):
     """`struct mnnStanding`: an open buffer as it was found, and until when it can be used
     without a look at anything else.
@@ -118,6 +132,7 @@ class Standing(ctypes.Structure):
         ("fences", ctypes.c_void_p),
         ("leaseWord", _U64),
         ("untilNs", ctypes.c_int64),
+        ("holds", Holds),
     )
 
 

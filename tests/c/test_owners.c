@@ -616,6 +616,31 @@ static void *sleepsOnTheOwnerLock(void *self, void *one, void *said)
 /* Entering at once: each thing that stands against it, by itself. */
 static uint64_t fences[MNN_TICKET_RING];
 static struct mnnAccessScope attempt;
+enum { AREA_LEASES = 20, AREA_BYTES = AREA_LEASES * MNN_LEASE_BYTES };
+static _Alignas(64) char block[MNN_MEMBERS_OFFSET + 2 * MNN_MEMBER_BYTES + 2 * AREA_BYTES];
+static const struct mnnHolds holds = {.block = block,
+	.areasOffset = MNN_MEMBERS_OFFSET + 2 * MNN_MEMBER_BYTES,
+	.areaBytes = AREA_BYTES,
+	.maxMembers = 2,
+	.maxLeases = AREA_LEASES,
+	.mask = ~UINT64_C(0),
+	.value = 9};
+
+/* The leases on this row and on others that the second member has; `reading` is that of one
+ * of them which says so. */
+static void holdsOfAnother(int own, int others, int reading)
+{
+	memset(block, 0, sizeof block);
+	char *member = block + MNN_MEMBERS_OFFSET + MNN_MEMBER_BYTES;
+	*(uint64_t *)(member + MNN_MEMBER_STATE_OFFSET) = MNN_MEMBER_LIVE;
+	*(uint32_t *)(member + MNN_MEMBER_LEASE_HIGH_OFFSET) = (uint32_t)(own + others);
+	for (int index = 0; index < own + others; index++) {
+		char *lease = block + holds.areasOffset + AREA_BYTES + index * MNN_LEASE_BYTES;
+		*(uint64_t *)(lease + MNN_LEASE_HOLD_OFFSET) = index < own ? 9 : 8;
+		*(uint64_t *)(lease + MNN_LEASE_EXPIRY_OFFSET) = index == reading ? READING : 77;
+	}
+}
+
 static uint64_t *ring(void) { return (uint64_t *)(row + MNN_ROW_TICKETS_OFFSET); }
 static uint64_t *next(void) { return (uint64_t *)(row + MNN_ROW_TICKET_NEXT_OFFSET); }
 
@@ -630,7 +655,7 @@ static void entersAtOnce(bool reads, bool writes)
 	CHECK(expiry == 77 && owner.readers == NULL && openBuffer.references == 0);
 	put(word(MNN_ROW_READERS_OFFSET), 0); /* as a writer does that finds nobody */
 	attempt = scopeOf(MNN_KIND_HOST);
-	CHECK(mnnWritingTry(&attempt, fences) == writes);
+	CHECK(mnnWritingTry(&attempt, fences, &holds) == writes);
 	CHECK((owner.depth == 1) == writes && *generation() == was + writes);
 	if (writes)
 		CHECK(mnnWritingExit(&attempt, &none, &none, &none) == &false_ && *generation() == was + 2);
@@ -660,15 +685,27 @@ static void anAccessIsEnteredAtOnceOrNotAtAll(void)
 	all.leaver = 0, named = &getIdent;
 	entersAtOnce(false, false);
 	named = &plainIdent, attempt = scopeOf(MNN_KIND_HOST);
-	put(word(MNN_ROW_READERS_OFFSET), 3);
-	CHECK(!mnnWritingTry(&attempt, fences) && look(ownerLock()) == 0);
+	const struct {
+		int own, others, reading;
+		bool writes;
+	} leases[] = {
+		{3, 2, -1, true}, {3, 2, 2, false}, {3, 2, 3, true}, {16, 0, -1, true}, {17, 0, -1, false}};
+	for (size_t index = 0; index < sizeof leases / sizeof *leases; index++) {
+		holdsOfAnother(leases[index].own, leases[index].others, leases[index].reading);
+		put(word(MNN_ROW_READERS_OFFSET), 3);
+		CHECK(mnnWritingTry(&attempt, fences, &holds) == leases[index].writes);
+		CHECK(look(word(MNN_ROW_READERS_OFFSET)) == (leases[index].writes ? 0 : 3));
+		if (leases[index].writes)
+			CHECK(mnnWritingExit(&attempt, &none, &none, &none) == &false_);
+		CHECK(look(ownerLock()) == 0);
+	}
 	struct mnnAccessScope outer = scopeOf(MNN_KIND_HOST);
 	CHECK(mnnReadingTry(&outer, fences) && !mnnReadingTry(&outer, fences));
 	put(word(MNN_ROW_READERS_OFFSET), 0);
-	CHECK(!mnnWritingTry(&attempt, fences)); /* a thread of this process is reading */
+	CHECK(!mnnWritingTry(&attempt, fences, &holds)); /* a thread of this process is reading */
 	CHECK(mnnReadingExit(&outer, &none, &none, &none) == &false_);
 	put(word(MNN_ROW_READERS_OFFSET), 0);
-	CHECK(mnnWritingTry(&outer, fences) && !mnnReadingTry(&attempt, fences));
+	CHECK(mnnWritingTry(&outer, fences, &holds) && !mnnReadingTry(&attempt, fences));
 	CHECK(mnnWritingExit(&outer, &none, &none, &none) == &false_);
 
 	/* Tickets: in slot 5 is one whose number has wrapped. */

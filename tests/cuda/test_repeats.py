@@ -83,6 +83,26 @@ def test_aCopyIsMadeAgain(pair: Any, gpu: int, noLongWay: None) -> None:
     assert (target.read() == 1).all()
 
 
+def test_copiesThereAndBackAreMadeAgain(
+    pair: Any, gpu: int, monkeypatch: pytest.MonkeyPatch, actor: Start
+) -> None:
+    """Broken: each copy left a count of readers at its source, which only the long way reset."""
+    source, target = pair
+    allocation: Any = target._checked().memory.source
+    allocation.letReach(gpu)
+    source.copyFrom(target)
+    reader = actor("b = muninn.open('source'); s = b.read(stream=None)")
+    monkeypatch.setattr(transfers, "copyFrom", _refuse)
+    for generation in (4, 6, 8):
+        assert target.copyFrom(source) == generation
+        assert source.copyFrom(target) == generation
+    reader.do("s.__enter__(); 1")
+    assert target.copyFrom(source) == 10
+    with pytest.raises(LongWay):
+        source.copyFrom(target)
+    reader.do("s.__exit__(None, None, None)")
+
+
 def test_itCopiesWhatIsThereNow(pair: Any) -> None:
     """Also what a stream has written: its ticket is over."""
     source, target = pair

@@ -81,9 +81,30 @@ MUTANTS = [
     ),
     Mutant(
         _OWNERS,
-        "load32(readersAddress(owner)) != 0 || !isSettled(owner, fences, true)",
+        "!isUnread(owner, holds) || !isSettled(owner, fences, true)",
         "!isSettled(owner, fences, true)",
         "a writer at once looks for readers",
+        _SANITIZED,
+    ),
+    Mutant(
+        _OWNERS,
+        "		if ((found[index].expiry & MNN_LEASE_READING_MASK) != 0)\n\t\t\treturn false;\n",
+        "		;\n",
+        "a writer at once waits for no reader, but knows of each",
+        _SANITIZED,
+    ),
+    Mutant(
+        _OWNERS,
+        "	if (count > MOST)\n\t\treturn false;\n",
+        "",
+        "a writer at once believes nothing of leases that it has not seen",
+        _SANITIZED,
+    ),
+    Mutant(
+        _OWNERS,
+        "	cas32(readersAddress(owner), seen, 0);\n	return true;",
+        "	return true;",
+        "the next writer at once need not look at leases",
         _SANITIZED,
     ),
     Mutant(
