@@ -34,7 +34,9 @@ def isOnGpu() -> bool:
 def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
     buffer = muninn.open(name, access="readWrite")
-    total = float(jax.numpy.from_dlpack(buffer).sum())
+    # Kept until the end: a thread of JAX's that drops it at exit may end the process.
+    array = jax.numpy.from_dlpack(buffer)
+    total = float(array.sum())
     assert abs(total / (1_000_000 * 999_999 / 2) - 1) < 1e-5, total
     if isOnGpu():
         from muninn.kernels import launch
