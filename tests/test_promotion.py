@@ -150,10 +150,24 @@ def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
         buffer.promote(targetGpu=7)
     with pytest.raises(TypeError):
         buffer.promote("0")  # type: ignore[arg-type]
-    for sliceBytes in (0, 1000, 4097, "64K"):
+    for sliceBytes in (0, 1000, 4097):
         with pytest.raises(InvalidArgument, match="sliceBytes"):
-            buffer.promote(sliceBytes=sliceBytes)  # type: ignore[arg-type]
+            buffer.promote(sliceBytes=sliceBytes)
+    for promote in (buffer.promote, buffer.prefetch):
+        with pytest.raises(TypeError, match="sliceBytes must be a number of bytes, not str"):
+            promote(sliceBytes="64K")  # type: ignore[operator]
+        with pytest.raises(TypeError, match="track must be True or False, not str"):
+            promote(track="yes")  # type: ignore[operator]
     assert not windows()
+
+
+def test_aWritebackChecksItsTimeoutAlsoIfNothingIsDirty(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote() as scratch:
+        with pytest.raises(TypeError, match="timeout must be seconds, not str"):
+            scratch.writeback("x")  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="-1 can not be waited for"):
+            scratch.writeback(-1)
+        assert scratch.writeback(0) == 0
 
 
 # --- writeback ---------------------------------------------------------------------------

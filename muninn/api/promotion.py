@@ -24,7 +24,7 @@ from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room
-from muninn.arguments import asInteger, timeoutOf
+from muninn.arguments import asInteger, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.devices.ways import streamFor
 from muninn.errors import HolderSilent, InvalidArgument, PromotionDenied
@@ -101,6 +101,7 @@ class Promotion(NamedTuple):
                 "Turn it on, or use the buffer",
             )
         transfers.requireArray(base, openBuffer)
+        requireTruth(f"{asked.caller}: track", asked.isTracked)
         sliceBytes = settings.defaultSliceBytes
         if asked.sliceBytes is not None:
             sliceBytes = _asSlice(asked.caller, asked.sliceBytes)
@@ -350,7 +351,11 @@ def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:
 
 def _asSlice(caller: str, sliceBytes: object) -> int:
     number = asInteger(sliceBytes)
-    if number is None or number < _LEAST_SLICE_BYTES or number % WORD_BYTES:
+    if number is None:
+        raise TypeError(
+            f"{caller}: sliceBytes must be a number of bytes, not {type(sliceBytes).__name__}"
+        )
+    if number < _LEAST_SLICE_BYTES or number % WORD_BYTES:
         raise InvalidArgument(
             f"{caller}: sliceBytes {sliceBytes!r} can not be",
             f"Use a multiple of {WORD_BYTES} from {_LEAST_SLICE_BYTES} on",

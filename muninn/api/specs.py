@@ -163,6 +163,8 @@ def _asNode(numaNode: int | None) -> int | None:
     if numaNode is None:
         return None
     number = asInteger(numaNode)
-    if number is None or not 0 <= number < 64:
+    if number is None:
+        raise TypeError(f"numaNode must be an int, not {type(numaNode).__name__}")
+    if not 0 <= number < 64:
         raise InvalidArgument(f"NUMA node {numaNode!r} can not be", "Use a node's number, from 0")
     return number
