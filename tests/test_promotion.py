@@ -140,9 +140,16 @@ def test_aRangeThatIsNoWindowIsRefused(
 def test_bundlesAndPrivateMemoryAreNotPromoted() -> None:
     muninn.share(content(), "h")
     bundle = muninn.shareBundle({"w": np.zeros(3)})
-    for wrong in (muninn.open("h", "copyOnWrite"), bundle.buffer):
-        with pytest.raises(InvalidArgument, match="copyOnWrite|bundle"):
-            wrong.promote()
+    for wrong, said in (
+        (muninn.open("h", "copyOnWrite"), "copyOnWrite, and a window.*Fix: Promote an object"),
+        (bundle.buffer, "only buffers of one array are promoted.*Fix: Share the arrays"),
+    ):
+        for promote in (wrong.promote, wrong.prefetch):
+            with pytest.raises(InvalidArgument, match=said):
+                promote()
+    # The fix.
+    with muninn.share(bundle["w"], "w").promote() as scratch:
+        assert scratch.shape == (3,)
 
 
 def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:

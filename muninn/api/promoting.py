@@ -53,9 +53,15 @@ class Promotes(Copies):
             the buffer.
             ``priority``: ``"low"``, ``"normal"`` or ``"high"``: whose windows get room in
             VRAM first.
+
+        Raises
+        ------
+        InvalidArgument
+            This is a bundle, of which no window is promoted.
         """
         checkKeywords("setHints", hints, hinting.KEYWORDS)
         openBuffer = self._checked()
+        hinting.requireArray("setHints", openBuffer.description.kind)
         words = hinting.hintsOf(openBuffer.tables, openBuffer.row)
         words.set(hinting.changed("setHints", words.get(), hints, self.nbytes))
 

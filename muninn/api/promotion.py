@@ -26,6 +26,7 @@ from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.arguments import asInteger, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
+from muninn.control import layout
 from muninn.devices.ways import streamFor
 from muninn.errors import HolderSilent, InvalidArgument, PromotionDenied
 from muninn.kernels import launch
@@ -100,7 +101,7 @@ class Promotion(NamedTuple):
                 "promotion is turned off (promotion.enablePromotion)",
                 "Turn it on, or use the buffer",
             )
-        transfers.requireArray(base, openBuffer)
+        _requireShared(base, openBuffer)
         requireTruth(f"{asked.caller}: track", asked.isTracked)
         sliceBytes = settings.defaultSliceBytes
         if asked.sliceBytes is not None:
@@ -336,6 +337,21 @@ class Filler:
             length = -(-self._window.sizeBytes // WORD_BYTES) * WORD_BYTES
             with streamFor(device, self._promotion.gpu) as stream:
                 device.copyBatch([(memory.address + room.shadowAt, memory.address, length)], stream)
+
+
+def _requireShared(base: Attachment, openBuffer: OpenBuffer) -> None:
+    """Raise `InvalidArgument` for a bundle, and for an object whose bytes are private."""
+    name = openBuffer.description.name
+    if openBuffer.description.kind != layout.ROW_KIND_ARRAY:
+        raise InvalidArgument(
+            f"{name!r} is a bundle, and only buffers of one array are promoted",
+            "Share the arrays that kernels promote under names of their own",
+        )
+    if base._isPrivate:
+        raise InvalidArgument(
+            f"{name!r} is open copyOnWrite, and a window would be of what is shared",
+            "Promote an object that is open readOnly or readWrite",
+        )
 
 
 def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:

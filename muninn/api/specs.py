@@ -151,11 +151,7 @@ def _asGpu(membership: Membership, mode: Mode, preferredGpu: object) -> int:
 def _asHints(caller: str, given: object, kind: int, sizeBytes: int) -> Hints:
     if given is None:
         return NO_HINTS
-    if kind != layout.ROW_KIND_ARRAY:
-        raise InvalidArgument(
-            f"{caller}: hints are on the bytes of one array, and this is a bundle",
-            "Share the arrays that kernels promote under names of their own",
-        )
+    hints.requireArray(caller, kind)
     return hints.changed(caller, NO_HINTS, given, sizeBytes)
 
 
