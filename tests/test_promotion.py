@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +33,7 @@ from muninn.errors import (
 )
 from muninn.session import membership
 from muninn.session.gpus import deviceOf
+from muninn.system import clock
 from muninn.transfer import arena as arenas
 from muninn.transfer import dirty, kept
 from muninn.transfer.arena import arenaOf
@@ -117,16 +120,28 @@ def test_aWindowThatCutsAnElementIsBytes(buffer: muninn.MuninnBuffer) -> None:
 def test_scratchMemoryEndsWithItsBlock(buffer: muninn.MuninnBuffer) -> None:
     with buffer.promote() as scratch:
         pass
-    for use in (
-        lambda: scratch.address,
-        lambda: scratch.array,
-        lambda: scratch.writeback(),
-        scratch.deviceArray,
-        scratch.__enter__,
-    ):
+    # The geometry and the report are what they were.
+    said = {"offset", "sizeBytes", "gpu", "sliceBytes", "isShared", "isHot", "transfer"}
+    said |= {"shape", "dtype", "nbytes", "close"}
+    names = {each for each in dir(scratch) if not each.startswith("_")} - said
+    names |= {"__index__", "__len__", "__array__", "__dlpack__", "__dlpack_device__", "__enter__"}
+    assert {"dirtyBytes", "markDirty", "usedFlags", "writeback", "view"} <= names
+    for name in sorted(names):
         with pytest.raises(BufferFreed, match="not promoted any more"):
-            use()
+            found = getattr(scratch, name)
+            found(np.uint8) if name == "view" else found()
+    assert scratch.shape == buffer.shape and scratch.dtype == np.uint32
     scratch.close()
+
+
+def test_aWindowSaysWhatItIs(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(4096, 8192, 1) as scratch:
+        assert repr(scratch) == "<muninn.Scratch 8K from 4K on of 'a' uint32[2048] gpu=1>"
+        assert scratch.dtype == np.uint32
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="pass the buffer, and promote"):
+                copied(scratch)
+    assert repr(scratch).endswith("closed>")
 
 
 @pytest.mark.parametrize("window", [(-1, 4), (0, 0), (0, 1 << 40), (ELEMENTS * 4, 1), (1, -1)])
@@ -175,6 +190,29 @@ def test_aWritebackChecksItsTimeoutAlsoIfNothingIsDirty(buffer: muninn.MuninnBuf
         with pytest.raises(InvalidArgument, match="-1 can not be waited for"):
             scratch.writeback(-1)
         assert scratch.writeback(0) == 0
+
+
+def test_theFlagsOfAWindowWaitForRoomAsLongAsItsPromotion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: they waited for 10 s, whatever its timeout was."""
+    monkeypatch.setenv("MUNINN_PER_TENANT_SCRATCH_BYTES", "1M")
+    buffer, deadlines = (
+        muninn.share(np.zeros(1 << 20, np.uint8), access="readOnly"),
+        list[float | None](),
+    )
+    deviceFlags = usedslices.UsedSlices.deviceFlags
+
+    def noted(used: Any, claim: Any) -> Any:
+        deadlines.append(claim.deadline)
+        return deviceFlags(used, claim)
+
+    monkeypatch.setattr(usedslices.UsedSlices, "deviceFlags", noted)
+    with buffer.promote(timeout=0) as scratch, pytest.raises(PromotionDenied, match="1M used"):
+        _ = scratch.usedFlags
+    with buffer.promote(0, 4096, timeout=None) as scratch:
+        assert scratch.usedFlags.size == 1
+    assert deadlines[0] is not None and deadlines[0] <= clock.now() and deadlines[1] is None
 
 
 # --- writeback ---------------------------------------------------------------------------

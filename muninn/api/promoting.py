@@ -136,10 +136,10 @@ class Promotes(Copies):
             The GPU whose kernels use the window.
         timeout
             Seconds to wait for room in the budgets, and for writers; the copy is made in
-            any case.
+            any case. The flags of ``scratch.usedFlags`` wait for room as long.
         stream
-            The stream of the kernels. The end of the block waits for its work; without
-            it, for all work of this process.
+            The stream of the kernels, of this GPU. The end of the block waits for its
+            work; without it, or if it was closed meanwhile, for all work of this process.
         track
             Kernels and ``scratch.markDirty()`` say what they write, by
             ``scratch.dirtyFlags``. By default the window is compared with a second copy
@@ -215,9 +215,9 @@ class Promotes(Copies):
             No window of this buffer is promoted there.
         WritebackConflict, PermissionDenied
         """
-        from muninn.api.scratch import scratchAt
+        from muninn.api.windowtable import windowAt
 
-        scratch = scratchAt(self, sourceGpu, scratchPtr)
+        scratch = windowAt(self, sourceGpu, scratchPtr)
         begin = asInteger(offset)
         if begin is None:
             raise TypeError("writeback: offset is a number of bytes")

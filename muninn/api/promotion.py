@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api import transfers
+from muninn.api import transfers, windowtable
 from muninn.api.attachment import Attachment
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room
+from muninn.api.windowwork import WindowWork
 from muninn.arguments import asInteger, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.control import layout
@@ -77,7 +78,9 @@ def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
     promotion = Promotion.of(base, asked)
     _require(promotion.openBuffer, window)
-    return promotion.scratch(window, stream)
+    work = WindowWork(stream, promotion.gpu)
+    work.check(asked.caller, deviceOf(promotion.openBuffer.context))
+    return promotion.scratch(window, work)
 
 
 class Promotion(NamedTuple):
@@ -186,7 +189,7 @@ class Promotion(NamedTuple):
             filler.noted(note)
         return memory, 0, filler
 
-    def scratch(self, window: dirty.Range, stream: Any) -> Scratch:
+    def scratch(self, window: dirty.Range, work: WindowWork) -> Scratch:
         room, arena = self.room(window), arenaOf(self.openBuffer.context)
         wanted = self.content(window)
         isHot = any(window.overlaps(dirty.Range(*each)) for each in self.hints.hotRanges)
@@ -210,11 +213,13 @@ class Promotion(NamedTuple):
             sliceBytes=self.sliceBytes,
             room=room,
             generation=generation,
-            stream=stream,
+            work=work,
             priority=self.hints.priority,
+            timeout=timeoutOf(self.asked.caller, self.asked.timeout),
             giveBack=_GivingBack(arena, room, known, isShared, self.gpu).giveBack,
         )
-        made._checked()  # a window that this process has not closed may have been evicted
+        # Raises if it was evicted: this process may have had it already.
+        windowtable.note(made)
         made.transfer = report
         return made
 
