@@ -144,6 +144,27 @@ def test_aWindowSaysWhatItIs(buffer: muninn.MuninnBuffer) -> None:
     assert repr(scratch).endswith("closed>")
 
 
+def test_aPromotionIsFollowed(buffer: muninn.MuninnBuffer) -> None:
+    def refuse(_: int) -> None:
+        raise ArithmeticError("enough")
+
+    arrived = list[int]()
+    with buffer.promote(0, 8192, 1, progress=arrived.append) as scratch:
+        assert sum(arrived) == scratch.nbytes
+    with buffer.promote(0, 8192, 1, progress=refuse) as scratch:
+        assert scratch.transfer is None, "nothing is copied"
+
+    async def promoted() -> int:
+        with await buffer.promoteAsync(8192, 4096, 1, progress=arrived.append) as scratch:
+            return scratch.nbytes
+
+    assert asyncio.run(promoted()) + 8192 == sum(arrived)
+    before = len(windows())
+    with pytest.raises(ArithmeticError, match="enough"):
+        buffer.promote(16384, 100_000, 1, progress=refuse)
+    assert len(windows()) == before
+
+
 @pytest.mark.parametrize("window", [(-1, 4), (0, 0), (0, 1 << 40), (ELEMENTS * 4, 1), (1, -1)])
 def test_aRangeThatIsNoWindowIsRefused(
     buffer: muninn.MuninnBuffer, window: tuple[int, int]
@@ -180,6 +201,8 @@ def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
             promote(sliceBytes="64K")  # type: ignore[operator]
         with pytest.raises(TypeError, match="track must be True or False, not str"):
             promote(track="yes")  # type: ignore[operator]
+        with pytest.raises(TypeError, match="progress must be a function, not int"):
+            promote(progress=3)  # type: ignore[operator]
     assert not windows()
 
 

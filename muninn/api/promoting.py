@@ -119,6 +119,7 @@ class Promotes(Copies):
         stream: Any = None,
         track: bool = False,
         sliceBytes: int | None = None,
+        progress: Progress | None = None,
     ) -> Scratch:
         """Copy a window of the buffer to scratch memory of a GPU, for the time of a block:
         ``with buffer.promote(offset, length, gpu) as scratch:``. Kernels take
@@ -147,6 +148,9 @@ class Promotes(Copies):
         sliceBytes
             The unit in which writes are told apart, from 4096 on; 64 KiB unless
             configured otherwise.
+        progress
+            Called with the bytes that have arrived since the last call; not at all if
+            nothing is copied. An exception that it raises ends the promotion.
 
         Raises
         ------
@@ -161,7 +165,7 @@ class Promotes(Copies):
         from muninn.api.scratchroom import askedRange
 
         window = askedRange("promote", self.nbytes, offset, length)
-        asked = Asked("promote", targetGpu, timeout, track, sliceBytes)
+        asked = Asked("promote", targetGpu, timeout, track, sliceBytes, progress=progress)
         return promoted(self, window, asked, stream)
 
     @named
@@ -175,9 +179,11 @@ class Promotes(Copies):
         stream: Any = None,
         track: bool = False,
         sliceBytes: int | None = None,
+        progress: Progress | None = None,
     ) -> Scratch:
         """`promote` for asyncio: ``with await buffer.promoteAsync(…) as scratch:``. The
-        copy is made on a thread of its own, so that other tasks, and kernels, go on.
+        copy is made on a thread of its own, so that other tasks, and kernels, go on; that
+        thread calls `progress`.
         """
         from muninn.api.promotion import Asked, promoted
         from muninn.api.scratchroom import askedRange
@@ -189,7 +195,15 @@ class Promotes(Copies):
                 if cancelled.is_set():
                     raise TransferCancelled("the task that awaited the promotion was cancelled")
 
-            asked = Asked("promoteAsync", targetGpu, timeout, track, sliceBytes, look=look)
+            asked = Asked(
+                "promoteAsync",
+                targetGpu,
+                timeout,
+                track,
+                sliceBytes,
+                look=look,
+                progress=progress,
+            )
             scratch = promoted(self, window, asked, stream)
             if cancelled.is_set():  # nobody gets it
                 scratch.close()

@@ -25,7 +25,7 @@ from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room
 from muninn.api.windowwork import WindowWork
-from muninn.arguments import asInteger, requireTruth, timeoutOf
+from muninn.arguments import asInteger, requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.devices.ways import streamFor
@@ -63,6 +63,8 @@ class Asked(NamedTuple):
         The unit in which writes are told apart; None: as configured.
     look
         Called now and then; raises to end the promotion.
+    progress
+        Called with the bytes that have arrived since the last call.
     """
 
     caller: str
@@ -72,6 +74,7 @@ class Asked(NamedTuple):
     sliceBytes: int | None
     isPrefetch: bool = False
     look: Callable[[], object] = lambda: None
+    progress: transfers.Progress | None = None
 
 
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
@@ -106,6 +109,8 @@ class Promotion(NamedTuple):
             )
         _requireShared(base, openBuffer)
         requireTruth(f"{asked.caller}: track", asked.isTracked)
+        if asked.progress is not None:
+            requireCallable(f"{asked.caller}: progress", asked.progress)
         sliceBytes = settings.defaultSliceBytes
         if asked.sliceBytes is not None:
             sliceBytes = _asSlice(asked.caller, asked.sliceBytes)
@@ -280,8 +285,12 @@ class Filler:
         place, access = transfers.placeOf(openBuffer), self._access
         assert access is not None, "it is filled inside an access"
 
-        def arrived(_: int) -> None:
-            promotion.asked.look()
+        asked = promotion.asked
+
+        def arrived(sizeBytes: int) -> None:
+            asked.look()
+            if asked.progress is not None:
+                asked.progress(sizeBytes)
 
         # Its deadline is for the waits, and not for the copy.
         size = self._window.sizeBytes
