@@ -233,9 +233,12 @@ def test_theFlagsOfAWindowWaitForRoomAsLongAsItsPromotion(
     monkeypatch.setattr(usedslices.UsedSlices, "deviceFlags", noted)
     with buffer.promote(timeout=0) as scratch, pytest.raises(PromotionDenied, match="1M used"):
         _ = scratch.usedFlags
-    with buffer.promote(0, 4096, timeout=None) as scratch:
+    other = muninn.share(np.zeros(4096, np.uint8), access="readOnly", tenant="other")
+    with other.promote(timeout=None) as scratch:
         assert scratch.usedFlags.size == 1
-    assert deadlines[0] is not None and deadlines[0] <= clock.now() and deadlines[1] is None
+    now, atOnce, bounded = clock.now(), *deadlines
+    assert atOnce is not None and atOnce <= now
+    assert bounded is not None and bounded <= now + scratches._ROOM_SECONDS
 
 
 # --- writeback ---------------------------------------------------------------------------

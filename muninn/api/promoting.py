@@ -137,7 +137,7 @@ class Promotes(Copies):
             The GPU whose kernels use the window.
         timeout
             Seconds to wait for room in the budgets, and for writers; the copy is made in
-            any case. The flags of ``scratch.usedFlags`` wait for room as long.
+            any case. ``scratch.usedFlags`` waits for room as long, at most for 10 s.
         stream
             The stream of the kernels, of this GPU. The end of the block waits for its
             work; without it, or if it was closed meanwhile, for all work of this process.

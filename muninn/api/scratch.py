@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
 
+#: How long the flags of a window wait for room, at most: the window itself may be what
+#: takes it.
+_ROOM_SECONDS = 10.0
+
 
 class Scratch(Protocols, Closable):
     """A window of a buffer in the VRAM of a GPU, as an array for its kernels.
@@ -96,7 +100,7 @@ class Scratch(Protocols, Closable):
         self.transfer: Report | None = None
         self._base, self._memory, self._name = base, memory, base.name
         self._room, self._work, self._giveBack = room, work, giveBack
-        self._timeout = timeout  # of the promotion
+        self._roomSeconds = _ROOM_SECONDS if timeout is None else min(timeout, _ROOM_SECONDS)
         held = base._held()
         self._followed = stepsOf(held).follow(window, generation)
         self._policy: Access = held.description.access
@@ -275,7 +279,7 @@ class Scratch(Protocols, Closable):
         """The flags for kernels of the GPU, a uint8 array with one for each slice:
         ``muninn.kernels.markUsed(flags, sliceBytes, offset, length)`` sets them. They lie
         in scratch memory of their own, which is made by the first use of this, and waits
-        for room for as long as the promotion may (its `timeout`).
+        for room for as long as the promotion may (its `timeout`), at most for 10 s.
 
         Raises
         ------
@@ -284,7 +288,7 @@ class Scratch(Protocols, Closable):
         """
         self._checked()
         slices = slicesOf(self.sizeBytes, self.sliceBytes)
-        deadline, window = deadlineOf(self._timeout), dirty.Range(self.offset, self.sizeBytes)
+        deadline, window = deadlineOf(self._roomSeconds), dirty.Range(self.offset, self.sizeBytes)
         held, gpu = self._base._held(), self.gpu
         claim = Claim(held, gpu, window, slices, self._priority, 0, False, deadline, lambda: None)
         return self._used.deviceFlags(claim._replace(isFlags=True))
