@@ -132,6 +132,12 @@ def isTruth(value: object) -> bool:
     return type(value).__name__ in ("bool", "bool_")
 
 
+def requireTruth(what: str, value: object) -> None:
+    """Raises `TypeError` for a switch that is neither True nor False."""
+    if not isTruth(value):
+        raise TypeError(f"{what} must be True or False, not {type(value).__name__}")
+
+
 def secondsOf(what: str, timeout: float) -> float:
     """A timeout that a user gave to the function `what`, not above `LONGEST_SECONDS`.
 

@@ -115,7 +115,10 @@ def nearest(name: str, known: list[str]) -> str:
 def _choice(
     words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError], caller: str
 ) -> _Word:
-    word = words.get(str(value))
+    if not isinstance(value, str):
+        where = f"{caller}: " if caller else ""
+        raise TypeError(f"{where}{what} must be a str, not {type(value).__name__}")
+    word = words.get(value)
     if word is None:
         meant = nearest(str(value), list(words))
         where, hint = (

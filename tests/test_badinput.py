@@ -88,6 +88,13 @@ def test_everyMistakeHasItsError(domain: str, call: Callable[[], Any], code: str
         lambda: muninn.share(3),
         lambda: muninn.share(b"x", name=3),
         lambda: muninn.MuninnBuffer(1.5),
+        lambda: muninn.share(b"x", mode=1),
+        lambda: muninn.share(b"x", access=True),
+        lambda: muninn.share(b"x", lifetime=3),
+        lambda: muninn.share(b"x", lifetimeMs="5 s"),
+        lambda: muninn.share(b"x", reserve=0),
+        lambda: muninn.share(b"x", numaNode="0"),
+        lambda: muninn.open("there", renew=3),
     ],
 )
 def test_wrongTypesAreTypeErrors(domain: str, call: Callable[[], Any]) -> None:

@@ -167,6 +167,60 @@ def test_aProcessThatHasNeverJoinedIsRefusedAtTheVeryEnd(domain: str, name: str)
     assert _ended(code) == "refused"
 
 
+@pytest.mark.parametrize(
+    "holds",
+    [
+        "with b.promote(0, 4096) as scratch: kept = scratch.array",
+        "kept = b.array",
+        "kept = muninn.open('b', 'copyOnWrite').array",
+    ],
+    ids=["window", "buffer", "private"],
+)
+def test_memoryMayOutliveTheModules(
+    domain: str, monkeypatch: pytest.MonkeyPatch, holds: str
+) -> None:
+    """A module that something refers to still, as PyTorch does to the program's, loses what
+    it has imported before the program's own variables go. Broken: the finalizer of the
+    memory then used names that were None, and Python printed a traceback for each.
+    """
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "1")
+    code = f"""
+b = muninn.share(np.zeros(1 << 16), name="b", access="readWrite", lifetime="lastClose")
+{holds}
+sys.kept = [each for name, each in sys.modules.items() if name.split(".")[0] == "muninn"]
+sys.program = sys.modules["__main__"]
+print("ends")
+"""
+    assert _ended(HEAD.format(before="") + code) == "ends\n"
+    eventually(lambda: muninn.listBuffers() == [], "nothing is left")
+
+
+@pytest.mark.parametrize("stream", ["", "stream=muninn.createStream(0)"], ids=["host", "stream"])
+@pytest.mark.parametrize("isLocked", [True, False], ids=["lock", "noLock"])
+@pytest.mark.parametrize("kind", ["write", "read"])
+def test_anAccessMayOutliveTheModules(
+    domain: str, monkeypatch: pytest.MonkeyPatch, kind: str, isLocked: bool, stream: str
+) -> None:
+    """Broken: the access called functions of Python by a table that was gone with its
+    module, and the process ended by SIGSEGV.
+    """
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "1")
+    code = f"""
+b = muninn.share(np.arange(3), name="b", access="readWrite", lifetime="lastClose")
+w = b.{kind}({stream or ("timeout=9" if kind == "write" else "stream=None")})
+v = w.__enter__()
+lock = muninn.Lock("l")
+if {isLocked}:
+    lock.acquire()
+sys.program = sys.modules["__main__"]
+print("ends")
+"""
+    assert _ended(HEAD.format(before="") + code) == "ends\n"
+    eventually(lambda: muninn.listBuffers() == [], "nothing is left")
+
+
 def test_aThreadIsStartedWherePythonStartsNone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.12 starts no thread in exit handlers."""
 

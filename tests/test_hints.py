@@ -133,7 +133,8 @@ def test_theNextBufferOfARowHasNoHintsOfTheLast() -> None:
         ({"hotRanges": [5]}, TypeError),
         ({"priority": "urgent"}, InvalidArgument),
         ({"lifetimeMs": 0}, InvalidArgument),
-        ({"lifetimeMs": "1s"}, InvalidArgument),
+        ({"lifetimeMs": "1s"}, TypeError),
+        ({"priority": 3}, TypeError),
         ({"hotRange": [(0, 1)]}, TypeError),
         ([(0, 1)], TypeError),
     ],
@@ -165,6 +166,13 @@ def test_theEndOfHintsIsToldInMilliseconds() -> None:
 def test_aBundleTakesNoHints() -> None:
     with pytest.raises(InvalidArgument, match="one array"):
         muninn.shareBundle({"w": content()}, name="b", hints={"hotRanges": HOT})
+    bundle = muninn.shareBundle({"w": content()}, name="b")
+    for hints in ({"hotRanges": HOT}, {"priority": "high"}):
+        with pytest.raises(InvalidArgument, match="setHints: .*one array.*names of their own"):
+            bundle.buffer.setHints(**hints)
+    assert bundle.buffer.hints["hotRanges"] == []
+    alone = muninn.share(bundle["w"], "w", hints={"hotRanges": HOT})
+    assert alone.hints["hotRanges"], "the fix works"
 
 
 def test_damagedWordsAreAdviceToo() -> None:

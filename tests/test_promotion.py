@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +33,7 @@ from muninn.errors import (
 )
 from muninn.session import membership
 from muninn.session.gpus import deviceOf
+from muninn.system import clock
 from muninn.transfer import arena as arenas
 from muninn.transfer import dirty, kept
 from muninn.transfer.arena import arenaOf
@@ -117,16 +120,49 @@ def test_aWindowThatCutsAnElementIsBytes(buffer: muninn.MuninnBuffer) -> None:
 def test_scratchMemoryEndsWithItsBlock(buffer: muninn.MuninnBuffer) -> None:
     with buffer.promote() as scratch:
         pass
-    for use in (
-        lambda: scratch.address,
-        lambda: scratch.array,
-        lambda: scratch.writeback(),
-        scratch.deviceArray,
-        scratch.__enter__,
-    ):
+    # The geometry and the report are what they were.
+    said = {"offset", "sizeBytes", "gpu", "sliceBytes", "isShared", "isHot", "transfer"}
+    said |= {"shape", "dtype", "nbytes", "close"}
+    names = {each for each in dir(scratch) if not each.startswith("_")} - said
+    names |= {"__index__", "__len__", "__array__", "__dlpack__", "__dlpack_device__", "__enter__"}
+    assert {"dirtyBytes", "markDirty", "usedFlags", "writeback", "view"} <= names
+    for name in sorted(names):
         with pytest.raises(BufferFreed, match="not promoted any more"):
-            use()
+            found = getattr(scratch, name)
+            found(np.uint8) if name == "view" else found()
+    assert scratch.shape == buffer.shape and scratch.dtype == np.uint32
     scratch.close()
+
+
+def test_aWindowSaysWhatItIs(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(4096, 8192, 1) as scratch:
+        assert repr(scratch) == "<muninn.Scratch 8K from 4K on of 'a' uint32[2048] gpu=1>"
+        assert scratch.dtype == np.uint32
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="pass the buffer, and promote"):
+                copied(scratch)
+    assert repr(scratch).endswith("closed>")
+
+
+def test_aPromotionIsFollowed(buffer: muninn.MuninnBuffer) -> None:
+    def refuse(_: int) -> None:
+        raise ArithmeticError("enough")
+
+    arrived = list[int]()
+    with buffer.promote(0, 8192, 1, progress=arrived.append) as scratch:
+        assert sum(arrived) == scratch.nbytes
+    with buffer.promote(0, 8192, 1, progress=refuse) as scratch:
+        assert scratch.transfer is None, "nothing is copied"
+
+    async def promoted() -> int:
+        with await buffer.promoteAsync(8192, 4096, 1, progress=arrived.append) as scratch:
+            return scratch.nbytes
+
+    assert asyncio.run(promoted()) + 8192 == sum(arrived)
+    before = len(windows())
+    with pytest.raises(ArithmeticError, match="enough"):
+        buffer.promote(16384, 100_000, 1, progress=refuse)
+    assert len(windows()) == before
 
 
 @pytest.mark.parametrize("window", [(-1, 4), (0, 0), (0, 1 << 40), (ELEMENTS * 4, 1), (1, -1)])
@@ -140,9 +176,16 @@ def test_aRangeThatIsNoWindowIsRefused(
 def test_bundlesAndPrivateMemoryAreNotPromoted() -> None:
     muninn.share(content(), "h")
     bundle = muninn.shareBundle({"w": np.zeros(3)})
-    for wrong in (muninn.open("h", "copyOnWrite"), bundle.buffer):
-        with pytest.raises(InvalidArgument, match="copyOnWrite|bundle"):
-            wrong.promote()
+    for wrong, said in (
+        (muninn.open("h", "copyOnWrite"), "copyOnWrite, and a window.*Fix: Promote an object"),
+        (bundle.buffer, "only buffers of one array are promoted.*Fix: Share the arrays"),
+    ):
+        for promote in (wrong.promote, wrong.prefetch):
+            with pytest.raises(InvalidArgument, match=said):
+                promote()
+    # The fix.
+    with muninn.share(bundle["w"], "w").promote() as scratch:
+        assert scratch.shape == (3,)
 
 
 def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
@@ -150,10 +193,52 @@ def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
         buffer.promote(targetGpu=7)
     with pytest.raises(TypeError):
         buffer.promote("0")  # type: ignore[arg-type]
-    for sliceBytes in (0, 1000, 4097, "64K"):
+    for sliceBytes in (0, 1000, 4097):
         with pytest.raises(InvalidArgument, match="sliceBytes"):
-            buffer.promote(sliceBytes=sliceBytes)  # type: ignore[arg-type]
+            buffer.promote(sliceBytes=sliceBytes)
+    for promote in (buffer.promote, buffer.prefetch):
+        with pytest.raises(TypeError, match="sliceBytes must be a number of bytes, not str"):
+            promote(sliceBytes="64K")  # type: ignore[operator]
+        with pytest.raises(TypeError, match="track must be True or False, not str"):
+            promote(track="yes")  # type: ignore[operator]
+        with pytest.raises(TypeError, match="progress must be a function, not int"):
+            promote(progress=3)  # type: ignore[operator]
     assert not windows()
+
+
+def test_aWritebackChecksItsTimeoutAlsoIfNothingIsDirty(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote() as scratch:
+        with pytest.raises(TypeError, match="timeout must be seconds, not str"):
+            scratch.writeback("x")  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="-1 can not be waited for"):
+            scratch.writeback(-1)
+        assert scratch.writeback(0) == 0
+
+
+def test_theFlagsOfAWindowWaitForRoomAsLongAsItsPromotion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken: they waited for 10 s, whatever its timeout was."""
+    monkeypatch.setenv("MUNINN_PER_TENANT_SCRATCH_BYTES", "1M")
+    buffer, deadlines = (
+        muninn.share(np.zeros(1 << 20, np.uint8), access="readOnly"),
+        list[float | None](),
+    )
+    deviceFlags = usedslices.UsedSlices.deviceFlags
+
+    def noted(used: Any, claim: Any) -> Any:
+        deadlines.append(claim.deadline)
+        return deviceFlags(used, claim)
+
+    monkeypatch.setattr(usedslices.UsedSlices, "deviceFlags", noted)
+    with buffer.promote(timeout=0) as scratch, pytest.raises(PromotionDenied, match="1M used"):
+        _ = scratch.usedFlags
+    other = muninn.share(np.zeros(4096, np.uint8), access="readOnly", tenant="other")
+    with other.promote(timeout=None) as scratch:
+        assert scratch.usedFlags.size == 1
+    now, atOnce, bounded = clock.now(), *deadlines
+    assert atOnce is not None and atOnce <= now
+    assert bounded is not None and bounded <= now + scratches._ROOM_SECONDS
 
 
 # --- writeback ---------------------------------------------------------------------------

@@ -311,8 +311,23 @@ def test_hostMemoryIsCopiedToAGpu() -> None:
     shared = muninn.share(content(), "h")
     copied = shared.copyTo(GOOD)
     assert copied.route == "upload" and np.array_equal(copied.read(), content())
+    assert shared.copyTo(GOOD, route="staged").route == "upload", "there is one way"
     with pytest.raises(TopologyNotPeerable, match="hostMemory"):
         shared.copyTo(GOOD, route="p2p")
+    with pytest.raises(TopologyNotPeerable, match="hostMemory"):
+        muninn.open("h", targetGpu=GOOD, route="p2p")
+
+
+@pytest.mark.parametrize("route", ["p2p", "staged"])
+def test_withinOneGpuThereIsOneWayWhateverIsDemanded(
+    buffer: muninn.MuninnBuffer, route: Any
+) -> None:
+    copied = buffer.copyTo(0, route=route)
+    assert copied.transfer is not None
+    assert (copied.transfer.route, copied.transfer.reason) == ("local", "sameGpu")
+    assert np.array_equal(copied.read(), content())
+    there = muninn.open("a", targetGpu=0, route=route)
+    assert (there.gpu, there.transfer) == (0, None) and len(muninn.listBuffers()) == 2
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 5, 7)])

@@ -60,7 +60,8 @@ class Copies(Attachment):
             The rights of other processes on it; those of this buffer by default.
         route
             ``"p2p"`` or ``"staged"`` demands this way between two GPUs; by default the
-            faster one that was seen to be right is taken.
+            faster one that was seen to be right is taken. Within one GPU, and with host
+            memory, there is one way only, and `transfer` names it.
         timeout
             Seconds for all of it; `TimeoutError` when they are over, and nothing is
             left of the copy.
@@ -70,7 +71,8 @@ class Copies(Attachment):
         Raises
         ------
         TopologyNotPeerable
-            `route` is ``"p2p"``, and that can not be: the reason is in the text.
+            `route` is ``"p2p"``, and that can not be, as where host memory takes part:
+            the reason is in the text.
         WriterDied
             The last writer died or gave up half way.
         BufferExists, QuotaExceeded, DeviceUnavailable

@@ -48,6 +48,15 @@ def hintsOf(tables: Tables, row: int) -> RowHints:
     return RowHints(tables.block.rowAddress(row))
 
 
+def requireArray(caller: str, kind: int) -> None:
+    """Raise `InvalidArgument` for a row that is no array: no window of it is promoted."""
+    if kind != layout.ROW_KIND_ARRAY:
+        raise InvalidArgument(
+            f"{caller}: hints are on the bytes of one array, and this is a bundle",
+            "Share the arrays that kernels promote under names of their own",
+        )
+
+
 def changed(caller: str, before: Hints, given: object, sizeBytes: int) -> Hints:
     """Hints with those that a user gives to `caller`, for a buffer of so many bytes."""
     if not isinstance(given, Mapping):

@@ -15,7 +15,12 @@ def asDeadline(caller: str, lifetimeMs: object) -> int:
     if lifetimeMs is None:
         return 0
     milliseconds = asInteger(lifetimeMs)
-    if milliseconds is None or not 0 < milliseconds <= _LONGEST_MS:
+    if milliseconds is None:
+        raise TypeError(
+            f"{caller}: lifetimeMs must be a number of milliseconds, not "
+            f"{type(lifetimeMs).__name__}"
+        )
+    if not 0 < milliseconds <= _LONGEST_MS:
         raise InvalidArgument(
             f"{caller}: lifetimeMs {lifetimeMs!r} can not be",
             f"Use milliseconds from 1 to {_LONGEST_MS}, or leave it out",

@@ -79,7 +79,8 @@ def open(
         returned is a copy of one generation in this GPU's VRAM, which goes with its
         last user; `MuninnBuffer.copyTo` has the rest.
     route
-        How the bytes get to `targetGpu`: ``"p2p"`` or ``"staged"`` demands this way,
+        How the bytes get to `targetGpu` if they are elsewhere: ``"p2p"`` or
+        ``"staged"`` demands this way from another GPU, as for `MuninnBuffer.copyTo`,
         and ``"mapped"`` copies nothing: kernels of `targetGpu` read and write the
         buffer where it is.
 

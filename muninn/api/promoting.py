@@ -53,9 +53,15 @@ class Promotes(Copies):
             the buffer.
             ``priority``: ``"low"``, ``"normal"`` or ``"high"``: whose windows get room in
             VRAM first.
+
+        Raises
+        ------
+        InvalidArgument
+            This is a bundle, of which no window is promoted.
         """
         checkKeywords("setHints", hints, hinting.KEYWORDS)
         openBuffer = self._checked()
+        hinting.requireArray("setHints", openBuffer.description.kind)
         words = hinting.hintsOf(openBuffer.tables, openBuffer.row)
         words.set(hinting.changed("setHints", words.get(), hints, self.nbytes))
 
@@ -113,6 +119,7 @@ class Promotes(Copies):
         stream: Any = None,
         track: bool = False,
         sliceBytes: int | None = None,
+        progress: Progress | None = None,
     ) -> Scratch:
         """Copy a window of the buffer to scratch memory of a GPU, for the time of a block:
         ``with buffer.promote(offset, length, gpu) as scratch:``. Kernels take
@@ -130,10 +137,10 @@ class Promotes(Copies):
             The GPU whose kernels use the window.
         timeout
             Seconds to wait for room in the budgets, and for writers; the copy is made in
-            any case.
+            any case. ``scratch.usedFlags`` waits for room as long, at most for 10 s.
         stream
-            The stream of the kernels. The end of the block waits for its work; without
-            it, for all work of this process.
+            The stream of the kernels, of this GPU. The end of the block waits for its
+            work; without it, or if it was closed meanwhile, for all work of this process.
         track
             Kernels and ``scratch.markDirty()`` say what they write, by
             ``scratch.dirtyFlags``. By default the window is compared with a second copy
@@ -141,6 +148,9 @@ class Promotes(Copies):
         sliceBytes
             The unit in which writes are told apart, from 4096 on; 64 KiB unless
             configured otherwise.
+        progress
+            Called with the bytes that have arrived since the last call; not at all if
+            nothing is copied. An exception that it raises ends the promotion.
 
         Raises
         ------
@@ -158,7 +168,7 @@ class Promotes(Copies):
         from muninn.api.scratchroom import askedRange
 
         window = askedRange("promote", self.nbytes, offset, length)
-        asked = Asked("promote", targetGpu, timeout, track, sliceBytes)
+        asked = Asked("promote", targetGpu, timeout, track, sliceBytes, progress=progress)
         return promoted(self, window, asked, stream)
 
     @named
@@ -172,9 +182,11 @@ class Promotes(Copies):
         stream: Any = None,
         track: bool = False,
         sliceBytes: int | None = None,
+        progress: Progress | None = None,
     ) -> Scratch:
         """`promote` for asyncio: ``with await buffer.promoteAsync(…) as scratch:``. The
-        copy is made on a thread of its own, so that other tasks, and kernels, go on.
+        copy is made on a thread of its own, so that other tasks, and kernels, go on; that
+        thread calls `progress`.
         """
         from muninn.api.promotion import Asked, promoted
         from muninn.api.scratchroom import askedRange
@@ -186,7 +198,15 @@ class Promotes(Copies):
                 if cancelled.is_set():
                     raise TransferCancelled("the task that awaited the promotion was cancelled")
 
-            asked = Asked("promoteAsync", targetGpu, timeout, track, sliceBytes, look=look)
+            asked = Asked(
+                "promoteAsync",
+                targetGpu,
+                timeout,
+                track,
+                sliceBytes,
+                look=look,
+                progress=progress,
+            )
             scratch = promoted(self, window, asked, stream)
             if cancelled.is_set():  # nobody gets it
                 scratch.close()
@@ -212,9 +232,9 @@ class Promotes(Copies):
             No window of this buffer is promoted there.
         WritebackConflict, PermissionDenied
         """
-        from muninn.api.scratch import scratchAt
+        from muninn.api.windowtable import windowAt
 
-        scratch = scratchAt(self, sourceGpu, scratchPtr)
+        scratch = windowAt(self, sourceGpu, scratchPtr)
         begin = asInteger(offset)
         if begin is None:
             raise TypeError("writeback: offset is a number of bytes")

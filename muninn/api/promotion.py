@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api import transfers
+from muninn.api import transfers, windowtable
 from muninn.api.attachment import Attachment
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room
-from muninn.arguments import asInteger, timeoutOf
+from muninn.api.windowwork import WindowWork
+from muninn.arguments import asInteger, requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
+from muninn.control import layout
 from muninn.devices.ways import streamFor
 from muninn.errors import HolderSilent, InvalidArgument, PromotionDenied
 from muninn.kernels import launch
@@ -61,6 +63,8 @@ class Asked(NamedTuple):
         The unit in which writes are told apart; None: as configured.
     look
         Called now and then; raises to end the promotion.
+    progress
+        Called with the bytes that have arrived since the last call.
     """
 
     caller: str
@@ -70,13 +74,16 @@ class Asked(NamedTuple):
     sliceBytes: int | None
     isPrefetch: bool = False
     look: Callable[[], object] = lambda: None
+    progress: transfers.Progress | None = None
 
 
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
     promotion = Promotion.of(base, asked)
     _require(promotion.openBuffer, window)
-    return promotion.scratch(window, stream)
+    work = WindowWork(stream, promotion.gpu)
+    work.check(asked.caller, deviceOf(promotion.openBuffer.context))
+    return promotion.scratch(window, work)
 
 
 class Promotion(NamedTuple):
@@ -100,7 +107,10 @@ class Promotion(NamedTuple):
                 "promotion is turned off (promotion.enablePromotion)",
                 "Turn it on, or use the buffer",
             )
-        transfers.requireArray(base, openBuffer)
+        _requireShared(base, openBuffer)
+        requireTruth(f"{asked.caller}: track", asked.isTracked)
+        if asked.progress is not None:
+            requireCallable(f"{asked.caller}: progress", asked.progress)
         sliceBytes = settings.defaultSliceBytes
         if asked.sliceBytes is not None:
             sliceBytes = _asSlice(asked.caller, asked.sliceBytes)
@@ -186,7 +196,7 @@ class Promotion(NamedTuple):
             filler.noted(note)
         return memory, 0, filler
 
-    def scratch(self, window: dirty.Range, stream: Any) -> Scratch:
+    def scratch(self, window: dirty.Range, work: WindowWork) -> Scratch:
         room, arena = self.room(window), arenaOf(self.openBuffer.context)
         wanted = self.content(window)
         isHot = any(window.overlaps(dirty.Range(*each)) for each in self.hints.hotRanges)
@@ -210,11 +220,13 @@ class Promotion(NamedTuple):
             sliceBytes=self.sliceBytes,
             room=room,
             generation=generation,
-            stream=stream,
+            work=work,
             priority=self.hints.priority,
+            timeout=timeoutOf(self.asked.caller, self.asked.timeout),
             giveBack=_GivingBack(arena, room, known, isShared, self.gpu).giveBack,
         )
-        made._checked()  # a window that this process has not closed may have been evicted
+        # Raises if it was evicted: this process may have had it already.
+        windowtable.note(made)
         made.transfer = report
         return made
 
@@ -275,8 +287,12 @@ class Filler:
         place, access = transfers.placeOf(openBuffer), self._access
         assert access is not None, "it is filled inside an access"
 
-        def arrived(_: int) -> None:
-            promotion.asked.look()
+        asked = promotion.asked
+
+        def arrived(sizeBytes: int) -> None:
+            asked.look()
+            if asked.progress is not None:
+                asked.progress(sizeBytes)
 
         # Its deadline is for the waits, and not for the copy.
         size = self._window.sizeBytes
@@ -339,6 +355,21 @@ class Filler:
                 device.copyBatch([(memory.address + room.shadowAt, memory.address, length)], stream)
 
 
+def _requireShared(base: Attachment, openBuffer: OpenBuffer) -> None:
+    """Raise `InvalidArgument` for a bundle, and for an object whose bytes are private."""
+    name = openBuffer.description.name
+    if openBuffer.description.kind != layout.ROW_KIND_ARRAY:
+        raise InvalidArgument(
+            f"{name!r} is a bundle, and only buffers of one array are promoted",
+            "Share the arrays that kernels promote under names of their own",
+        )
+    if base._isPrivate:
+        raise InvalidArgument(
+            f"{name!r} is open copyOnWrite, and a window would be of what is shared",
+            "Promote an object that is open readOnly or readWrite",
+        )
+
+
 def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:
     sizeBytes = openBuffer.description.sizeBytes
     if window.offset < 0 or window.sizeBytes <= 0 or sum(window) > sizeBytes:
@@ -352,7 +383,11 @@ def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:
 
 def _asSlice(caller: str, sliceBytes: object) -> int:
     number = asInteger(sliceBytes)
-    if number is None or number < _LEAST_SLICE_BYTES or number % WORD_BYTES:
+    if number is None:
+        raise TypeError(
+            f"{caller}: sliceBytes must be a number of bytes, not {type(sliceBytes).__name__}"
+        )
+    if number < _LEAST_SLICE_BYTES or number % WORD_BYTES:
         raise InvalidArgument(
             f"{caller}: sliceBytes {sliceBytes!r} can not be",
             f"Use a multiple of {WORD_BYTES} from {_LEAST_SLICE_BYTES} on",

@@ -12,9 +12,8 @@ The address of the scratch memory is another window's once the block is over.
 
 from __future__ import annotations
 
-import weakref
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 import numpy as np
 
@@ -22,11 +21,13 @@ from muninn.api import views
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import Room, askedRange, regionOf
+from muninn.api.scratchroom import Room, rangeWithin, regionOf
 from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.api.wayback import WayBack
-from muninn.arguments import asInteger, named, timeoutOf
+from muninn.api.windowwork import WindowWork
+from muninn.arguments import named, timeoutOf
+from muninn.config.sizes import asText
 from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, PermissionDenied
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
@@ -43,12 +44,11 @@ from muninn.transfer.tiers import slicesOf
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from muninn.devices.port import Stream
     from muninn.session.openbuffer import OpenBuffer
     from muninn.transfer.handle import Report
 
-_WORK_SECONDS = 60.0
-#: How long the flags of a window wait for room.
+#: How long the flags of a window wait for room, at most: the window itself may be what
+#: takes it.
 _ROOM_SECONDS = 10.0
 
 
@@ -89,8 +89,9 @@ class Scratch(Protocols, Closable):
         sliceBytes: int,
         room: Room,
         generation: int,
-        stream: Any,
+        work: WindowWork,
         priority: Priority,
+        timeout: float | None,
         giveBack: Callable[[OpenBuffer, int | None], None],
     ) -> None:
         self.offset, self.sizeBytes = window
@@ -98,7 +99,8 @@ class Scratch(Protocols, Closable):
         self.isHot, self._at, self._priority = isHot, at, priority
         self.transfer: Report | None = None
         self._base, self._memory, self._name = base, memory, base.name
-        self._room, self._stream, self._giveBack = room, stream, giveBack
+        self._room, self._work, self._giveBack = room, work, giveBack
+        self._roomSeconds = _ROOM_SECONDS if timeout is None else min(timeout, _ROOM_SECONDS)
         held = base._held()
         self._followed = stepsOf(held).follow(window, generation)
         self._policy: Access = held.description.access
@@ -112,7 +114,6 @@ class Scratch(Protocols, Closable):
         self._used = UsedSlices(self._name, self.sizeBytes, sliceBytes)
         region = regionOf(base, window)
         self._region = region._replace(offset=region.offset + at)
-        _scratches[memory.memory.address + at] = self
 
     # --- the array -----------------------------------------------------------------------
 
@@ -156,8 +157,24 @@ class Scratch(Protocols, Closable):
         return self._region.shape
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """numpy's dtype; raises as that of the buffer does."""
+        return self._region.element.dtype
+
+    @property
     def nbytes(self) -> int:
         return self.sizeBytes
+
+    def __repr__(self) -> str:
+        window = f"{asText(self.sizeBytes)} from {asText(self.offset)} on of {self._name!r}"
+        end = " closed" if self._isOver else f" gpu={self.gpu}"
+        return f"<muninn.Scratch {window} {self._region.element}{list(self.shape)}{end}>"
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            f"a window on GPU {self.gpu} is its own process's and can not be copied or pickled: "
+            "pass the buffer, and promote the window there"
+        )
 
     # --- what was written ----------------------------------------------------------------
 
@@ -170,17 +187,9 @@ class Scratch(Protocols, Closable):
         PermissionDenied
             The scratch memory is shared, or the buffer is readOnly.
         """
-        self._refuseReadOnly()
-        written = self._inWindow("markDirty", offset, length)
+        self._requireWritten()
+        written = rangeWithin("markDirty", self.sizeBytes, offset, length)
         dirty.mark(self._flags, self.sliceBytes, *written)
-
-    def _inWindow(self, caller: str, offset: object, length: object) -> dirty.Range:
-        begin, wanted = asked = askedRange(caller, self.sizeBytes, offset, length)
-        if begin < 0 or wanted < 0 or begin + wanted > self.sizeBytes:
-            raise InvalidArgument(
-                f"{wanted} bytes from {begin} on are not in a window of {self.sizeBytes}"
-            )
-        return asked
 
     @property
     def dirtyFlags(self) -> Any:
@@ -188,12 +197,11 @@ class Scratch(Protocols, Closable):
         ``muninn.kernels.markDirty(flags, sliceBytes, offset, length)`` sets them. For a
         window that was promoted with ``track=True``.
         """
-        self._refuseReadOnly()
+        memory = self._requireWritten()
         if self._room.flagsAt is None or self._room.shadowAt is not None:
             raise InvalidArgument(
                 "this window is compared, and has no flags", "Promote it with track=True"
             )
-        memory = self._checked()
         memory.memory.device = deviceOf(memory.context)
         region = Region(self._room.flagsAt, self._flags.shape, asElement(np.uint8))
         return views.deviceArray(memory.memory, region, True, self.gpu)
@@ -202,8 +210,7 @@ class Scratch(Protocols, Closable):
         """How many bytes are dirty by now, in whole slices. Waits for the kernels that may
         use the window.
         """
-        self._refuseReadOnly()
-        self._awaitWork()
+        self._awaitWork(self._requireWritten())
         ranges = dirty.rangesOf(self._marked(), self.sliceBytes, self.sizeBytes)
         return sum(each.sizeBytes for each in ranges)
 
@@ -227,12 +234,11 @@ class Scratch(Protocols, Closable):
             Others are inside an access for so long. The kernels of the window are waited
             for without this bound.
         """
-        self._checked()
-        self._refuseReadOnly()
+        opened = self._requireWritten()
         aside.refuseOwn()  # it waits for the GPU
         bound = timeoutOf("writeback", timeout)
         deadline = deadlineOf(bound)
-        self._awaitWork()
+        self._awaitWork(opened)
         base, marked = self._base._checked(), self._marked()
         if not marked.any():
             return base.generation.value()
@@ -265,13 +271,15 @@ class Scratch(Protocols, Closable):
     @named
     def markUsed(self, offset: int = 0, length: int | None = None) -> None:
         """Note that kernels have read a range of the window, in bytes from its beginning."""
-        self._used.mark(self._inWindow("markUsed", offset, length))
+        self._checked()
+        self._used.mark(rangeWithin("markUsed", self.sizeBytes, offset, length))
 
     @property
     def usedFlags(self) -> Any:
         """The flags for kernels of the GPU, a uint8 array with one for each slice:
         ``muninn.kernels.markUsed(flags, sliceBytes, offset, length)`` sets them. They lie
-        in scratch memory of their own, which is made by this.
+        in scratch memory of their own, which is made by the first use of this, and waits
+        for room for as long as the promotion may (its `timeout`), at most for 10 s.
 
         Raises
         ------
@@ -280,7 +288,7 @@ class Scratch(Protocols, Closable):
         """
         self._checked()
         slices = slicesOf(self.sizeBytes, self.sliceBytes)
-        deadline, window = deadlineOf(_ROOM_SECONDS), dirty.Range(self.offset, self.sizeBytes)
+        deadline, window = deadlineOf(self._roomSeconds), dirty.Range(self.offset, self.sizeBytes)
         held, gpu = self._base._held(), self.gpu
         claim = Claim(held, gpu, window, slices, self._priority, 0, False, deadline, lambda: None)
         return self._used.deviceFlags(claim._replace(isFlags=True))
@@ -290,25 +298,31 @@ class Scratch(Protocols, Closable):
         neither the host nor a kernel has marked any. Waits for the kernels that may use
         the window.
         """
-        self._checked()
-        self._awaitWork()
+        self._awaitWork(self._checked())
         used = self._used.usedBytes()
         return None if used is None else used / self.sizeBytes
 
     # --- the end -------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the window without writing anything back. A second call does nothing."""
+        """End the window without writing anything back. A second call does nothing.
+
+        If the stream of its kernels has failed, the window ends, and this raises the
+        stream's error.
+        """
         if self._isOver:
             return
-        self._awaitWork()
-        self._isOver = True
         memory = self._memory
+        failure = self._work.end(deviceOf(memory.context))
+        self._isOver = True
+        isClean = self._isClean and failure is None
         try:
             self._used.end(self.gpu)
         finally:
             del self._memory
-            self._giveBack(memory, self._followed.generation if self._isClean else None)
+            self._giveBack(memory, self._followed.generation if isClean else None)
+        if failure is not None:
+            raise failure
 
     def __enter__(self) -> Self:
         self._checked()
@@ -335,7 +349,7 @@ class Scratch(Protocols, Closable):
         memory = opened.memory
         assert room.flagsAt is not None, "the window can be written"
         if room.shadowAt is not None:
-            self._wayBack().compare(self._ownStream())
+            self._wayBack().compare(self._work.stream(deviceOf(opened.context)))
         seen = np.empty_like(self._flags)
         memory.copyOut(seen.ctypes.data, seen.nbytes, room.flagsAt)
         dirty.add(self._flags, seen)
@@ -352,25 +366,18 @@ class Scratch(Protocols, Closable):
         assert self._room.flagsAt is not None, "the window can be written"
         self._memory.memory.copyIn(self._flags.ctypes.data, self._flags.nbytes, self._room.flagsAt)
 
-    def _refuseReadOnly(self) -> None:
+    def _requireWritten(self) -> OpenBuffer:
+        opened = self._checked()
         if not self._isWritten:
             raise PermissionDenied(
                 f"{self._base.name!r} is readOnly, or open for reading, and so is a window of it",
                 'Share it with access="readWrite", and open it so',
             )
+        return opened
 
-    def _awaitWork(self) -> None:
+    def _awaitWork(self, opened: OpenBuffer) -> None:
         """Wait for the kernels that may use the scratch memory."""
-        if (stream := self._ownStream()) is not None:
-            stream.synchronize()
-        elif not deviceOf(self._memory.context).awaitWork(_WORK_SECONDS):
-            raise TimeoutError(f"work of this process is pending after {_WORK_SECONDS:.0f} s")
-
-    def _ownStream(self) -> Stream | None:
-        """That of the window's kernels, if the user has named one."""
-        if self._stream is None:
-            return None
-        return deviceOf(self._memory.context).asStream(self._stream, self.gpu)
+        self._work.wait(deviceOf(opened.context))
 
 
 def _goOn(base: OpenBuffer, own: Followed) -> None:
@@ -380,20 +387,3 @@ def _goOn(base: OpenBuffer, own: Followed) -> None:
     generation = own.generation
     stepsOf(base).take(own)
     arenaOf(base.context).goOn((base.row, base.incarnation), generation, own.window)
-
-
-#: The promoted windows of this process, by address.
-_scratches: weakref.WeakValueDictionary[int, Scratch] = weakref.WeakValueDictionary()
-
-
-def scratchAt(base: Attachment, gpu: int, pointer: Any) -> Scratch:
-    """The window of a buffer whose scratch memory is at an address."""
-    address = asInteger(pointer)
-    found = None if address is None else _scratches.get(address)
-    isThere = found is not None and not found._isOver and found.gpu == gpu
-    if found is None or not isThere or found._base._held() is not base._checked():
-        raise InvalidArgument(
-            f"no window of {base.name!r} is promoted to GPU {gpu} at {pointer!r}",
-            "Pass what promote() returned, inside its block",
-        )
-    return found

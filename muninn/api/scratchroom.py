@@ -4,20 +4,18 @@ comparison that finds out what was written there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from muninn.api.attachment import Attachment
 from muninn.api.views import Region
 from muninn.arguments import asInteger
+from muninn.errors import InvalidArgument
 from muninn.interop.elements import asElement
 from muninn.system.pages import pagesUp
 from muninn.transfer import dirty
 from muninn.transfer.tiers import slicesOf
-
-if TYPE_CHECKING:
-    pass
 
 #: Slices are compared word by word.
 WORD_BYTES = 8
@@ -68,3 +66,11 @@ def askedRange(caller: str, sizeBytes: int, offset: object, length: object) -> d
     if begin is None or wanted is None:
         raise TypeError(f"{caller}: offset and length are numbers of bytes")
     return dirty.Range(begin, wanted)
+
+
+def rangeWithin(caller: str, sizeBytes: int, offset: object, length: object) -> dirty.Range:
+    """The range of a window of so many bytes that a caller asks for."""
+    begin, wanted = asked = askedRange(caller, sizeBytes, offset, length)
+    if begin < 0 or wanted < 0 or begin + wanted > sizeBytes:
+        raise InvalidArgument(f"{wanted} bytes from {begin} on are not in a window of {sizeBytes}")
+    return asked

@@ -31,7 +31,7 @@ from muninn.api.options import (
 )
 from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
-from muninn.arguments import isTruth, named, requireCallable, secondsOf
+from muninn.arguments import named, requireCallable, requireTruth, secondsOf
 from muninn.control import layout
 from muninn.errors import BufferExists, BufferMismatch, InvalidArgument
 from muninn.interop.arrays import isOnDevice
@@ -134,8 +134,7 @@ def share(
 def shared(caller: str, value: Any, copy: bool, options: BufferOptions) -> MuninnBuffer:
     """`share`. The user called the function `caller`."""
     renewal, value = asRenew(options.renew, caller), plainTensor(value)
-    if not isTruth(copy):
-        raise TypeError(f"{caller}: copy must be True or False, not {type(copy).__name__}")
+    requireTruth(f"{caller}: copy", copy)
     if isOnDevice(value):
         return lending.shareDevice(caller, value, copy, options)
     if not copy:

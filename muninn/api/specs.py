@@ -151,11 +151,7 @@ def _asGpu(membership: Membership, mode: Mode, preferredGpu: object) -> int:
 def _asHints(caller: str, given: object, kind: int, sizeBytes: int) -> Hints:
     if given is None:
         return NO_HINTS
-    if kind != layout.ROW_KIND_ARRAY:
-        raise InvalidArgument(
-            f"{caller}: hints are on the bytes of one array, and this is a bundle",
-            "Share the arrays that kernels promote under names of their own",
-        )
+    hints.requireArray(caller, kind)
     return hints.changed(caller, NO_HINTS, given, sizeBytes)
 
 
@@ -163,6 +159,8 @@ def _asNode(numaNode: int | None) -> int | None:
     if numaNode is None:
         return None
     number = asInteger(numaNode)
-    if number is None or not 0 <= number < 64:
+    if number is None:
+        raise TypeError(f"numaNode must be an int, not {type(numaNode).__name__}")
+    if not 0 <= number < 64:
         raise InvalidArgument(f"NUMA node {numaNode!r} can not be", "Use a node's number, from 0")
     return number

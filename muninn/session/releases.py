@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +50,8 @@ class Releases:
         #: Held while a thread undoes leases that are gone. A call that interrupts that
         #: thread leaves the work to it.
         self._reclaiming = _thread.RLock()
+        #: All modules. The interpreter empties this as it begins to take them apart.
+        self._modules = sys.modules
         #: The thread that is about to undo the objects that it releases, so that no
         #: other thread need be woken for it.
         self.closing = 0
@@ -72,6 +75,8 @@ class Releases:
         """Some memory is not used any more, and its tenure is in `LeaseTable.gone`. A
         finalizer calls this, so it may be called anywhere and at any time.
         """
+        if not self._modules:
+            return  # modules lose what they have imported; the kernel gives all of it back
         if self._isStale():
             self._dropGone()
         elif self.closing != green.identity():

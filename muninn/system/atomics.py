@@ -75,6 +75,10 @@ _kept: list[Any] = [
 _python.names, _python.identName, _python.plainIdent = (
     None if each is None else id(each) for each in _kept
 )
+_kept.append(_python)
+# An access that the program never left ends after this module has lost its variables. A
+# reference that is never given back keeps them.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
 _python.release, _python.resume = (
     ctypes.cast(getattr(ctypes.pythonapi, each), ctypes.c_void_p).value
     for each in ("PyEval_SaveThread", "PyEval_RestoreThread")
