@@ -245,7 +245,7 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             32,
             "NotHostVisible",
             "The bytes are in VRAM, which the CPU does not reach",
-            "Use `deviceArray()` in kernels, or `read()` for a copy on the host",
+            "Use `deviceArray()` in kernels; on the host `numpy.asarray()` of it is a copy",
             "caller",
         ),
         (

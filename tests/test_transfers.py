@@ -684,7 +684,7 @@ def test_copyFromRefusesWhatDoesNotFit(buffer: muninn.MuninnBuffer) -> None:
         other.copyFrom(buffer)
     with pytest.raises(PermissionDenied):
         muninn.open("b").copyFrom(buffer)
-    with pytest.raises(InvalidArgument, match="itself"):
+    with pytest.raises(InvalidArgument, match="'a' can not be copied from itself. Fix"):
         buffer.copyFrom(muninn.open("a"))
     with pytest.raises(TypeError):
         buffer.copyFrom(content())  # type: ignore[arg-type]

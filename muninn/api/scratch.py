@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from muninn.api import views
-from muninn.api.attachment import Attachment
+from muninn.api.attachment import Attachment, readsOnly
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import Room, askedRange, regionOf
@@ -354,10 +354,8 @@ class Scratch(Protocols, Closable):
 
     def _refuseReadOnly(self) -> None:
         if not self._isWritten:
-            raise PermissionDenied(
-                f"{self._base.name!r} is readOnly, or open for reading, and so is a window of it",
-                'Share it with access="readWrite", and open it so',
-            )
+            refused = readsOnly(self._base)
+            raise PermissionDenied(f"{refused.reason}, and no window of it is written", refused.fix)
 
     def _awaitWork(self) -> None:
         """Wait for the kernels that may use the scratch memory."""

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.1
 
 
-_TORN_FIX = "Write the whole buffer in a write(): the bytes of the window are in its array"
+_TORN_FIX = (
+    "Write the whole buffer in a write(), inside the block: numpy.asarray() of the window has "
+    "its bytes"
+)
 
 
 def _nothing() -> None:
