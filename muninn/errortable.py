@@ -203,7 +203,7 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             26,
             "InvalidArgument",
             "An argument has a value that can not work",
-            "Pass a value that the reason allows",
+            "Correct the argument: the reason says what is wrong with it",
             "caller",
         ),
         (

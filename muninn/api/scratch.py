@@ -22,7 +22,7 @@ from muninn.api import views
 from muninn.api.attachment import Attachment, readsOnly
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import Room, askedRange, regionOf
+from muninn.api.scratchroom import Room, askedRange, regionOf, requireWithin
 from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.api.wayback import WayBack
@@ -34,6 +34,7 @@ from muninn.sync.moves import WritingBack
 from muninn.system import aside
 from muninn.system.closable import Closable
 from muninn.system.deadlines import deadlineOf
+from muninn.system.forks import Origin
 from muninn.terms import Access, Priority
 from muninn.transfer import dirty
 from muninn.transfer.arena import arenaOf
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from muninn.transfer.handle import Report
 
 _WORK_SECONDS = 60.0
+_INHERITED = "the window was promoted by the parent process, and its work is waited for there"
 #: How long the flags of a window wait for room.
 _ROOM_SECONDS = 10.0
 
@@ -102,7 +104,7 @@ class Scratch(Protocols, Closable):
         held = base._held()
         self._followed = stepsOf(held).follow(window, generation)
         self._policy: Access = held.description.access
-        self._isOver = False
+        self._isOver, self._origin = False, Origin(_INHERITED, "Promote the window in the child")
         #: Whether a writeback of all of the buffer has failed half way.
         self._isTorn = False
         #: Whether the bytes are known to be those of the buffer, at that generation.
@@ -175,11 +177,8 @@ class Scratch(Protocols, Closable):
         dirty.mark(self._flags, self.sliceBytes, *written)
 
     def _inWindow(self, caller: str, offset: object, length: object) -> dirty.Range:
-        begin, wanted = asked = askedRange(caller, self.sizeBytes, offset, length)
-        if begin < 0 or wanted < 0 or begin + wanted > self.sizeBytes:
-            raise InvalidArgument(
-                f"{wanted} bytes from {begin} on are not in a window of {self.sizeBytes}"
-            )
+        asked = askedRange(caller, self.sizeBytes, offset, length)
+        requireWithin(caller, asked, self.sizeBytes, f"a window of {self.sizeBytes} bytes")
         return asked
 
     @property
@@ -359,6 +358,7 @@ class Scratch(Protocols, Closable):
 
     def _awaitWork(self) -> None:
         """Wait for the kernels that may use the scratch memory."""
+        self._origin.require()
         if (stream := self._ownStream()) is not None:
             stream.synchronize()
         elif not deviceOf(self._memory.context).awaitWork(_WORK_SECONDS):
@@ -366,9 +366,8 @@ class Scratch(Protocols, Closable):
 
     def _ownStream(self) -> Stream | None:
         """That of the window's kernels, if the user has named one."""
-        if self._stream is None:
-            return None
-        return deviceOf(self._memory.context).asStream(self._stream, self.gpu)
+        device = deviceOf(self._memory.context)
+        return None if self._stream is None else device.asStream(self._stream, self.gpu)
 
 
 def _goOn(base: OpenBuffer, own: Followed) -> None:

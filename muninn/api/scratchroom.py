@@ -11,6 +11,7 @@ import numpy as np
 from muninn.api.attachment import Attachment
 from muninn.api.views import Region
 from muninn.arguments import asInteger
+from muninn.errors import InvalidArgument
 from muninn.interop.elements import asElement
 from muninn.system.pages import pagesUp
 from muninn.transfer import dirty
@@ -48,6 +49,13 @@ class Room(NamedTuple):
         total = flagsAt + 2 * slicesOf(windowBytes, sliceBytes)
         return cls(None if isTracked else behind, flagsAt, total)
 
+    def more(self) -> str:
+        """What is there beside the window, for a message."""
+        if self.flagsAt is None:
+            return ""
+        shadow = "" if self.shadowAt is None else "a second copy to compare it with, and "
+        return f" with {shadow}the flags of its slices"
+
 
 def regionOf(base: Attachment, window: dirty.Range) -> Region:
     """The window as an array of the buffer's elements, or of bytes if it cuts one."""
@@ -68,3 +76,18 @@ def askedRange(caller: str, sizeBytes: int, offset: object, length: object) -> d
     if begin is None or wanted is None:
         raise TypeError(f"{caller}: offset and length are numbers of bytes")
     return dirty.Range(begin, wanted)
+
+
+def requireWithin(caller: str, asked: dirty.Range, sizeBytes: int, what: str) -> None:
+    """Raise `InvalidArgument` unless a range is in the bytes of `what`."""
+    begin, length = asked
+    if 0 <= begin <= sizeBytes and 0 <= length <= sizeBytes - begin:
+        return
+    problem = f"{length} bytes from {begin} on reach beyond {what}"
+    if begin < 0:
+        problem = f"offset {begin} is below 0"
+    elif begin > sizeBytes:
+        problem = f"offset {begin} is beyond {what}"
+    elif length < 0:
+        problem = f"length {length} is below 0"
+    raise InvalidArgument(f"{caller}: {problem}", "Pass an offset and a length that are in it")

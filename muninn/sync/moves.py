@@ -19,7 +19,7 @@ from muninn.sync import fences
 from muninn.sync.access import OnOpenBuffer
 from muninn.sync.contention import awaitReaders, refuseOwnWriter
 from muninn.system import atomics, threads
-from muninn.system.deadlines import remaining
+from muninn.system.deadlines import remaining, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,7 +187,8 @@ class Receiving(_Moving):
         openBuffer = self._openBuffer
         if not self._inSlices(until, lambda seconds: awaitReaders(openBuffer, seconds)):
             raise TimeoutError(
-                f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
+                f"others have been reading {openBuffer.description.name!r} for "
+                f"{shown(self._timeout)}"
             )
         self._awaitWork(until, writing=True)
 
@@ -238,7 +239,7 @@ class WritingBack(Receiving):
         if not self._inSlices(until, self._areFollowed):
             raise TimeoutError(
                 f"another thread has been writing a window of "
-                f"{self._openBuffer.description.name!r} back for {self._timeout} s"
+                f"{self._openBuffer.description.name!r} back for {shown(self._timeout)}"
             )
         found, promoted = self._openBuffer.generation.value(), self._promoted()
         if found != promoted and not (self._isRepair and found == promoted + 1):
