@@ -398,7 +398,7 @@ def test_arraysOutliveARevocation(domain: str) -> None:
     buffer = muninn.open("a", access="copyOnWrite")
     array = buffer.array
     array[0] = 2
-    assert evict("a")
+    assert evict("a").revoked
     with pytest.raises(LeaseRevoked):
         _ = buffer.array
     array[1] = 3
