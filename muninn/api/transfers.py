@@ -174,7 +174,6 @@ def requireLink(openBuffer: OpenBuffer, gpu: int) -> None:
     home = openBuffer.memory.gpu
     if home is None or home == gpu:
         return
-    deviceOf(openBuffer.context).requirePeer(gpu, home)
     try:
         engineFor(openBuffer).requireLink(home, gpu)
     except TopologyNotPeerable as error:
