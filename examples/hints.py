@@ -106,7 +106,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     content = np.random.default_rng(1).random((LANGUAGES * WORDS, COLUMNS), np.float32)
-    with muninn.share(content, f"example/hints-{os.getpid()}", access="readOnly") as table:
+    name = f"example/hints-{os.getpid()}"
+    # Without `lastClose` a named table would stay after the program.
+    with muninn.share(content, name, access="readOnly", lifetime="lastClose") as table:
         ranges = hotRanges(lookups(arguments.lookups, seed=2))
         table.setHints(hotRanges=ranges, priority="high", lifetimeMs=60_000)
         ready = table.prefetch(0).result()

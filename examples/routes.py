@@ -113,7 +113,13 @@ def main() -> int:
     arguments = parser.parse_args()
     print(emulateWhereNeeded(), flush=True)
     content = np.arange(arguments.mib << 17, dtype=np.uint64)
-    with muninn.share(content, NAME, "fastMode", preferredGpu=SOURCE) as shared:
+    with muninn.share(
+        content,
+        NAME,
+        "fastMode",
+        preferredGpu=SOURCE,
+        lifetime="lastClose",  # otherwise it would stay while any process is in the domain
+    ) as shared:
         rows = [*(copied(asked, content) for asked in ("-", "p2p", "staged")), mapped(content)]
         sizeBytes = shared.nbytes
     print(f"{arguments.mib} MiB from GPU {SOURCE} to GPU {TARGET}, the best of {ROUNDS}:")

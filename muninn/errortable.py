@@ -203,7 +203,7 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             26,
             "InvalidArgument",
             "An argument has a value that can not work",
-            "Pass a value that the reason allows",
+            "Correct the argument: the reason says what is wrong with it",
             "caller",
         ),
         (
@@ -245,7 +245,7 @@ ERRORS: tuple[ErrorRow, ...] = tuple(
             32,
             "NotHostVisible",
             "The bytes are in VRAM, which the CPU does not reach",
-            "Use `deviceArray()` in kernels, or `read()` for a copy on the host",
+            "Use `deviceArray()` in kernels; on the host `numpy.asarray()` of it is a copy",
             "caller",
         ),
         (

@@ -363,7 +363,7 @@ def test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot(domain: str, actor: Start) 
 def test_aRevokedLeaseForbidsAndFreesNothing(domain: str) -> None:
     mine = muninn.share(np.arange(5), name="r")
     array = mine.array
-    assert admin.evict("r") == 1
+    assert admin.evict("r").revoked == 1
     with pytest.raises(errors.LeaseRevoked, match="evicted"):
         mine.read()
     assert array.sum() == 10

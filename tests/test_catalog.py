@@ -262,7 +262,7 @@ def test_windowsHaveBudgetsOfTheirOwn(lab: Lab) -> None:
         (window("a", 1), 0, r"tenant 'a' on GPU 0: 100 B used \+ 1 B wanted > 100 B"),
         (window("b", 101), 0, r"tenant 'b' on GPU 0: 101 B wanted > 100 B allowed in all"),
         (window("b", 201), 0, r"scratch of GPU 0: 201 B wanted > 200 B allowed in all"),
-        (window("b", 1), 2, r"2 windows are being promoted to GPU 0, and 2 may be \(promotion.max"),
+        (window("b", 1), 2, r"under way to GPU 0: 2, and at most 2 may be \(promotion.max"),
     ):
         with pytest.raises((PromotionDenied, Queued), match=reason):
             catalog.quotas.admitWindow(wanted, underWay, ONCE)

@@ -27,7 +27,9 @@ from spawning import Zygote
 
 import muninn
 from muninn.cli.commands import runClose
+from muninn.cli.output import waitingBy
 from muninn.control.members import MemberTable
+from muninn.errors import PromotionDenied
 from muninn.session.membership import current
 from muninn.storage.paths import Paths
 from support import Actor, ActorError, eventually, leftovers
@@ -317,12 +319,73 @@ def test_promoteHoldsTheHotRangesOfAReadOnlyBufferForOthers(onGpu: muninn.Muninn
     )
     again = run("promote", "weights", "--hot", "--gpu", "1", "--seconds", "0").stdout
     assert "weights[0 B + 64K] is on GPU 1 already: no byte was copied" in again
-    assert answer("evict", "--name", "weights", "--windows", "--gpu", "0") == {"revoked": 0}
+    assert answer("evict", "weights", "--windows", "--gpu", "0") == {"revoked": 0}
+    noGpu = run("evict", "weights", "--windows", "--gpu", "7")
+    assert noGpu.returncode == 1 and "MNN-0029" in noGpu.stderr and "no GPU 7" in noGpu.stderr
     assert answer("evict", "--name", "weights", "--windows", "--gpu", "1")["revoked"] >= 2
     _, error = promoted.communicate(timeout=60)
     assert promoted.returncode == 1
     assert error.startswith("MNN-0014") and "of 'weights' on GPU 1: evicted" in error
     assert "hot: -; priority: normal; no end" in run("hint", "weights", "--clear").stdout
+
+
+@pytest.mark.parametrize("how", [("weights",), ("--tenant", "default")])
+def test_evictTakesTheWindowsOfABufferToo(
+    onGpu: muninn.MuninnBuffer, actor: Start, how: tuple[str, ...]
+) -> None:
+    """Broken: they went on holding VRAM for a buffer whose leases were revoked."""
+    weights = muninn.share(bytes(9999), "weights", access="readWrite")
+    other = actor("b = muninn.open('weights', 'readWrite')\ns = b.promote(0, 5000, 1)")
+    with muninn.share(bytes(9999), "kept", access="readOnly", tenant="t").promote() as kept:
+        said = run("evict", *how)
+        assert "leases revoked" in said.stdout, said.stderr
+        assert (", 1 of them on its windows" in said.stdout) == (how == ("weights",))
+        for use in ("s.address", "b.generation"):
+            with pytest.raises(ActorError, match=r"MNN-0014.*evicted"):
+                other.do(use)
+        assert kept.array[0] == 0, "the window of another buffer"
+    other.do("s.close(), b.close()")
+    weights.close()
+    eventually(
+        lambda: [each["kind"] for each in muninn.listBuffers() if each["windowOf"]] == [],
+        "no window is left",
+    )
+
+
+def test_anEmptyListSaysWhatIsNotListed(domain: str) -> None:
+    """Broken: it said that there was no buffer in the domain."""
+    none = run("list", "--tenant", "nosuch").stdout.splitlines()[-1]
+    assert none == f"(no buffer of tenant 'nosuch' in domain '{domain}')"
+    for name in ("a", "b"):
+        muninn.share(b"x", name=name)
+    for options, said in (
+        (("--tenant", "nosuch"), "buffer of tenant 'nosuch'"),
+        (("--mode", "fastMode"), "fastMode buffer"),
+        (("--mode", "fastMode", "--tenant", "t"), "fastMode buffer of tenant 't'"),
+    ):
+        last = run("list", *options).stdout.splitlines()[-1]
+        assert last == f"(no {said} in domain '{domain}'; 2 others not listed)"
+    muninn.free("a")
+    muninn.free("b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("promote", "a", "--gpu", "x"), "'x' is no whole number from 0 up"),
+        (("evict", "a", "--windows", "--gpu", "-1"), "'-1' is no whole number from 0 up"),
+        (("load", "a.npy", "--name", "a", "--gpu", "x"), "'x' is no whole number from 0 up"),
+        (("close", "a", "--pid", "0"), "'0' is no whole number above 0"),
+        (("free", "a", "b"), "usage: python -m muninn free "),
+        (("evict", "a", "--bogus"), "unrecognized arguments: --bogus"),
+        (("evict", "a", "--bogus"), "usage: python -m muninn evict "),
+    ],
+)
+def test_wrongUsageNamesTheRangeAndTheUsageOfTheCommand(
+    arguments: tuple[str, ...], said: str
+) -> None:
+    """Broken: a GPU was "no whole number above 0", and the usage was that of all commands."""
+    assert said in run(*arguments).stderr
 
 
 def test_promoteIsGivenBackAtCtrlC(onGpu: muninn.MuninnBuffer) -> None:
@@ -379,7 +442,7 @@ def test_openLetsGoOfWhatIsRevoked(domain: str) -> None:
         text=True,
     )
     eventually(lambda: muninn.listBuffers()[0]["importers"], "it is held")
-    assert answer("evict", "--name", "one") == {"revoked": 1}
+    assert answer("evict", "one") == {"revoked": 1, "ofWindows": 0}
     printed, said = opened.communicate(timeout=60)
     assert opened.returncode == 1
     assert said.startswith("MNN-0014 LeaseRevoked: ")
@@ -438,7 +501,7 @@ def test_closeRevokesAnotherProcessesLease(domain: str, actor: Start) -> None:
         == "MNN-0014"
     )
     assert run("close", "one", "--pid", str(holder.pid)).returncode == 1
-    assert answer("evict", "--name", "one") == {"revoked": 0}
+    assert answer("evict", "--name", "one") == {"revoked": 0, "ofWindows": 0}
 
 
 def test_oneOfTwoProcessesOfOnePidIsToBeChosen(
@@ -486,12 +549,19 @@ def test_theFixOfAMissingNameIsOneThatTheCommandHas(domain: str) -> None:
         ("free", "no"),
         ("describe", "no"),
         ("close", "no", "--pid", "1"),
-        ("evict", "--name", "no"),
+        ("evict", "no"),
+        ("evict", "no", "--windows"),
+        ("promote", "no"),
+        ("hint", "no"),
+        ("hint", "no", "--clear"),
         ("open", "no", "--timeout", "0"),
     )
     for command in commands:
         assert "timeout" not in run(*command).stderr.partition("Fix")[2]
     assert run("open", "no").stderr.rstrip().endswith("give `--timeout` to wait for it.")
+    wanted = pytest.raises(PromotionDenied, match="Wait longer .`--timeout`.")
+    with wanted, waitingBy(None), waitingBy("--timeout"):
+        raise PromotionDenied("no room", "Wait longer (`timeout=`)")
 
 
 def test_aNameMayBeTypedInALocaleThatCanNotSpellIt(domain: str) -> None:

@@ -151,7 +151,11 @@ def test_refusesWhatIsNoSize(text: str) -> None:
         ("[memory]\nnvmeEnabled = true\n", ":2", "NVMe"),
         ("[topology]\npreferP2P = 'perhaps'\n", ":2", "neither true nor false"),
         ("[topology]\npreferP2P = 1\n", ":2", "neither true nor false"),
-        ("[topology]\ncachePath = 'topology.json'\n", ":2", "does not match"),
+        (
+            "[topology]\ncachePath = 'topology.json'\n",
+            ":2",
+            "'topology.json' is not an absolute path",
+        ),
         ("control = 3\n", ":1", "outside of a table"),
         ("[[control]]\ndomain = 'x'\n", ":1", "outside of a table"),
         ("\ntakeoverMs = 3\n", ":2", "outside of a table"),
@@ -335,3 +339,17 @@ def test_everyLimitThatIsTakenMakesAControlBlock() -> None:
     for key, value in largest.items():
         with pytest.raises(InvalidConfig, match=key):
             loadSettings({}, {key: value + 1})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("MUNINN_CACHE_PATH", "a/b", "an absolute path, or"),
+        ("MUNINN_DOMAIN", "a b", "1 to 32 letters, digits, - and _"),
+        ("MUNINN_HOST_LINKS", "0-1=none\n", "one line of at most 4096 characters"),
+    ],
+)
+def test_aTextThatCanNotBeIsExplainedInWords(variable: str, value: str, words: str) -> None:
+    """Broken: the error showed a regular expression."""
+    with pytest.raises(InvalidConfig, match=f"{value!r} is not {words}".replace("\\", r"\\")):
+        loadSettings({variable: value})

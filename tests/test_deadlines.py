@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 import muninn
 from muninn.arguments import LONGEST_SECONDS, secondsOf, timeoutOf
 from muninn.errors import InvalidArgument
+from muninn.system.deadlines import shown
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,20 @@ def test_aLifetimeThatNoClockCountsIsRefusedHere(domain: str) -> None:
     with pytest.raises(InvalidArgument, match="lifetimeMs"):
         muninn.share(np.zeros(2), name="long", lifetimeMs=10**20)
     assert muninn.share(np.zeros(2), name="long", lifetimeMs=10**15).name == "long"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "3 s"), (2.9998208850010997, "3 s"), (0.25, "0.25 s"), (0, "0 s"), (86_400, "86400 s")],
+)
+def test_aTimeoutIsShownAsAUserHasWrittenIt(seconds: float, text: str) -> None:
+    """Broken: an error named the rest of it, `2.9998208850010997 s`."""
+    assert shown(seconds) == text
+
+
+def test_aCopySaysItsOwnTimeout(domain: str) -> None:
+    source, target = (muninn.share(np.zeros(3), access="readWrite") for _ in range(2))
+    with target.read(stream=None), ThreadPoolExecutor() as others:
+        copy = others.submit(target.copyFrom, source, timeout=0.3)
+        with pytest.raises(TimeoutError, match=r" for 0\.\d{1,3} s$"):
+            copy.result()

@@ -14,7 +14,7 @@ import pytest
 
 import muninn
 from muninn.storage.paths import Paths
-from support import BOUND_SECONDS, leftovers
+from support import BOUND_SECONDS, eventually, leftovers
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -140,6 +140,25 @@ def test_eachRouteBetweenTwoGpusIsTried(
     assert [rows["staged"][place] for place in (0, 3)] == ["staged", "right"]
     assert rows.keys() == {"-", "p2p", "staged", "mapped"}
     assert leftovers(domain) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("hints", ("2000",)), ("routes", ("4",)), ("withnumba", ())]
+)
+def test_aProgramLeavesNoBufferInADomainThatGoesOn(
+    domain: str, monkeypatch: pytest.MonkeyPatch, name: str, arguments: tuple[str, ...]
+) -> None:
+    """Broken: `hints` left its named table at each run, and `routes` its array in VRAM."""
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    monkeypatch.setenv("MUNINN_HOST_GPUS", "2")
+    with muninn.share(b"abc", name="mine") as mine:
+        ran = run(name, *arguments)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        eventually(
+            lambda: [each["name"] for each in muninn.listBuffers()] == ["mine"],
+            "no buffer of the program",
+        )
+        mine.free()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ not whole.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
@@ -85,7 +86,7 @@ def test_garbageIsNoRecord(content: bytes) -> None:
     assert all("op" in record for record in journal.replay(content))
 
 
-def test_appendsWholeOrNotAtAll(paths: Paths) -> None:
+def test_appendsWholeOrNotAtAll(paths: Paths, caplog: pytest.LogCaptureFixture) -> None:
     """RLIMIT_FSIZE stands for a full disk: the write ends in the middle of a record."""
     written = Journal(paths, 3)
     written.append("create", row=1)
@@ -96,10 +97,13 @@ def test_appendsWholeOrNotAtAll(paths: Paths) -> None:
     try:
         with pytest.raises(HostMemoryFull):
             written.append("create", row=2)
-        assert not written.note("gone", row=1)
+        with caplog.at_level(logging.WARNING, "muninn"):
+            assert not written.note("gone", row=1, incarnation=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+    said = caplog.messages[0]
+    assert said.startswith("the journal lacks the record 'gone' of row 1, incarnation 3: ")
     written.append("create", row=3)
     written.close()
     assert [record["row"] for record in journal.read(paths, 3)] == [1, 3]

@@ -198,7 +198,9 @@ def test_noBufferIsSharedSo(domain: str) -> None:
 def test_nothingOfItIsPublished(domain: str) -> None:
     muninn.share(np.zeros(3), name="a")
     buffer = muninn.open("a", access="copyOnWrite")
-    with pytest.raises(PermissionDenied, match="'a' is open copyOnWrite.*its write") as caught:
+    with pytest.raises(
+        PermissionDenied, match="'a' is open copyOnWrite.*are not published"
+    ) as caught:
         buffer.write()
     assert 'access="readWrite"' in caught.value.fix
 
@@ -396,7 +398,7 @@ def test_arraysOutliveARevocation(domain: str) -> None:
     buffer = muninn.open("a", access="copyOnWrite")
     array = buffer.array
     array[0] = 2
-    assert evict("a")
+    assert evict("a").revoked
     with pytest.raises(LeaseRevoked):
         _ = buffer.array
     array[1] = 3

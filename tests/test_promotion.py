@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import copy
 import gc
+import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -165,12 +166,31 @@ def test_aPromotionIsFollowed(buffer: muninn.MuninnBuffer) -> None:
     assert len(windows()) == before
 
 
-@pytest.mark.parametrize("window", [(-1, 4), (0, 0), (0, 1 << 40), (ELEMENTS * 4, 1), (1, -1)])
+@pytest.mark.parametrize(
+    ("window", "reason"),
+    [
+        ((-1, 4), "offset -1 is below 0"),
+        ((-1, None), "offset -1 is below 0"),
+        ((0, 0), "a window of 0 bytes of '"),
+        ((1, -1), "length -1 is below 0"),
+        ((0, 1 << 40), f"{1 << 40} bytes from 0 on reach beyond '"),
+        ((ELEMENTS * 4, 1), f"1 bytes from {ELEMENTS * 4} on reach beyond '"),
+        ((ELEMENTS * 4, None), "a window of 0 bytes of '"),
+        ((ELEMENTS * 4 + 1, None), f"offset {ELEMENTS * 4 + 1} is beyond '"),
+    ],
+)
 def test_aRangeThatIsNoWindowIsRefused(
-    buffer: muninn.MuninnBuffer, window: tuple[int, int]
+    buffer: muninn.MuninnBuffer, window: tuple[int, int | None], reason: str
 ) -> None:
-    with pytest.raises(InvalidArgument, match="no window"):
+    """Broken: `no bytes from 0 on are no window`, and of -1 `N + 1 bytes from -1 on`."""
+    with pytest.raises(InvalidArgument) as caught:
         buffer.promote(*window)
+    assert caught.value.reason.startswith(f"promote: {reason}")
+    inWindow = reason.replace("reach beyond '", "reach beyond a window of 64 bytes")
+    if window[0] < 0 or window[1] == -1 or window[1] == 1 << 40:
+        with buffer.promote(0, 64) as scratch, pytest.raises(InvalidArgument) as caught:
+            scratch.markUsed(*window)
+        assert caught.value.reason == f"markUsed: {inWindow}"
 
 
 def test_bundlesAndPrivateMemoryAreNotPromoted() -> None:
@@ -297,7 +317,7 @@ def test_aWindowIsWrittenBackByItsAddress(buffer: muninn.MuninnBuffer) -> None:
         for wrong in ((4000, 4, 0, scratch), (4000, 4, 1, scratch.address + 1), (0, 4, 1, "x")):
             with pytest.raises(InvalidArgument):
                 buffer.writeback(*wrong)
-        with pytest.raises(InvalidArgument, match="not in a window"):
+        with pytest.raises(InvalidArgument, match="offset 0 is before the window"):
             buffer.writeback(0, 4, 1, scratch)
         other = muninn.share(content(), "b")
         with pytest.raises(InvalidArgument, match="'b'"):
@@ -652,7 +672,9 @@ def test_soManyWindowsAreUnderWay(actor: Start, monkeypatch: pytest.MonkeyPatch)
         "engine.Engine.send = waits\n"
         "t = threading.Thread(target=lambda: b.promote(0, 5000, 1)); t.start(); at.wait(30)"
     )
-    with pytest.raises(PromotionDenied, match="1 windows are being promoted to GPU 1"):
+    with pytest.raises(
+        PromotionDenied, match="windows under way to GPU 1: 1, and at most 1 may be"
+    ):
         shared.promote(0, 6000, 1, timeout=0.05)
     with shared.promote(0, 6000, 0, timeout=5):
         pass
@@ -963,6 +985,57 @@ def test_aWindowAboveTheBudgetIsRefusedAtOnce(monkeypatch: pytest.MonkeyPatch) -
         shared.promote(timeout=1)
     with shared.promote(track=True, length=900_000, timeout=1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("access", "track", "length", "more", "advice"),
+    [
+        ("readWrite", False, 900_000, "with a second copy to compare it with", "with track=True"),
+        ("readWrite", False, 1 << 20, "with a second copy to compare it with", "Promote a smaller"),
+        ("readWrite", True, 1 << 20, "(1048832 bytes) of scratch memory with the flags", "smaller"),
+        ("readOnly", False, 2 << 20, "takes 2M of scratch memory, and 1M is the most", "smaller"),
+        ("readOnly", True, 2 << 20, "takes 2M of scratch memory, and 1M is the most", "smaller"),
+    ],
+)
+def test_aRefusalAdvisesTrackingWhereThatHelps(
+    monkeypatch: pytest.MonkeyPatch, access: Any, track: bool, length: int, more: str, advice: str
+) -> None:
+    """Broken: it always did, also for a window that is tracked or only read."""
+    monkeypatch.setenv("MUNINN_PER_TENANT_SCRATCH_BYTES", "1M")
+    monkeypatch.setenv("MUNINN_DEFAULT_SLICE_BYTES", "8192")
+    shared = muninn.share(np.zeros(2 << 20, np.uint8), access=access)
+    with pytest.raises(PromotionDenied) as caught:
+        shared.promote(0, length, track=track, timeout=1)
+    assert more in caught.value.reason and advice in caught.value.fix
+    assert ("track=True" in caught.value.fix) == (advice == "with track=True")
+
+
+def test_aForkedChildIsToldOfTheWindowAndNotOfAStream(buffer: muninn.MuninnBuffer) -> None:
+    with buffer.promote(stream=muninn.createStream(0)) as named, buffer.promote(0, 64) as scratch:
+        child = os.fork()
+        if not child:
+            try:
+                for each in (named, scratch):
+                    with pytest.raises(DeviceUnavailable, match="window was promoted by the par"):
+                        each.dirtyBytes()
+            except BaseException:
+                os._exit(1)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_aForkedChildMayLeaveTheBlockOfItsParent(actor: Start) -> None:
+    """Broken: the end of the window raised, and hid what ended the child."""
+    parent = actor("b = muninn.share(np.arange(5000), 'a', access='readWrite')")
+    parent.do(
+        "try:\n"
+        "    with b.promote(0, 4096) as s:\n"
+        "        s.array[0] = 7\n"
+        "        if (child := os.fork()) == 0: raise SystemExit\n"
+        "except SystemExit: os._exit(9)"
+    )
+    assert parent.do("os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])") == 9
+    assert muninn.open("a").read()[:2].tolist() == [7, 1]
 
 
 # --- any sequence ------------------------------------------------------------------------

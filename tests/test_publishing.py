@@ -175,7 +175,7 @@ def test_optionsAreTheNewVersionsOwn() -> None:
 
 def test_evictingANameRevokesTheLeasesOnEveryVersion() -> None:
     older, newer = muninn.publish("a", A), muninn.publish("a", A + 1)
-    assert admin.evict("a") == 2
+    assert admin.evict("a").revoked == 2
     for each in (older, newer):
         with pytest.raises(LeaseRevoked):
             each.read()

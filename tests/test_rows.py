@@ -73,6 +73,21 @@ def test_aDescriptionSurvivesItsBytes(description: RowDescription) -> None:
     assert RowDescription.unpacked(description.packed()) == description
 
 
+def test_aDamagedDescriptionIsToldInWords() -> None:
+    """Broken: the error was that of a codec of Python's."""
+    good, said = describe().packed(), set[str]()
+    for at in range(len(good)):
+        try:
+            RowDescription.unpacked(good[:at] + b"\xff" + good[at + 1 :])
+        except ControlBlockInvalid as error:
+            said.add(error.reason)
+    assert {
+        "a row's description has bytes that are no text",
+        "a row's description has a number that means nothing",
+    } <= said
+    assert not any("codec" in each or "index" in each for each in said)
+
+
 @given(st.binary(min_size=len(describe().packed()), max_size=len(describe().packed())))
 def test_randomBytesAreADescriptionInRangeOrATypedError(raw: bytes) -> None:
     try:

@@ -13,7 +13,7 @@ import pytest
 
 import muninn
 from muninn import errors
-from muninn.errors import BufferExists
+from muninn.errors import BufferExists, PermissionDenied
 from muninn.session.membership import current
 from muninn.sync.lock import OwnLock
 from support import Actor, ActorError, Background, eventually, leftovers
@@ -420,3 +420,46 @@ def test_aNameIsFreeAsSoonAsItsOnlyHoldersDied(domain: str, actor: Start, call: 
     both.kill()  # the broker, and the only holder
     assert others[0].do(f"b = muninn.{call}; b.describe()['state']") == "live"
     assert others[1].do("muninn.open('f').shape") == [10]
+
+
+_WAYS = ("write", "copyFrom", "window")
+
+
+@pytest.mark.parametrize(
+    ("shared", "opened", "reason", "fix"),
+    [
+        ("readOnly", None, "was shared readOnly", "Share the data anew"),
+        ("readOnly", "readOnly", "was shared readOnly", "Share the data anew"),
+        ("readOnly", "copyOnWrite", "was shared readOnly", "Share the data anew"),
+        ("readWrite", "readOnly", "is open for reading", 'Open it with access="readWrite"'),
+        ("readWrite", "copyOnWrite", "is open copyOnWrite: its", 'access="readWrite" as well'),
+    ],
+)
+def test_aRefusalSaysWhyAndWhatWorks(
+    domain: str, monkeypatch: pytest.MonkeyPatch, shared: Any, opened: Any, reason: str, fix: str
+) -> None:
+    """Broken: to open what was shared `readOnly` for writing, as the error advised, is an
+    error too.
+    """
+    monkeypatch.setenv("MUNINN_DEVICE", "host")
+    owned = muninn.share(np.zeros(3), name="a", access=shared)
+    source = muninn.share(np.ones(3), name="b")
+    buffer: Any = owned if opened is None else muninn.open("a", access=opened)
+    # An object that is open copyOnWrite promotes nothing.
+    for way in _WAYS[:2] if opened == "copyOnWrite" else _WAYS:
+        with pytest.raises(PermissionDenied) as caught:
+            if way == "window":
+                with buffer.promote() as scratch:
+                    scratch.markDirty()
+            else:
+                buffer.write() if way == "write" else buffer.copyFrom(source)
+        assert caught.value.reason.startswith(f"'a' {reason}") and fix in caught.value.fix
+        assert ("window" in caught.value.reason) == (way == "window")
+    if shared == "readOnly":
+        assert "Open it" not in caught.value.fix
+        with pytest.raises(PermissionDenied, match=r"was shared readOnly.*\"copyOnWrite\""):
+            muninn.open("a", access="readWrite")
+    else:
+        with muninn.open("a", access="readWrite") as writer:
+            writer.copyFrom(source)
+        assert owned.read().all()

@@ -475,6 +475,31 @@ def test_theCommandSaysThatNothingIsMeasured(domain: str) -> None:
     assert "the verdict is then kept nowhere." in printed
 
 
+@pytest.mark.parametrize("options", [(), ("--refresh",)])
+def test_theCommandSaysThatNothingCanBeKept(
+    request: pytest.FixtureRequest, domain: str, options: tuple[str, ...]
+) -> None:
+    """Broken: it named a file that can not be as the place of the verdict."""
+    folder: Path = request.getfixturevalue("tmp_path")
+    occupied = folder / "folder" / "topology.json"
+    occupied.mkdir(parents=True)
+    beneath = folder / "file"
+    beneath.write_bytes(b"")
+    for path, why in (
+        ("/proc/x/y", "No such file or directory"),
+        (f"{beneath}/y", "Not a directory"),
+        (str(occupied), "it is a folder"),
+    ):
+        printed = " ".join(run("topology", *options, MUNINN_CACHE_PATH=path).split())
+        assert f"No verdict can be kept in {path}: {why}. Correct topology.cachePath." in printed
+        assert ("the verdict is then kept nowhere." in printed) == (not options)
+        assert "until the next boot" not in printed
+    path = str(folder / "new" / "topology.json")
+    printed = " ".join(run("topology", *options, MUNINN_CACHE_PATH=path).split())
+    assert "No verdict" not in printed
+    assert (f"then kept in {path} until the next boot" in printed) == (not options)
+
+
 @pytest.mark.parametrize("count", ["0", "1"])
 def test_theCommandWorksWithoutPairs(domain: str, count: str) -> None:
     printed = run("topology", MUNINN_HOST_GPUS=count)

@@ -2,7 +2,9 @@
 
 *Evict.* The broker sets the revocation bits of the leases. The next operation of a
 process with such a lease is `LeaseRevoked`; the memory is freed when the process closes
-the buffer or dies.
+the buffer or dies. The promoted windows of a named buffer go with it: they would hold
+VRAM for a buffer that their processes may not use any more. This process revokes those,
+after the buffer's own, without which no process promotes another window.
 
 *Drain.* The broker writes the reason into the control block. From then on it refuses to
 create buffers, and existing buffers can still be opened and used.
@@ -17,17 +19,30 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muninn.control import leases
+from muninn.control import layout, leases
 from muninn.errors import BrokerUnavailable, BufferNotFound, ControlBlockInvalid
 from muninn.session import membership
+from muninn.session.gpus import deviceOf
 from muninn.session.names import LOOK
 from muninn.session.windownames import windowsOf
 from muninn.terms import asName, asTenant
 
+if TYPE_CHECKING:
+    from muninn.session.member import Membership
+
+#: The states in which a row has leases that the broker revokes.
+_EVICTED = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_REPLACED)
 #: How many descriptors a member has open when it checks whether it can serve.
 _OF_A_MEMBER = 2
+
+
+class Evicted(NamedTuple):
+    """How many leases were revoked in all, and on promoted windows of the named buffer."""
+
+    revoked: int
+    ofWindows: int
 
 
 def evict(
@@ -35,22 +50,21 @@ def evict(
     tenant: str | None = None,
     pid: int | None = None,
     reason: str = "evicted",
-) -> int:
+) -> Evicted:
     """Revoke leases: the next operation of their holders is `LeaseRevoked`, and the
     memory is freed when they close the buffer or die.
 
     Parameters
     ----------
     name, tenant, pid
-        The leases on this buffer, of this tenant's buffers, and of this process. None
-        selects all; a name or a tenant must be given.
+        The leases on this buffer and on its promoted windows, of this tenant's buffers,
+        and of this process. None selects all; a name or a tenant must be given.
     reason
         One of `muninn.control.leases.REVOCATION_REASONS`.
 
-    Returns
-    -------
-    int
-        How many leases were revoked.
+    Raises
+    ------
+    BufferNotFound
     """
     if name is None and tenant is None:
         raise TypeError("evict needs a name or a tenant")
@@ -58,33 +72,74 @@ def evict(
         "" if name is None else asName(name),
         "" if tenant is None else asTenant(tenant),
     )
-    request = membership.current().client.request
-    reply, _ = request("evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason)
+    member = membership.current()
+    called = _called(member, wantedName) if wantedName else []
+    reply, _ = member.client.request(
+        "evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason
+    )
     if not reply["buffers"]:
         wanted = " and ".join(
             f"{what} {value!r}"
             for what, value in (("name", name), ("tenant", tenant))
             if value is not None
         )
-        raise BufferNotFound(
-            f"there is no buffer of {wanted} in domain {membership.current().domain!r}", LOOK
-        )
-    return int(reply["revoked"])
+        raise BufferNotFound(f"there is no buffer of {wanted} in domain {member.domain!r}", LOOK)
+    windows: set[int] = set()
+    for base in called:
+        windows |= _windows(member, base, tenant=wantedTenant)
+    ofWindows = _revokeOn(member, windows, reason, pid)
+    return Evicted(int(reply["revoked"]) + ofWindows, ofWindows)
 
 
 def evictWindows(name: str, gpu: int | None = None) -> int:
     """Revoke the leases on the promoted windows of a buffer, on one GPU or on all: whoever
     uses one gets `LeaseRevoked` from its next operation, and what nobody uses is freed.
-    Returns how many leases were revoked. Raises `BufferNotFound`.
+    Returns how many leases were revoked.
+
+    Raises
+    ------
+    BufferNotFound
+    DeviceUnavailable
+        There is no such GPU, as far as this process knows, and no window on it.
     """
     member = membership.current()
-    wanted = set()
-    for row, _, _ in windowsOf(member.rows, member.located(asName(name))):
+    windows = _windows(member, member.located(asName(name)), gpu)
+    if gpu is not None and not windows and deviceOf(member).gpuCount:
+        deviceOf(member).requireGpu(gpu)
+    return _revokeOn(member, windows, "evicted")
+
+
+def _called(member: Membership, name: str) -> list[tuple[int, int]]:
+    """The rows of a name, with their incarnations: also of versions that were replaced."""
+    return [
+        (row, state.incarnation)
+        for row, state in member.rows.notFree()
+        if state.state in _EVICTED and member.rows.name(row) == name.encode()
+    ]
+
+
+def _windows(
+    member: Membership, base: tuple[int, int], gpu: int | None = None, tenant: str = ""
+) -> set[int]:
+    """The rows of the windows of a buffer."""
+    found = set()
+    for row, _, _ in windowsOf(member.rows, base):
         with contextlib.suppress(ControlBlockInvalid):
-            if gpu in (None, member.rows.description(row).gpu):
-                wanted.add(row)
-    holds = leases.scanHolds(member.block, member.members)
-    return sum(leases.revoke(member.block, hold, "evicted") for hold in holds if hold.row in wanted)
+            description = member.rows.description(row)
+            if gpu in (None, description.gpu) and tenant in ("", description.tenant):
+                found.add(row)
+    return found
+
+
+def _revokeOn(member: Membership, rows: set[int], reason: str, pid: int | None = None) -> int:
+    """Revoke the leases on some rows, of one process or of all."""
+    holds = leases.scanHolds(member.block, member.members) if rows else []
+    meant = [each for each in holds if each.row in rows]
+    return sum(
+        leases.revoke(member.block, each, reason)
+        for each in meant
+        if pid is None or member.members.identity(each.slot).pid == pid
+    )
 
 
 class Holder(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from muninn.api.repeats import Repeat
 from muninn.arguments import named, timeoutOf
 from muninn.config.sizes import asText
-from muninn.errors import BufferFreed
+from muninn.errors import BufferFreed, PermissionDenied
 from muninn.interop.dtypes import elementOf
 from muninn.session.gpus import deviceOf
 from muninn.session.lateimports import load
@@ -302,6 +302,22 @@ class Attachment:
             f"{description.dtype}{list(description.shape)} {asText(description.sizeBytes)} "
             f"{where}>"
         )
+
+
+def readsOnly(buffer: Attachment) -> PermissionDenied:
+    """The error for a write of the shared bytes by an object that may not write them."""
+    name = buffer.name
+    if buffer._held().description.access is Access.READ_ONLY:
+        return PermissionDenied(
+            f"{name!r} was shared readOnly: nobody may write it",
+            'Share the data anew with access="readWrite"',
+        )
+    if buffer._isPrivate:
+        return PermissionDenied(
+            f"{name!r} is open copyOnWrite: its changes are this object's, and are not published",
+            'Open it with access="readWrite" as well, for the write() or copyFrom() of that object',
+        )
+    return PermissionDenied(f"{name!r} is open for reading", 'Open it with access="readWrite"')
 
 
 def _closed() -> BufferFreed:

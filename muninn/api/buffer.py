@@ -13,6 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from muninn.api import views
+from muninn.api.attachment import readsOnly
 from muninn.api.handles import held
 from muninn.api.listing import describeRow
 from muninn.api.notebooks import htmlOf
@@ -23,7 +24,6 @@ from muninn.api.specs import asSize, specOf
 from muninn.api.views import Region
 from muninn.arguments import named, secondsOf, timeoutOf
 from muninn.control import layout
-from muninn.errors import PermissionDenied
 from muninn.interop.dtypes import elementOf
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
@@ -148,17 +148,8 @@ class MuninnBuffer(Protocols, Promotes, Closable):
         RuntimeError
             This thread is inside an access of this buffer already.
         """
-        if not self._writable:
-            raise PermissionDenied(
-                f"{self.name!r} is open for reading", 'Open it with access="readWrite"'
-            )
-        if self._isPrivate:
-            raise PermissionDenied(
-                f"{self.name!r} is open copyOnWrite: its changes are this object's, and are not "
-                "published",
-                'Open it with access="readWrite" as well, and copy buffer.array into the view of '
-                "its write()",
-            )
+        if not self._writable or self._isPrivate:
+            raise readsOnly(self)
         return Writing(self, timeoutOf("write", timeout), stream)
 
     @named

@@ -57,5 +57,8 @@ def held(
         raise PermissionDenied(f"the handle is for tenant {description.tenant!r}, not {tenant!r}")
     granted = capability.access
     if access not in (None, *_READING) and granted is Access.READ_ONLY:
-        raise PermissionDenied(f"the handle of {description.name!r} allows reading only")
+        raise PermissionDenied(
+            f"the handle of {description.name!r} allows reading only",
+            "Take the handle of an object that is open for writing",
+        )
     return openBuffer, granted if access is None else access

@@ -110,9 +110,9 @@ def _asRanges(caller: str, value: object, sizeBytes: int) -> tuple[tuple[int, in
         offset, length = numbers
         if offset < 0 or length <= 0 or offset + length > min(sizeBytes, MAX_END_BYTES):
             raise InvalidArgument(
-                f"{caller}: a hot range of {length} bytes from {offset} on is not in a buffer "
-                f"of {sizeBytes}",
-                "Give offsets and lengths in bytes of the buffer",
+                f"{caller}: the hot range ({offset}, {length}), an offset and a length, is not in "
+                f"a buffer of {sizeBytes} bytes",
+                "Give an offset from 0 on, and a length above 0, within the buffer",
             )
         if length > MAX_RANGE_BYTES - PAGE_BYTES:
             raise InvalidArgument(

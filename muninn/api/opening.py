@@ -35,7 +35,7 @@ from muninn.errors import (
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
 from muninn.system import clock
-from muninn.system.deadlines import deadlineOf
+from muninn.system.deadlines import deadlineOf, shown
 from muninn.terms import OpenAccessWord, RenewWord, asName, asOpenAccess, asRenew, asTenant
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _find(membership: Membership, name: str, timeout: float | None) -> OpenBuffe
         while (openBuffer := _lookOut(waiting, deadline)) is None and waiting.sleep(deadline):
             pass
         comes = ", although a process is creating it" if waiting.isComing else ""
-        waited = f" within {timeout} s{comes}"
+        waited = f" within {shown(timeout)}{comes}"
     if openBuffer is None:
         raise absent(membership.tables, name, waited, LOOK if waited else None)
     return openBuffer

@@ -14,7 +14,7 @@ from muninn.api.copying import Copies
 from muninn.api.hints import HintKeywords
 from muninn.api.transfers import Progress
 from muninn.arguments import asInteger, checkKeywords, named
-from muninn.errors import TransferCancelled
+from muninn.errors import InvalidArgument, TransferCancelled
 from muninn.sync.asyncwait import waited
 
 if TYPE_CHECKING:
@@ -238,5 +238,10 @@ class Promotes(Copies):
         begin = asInteger(offset)
         if begin is None:
             raise TypeError("writeback: offset is a number of bytes")
+        if begin < scratch.offset:
+            raise InvalidArgument(
+                f"writeback: offset {begin} is before the window, which begins at {scratch.offset}",
+                "Pass offset and length in bytes of the buffer",
+            )
         scratch.markDirty(begin - scratch.offset, length)
         return scratch.writeback()

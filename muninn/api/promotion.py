@@ -23,7 +23,7 @@ from muninn.api.attachment import Attachment
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import WORD_BYTES, Room
+from muninn.api.scratchroom import WORD_BYTES, Room, requireWithin
 from muninn.api.windowwork import WindowWork
 from muninn.arguments import asInteger, requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
@@ -80,7 +80,7 @@ class Asked(NamedTuple):
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
     promotion = Promotion.of(base, asked)
-    _require(promotion.openBuffer, window)
+    _require(asked.caller, promotion.openBuffer, window)
     work = WindowWork(stream, promotion.gpu)
     work.check(asked.caller, deviceOf(promotion.openBuffer.context))
     return promotion.scratch(window, work)
@@ -152,11 +152,15 @@ class Promotion(NamedTuple):
         settings = self.openBuffer.tables.settings.promotion
         most = min(settings.perGpuScratchBytes, settings.perTenantScratchBytes)
         if room.sizeBytes > most:
+            tracked = Room.of(window.sizeBytes, self.sliceBytes, isWritten, isTracked=True)
+            fix = "Promote a smaller one, or raise the budget"
+            if room.shadowAt is not None and tracked.sizeBytes <= most:
+                fix = "Promote it with track=True, or a smaller one, or raise the budget"
             raise PromotionDenied(
                 f"a window of {exactly(window.sizeBytes)} takes {exactly(room.sizeBytes)} of "
-                f"scratch memory, and {exactly(most)} is the most "
+                f"scratch memory{room.more()}, and {exactly(most)} is the most "
                 "(promotion.perGpuScratchBytes, perTenantScratchBytes)",
-                "Promote a smaller one, with track=True, or raise the budget",
+                fix,
             )
         return room
 
@@ -370,14 +374,13 @@ def _requireShared(base: Attachment, openBuffer: OpenBuffer) -> None:
         )
 
 
-def _require(openBuffer: OpenBuffer, window: dirty.Range) -> None:
+def _require(caller: str, openBuffer: OpenBuffer, window: dirty.Range) -> None:
     sizeBytes = openBuffer.description.sizeBytes
-    if window.offset < 0 or window.sizeBytes <= 0 or sum(window) > sizeBytes:
-        what = f"{window.sizeBytes} bytes" if window.sizeBytes > 0 else "no bytes"
+    name = openBuffer.description.name
+    requireWithin(caller, window, sizeBytes, f"{name!r}, which has {sizeBytes} bytes")
+    if window.sizeBytes == 0:
         raise InvalidArgument(
-            f"{what} from {window.offset} on are no window of "
-            f"{openBuffer.description.name!r}, which has {sizeBytes}",
-            "Promote a range of its bytes",
+            f"{caller}: a window of 0 bytes of {name!r} can not be", "Promote at least a byte"
         )
 
 

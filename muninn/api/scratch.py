@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Never, Self
 import numpy as np
 
 from muninn.api import views
-from muninn.api.attachment import Attachment
+from muninn.api.attachment import Attachment, readsOnly
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import Room, rangeWithin, regionOf
@@ -310,7 +310,7 @@ class Scratch(Protocols, Closable):
         If the stream of its kernels has failed, the window ends, and this raises the
         stream's error.
         """
-        if self._isOver:
+        if self._isOver or not self._work.isHere():
             return
         memory = self._memory
         failure = self._work.end(deviceOf(memory.context))
@@ -369,10 +369,8 @@ class Scratch(Protocols, Closable):
     def _requireWritten(self) -> OpenBuffer:
         opened = self._checked()
         if not self._isWritten:
-            raise PermissionDenied(
-                f"{self._base.name!r} is readOnly, or open for reading, and so is a window of it",
-                'Share it with access="readWrite", and open it so',
-            )
+            refused = readsOnly(self._base)
+            raise PermissionDenied(f"{refused.reason}, and no window of it is written", refused.fix)
         return opened
 
     def _awaitWork(self, opened: OpenBuffer) -> None:

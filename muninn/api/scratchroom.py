@@ -46,6 +46,13 @@ class Room(NamedTuple):
         total = flagsAt + 2 * slicesOf(windowBytes, sliceBytes)
         return cls(None if isTracked else behind, flagsAt, total)
 
+    def more(self) -> str:
+        """What is there beside the window, for a message."""
+        if self.flagsAt is None:
+            return ""
+        shadow = "" if self.shadowAt is None else "a second copy to compare it with, and "
+        return f" with {shadow}the flags of its slices"
+
 
 def regionOf(base: Attachment, window: dirty.Range) -> Region:
     """The window as an array of the buffer's elements, or of bytes if it cuts one."""
@@ -70,7 +77,21 @@ def askedRange(caller: str, sizeBytes: int, offset: object, length: object) -> d
 
 def rangeWithin(caller: str, sizeBytes: int, offset: object, length: object) -> dirty.Range:
     """The range of a window of so many bytes that a caller asks for."""
-    begin, wanted = asked = askedRange(caller, sizeBytes, offset, length)
-    if begin < 0 or wanted < 0 or begin + wanted > sizeBytes:
-        raise InvalidArgument(f"{wanted} bytes from {begin} on are not in a window of {sizeBytes}")
+    asked = askedRange(caller, sizeBytes, offset, length)
+    requireWithin(caller, asked, sizeBytes, f"a window of {sizeBytes} bytes")
     return asked
+
+
+def requireWithin(caller: str, asked: dirty.Range, sizeBytes: int, what: str) -> None:
+    """Raise `InvalidArgument` unless a range is in the bytes of `what`."""
+    begin, length = asked
+    if 0 <= begin <= sizeBytes and 0 <= length <= sizeBytes - begin:
+        return
+    problem = f"{length} bytes from {begin} on reach beyond {what}"
+    if begin < 0:
+        problem = f"offset {begin} is below 0"
+    elif begin > sizeBytes:
+        problem = f"offset {begin} is beyond {what}"
+    elif length < 0:
+        problem = f"length {length} is below 0"
+    raise InvalidArgument(f"{caller}: {problem}", "Pass an offset and a length that are in it")

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from muninn.api.attachment import Attachment
+from muninn.api.attachment import Attachment, readsOnly
 from muninn.api.options import BufferOptions
 from muninn.api.repeats import Repeat, remember
 from muninn.api.specs import specOf
@@ -20,7 +20,6 @@ from muninn.control import layout
 from muninn.errors import (
     BufferMismatch,
     InvalidArgument,
-    PermissionDenied,
     TopologyNotPeerable,
 )
 from muninn.interop.dtypes import elementOf
@@ -175,7 +174,6 @@ def requireLink(openBuffer: OpenBuffer, gpu: int) -> None:
     home = openBuffer.memory.gpu
     if home is None or home == gpu:
         return
-    deviceOf(openBuffer.context).requirePeer(gpu, home)
     try:
         engineFor(openBuffer).requireLink(home, gpu)
     except TopologyNotPeerable as error:
@@ -188,16 +186,17 @@ def _requireAlike(
     buffer: Attachment, source: Attachment, into: OpenBuffer, out: OpenBuffer
 ) -> None:
     if not buffer.writable or buffer._isPrivate:
-        raise PermissionDenied(
-            f"{buffer.name!r} is open for reading, or copyOnWrite",
-            'Open it with access="readWrite"',
-        )
+        raise readsOnly(buffer)
     for each, opened in ((source, out), (buffer, into)):
         requireArray(each, opened)
-    if into.tables is not out.tables or (into.row, into.incarnation) == (out.row, out.incarnation):
+    if into.tables is not out.tables:
         raise InvalidArgument(
-            f"{buffer.name!r} can not be copied from itself, or from another domain",
-            "Pass another buffer of this domain",
+            f"{source.name!r} is of another control block than {buffer.name!r}",
+            "Open both in this domain",
+        )
+    if (into.row, into.incarnation) == (out.row, out.incarnation):
+        raise InvalidArgument(
+            f"{buffer.name!r} can not be copied from itself", "Pass another buffer"
         )
     mine, theirs = ((each.description.shape, elementOf(each)) for each in (into, out))
     if mine != theirs:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.errors import InvalidArgument
 from muninn.system import aside
+from muninn.system.forks import Origin
 from muninn.system.logs import Log
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _log = Log("muninn.promotion")
 _SECONDS = 60.0
+_INHERITED = "the window was promoted by the parent process, and its work is waited for there"
 
 
 class WindowWork:
@@ -33,6 +35,11 @@ class WindowWork:
 
     def __init__(self, stream: Any, gpu: int) -> None:
         self._stream, self._gpu = stream, gpu
+        self._origin = Origin(_INHERITED, "Promote the window in the child")
+
+    def isHere(self) -> bool:
+        """Whether this process has promoted the window, and is no forked child."""
+        return self._origin.isHere()
 
     def check(self, caller: str, device: Device) -> None:
         """Raise what the end of the block would find out about the stream, when it is too
@@ -60,6 +67,7 @@ class WindowWork:
 
     def wait(self, device: Device) -> None:
         """Wait for the kernels. Raises the error of their stream."""
+        self._origin.require()
         if (stream := self.stream(device)) is not None:
             stream.synchronize()
         else:

@@ -74,8 +74,15 @@ MAX_RECORD_BYTES = 4096
 SLACK_BYTES = 64 << 10
 #: The records of a row that a copy has as well, and those after which it has none.
 _VOUCHING, _ENDING = ("create", "live", "replaced"), ("free", "gone")
+#: The fields of a record that say what it is about.
+_IDENTIFYING = ("row", "incarnation", "epoch")
 #: A journal up to this size may have nothing but the beginning of a term.
 _EMPTY_BYTES = 64
+
+
+def _shown(fields: Record) -> str:
+    """What a record is about."""
+    return ", ".join(f"{key} {fields[key]}" for key in _IDENTIFYING if key in fields)
 
 
 class Journal:
@@ -126,7 +133,9 @@ class Journal:
         try:
             self.append(op, **fields)
         except HostMemoryFull as error:
-            _log.warning("%s %s is not in the journal: %s", op, fields, error.reason)
+            _log.warning(
+                "the journal lacks the record %r of %s: %s", op, _shown(fields), error.reason
+            )
             return False
         return True
 

@@ -177,17 +177,20 @@ def runEvict(arguments: argparse.Namespace) -> int:
         arguments.fail("--gpu is for --windows")
     if arguments.windows:
         if arguments.name is None or arguments.tenant is not None:
-            arguments.fail("--windows is for --name, without --tenant")
+            arguments.fail("--windows is for a NAME, without --tenant")
         revoked = admin.evictWindows(arguments.name, arguments.gpu)
+        where = "" if arguments.gpu is None else f" on GPU {arguments.gpu}"
         return say(
             arguments,
             {"revoked": revoked},
-            f"{counted(revoked, 'lease')} on windows of {arguments.name} revoked",
+            f"{counted(revoked, 'lease')} on windows of {arguments.name}{where} revoked",
         )
     if arguments.name is None and arguments.tenant is None:
-        arguments.fail("give --name, --tenant or both")
-    revoked = admin.evict(arguments.name, arguments.tenant)
-    return say(arguments, {"revoked": revoked}, f"{counted(revoked, 'lease')} revoked")
+        arguments.fail("give a NAME, --tenant or both")
+    evicted = admin.evict(arguments.name, arguments.tenant)
+    ofWindows = f", {evicted.ofWindows} of them on its windows" if evicted.ofWindows else ""
+    text = f"{counted(evicted.revoked, 'lease')} revoked{ofWindows}"
+    return say(arguments, evicted._asdict(), text)
 
 
 def runDrain(arguments: argparse.Namespace) -> int:

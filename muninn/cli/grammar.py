@@ -35,19 +35,28 @@ def argumentsOf(argv: Sequence[str]) -> argparse.Namespace:
         return argparse.Namespace(
             run="main:runLater", command=rest[0], json=early.json, domain=early.domain
         )
-    return _parser().parse_args(argv)
+    arguments, unknown = (parser := _parser()).parse_known_args(argv)
+    if unknown:  # the command's own usage helps, and not that of all commands
+        getattr(arguments, "fail", parser.error)(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
 
 
 def _count(text: str) -> int:
     """A whole number above 0."""
-    if not text.isascii() or not text.isdecimal() or not 0 < len(text) < 16 or int(text) == 0:
+    if not _isWhole(text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
 
 
 def _whole(text: str) -> int:
     """A whole number from 0 up."""
-    return 0 if text == "0" else _count(text)
+    if not _isWhole(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 up")
+    return int(text)
+
+
+def _isWhole(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 16
 
 
 def _seconds(text: str) -> float:
@@ -62,11 +71,13 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _named(command: argparse.ArgumentParser) -> None:
+def _named(command: argparse.ArgumentParser, isNeeded: bool = True) -> None:
     """The buffer's name, by position or by `--name`, as the manual of `muninctl` has
-    it.
+    it. It is None where it is not needed and not given.
     """
-    group = command.add_mutually_exclusive_group(required=True)
+    if not isNeeded:
+        command.set_defaults(name=None)
+    group = command.add_mutually_exclusive_group(required=isNeeded)
     group.add_argument("name", metavar="NAME", nargs="?", default=argparse.SUPPRESS)
     group.add_argument(
         "--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same"
@@ -166,7 +177,7 @@ def _addHolding(add: _Add) -> None:
     command.add_argument("--name", required=True)
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
     command.add_argument("--tenant", help="the tenant for its quota")
-    command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: the GPU")
+    command.add_argument("--gpu", type=_whole, metavar="G", help="for fastMode: the GPU")
     command.add_argument(
         "--access", default="readWrite", help="readOnly, readMostly or readWrite (default)"
     )
@@ -284,11 +295,11 @@ def _addChanging(add: _Add) -> None:
     command = add(
         "evict",
         "commands:runEvict",
-        "revoke all leases of a buffer, of its windows, or of a tenant",
-        "evict --name weights",
+        "revoke all leases of a buffer and its windows, of its windows alone, or of a tenant",
+        "evict weights",
     )
-    command.add_argument("--name")
-    command.add_argument("--tenant")
+    _named(command, isNeeded=False)
+    command.add_argument("--tenant", help="the buffers of this tenant")
     command.add_argument(
         "--windows",
         action="store_true",
@@ -319,7 +330,7 @@ def _addChanging(add: _Add) -> None:
     )
     command.add_argument("--name", required=True)
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
-    command.add_argument("--gpu", type=int, metavar="G", help="for fastMode: the GPU")
+    command.add_argument("--gpu", type=_whole, metavar="G", help="for fastMode: the GPU")
     command.add_argument("--tenant", help="whose quota it counts against")
     command.add_argument(
         "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"

@@ -8,7 +8,7 @@ import argparse
 import os
 from typing import Any
 
-from muninn.cli.output import Row, age, counted, printable, printJson, printTable, waitingBy
+from muninn.cli.output import Row, age, counted, printable, printJson, printTable
 from muninn.config.sizes import asText
 from muninn.system import clock
 
@@ -22,7 +22,8 @@ _BROKER_SECONDS, _LOOK_SECONDS = 1.0, 0.01
 def runList(arguments: argparse.Namespace) -> int:
     import muninn
 
-    info, buffers = domainNow(), muninn.listBuffers()
+    info, every = domainNow(), muninn.listBuffers()
+    buffers = every
     if arguments.mode is not None:
         from muninn.terms import asMode
 
@@ -40,7 +41,7 @@ def runList(arguments: argparse.Namespace) -> int:
         _SHRINKING,
     )
     if not buffers:
-        print(f"(no buffer in domain {info['domain']!r})")
+        print(printable(_nothing(arguments, info["domain"], len(every))))
     if arguments.holders or info["draining"]:
         print()
     if arguments.holders:
@@ -54,6 +55,14 @@ def runList(arguments: argparse.Namespace) -> int:
     if arguments.holders or info["draining"]:
         print(printable(domainLine(info)))
     return 0
+
+
+def _nothing(arguments: argparse.Namespace, domain: str, count: int) -> str:
+    """What a list says that is empty, where the domain has `count` buffers."""
+    mode = "" if arguments.mode is None else f"{arguments.mode} "
+    tenant = "" if arguments.tenant is None else f" of tenant {arguments.tenant!r}"
+    others = f"; {counted(count, 'other')} not listed" if count else ""
+    return f"(no {mode}buffer{tenant} in domain {domain!r}{others})"
 
 
 def domainNow() -> dict[str, Any]:
@@ -129,7 +138,7 @@ def _described(name: str) -> dict[str, Any]:
     import muninn
     from muninn.api.opening import openAny
 
-    with waitingBy(None), openAny(name) as buffer:
+    with openAny(name) as buffer:
         described = buffer.describe()
     if described["kind"] == "bundle":
         with muninn.openBundle(name) as bundle:

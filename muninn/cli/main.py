@@ -57,14 +57,15 @@ def _decoded(argument: str) -> str:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from muninn.cli.output import printError, printJson, printProblem, problem
+    from muninn.cli.output import printError, printJson, printProblem, problem, waitingBy
 
     asJson = "--json" in argv
     try:
         arguments = argumentsOf(argv)
         asJson = arguments.json
         _configure(arguments)
-        return _runnerOf(arguments.run)(arguments)
+        with waitingBy(None):
+            return _runnerOf(arguments.run)(arguments)
     except UsageError as error:
         print(error.text, file=sys.stderr)
         if asJson:

@@ -76,18 +76,17 @@ def printError(error: MuninnError, asJson: bool) -> None:
 
 @contextlib.contextmanager
 def waitingBy(option: str | None) -> Iterator[None]:
-    """Adapt the fix of `BufferNotFound`, which tells a program to give `timeout=`: name
-    the `option` of this command that waits, or nothing if the command can not wait.
+    """Adapt the fix of an error, which tells a program to give `timeout=`: name the
+    `option` of this command that waits, or nothing if the command can not wait.
     """
-    from muninn.errors import BufferNotFound
-
     try:
         yield
-    except BufferNotFound as error:
-        check, _, _ = error.fix.partition("; give `timeout=`")
-        error.fix = (
-            f"{check}; give `{option}` to wait for it" if option and check != error.fix else check
-        )
+    except MuninnError as error:
+        check, wait, _ = error.fix.partition("; give `timeout=`")
+        if option is None and wait:
+            error.fix = check
+        elif option is not None:
+            error.fix = error.fix.replace("`timeout=`", f"`{option}`")
         raise
 
 

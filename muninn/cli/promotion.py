@@ -30,13 +30,14 @@ def runPromote(arguments: argparse.Namespace) -> int:
 
     if arguments.hot and (arguments.offset, arguments.length) != (None, None):
         arguments.fail("--hot is instead of --offset and --length")
-    with waitingBy(None), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
         buffer = held.enter_context(openAny(arguments.name))
         deadline = clock.now() + arguments.timeout
         stop, promoted = stopped(), list[Any]()
         for offset, length in _windows(arguments, buffer):
             left = max(0.0, deadline - clock.now())
-            scratch = buffer.promote(offset, length, arguments.gpu, timeout=left)
+            with waitingBy("--timeout"):
+                scratch = buffer.promote(offset, length, arguments.gpu, timeout=left)
             promoted.append(held.enter_context(scratch))
         isShared = buffer.access == Access.READ_ONLY
         result = {"shared": isShared, "windows": [_described(each) for each in promoted]}

@@ -170,7 +170,10 @@ def _printText(settings: Topology, device: Device, kept: Kept, pairs: Sequence[P
     if sentences:
         print()
     for sentence in sentences:
-        for line in textwrap.wrap(printable(sentence), _WIDTH, break_on_hyphens=False):
+        # A path is not cut: somebody may copy it.
+        for line in textwrap.wrap(
+            printable(sentence), _WIDTH, break_on_hyphens=False, break_long_words=False
+        ):
             print(line)
 
 
@@ -262,6 +265,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def _explained(settings: Topology, kept: Kept, pairs: Sequence[Pair]) -> Iterable[str]:
     """The sentences about the words of the table."""
+    hindrance = kept.hindrance() if kept.path and pairs else ""
     verdicts = [pair.verdict for pair in pairs if pair.verdict is not None]
     if any(each.p2pBytesPerSecond or each.stagedBytesPerSecond for each in verdicts):
         yield "P2P (over the link) and STAGED (by way of the host) are in GB/s."
@@ -272,12 +276,15 @@ def _explained(settings: Topology, kept: Kept, pairs: Sequence[Pair]) -> Iterabl
             "copies go by way of the host. `topology --refresh` verifies and measures them now."
         )
     elif isUnmeasured:
-        where = f"kept in {kept.path} until the next boot" if kept.path else "kept nowhere"
+        isKept = kept.path and not hindrance
+        where = f"kept in {kept.path} until the next boot" if isKept else "kept nowhere"
         yield (
             "Not measured yet: no process has copied over this link. The first copy sends "
             "some MiB over it, compares what arrived, and measures the link; the verdict is "
             f"then {where}. `topology --refresh` does all that now."
         )
+    if hindrance:
+        yield f"No verdict can be kept in {kept.path}: {hindrance}. Correct topology.cachePath."
     if any(pair.isCorrupt() for pair in pairs):
         yield f"Corrupt: the bytes that arrived were not those that were sent. {_IOMMU}."
 

@@ -148,10 +148,10 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _text(pattern: str) -> Callable[[Any], str]:
+def _text(pattern: str, words: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise InvalidArgument(f"{value!r} does not match {pattern}")
+            raise InvalidArgument(f"{value!r:.80} is not {words}")
         return value
 
     return check
@@ -181,11 +181,13 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "topology": {
         "enablePeerProbing": _flag,
         "preferP2P": _flag,
-        "cachePath": _text(r"|-|/[^\0]*"),
+        "cachePath": _text(
+            r"|-|/[^\0]*", 'an absolute path, or "-" for none, or "" for the usual place'
+        ),
     },
     "security": {"leaseTtlMs": _count(10, 1 << 40), "handleBytes": _count(64, 64)},
     "control": {
-        "domain": _text(r"[A-Za-z0-9_-]{1,32}"),
+        "domain": _text(r"[A-Za-z0-9_-]{1,32}", "1 to 32 letters, digits, - and _"),
         "takeoverMs": _count(10, 60_000),
         "requestTimeoutMs": _count(100, 3_600_000),
         "maxMembers": _count(1, 4094),
@@ -196,7 +198,7 @@ _CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "device": _word("auto", "host", "cuda"),
         "hostGpus": _count(0, 64),
         "hostGpuBytes": _size(1),
-        "hostLinks": _text(r"[^\n]{0,4096}"),
+        "hostLinks": _text(r"[^\n]{0,4096}", "one line of at most 4096 characters"),
         "mappedWindowBytes": _size(0),
         "ipcGraceMs": _count(0, 3_600_000),
     },

@@ -160,7 +160,9 @@ class RowDescription(NamedTuple):
                 Head.unpacked(head),
             )
         except (IndexError, UnicodeDecodeError) as error:
-            raise ControlBlockInvalid(f"a row's description is out of range: {error}") from error
+            isText = isinstance(error, UnicodeDecodeError)
+            what = "bytes that are no text" if isText else "a number that means nothing"
+            raise ControlBlockInvalid(f"a row's description has {what}") from error
         inRange = (
             0 <= sizeBytes <= segmentBytes <= 1 << 62 and metaOffset + metaBytes <= segmentBytes
         )

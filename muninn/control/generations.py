@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from muninn.control import layout
 from muninn.system import aside, atomics, clock
-from muninn.system.deadlines import deadlineOf, sleepNs
+from muninn.system.deadlines import deadlineOf, shown, sleepNs
 from muninn.system.green import sleepOn
 
 _COPY_ATTEMPTS = 64
@@ -212,7 +212,8 @@ class Generation:
                 if canTakeAccess:
                     raise Starved
                 raise TimeoutError(
-                    f"no whole copy {what}within {timeout} s: the buffer is written without a pause"
+                    f"no whole copy {what}within {shown(timeout)}: the buffer is written without a "
+                    "pause"
                 )
             if value & 1:
                 aside.refuseOwn()

@@ -12,14 +12,14 @@ process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from types import TracebackType
 
 from muninn.devices.port import READY_SLICE_SECONDS, Ready
-from muninn.errors import DeviceUnavailable, InvalidArgument
+from muninn.errors import InvalidArgument
 from muninn.system import aside, atomics, threads
-from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.deadlines import deadlineOf, remaining, shown
+from muninn.system.forks import Origin
 from muninn.system.green import Condition, SimpleQueue
 from muninn.system.threads import AnyThread
 
@@ -29,6 +29,7 @@ Item = Callable[[BaseException | None], object]
 #: A piece of work with its stream worker, its number there, and whether it can fail by
 #: itself; None ends the worker.
 Items = SimpleQueue["tuple[StreamWorker, int, Item, bool] | None"]
+_INHERITED = "the stream belongs to the parent process: a fork copies no threads"
 
 
 class StreamWorker:
@@ -42,7 +43,7 @@ class StreamWorker:
 
     def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
         self._name, self._begin = name, begin
-        self._pid = os.getpid()
+        self._origin = Origin(_INHERITED, "Create a stream in the child")
         #: Each piece comes with its stream worker, so that an idle thread refers to
         #: none.
         # Not a list under the condition: the garbage collector may put at any point of
@@ -86,7 +87,7 @@ class StreamWorker:
         """Wait for the work that was submitted so far, and raise the stream's error."""
         if pending := self.awaitFinished(timeout):
             raise TimeoutError(
-                f"{pending} operations of the stream are still pending after {timeout} s"
+                f"work of the stream is still pending after {shown(timeout)}; operations: {pending}"
             )
         self._raise()
 
@@ -127,7 +128,7 @@ class StreamWorker:
     def shut(self) -> None:
         """Refuse more work."""
         # In a forked child a thread that is not there may hold the lock.
-        if os.getpid() == self._pid:
+        if self._origin.isHere():
             with self._changed.lock:
                 self._shut = True
 
@@ -200,11 +201,7 @@ class StreamWorker:
             raise error.with_traceback(self._trace)
 
     def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise DeviceUnavailable(
-                "the stream belongs to the parent process: a fork copies no threads",
-                "Create a stream in the child",
-            )
+        self._origin.require()
 
 
 def _work(items: Items, begin: Callable[[], object] | None) -> None:

@@ -234,7 +234,11 @@ class OpenBuffer:
     def allowWriting(self) -> None:
         """Make this process's mapping writable, if the buffer's access allows it."""
         if self.description.access is Access.READ_ONLY:
-            raise PermissionDenied(f"{self.description.name!r} was shared readOnly")
+            raise PermissionDenied(
+                f"{self.description.name!r} was shared readOnly: nobody may write it",
+                'Open it with access="readOnly", or "copyOnWrite" for changes of its own; or '
+                'share the data anew with access="readWrite"',
+            )
         if isinstance(self.memory.source, segments.Mapping):
             self.memory.source.allowWriting()
 

@@ -49,7 +49,7 @@ from muninn.sync.contention import (
     writerDied,
 )
 from muninn.system import atomics, threads
-from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.deadlines import deadlineOf, remaining, shown
 
 if TYPE_CHECKING:
     from muninn.devices.port import Stream
@@ -107,7 +107,7 @@ class OnOpenBuffer(atomics.AccessScope):
         if ended is OwnerWait.TIME_OVER and until is not None:
             raise TimeoutError(
                 f"{ownerShown(openBuffer, word)} has been writing "
-                f"{openBuffer.description.name!r} for {until[1]} s"
+                f"{openBuffer.description.name!r} for {shown(until[1])}"
             )
         return ended is OwnerWait.OWNER_DEAD
 
@@ -177,7 +177,8 @@ class Writing(OnOpenBuffer):
         left = None if until is None else remaining(until[0])
         if not awaitReaders(openBuffer, left):
             raise TimeoutError(
-                f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
+                f"others have been reading {openBuffer.description.name!r} for "
+                f"{shown(self._timeout)}"
             )
         left = None if until is None else remaining(until[0])
         if self._stream is WITHOUT_STREAM:

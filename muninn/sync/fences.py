@@ -34,7 +34,7 @@ from muninn.errors import InvalidArgument, OwnerDied
 from muninn.session.gpus import deviceOf
 from muninn.session.openbuffer import OpenBuffer
 from muninn.system import aside, clock
-from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.deadlines import deadlineOf, remaining, shown
 
 if TYPE_CHECKING:
     from muninn.devices.port import Device
@@ -197,7 +197,7 @@ def _held(
         if deadline is not None and clock.now() >= deadline:
             raise TimeoutError(
                 f"ticket {wanted} of {openBuffer.description.name!r} was not done within "
-                f"{timeout:.3g} s"
+                f"{shown(timeout)}"
             )
         return False
 

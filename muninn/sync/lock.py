@@ -40,7 +40,7 @@ from muninn.session.openbuffer import OpenBuffer
 from muninn.session.spec import lockSpec
 from muninn.sync.contention import OwnerWait, awaitOwner, ownerShown
 from muninn.system import atomics
-from muninn.system.deadlines import deadlineOf
+from muninn.system.deadlines import deadlineOf, shown
 from muninn.system.digests import digestOf
 from muninn.terms import INTERNAL_PREFIX, asName
 
@@ -74,8 +74,8 @@ class _Taking(atomics.AccessScope):
         ended = awaitOwner(openBuffer, deadline, word)
         if ended is OwnerWait.TIME_OVER:
             other = ownerShown(openBuffer, word)
-            shown = self.name.removeprefix(INTERNAL_PREFIX)
-            raise TimeoutError(f"{other} has held lock {shown!r} for {timeout} s")
+            name = self.name.removeprefix(INTERNAL_PREFIX)
+            raise TimeoutError(f"{other} has held lock {name!r} for {shown(timeout)}")
         return ended is OwnerWait.OWNER_DEAD
 
     def _refuse(self, reason: int) -> None:
@@ -144,8 +144,8 @@ class Lock(_Taking):
                 if not waiting.sleep(deadline):
                     break
         if deadline == self._deadline:
-            shown = self.name.removeprefix(INTERNAL_PREFIX)
-            raise TimeoutError(f"another process was still creating the lock {shown!r}")
+            name = self.name.removeprefix(INTERNAL_PREFIX)
+            raise TimeoutError(f"another process was still creating the lock {name!r}")
         raise BufferNotFound(
             f"the lock {self.name!r} could not be attached within {_CREATION_BOUND_SECONDS:.0f} s"
         )

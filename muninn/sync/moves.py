@@ -19,7 +19,7 @@ from muninn.sync import fences
 from muninn.sync.access import OnOpenBuffer
 from muninn.sync.contention import awaitReaders, refuseOwnWriter
 from muninn.system import atomics, threads
-from muninn.system.deadlines import remaining
+from muninn.system.deadlines import remaining, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.1
 
 
-_TORN_FIX = "Write the whole buffer in a write(): the bytes of the window are in its array"
+_TORN_FIX = (
+    "Write the whole buffer in a write(), inside the block: numpy.asarray() of the window has "
+    "its bytes"
+)
 
 
 def _nothing() -> None:
@@ -184,7 +187,8 @@ class Receiving(_Moving):
         openBuffer = self._openBuffer
         if not self._inSlices(until, lambda seconds: awaitReaders(openBuffer, seconds)):
             raise TimeoutError(
-                f"others have been reading {openBuffer.description.name!r} for {self._timeout} s"
+                f"others have been reading {openBuffer.description.name!r} for "
+                f"{shown(self._timeout)}"
             )
         self._awaitWork(until, writing=True)
 
@@ -235,7 +239,7 @@ class WritingBack(Receiving):
         if not self._inSlices(until, self._areFollowed):
             raise TimeoutError(
                 f"another thread has been writing a window of "
-                f"{self._openBuffer.description.name!r} back for {self._timeout} s"
+                f"{self._openBuffer.description.name!r} back for {shown(self._timeout)}"
             )
         found, promoted = self._openBuffer.generation.value(), self._promoted()
         if found != promoted and not (self._isRepair and found == promoted + 1):

@@ -17,7 +17,7 @@ from muninn.arguments import asInteger
 from muninn.sync.access import Opened
 from muninn.sync.contention import refuseOwnWriter, writerDied, writerIsDead
 from muninn.sync.snapshots import READ_BOUND_SECONDS, checkFits, snapshotOf
-from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.deadlines import deadlineOf, remaining, shown
 
 
 def nextOf(
@@ -62,5 +62,5 @@ def _awaited(
 
     value = generation.wait(known, timeout, check)
     if value is None:
-        raise TimeoutError(f"no generation after {known} within {timeout} s")
+        raise TimeoutError(f"no generation after {known} within {shown(timeout)}")
     return value

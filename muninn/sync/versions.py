@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from muninn.errors import BufferFreed
 from muninn.session.names import NameWatch
 from muninn.session.openbuffer import OpenBuffer
-from muninn.system.deadlines import deadlineOf
+from muninn.system.deadlines import deadlineOf, shown
 
 if TYPE_CHECKING:
     from muninn.control.rowreader import RowReader
@@ -80,4 +80,4 @@ def awaitNewer(
                     "Open the name with a timeout, which waits until it is there again",
                 )
         if not watch.sleep(deadline):
-            raise TimeoutError(f"no newer version of {name!r} within {timeout} s")
+            raise TimeoutError(f"no newer version of {name!r} within {shown(timeout)}")

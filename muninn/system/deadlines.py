@@ -15,6 +15,13 @@ def remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - clock.now())
 
 
+def shown(seconds: float | None) -> str:
+    """A timeout as an error names it, such as ``"3 s"``; also one of which a part was over."""
+    if seconds is None:
+        return "ever"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
 def sleepNs(deadline: float | None, longestNs: int) -> int:
     """How long to sleep before the next look, at most `longestNs`. 0 or less means that
     the time is over.

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+from muninn.errors import DeviceUnavailable
 from muninn.system import atomics
 from muninn.system.pages import PAGE_BYTES
 
@@ -77,3 +78,26 @@ class Identity:
 
     def isWiped(self) -> bool:
         return self._word.value == 0
+
+
+class Origin:
+    """The process that has made an object which its forked children can not use.
+
+    Parameters
+    ----------
+    reason, fix
+        The error for a child.
+    """
+
+    __slots__ = ("_fix", "_pid", "_reason")
+
+    def __init__(self, reason: str, fix: str) -> None:
+        self._pid, self._reason, self._fix = os.getpid(), reason, fix
+
+    def isHere(self) -> bool:
+        return os.getpid() == self._pid
+
+    def require(self) -> None:
+        """Raise `DeviceUnavailable` in a forked child."""
+        if not self.isHere():
+            raise DeviceUnavailable(self._reason, self._fix)

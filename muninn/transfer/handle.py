@@ -8,14 +8,14 @@ been given. All of it is private to the process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from muninn.errors import DeviceUnavailable, TransferCancelled
+from muninn.errors import TransferCancelled
 from muninn.sync.asyncwait import waited
 from muninn.system import aside, clock
-from muninn.system.deadlines import deadlineOf, remaining
+from muninn.system.deadlines import deadlineOf, remaining, shown
+from muninn.system.forks import Origin
 from muninn.system.green import Condition
 from muninn.transfer.records import Record
 from muninn.transfer.routes import Choice
@@ -23,6 +23,7 @@ from muninn.transfer.states import NEXT, State
 from muninn.transfer.tiers import Place
 
 Result = TypeVar("Result")
+_INHERITED = "the transfer belongs to the parent process: a fork copies no threads"
 
 
 class Report(NamedTuple):
@@ -85,7 +86,7 @@ class Transfer(Generic[Result]):
         self._sentAt = self._arrivedAt = 0.0
         self._error: BaseException | None = None
         self._result: Result | None = None
-        self._pid = os.getpid()
+        self._origin = Origin(_INHERITED, "Start it in the child")
 
     # --- for all threads ---------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Transfer(Generic[Result]):
 
     def cancel(self) -> None:
         """Let it stop soon. Does nothing once it has ended."""
-        self._requireRunner()
+        self._origin.require()
         with self._changed.lock:
             self._isToStop = True
             if self._state is State.QUEUED:
@@ -134,7 +135,7 @@ class Transfer(Generic[Result]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, however it does; returns whether it has."""
-        self._requireRunner()
+        self._origin.require()
         deadline = deadlineOf(timeout)
         with self._changed.lock:
             while NEXT[self._state]:
@@ -155,7 +156,7 @@ class Transfer(Generic[Result]):
         TransferCancelled
         """
         if not self.wait(timeout):
-            raise TimeoutError(f"{self} has not ended within {timeout} s")
+            raise TimeoutError(f"{self} has not ended within {shown(timeout)}")
         if self._error is not None:
             try:
                 raise self._error
@@ -164,7 +165,7 @@ class Transfer(Generic[Result]):
         if self._state is State.CANCELLED:
             raise TransferCancelled(f"{self} was cancelled")
         if self._state is State.OVERDUE:
-            raise TimeoutError(f"{self} has not ended within {self._timeout} s")
+            raise TimeoutError(f"{self} has not ended within {shown(self._timeout)}")
         result: Any = self._result
         return result  # type: ignore[no-any-return]
 
@@ -273,13 +274,6 @@ class Transfer(Generic[Result]):
             else:
                 self._error = bare(error)
                 self._go(State.FAILED)
-
-    def _requireRunner(self) -> None:
-        if os.getpid() != self._pid:
-            raise DeviceUnavailable(
-                "the transfer belongs to the parent process: a fork copies no threads",
-                "Start it in the child",
-            )
 
     def _isOverdue(self) -> bool:
         return self._deadline is not None and clock.now() >= self._deadline

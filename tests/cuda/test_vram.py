@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -51,6 +52,29 @@ def test_theCpuIsToldThatItDoesNotReachIt(domain: str) -> None:
     assert np.array_equal(np.asarray(buffer), np.arange(10.0))
     assert buffer.read().flags.owndata
     assert not hasattr(muninn.share(np.arange(3), name="b"), "__cuda_array_interface__")
+
+
+def test_theAdviceWorksForEachObjectInVram(domain: str) -> None:
+    """Broken: it was `read()`, which a window and an array of a bundle do not have."""
+    content = np.arange(10_000)
+    onHost: Any = muninn.share(content, access="readWrite")
+    inVram = muninn.share(content, mode="fastMode")
+    bundle = muninn.shareBundle({"a": content}, mode="fastMode")
+    with onHost.promote(8 * 1000, 8 * 2000) as scratch:
+        for each, expected in (
+            (inVram, content),
+            (bundle["a"], content),
+            (scratch, content[1000:3000]),
+        ):
+            with pytest.raises(NotHostVisible) as caught:
+                _ = each.array
+            assert "numpy.asarray()" in caught.value.fix and "read()" not in caught.value.fix
+            assert np.array_equal(np.asarray(each), expected)
+        # The way that the manual gives to merge a window, inside the block.
+        with onHost.write() as view:
+            view[:] = 7
+            view[1000:3000] = np.asarray(scratch)
+    assert np.array_equal(onHost.read()[1000:3000], content[1000:3000])
 
 
 def test_structuredTypesAndBundlesLiveInVramToo(domain: str, actor: Start) -> None:

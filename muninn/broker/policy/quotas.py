@@ -65,7 +65,8 @@ class Quotas:
                 raise PromotionDenied(
                     f"{each.what}: {exactly(sizeBytes)} wanted > {exactly(each.limit)} allowed "
                     f"in all ({each.key})",
-                    "Promote a smaller window, with track=True, or raise the budget",
+                    "Promote a smaller window, or raise the budget of the broker's process; with "
+                    "track=True a window that may be written takes half",
                 )
         for each in budgets:
             if each.used + sizeBytes > each.limit:
@@ -78,13 +79,13 @@ class Quotas:
         why = ""
         if underWay >= most:
             why = (
-                f"{underWay} windows are being promoted to GPU {gpu}, and {most} may be "
+                f"windows under way to GPU {gpu}: {underWay}, and at most {most} may be "
                 "(promotion.maxConcurrentPromotions)"
             )
         elif ahead := self._queue.ahead(wanted, asking, self._hasRoom):
             why = (
-                f"{ahead} wait before this one for scratch memory of GPU {gpu}: of a higher "
-                "priority, or for longer"
+                f"windows that go before this one to scratch memory of GPU {gpu}: {ahead}, of a "
+                "higher priority or waiting for longer"
             )
         if why:
             self._queue.wait(wanted, asking, isOfTenant=False)

@@ -46,7 +46,7 @@ from muninn.devices.worker import Item, StreamWorker, awaitReady
 from muninn.errors import InvalidArgument
 from muninn.interop.streams import PER_THREAD_HANDLE
 from muninn.system import aside, atomics, clock
-from muninn.system.deadlines import deadlineOf
+from muninn.system.deadlines import deadlineOf, shown
 
 _REACHED = int(cu.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
 _POLL_SECONDS = 0.0002
@@ -352,7 +352,7 @@ class CudaStream(Stream):
             return
         while not self.query():
             if clock.now() >= deadline:
-                raise TimeoutError(f"work of the stream is still pending after {timeout} s")
+                raise TimeoutError(f"work of the stream is still pending after {shown(timeout)}")
             clock.sleep(_POLL_SECONDS)
 
     def query(self) -> bool:

@@ -122,7 +122,7 @@ class Device(ABC):
         if gpu != home and not self.canAccessPeer(gpu, home):
             raise TopologyNotPeerable(
                 f"GPU {gpu} ({self.gpuName(gpu)}) does not reach the memory of GPU {home} "
-                f"({self.gpuName(home)})",
+                f"({self.gpuName(home)}): peerDenied, the driver has no path between them",
                 f"Work on it on GPU {home}, or open it with targetGpu={gpu}, which copies it",
             )
 

@@ -122,6 +122,21 @@ class Kept:
 
         self._change(dropped)
 
+    def hindrance(self) -> str:
+        """Why no verdict can be kept in the file; "" if nothing is known to forbid it. Does
+        what a writer does first: makes the folder, and takes the lock.
+        """
+        if not any(bootId()):
+            return "the boot is not known"
+        try:
+            _makeFolder(os.path.dirname(self.path))
+            with _locked(f"{self.path}.lock"):
+                return "it is a folder" if os.path.isdir(self.path) else ""
+        except TimeoutError:
+            return ""  # another process writes just now
+        except (OSError, MuninnError, ValueError) as error:
+            return str(getattr(error, "strerror", None) or error)
+
     def _read(self) -> dict[_Pair, Verdict]:
         boot = bootId()
         if not self.path or not any(boot):
