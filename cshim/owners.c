@@ -863,7 +863,7 @@ bool mnnReadingTry(struct mnnAccessScope *scope, const uint64_t *fences)
 	if (!isPlain(scope))
 		return false;
 	beginReading(scope, (struct caller){(uint64_t)pthread_self(), true});
-	/* SYNC reading: pairs with mnnWritingTry and mustAwaitOthers. */
+	/* SYNC reading: pairs with isUnread and mustAwaitOthers. */
 	if (load32(ownerLockAddress(scope->owner)) == 0 && isSettled(scope->owner, fences, false))
 		return true;
 	endReading(scope);

@@ -378,9 +378,18 @@ def test_pagesAreBoundToTheNodeThatWasAskedFor(domain: str) -> None:
     assert f"bind:{nodes[-1]}" in line and f"N{nodes[-1]}=" in line
 
 
-@pytest.mark.parametrize("node", [63, -1, 64, "0", True])
-def test_aNodeThatIsNotThereIsRefused(domain: str, node: Any) -> None:
-    with pytest.raises(InvalidArgument, match="node"):
+@pytest.mark.parametrize(
+    ("node", "error"),
+    [
+        (63, InvalidArgument),
+        (-1, InvalidArgument),
+        (64, InvalidArgument),
+        ("0", TypeError),
+        (True, TypeError),
+    ],
+)
+def test_aNodeThatIsNotThereIsRefused(domain: str, node: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="(?i)node"):
         muninn.share(b"x", name="a", numaNode=node)
     assert nothingIsLeft(domain)
 

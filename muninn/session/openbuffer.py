@@ -219,13 +219,13 @@ class OpenBuffer:
         the generation does not tell whether the bytes are the same still.
         """
         if not self.isWrittenInPlace():
-            # SYNC in place: pairs with isWrittenInPlace. It is noted before the array is
+            # SYNC inPlace: pairs with isWrittenInPlace. It is noted before the array is
             # there.
             atomics.storeRelease32(self._inPlaceAddress(), 1)
 
     def isWrittenInPlace(self) -> bool:
         """Whether any process has got such an array."""
-        # SYNC in place: pairs with letWriteInPlace.
+        # SYNC inPlace: pairs with letWriteInPlace.
         return bool(atomics.loadAcquire32(self._inPlaceAddress()))
 
     def _inPlaceAddress(self) -> int:

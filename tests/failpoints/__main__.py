@@ -46,6 +46,7 @@ _UNPASSED = {
     "withdrawal.Withdrawal.giveBack:pwrite": "repair (test_repair)",
     "header._openedName:SharedMemory": "the block has lost its own name (test_block)",
     "entry.retire:exchangeSeqCst32#2": "a process joins while the block is withdrawn (test_membership)",
+    "shortages.Shortages.tell:fetchAddAcqRel32": "another process has scratch memory (test_shortages)",
     "member.Membership.forgetInChild:storeRelease32": "a member forks (test_freedmemory)",
     "withdrawal.reinstate:pwrite": "a death while the block is withdrawn (test_membership)",
     "server.Server._serve:send#2": "a stranger's bytes (test_hostile)",
