@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.control.shortages import EVERYTHING, Shortages
+from muninn.control import layout
+from muninn.control.shortages import EVERYTHING, Shortages, groupOf
 from muninn.errors import PromotionDenied, QuotaExceeded
 from muninn.session import membership
-from support import Actor
+from muninn.session.gpus import deviceOf
+from muninn.session.windownames import wordOf
+from support import Actor, Background, eventually
 
 Start = Callable[..., Actor]
 MIB = 1 << 20
@@ -74,29 +77,106 @@ def test_whatIsOfAHigherPriorityStays(actor: Start) -> None:
     buffer.setHints(priority="low")
     with pytest.raises(PromotionDenied, match="windows of other processes are there") as caught:
         buffer.promote(20 * MIB, 20 * MIB, timeout=1.5)
-    assert "evict --windows" in caught.value.fix
+    assert "evict NAME --windows" in caught.value.fix
     with buffer.promote(0, 20 * MIB) as scratch:
         assert scratch.isShared and scratch.transfer is None, "its bytes are there still"
     other.do("1")
 
 
-@pytest.mark.parametrize("mode", ["fastMode", "window"])
-def test_whatNobodyCanGiveUpIsRefusedAtOnce(mode: str) -> None:
-    """Without scratch memory of others there is nothing to wait for."""
-    buffer, before = shared(), Shortages(membership.current().block).counts()
+def told() -> list[tuple[int, ...]]:
+    shortages = Shortages(membership.current().block)
+    return [shortages.counts(group) for group in range(layout.SHORTAGE_GROUPS)]
+
+
+@pytest.mark.parametrize("what", ["window", "buffer", "too large", "quota"])
+def test_whatNobodyCanGiveUpIsRefusedAtOnce(
+    actor: Start, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has a window of 4 KiB, which is not enough. Broken: it was waited for,
+    for ever without a timeout, and all processes gave up what they had kept.
+    """
+    if what == "quota":
+        monkeypatch.setenv("MUNINN_DEFAULT_VRAM_QUOTA", "24M")
+    buffer, other = shared(), actor("s = muninn.open('a').promote(0, 4096)")
     held = muninn.share(np.ones(20 * MIB, np.uint8), mode="fastMode")
+    before = told()
     with pytest.raises(QuotaExceeded):
-        if mode == "window":
+        if what == "window":
             buffer.promote(20 * MIB, 20 * MIB, timeout=None)
+        elif what == "too large":
+            muninn.MuninnBuffer(1 << 40, mode="fastMode")
+        elif what == "quota":
+            muninn.share(np.ones(8 * MIB, np.uint8), mode="fastMode", preferredGpu=1)
         else:
             muninn.share(np.ones(20 * MIB, np.uint8), mode="fastMode")
-    assert Shortages(membership.current().block).counts() == before
+    assert told() == before
     held.free()
+    assert other.do("bool(s.array.all())")
 
 
-def test_eachRankIsCountedByItself() -> None:
+def test_ownWindowsAreNothingToWaitFor() -> None:
+    """Broken: a thread waited for its own window until its timeout."""
+    buffer = shared()
+    with buffer.promote(0, 20 * MIB) as scratch:
+        with pytest.raises(QuotaExceeded):
+            buffer.promote(20 * MIB, 20 * MIB, timeout=None)
+        assert scratch.array.all()
+
+
+def test_whatIsOnAnotherGpuStays(actor: Start) -> None:
+    """And each GPU of a bundle may be the one that is short."""
+    shared()
+    other = actor(
+        "b = muninn.open('a'); b.prefetch(0).result(30); b.prefetch(1).result(30)\n"
+        "def gpus(): return sorted(each['gpu'] for each in muninn.listBuffers() if each['kind'] == 'window')"
+    )
+    assert other.do("gpus()") == [0, 1]
+    with muninn.shareBundle(
+        {"x": np.ones(MIB, np.uint8), "y": np.ones(20 * MIB, np.uint8)},
+        mode="fastMode",
+        preferredGpu={"x": 0, "y": 1},
+    ):
+        eventually(lambda: other.do("gpus()") == [0], "GPU 1 has given way, and GPU 0 has not")
+
+
+def test_aQueuedWindowAsksOnceItKnowsWhatIsShort(
+    actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: where it had waited for its turn first, the next shortage was an error at
+    once.
+    """
+    monkeypatch.setenv("MUNINN_MAX_CONCURRENT_PROMOTIONS", "1")
+    buffer, other = shared(), actor(IDLE["prefetched"])
+    halfway = actor(
+        "import threading; at, go = threading.Event(), threading.Event()\n"
+        "b = muninn.open('a')\n"
+        "def stay(_): at.set(); go.wait(60)\n"
+        "t = threading.Thread(target=lambda: b.promote(39 << 20, 4096, progress=stay).close())\n"
+        "t.start()"
+    )
+    halfway.do("at.wait(60)")
+    waiting = Background(lambda: buffer.promote(20 * MIB, 20 * MIB, timeout=60))
+    eventually(lambda: waiting.value is None, "it waits")
+    halfway.do("go.set(); t.join()")
+    waiting.ended().close()
+    other.do("1")
+
+
+def test_anOldShortageTakesNothingThatIsKeptLater(actor: Start) -> None:
+    buffer = shared()
+    gpu = wordOf(deviceOf(membership.current()).gpuUuid(0))
+    scratch = buffer.promote(0, 20 * MIB)
+    Shortages(membership.current().block).tell(gpu, EVERYTHING)
+    scratch.close()
+    membership.current().openBuffers.gpus.tidy()
+    with buffer.promote(0, 20 * MIB) as again:
+        assert again.transfer is None, "it was kept"
+
+
+def test_eachRankAndGpuIsCountedByItself() -> None:
     muninn.domainInfo()
-    shortages = Shortages(membership.current().block)
-    for rank in (0, EVERYTHING, EVERYTHING):
-        shortages.tell(rank)
-    assert shortages.counts() == (1, 0, 0, 2)
+    shortages, names = Shortages(membership.current().block), ("one", "another")
+    assert groupOf("one") != groupOf("another")
+    for name, rank in (("one", 0), ("another", EVERYTHING), ("another", EVERYTHING)):
+        shortages.tell(name, rank)
+    assert [shortages.counts(groupOf(name)) for name in names] == [(1, 0, 0, 0), (0, 0, 0, 2)]

@@ -208,6 +208,43 @@ def test_whatAnotherProcessFindsOutLaterCountsFromTheNextCopyOn(
     assert buffer.copyTo(GOOD).route == "p2p"
 
 
+def test_aVerdictThatCouldNotBeReadIsLookedAtAgain(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: an interruption in the midst of reading left the old verdict for good."""
+    assert buffer.copyTo(GOOD).route == "p2p"
+    links, uuids = engine().links, (device().gpuUuid(0), device().gpuUuid(GOOD))
+    eventually(lambda: links.known(0, GOOD).stagedBytesPerSecond, "it is measured")
+    keptFor(device(), "").put(*uuids, Verdict(isIntact=False))
+    usual = links._kept.pairs
+
+    def interrupted() -> None:
+        monkeypatch.setattr(links._kept, "pairs", usual)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(links._kept, "pairs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        links.known(0, GOOD)
+    assert links.known(0, GOOD).isIntact is False
+    monkeypatch.setattr(links._kept, "pairs", dict)
+    keptFor(device(), "").put(*uuids, Verdict(isIntact=True))
+    assert links.known(0, GOOD).isIntact is False, "nothing could be read"
+    monkeypatch.setattr(links._kept, "pairs", usual)
+    assert links.known(0, GOOD).isIntact is True
+
+
+def test_figuresDoNotSayThatALinkIsIntact(buffer: muninn.MuninnBuffer) -> None:
+    """Broken: a process that measured beside one that found the link corrupt kept what it had
+    known before.
+    """
+    kept, uuids = keptFor(device(), ""), (device().gpuUuid(0), device().gpuUuid(GOOD))
+    kept.putFigures(*uuids, Verdict(True, 1.0, 2.0, 4096, 2))
+    assert kept.get(*uuids) == Verdict(True, 1.0, 2.0, 4096, 2)
+    kept.put(*uuids, Verdict(isIntact=False, note="bytes were changed"))
+    kept.putFigures(*uuids, Verdict(True, 3.0, 4.0, 4096, 2))
+    assert kept.get(*uuids) == Verdict(False, 3.0, 4.0, 4096, 2, "bytes were changed")
+
+
 def test_thePiecesThatWereTunedAreUsedWhereThereIsNoLink(buffer: muninn.MuninnBuffer) -> None:
     """Broken: what was kept of such a pair was not believed, as the link could not be
     verified, and each copy read the file anew.

@@ -64,7 +64,10 @@ def test_aWrongStreamIsRefusedBeforeAnythingIsCopied(
     assert not windows()
 
 
-def test_aStreamThatIsClosedInTheBlockLosesNothing(buffer: muninn.MuninnBuffer) -> None:
+@pytest.mark.parametrize("byNumber", [False, True])
+def test_aStreamThatIsClosedInTheBlockLosesNothing(
+    buffer: muninn.MuninnBuffer, byNumber: bool
+) -> None:
     """Broken: the bytes were lost, and each close raised the same again."""
     stream, begun, goOn = muninn.createStream(0), threading.Event(), threading.Event()
 
@@ -73,7 +76,7 @@ def test_aStreamThatIsClosedInTheBlockLosesNothing(buffer: muninn.MuninnBuffer) 
         goOn.wait(30)
         scratch.array[:] = 7
 
-    with buffer.promote(stream=stream) as scratch:
+    with buffer.promote(stream=stream.handle if byNumber else stream) as scratch:
         stream.submit(kernel)
         assert begun.wait(30)
         stream.close()
@@ -119,3 +122,22 @@ def test_aWindowStaysWhileAKernelMayUseIt(
     goOn.set()
     stream.synchronize()
     scratch.close()
+
+
+def test_closingTwiceAtOnceGivesTheMemoryBackOnce(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler does that comes in the wait. Broken: it was an AttributeError."""
+    scratch, given, usual = buffer.promote(), list[object](), windowwork.WindowWork.end
+
+    def interrupted(work: Any, device: Any) -> Exception | None:
+        monkeypatch.setattr(windowwork.WindowWork, "end", usual)
+        scratch.close()
+        return usual(work, device)
+
+    giveBack = scratch._giveBack
+    scratch._giveBack = lambda *given_: (given.append(given_), giveBack(*given_))[1]
+    monkeypatch.setattr(windowwork.WindowWork, "end", interrupted)
+    scratch.close()
+    scratch.close()
+    assert len(given) == 1

@@ -98,8 +98,10 @@ class MuninnBuffer(Protocols, Promotes, Closable):
         `torch.from_dlpack` takes a read-only array without a warning, where
         `torch.from_numpy` has one; see `Bundle.__getitem__`.
         """
-        self._exposed().lend()
-        return self._view(self._checked())
+        openBuffer = self._checked()
+        if self._writable and not self._isPrivate:
+            openBuffer.letWriteInPlace()
+        return self._view(openBuffer)
 
     def _view(self, openBuffer: OpenBuffer) -> np.ndarray[Any, np.dtype[Any]]:
         if self._array is None:

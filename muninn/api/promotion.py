@@ -141,7 +141,7 @@ class Promotion(NamedTuple):
         array of it.
         """
         isLent = self.openBuffer.description.transport == "cudaIpc"
-        return isLent or self.openBuffer.isWrittenInPlace()
+        return isLent or (not self.isConstant and self.openBuffer.isWrittenInPlace())
 
     def room(self, window: dirty.Range) -> Room:
         """What a window needs. Raises `PromotionDenied` if it is more than ever is there."""

@@ -129,15 +129,18 @@ class Protocols:
         InvalidArgument
             This object is open copyOnWrite.
         """
-        array = self._deviceView(gpu, dtype=dtype)
-        self._exposed().lend()
-        return array
+        return self._deviceView(gpu, dtype=dtype, isLent=True)
 
-    def _deviceView(self, gpu: int | None = None, *, dtype: Any = None) -> Any:
+    def _deviceView(
+        self, gpu: int | None = None, *, dtype: Any = None, isLent: bool = False
+    ) -> Any:
         """The same for an access, after which the generation tells of what was written."""
-        openBuffer, memory, region, isWritable, usual = self._exposed()
+        exposed = self._exposed()
+        openBuffer, memory, region, isWritable, usual = exposed
         if isinstance(memory, PrivateMemory):
             raise privateForKernels(openBuffer.description.name)
+        if isLent:
+            exposed.lend()
         memory.device = deviceOf(openBuffer.context)
         if dtype is not None:
             region = views.asType(region, dtype)

@@ -310,16 +310,18 @@ class Scratch(Protocols, Closable):
         If the stream of its kernels has failed, the window ends, and this raises the
         stream's error.
         """
-        if self._isOver or not self._work.isHere():
+        opened = self.__dict__.get("_memory")
+        if opened is None or not self._work.isHere():
             return
-        memory = self._memory
-        failure = self._work.end(deviceOf(memory.context))
+        failure = self._work.end(deviceOf(opened.context))
         self._isOver = True
+        # Another thread, or a signal handler, may have ended it meanwhile.
+        if (memory := self.__dict__.pop("_memory", None)) is None:
+            return
         isClean = self._isClean and failure is None
         try:
             self._used.end(self.gpu)
         finally:
-            del self._memory
             self._giveBack(memory, self._followed.generation if isClean else None)
         if failure is not None:
             raise failure

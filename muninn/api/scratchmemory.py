@@ -29,6 +29,7 @@ from muninn.errors import (
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
+from muninn.session.othersroom import askForBudget, askOthers
 from muninn.session.reservation import PromotionQueued
 from muninn.session.spec import windowSpec
 from muninn.session.windownames import WindowPlace, windowsOf, wordOf
@@ -45,12 +46,20 @@ if TYPE_CHECKING:
 
 #: How often a promotion asks again for room.
 _PAUSE_SECONDS = 0.005
-#: How often it tells other processes that there is none.
-_TOLD_SECONDS = 1.0
+#: How often it asks other processes for theirs.
+_TOLD_SECONDS = 2.0
 #: As of memory that is allocated by itself.
 _ALIGNMENT = 256
 #: Makes the content of memory before another process can open it.
 Fill = Callable[["Memory"], None]
+
+
+class _Asked(NamedTuple):
+    """What others were asked for, when, and whether it may help."""
+
+    what: str
+    atSeconds: float
+    mayHelp: bool
 
 
 class Claim(NamedTuple):
@@ -177,7 +186,7 @@ class Claim(NamedTuple):
 
     def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:
         """New memory, as soon as the budgets allow it."""
-        arena, toldAt = arenaOf(self.base.context), -_TOLD_SECONDS
+        arena, asked = arenaOf(self.base.context), _Asked("", -_TOLD_SECONDS, False)
         while True:
             try:
                 with self.inside():
@@ -185,9 +194,10 @@ class Claim(NamedTuple):
             except (PromotionDenied, QuotaExceeded) as error:
                 if self._hasMadeRoom(arena, error):
                     continue
-                if clock.now() - toldAt >= _TOLD_SECONDS:
-                    toldAt, mayCome = clock.now(), self._hasTold(error)
-                if not isinstance(error, PromotionQueued) and not mayCome:
+                what = f"{type(error).__name__} {getattr(error, 'short', '')}"
+                if what != asked.what or clock.now() - asked.atSeconds >= _TOLD_SECONDS:
+                    asked = _Asked(what, clock.now(), self._hasAsked(error))
+                if not isinstance(error, PromotionQueued) and not asked.mayHelp:
                     raise  # a wait would not help
                 left = remaining(self.deadline)
                 if left is not None and left <= 0:
@@ -195,14 +205,18 @@ class Claim(NamedTuple):
                 self.look()
                 clock.sleep(_PAUSE_SECONDS)
 
-    def _hasTold(self, error: MuninnError) -> bool:
-        """Whether other processes have scratch memory where there is no room, and give up
-        what they do not use.
+    def _hasAsked(self, error: MuninnError) -> bool:
+        """Whether other processes have scratch memory where there is no room, and were asked
+        for it.
         """
-        isShort = isinstance(error, QuotaExceeded) or bool(getattr(error, "short", ""))
-        most = deviceOf(self.base.context).memoryInfo(self.gpu).totalBytes
-        mayFit = self.isQueued and isShort and self.sizeBytes <= most
-        return mayFit and creation.tellShortage(current(), self.gpu, self.belowRank)
+        if not self.isQueued:
+            return False
+        if isinstance(error, PromotionQueued):
+            tenant = None if error.short == "gpu" else self.base.description.tenant
+            return bool(error.short) and askForBudget(current(), self.gpu, tenant, self.belowRank)
+        return isinstance(error, QuotaExceeded) and askOthers(
+            current(), self.gpu, self.sizeBytes, self.belowRank
+        )
 
     @staticmethod
     def _denied(error: MuninnError) -> MuninnError:
@@ -212,7 +226,7 @@ class Claim(NamedTuple):
         return PromotionDenied(
             f"{error.reason}, and windows of other processes are there",
             "Wait longer (`timeout=`), or free buffers: `python -m muninn list --holders` shows "
-            "who has the windows, and `evict --windows` ends them",
+            "who has the windows, and `evict NAME --windows` ends those of a buffer",
         )
 
     def _hasMadeRoom(self, arena: Arena, error: MuninnError) -> bool:

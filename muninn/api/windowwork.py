@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from muninn.errors import InvalidArgument
+from muninn.errors import InvalidArgument, MuninnError
 from muninn.system import aside
 from muninn.system.forks import Origin
 from muninn.system.logs import Log
@@ -35,6 +35,8 @@ class WindowWork:
 
     def __init__(self, stream: Any, gpu: int) -> None:
         self._stream, self._gpu = stream, gpu
+        #: As it was when the window was promoted: its number may be another one's later.
+        self._found: Stream | None = None
         self._origin = Origin(_INHERITED, "Promote the window in the child")
 
     def isHere(self) -> bool:
@@ -47,7 +49,8 @@ class WindowWork:
         """
         if self._stream is None:
             return
-        gpu = device.asStream(self._stream, self._gpu).gpu
+        self._found = device.asStream(self._stream, self._gpu)
+        gpu = self._found.gpu
         if gpu != self._gpu:
             raise InvalidArgument(
                 f"{caller}: the stream is of GPU {gpu}, and kernels of GPU {self._gpu} use the "
@@ -57,11 +60,11 @@ class WindowWork:
 
     def stream(self, device: Device) -> Stream | None:
         """The stream, if the user has named one that is open still."""
-        if self._stream is None:
+        if self._found is None:
             return None
         try:
-            return device.asStream(self._stream, self._gpu)
-        except Exception as error:  # of any library whose stream it is
+            return device.asStream(self._found, self._gpu)
+        except MuninnError as error:
             _log.debug("all work is waited for, since the window's stream is gone: %s", error)
             return None
 
@@ -85,7 +88,10 @@ class WindowWork:
             except Exception as error:
                 failure = error
             aside.refuseOwn()
-        _awaitAll(device)
+        try:
+            _awaitAll(device)
+        except TimeoutError as error:
+            raise error from failure
         return failure
 
 

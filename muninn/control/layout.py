@@ -129,9 +129,9 @@ REPLACEMENT_OLD, REPLACEMENT_NEW, REPLACEMENT_EPOCH = (
     BitField(40, 24),
 )
 # owner: a member that finds no room in VRAM, fetch-add. A stale read costs it half a
-# second. SHORTAGE_RANKS x u32: how often, by the rank. See control/shortages.py
+# second. SHORTAGE_GROUPS x SHORTAGE_RANKS x u32: how often. See control/shortages.py
 SHORTAGES_OFFSET = REPLACEMENT_OFFSET + 8
-SHORTAGE_RANKS = 4
+SHORTAGE_GROUPS, SHORTAGE_RANKS = 16, 4
 HEADER_BYTES = PAGE_BYTES
 # owner: the broker, fetch-add, then futex wake: a name of this hash has come or gone
 # (+1), or has come and is not in the index (+2^16). A stale read costs one more look.
@@ -365,7 +365,8 @@ MAX_BUFFERS_LIMIT = LEASE_ROW.top - 1
 MAX_LEASES_LIMIT = 1 << 16
 
 assert LAYOUT_VERSION_OFFSET + 4 <= ELECTION_OFFSET and IDENTITY_OFFSET % 8 == 0
-assert SHORTAGES_OFFSET + 4 * SHORTAGE_RANKS <= NAME_WAKES_OFFSET and REPLACEMENT_OFFSET % 8 == 0
+assert SHORTAGES_OFFSET + 4 * SHORTAGE_GROUPS * SHORTAGE_RANKS <= NAME_WAKES_OFFSET
+assert REPLACEMENT_OFFSET % 8 == 0
 assert NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
 assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES

@@ -30,23 +30,29 @@ the row by the journal and returns the same one.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.arguments import requireCallable
 from muninn.control import layout
 from muninn.control.descriptions import Head, RowDescription
-from muninn.control.shortages import EVERYTHING, Shortages
-from muninn.errors import BufferExists, DomainChanged, HolderSilent, QuotaExceeded, TableFull
+from muninn.errors import (
+    BufferExists,
+    DomainChanged,
+    HolderSilent,
+    MuninnError,
+    QuotaExceeded,
+    TableFull,
+)
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, exported
 from muninn.session.membership import current
 from muninn.session.newmemory import Progress, makeBytes
+from muninn.session.othersroom import OTHERS_SECONDS, askOthers
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
-from muninn.session.unclaimed import LOOK_SECONDS
-from muninn.session.windownames import areWindowsOn, wordOf
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.system.oserrors import typedErrors
@@ -60,9 +66,9 @@ if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
     from muninn.session.spec import BufferSpec
 
-#: How long a creation waits for memory that this process had and did not use, or that
-#: others have, and how often it asks again.
-_WAY_SECONDS, OTHERS_SECONDS, _PAUSE_SECONDS = 1.0, 4 * LOOK_SECONDS, 0.005
+#: How long a creation waits for memory that this process had and did not use, and how often
+#: it asks again.
+_WAY_SECONDS, _PAUSE_SECONDS = 1.0, 0.005
 
 
 def create(
@@ -115,7 +121,7 @@ def create(
                 raise
             if _hasGivenWay(membership):
                 untilSeconds = clock.now() + _WAY_SECONDS
-            elif not isTold and wanted.mode is Mode.FAST and tellShortage(membership, wanted.gpu):
+            elif not isTold and _hasAsked(membership, wanted, error):
                 isTold, untilSeconds = True, clock.now() + OTHERS_SECONDS
             elif clock.now() >= untilSeconds:
                 raise
@@ -136,15 +142,15 @@ def _hasGivenWay(membership: Membership) -> bool:
     return True
 
 
-def tellShortage(membership: Membership, gpu: int, belowRank: int = EVERYTHING) -> bool:
-    """Let other processes give up scratch memory that they do not use, within
-    `OTHERS_SECONDS`. Returns whether there is any on the GPU, which may be in use.
-    """
-    context = membership.openBuffers.context
-    if not areWindowsOn(membership.rows, wordOf(deviceOf(context).gpuUuid(gpu))):
+def _hasAsked(membership: Membership, wanted: BufferSpec, error: MuninnError) -> bool:
+    """Whether other processes have what a GPU has no room for, and were asked."""
+    if wanted.mode is not Mode.FAST or not isinstance(error, QuotaExceeded):
         return False
-    Shortages(context.tables.block).tell(belowRank)
-    return True
+    needs = Counter[int]()
+    for each in (wanted, *wanted.parts):
+        needs[each.gpu] += each.segmentBytes
+    asked = [askOthers(membership, gpu, sizeBytes) for gpu, sizeBytes in needs.items()]
+    return any(asked)
 
 
 class _Contents(NamedTuple):

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from muninn.control import layout
-from muninn.control.shortages import EVERYTHING, Shortages
+from muninn.control.shortages import EVERYTHING, Shortages, groupOf
+from muninn.session.windownames import wordOf
 from muninn.system.cleanups import Cleanups
 from muninn.system.forks import Guard
 from muninn.system.oserrors import typedErrors
@@ -35,9 +36,9 @@ class Companion(Protocol):
     def hasIdle(self) -> bool:
         """Whether there is anything to give back sometime."""
 
-    def giveWay(self, belowRank: int) -> list[object]:
-        """What nothing uses now, and ranks below something that has no room. The caller
-        drops it.
+    def giveWay(self, belowRank: int, gpu: int | None) -> list[object]:
+        """What nothing uses now, on one GPU or on any, and ranks below something that has no
+        room. The caller drops it.
         """
 
     def close(self) -> None:
@@ -60,8 +61,6 @@ class Gpus:
         By the first row of a chunk: its fence words, for GPUs.
     signalling
         Tickets that are being issued.
-    tidySoon
-        Wakes the background thread: a companion has got something to give back.
     """
 
     def __init__(self, tables: Tables, wake: Callable[[], object]) -> None:
@@ -73,9 +72,10 @@ class Gpus:
         self.promised: set[tuple[int, int]] = set()
         self.fenceWords: dict[int, Registration] = {}
         self.signalling = Cleanups(wake)
-        self.tidySoon = wake
+        self._wake = wake
         self._shortages = Shortages(tables.block)
-        self._known = self._shortages.counts()
+        #: The counts of shortages that this process knows, by the group of GPUs.
+        self._known: dict[int, tuple[int, ...]] = {}
         self._companions: dict[type[Companion], Companion] = {}
 
     def chosen(self) -> Device:
@@ -105,23 +105,40 @@ class Gpus:
         """Let the companions give back what was idle for long, and what another process has
         no room for.
         """
-        before, self._known = self._known, self._shortages.counts()
-        told = [rank for rank, count in enumerate(self._known) if count != before[rank]]
-        if told:
-            self.giveWay(told[-1]).clear()
+        known, self._known = self._known, self._counts()
+        for gpu in range(0 if self.device is None else self.device.gpuCount):
+            now = self._known[group := self._groupOf(gpu)]
+            before = known.get(group, now)
+            if told := [rank for rank, count in enumerate(now) if count != before[rank]]:
+                self.giveWay(told[-1], gpu).clear()
         for each in list(self._companions.values()):
             each.trim()
+
+    def tidySoon(self) -> None:
+        """A companion has got something to give back, and `tidy` is to be called now and
+        then. What others had no room for before does not count.
+        """
+        self._known = self._counts()
+        self._wake()
+
+    def _counts(self) -> dict[int, tuple[int, ...]]:
+        count = 0 if self.device is None else self.device.gpuCount
+        return {group: self._shortages.counts(group) for group in map(self._groupOf, range(count))}
+
+    def _groupOf(self, gpu: int) -> int:
+        assert self.device is not None, "its GPUs are known"
+        return groupOf(wordOf(self.device.gpuUuid(gpu)))
 
     def hasIdle(self) -> bool:
         """Whether `tidy` is to be called again soon."""
         return any(each.hasIdle() for each in list(self._companions.values()))
 
-    def giveWay(self, belowRank: int = EVERYTHING) -> list[object]:
+    def giveWay(self, belowRank: int = EVERYTHING, gpu: int | None = None) -> list[object]:
         """What the companions have and do not use, for the caller to drop."""
         return [
             dropped
             for each in list(self._companions.values())
-            for dropped in each.giveWay(belowRank)
+            for dropped in each.giveWay(belowRank, gpu)
         ]
 
     def close(self) -> None:

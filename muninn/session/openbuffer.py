@@ -50,6 +50,7 @@ class OpenBuffer:
 
     __slots__ = (
         "__weakref__",
+        "_isInPlace",
         "_leaseAddress",
         "_leaseWord",
         "_owner",
@@ -103,6 +104,7 @@ class OpenBuffer:
             memory.leaseIndex, row, incarnation
         )
         self._renewal: weakref.ref[Renewal] | None = None
+        self._isInPlace = False
         # A lease that was kept from an earlier use may be about to run out.
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0
 
@@ -218,10 +220,11 @@ class OpenBuffer:
         """Note that the program gets an array which it may write without an access, so that
         the generation does not tell whether the bytes are the same still.
         """
-        if not self.isWrittenInPlace():
+        if not self._isInPlace:
             # SYNC inPlace: pairs with isWrittenInPlace. It is noted before the array is
             # there.
             atomics.storeRelease32(self._inPlaceAddress(), 1)
+            self._isInPlace = True
 
     def isWrittenInPlace(self) -> bool:
         """Whether any process has got such an array."""

@@ -71,12 +71,6 @@ def wordOf(gpuUuid: str) -> str:
     return gpuUuid[-12:]
 
 
-def areWindowsOn(rows: RowReader, gpu: str) -> bool:
-    """Whether there is scratch memory on a GPU, by its word in names."""
-    places = (WindowPlace.of(rows.name(row).decode(errors="replace")) for row in rows.fastMode())
-    return any(place is not None and place.gpu == gpu for place in places)
-
-
 def windowsOf(
     rows: RowReader, base: tuple[int, int], *, isShared: bool = False
 ) -> Iterator[tuple[int, int, WindowPlace]]:

@@ -238,14 +238,18 @@ class Arena:
         isBelow = least is not None and least.priority.rank < belowRank
         return least is not None and isBelow and self._prefetched.hasTaken(least)
 
-    def giveWay(self, belowRank: int) -> list[object]:
-        """All idle memory, and what was prefetched and ranks below something that finds no
-        room, perhaps in another process.
+    def giveWay(self, belowRank: int, gpu: int | None) -> list[object]:
+        """All idle memory on a GPU, and what was prefetched there and ranks below something
+        that finds no room, perhaps in another process.
         """
-        return [each for each in self._idle if self._idle.hasTaken(each)] + [
+        idle = [each for each in self._idle if gpu in (None, each.gpu)]
+        below = [
             each
             for each in self._prefetched
-            if each.priority.rank < belowRank and self._prefetched.hasTaken(each)
+            if gpu in (None, each.gpu) and each.priority.rank < belowRank
+        ]
+        return [each for each in idle if self._idle.hasTaken(each)] + [
+            each for each in below if self._prefetched.hasTaken(each)
         ]
 
     def trim(self, olderThanSeconds: float = IDLE_SECONDS) -> None:

@@ -198,7 +198,7 @@ class Engine:
     def hasIdle(self) -> bool:
         return self._watch.isOn
 
-    def giveWay(self, belowRank: int) -> list[object]:
+    def giveWay(self, belowRank: int, gpu: int | None) -> list[object]:
         """Nothing: no budget counts the pieces of a way."""
         return []
 

@@ -92,12 +92,16 @@ class Kept:
             return None
         return found.st_ino, found.st_mtime_ns
 
-    def put(self, source: str, target: str, verdict: Verdict) -> None:
+    def putFigures(self, source: str, target: str, verdict: Verdict) -> None:
+        """The same for what was measured: whether the link is intact stays as it is kept."""
+        self.put(source, target, verdict, isMeasured=True)
+
+    def put(self, source: str, target: str, verdict: Verdict, *, isMeasured: bool = False) -> None:
         """Keep a verdict, in place of an older one of this pair.
 
         Raises `ValueError` for one that a reader would not take.
         """
-        pair, verdict = _entryOf(
+        pair, given = _entryOf(
             [
                 self._driver,
                 source,
@@ -108,7 +112,9 @@ class Kept:
 
         def added(entries: dict[_Pair, Verdict]) -> None:
             # The newest come last: a file that would be too large loses its first.
-            entries.pop(pair, None)
+            before, verdict = entries.pop(pair, None), given
+            if isMeasured and before is not None and before.isIntact is not None:
+                verdict = given._replace(isIntact=before.isIntact, note=before.note)
             entries[pair] = verdict
 
         self._change(added)

@@ -97,11 +97,12 @@ class Links:
         self._measured.add((source, target))
         found = measure(self._device, source, target, self._found(source, target) or Verdict())
         with self._verifying:
-            # The link may have been verified meanwhile.
+            # The link may have been verified meanwhile, also by another process.
             before = self._found(source, target) or Verdict()
             verdict = found._replace(isIntact=before.isIntact, note=before.note)
-            self._put(source, target, verdict)
-        return verdict
+            self._verdicts[source, target] = verdict
+            self._kept.putFigures(*self._uuids(source, target), verdict)
+        return self._found(source, target) or verdict
 
     def refreshed(self, source: int, target: int) -> Verdict:
         """The verdict with figures, all found out now, in place of what is known and
@@ -135,9 +136,8 @@ class Links:
         """What is known of a pair: of this process, or of another one, which may not have
         been able to verify what can be verified now.
         """
-        if (stamp := self._kept.stamp()) != self._stamp:
+        if (stamp := self._kept.stamp()) != self._stamp and self._hasTakenOver():
             self._stamp = stamp
-            self._takeOver()
         verdict = self._verdicts.get((source, target))
         if verdict is None:
             verdict = self._kept.get(*self._uuids(source, target))
@@ -146,15 +146,16 @@ class Links:
                 self._verdicts[source, target] = verdict
         return verdict
 
-    def _takeOver(self) -> None:
+    def _hasTakenOver(self) -> bool:
         """Take over what is kept of the pairs that this process knows. Where the other
-        process could not verify, what was known stays.
+        process could not verify, what was known stays. False if nothing could be read.
         """
         kept = self._kept.pairs()
         for pair in list(self._verdicts):
             verdict = kept.get(self._uuids(*pair))
             if verdict is not None and verdict.isIntact is not None:
                 self._verdicts[pair] = verdict
+        return bool(kept)
 
     def _put(self, source: int, target: int, verdict: Verdict) -> None:
         self._verdicts[source, target] = verdict
