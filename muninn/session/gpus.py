@@ -74,8 +74,9 @@ class Gpus:
         self.signalling = Cleanups(wake)
         self._wake = wake
         self._shortages = Shortages(tables.block)
-        #: The counts of shortages that this process knows, by the group of GPUs.
-        self._known: dict[int, tuple[int, ...]] = {}
+        #: The groups of the GPUs, and the counts of shortages that this process knows.
+        self._groups: list[int] = []
+        self._known: list[tuple[int, ...]] = []
         self._companions: dict[type[Companion], Companion] = {}
 
     def chosen(self) -> Device:
@@ -105,12 +106,9 @@ class Gpus:
         """Let the companions give back what was idle for long, and what another process has
         no room for.
         """
-        known, self._known = self._known, self._counts()
-        for gpu in range(0 if self.device is None else self.device.gpuCount):
-            now = self._known[group := self._groupOf(gpu)]
-            before = known.get(group, now)
-            if told := [rank for rank, count in enumerate(now) if count != before[rank]]:
-                self.giveWay(told[-1], gpu).clear()
+        if self.hasIdle():
+            for gpu, belowRank in self._told():
+                self.giveWay(belowRank, gpu).clear()
         for each in list(self._companions.values()):
             each.trim()
 
@@ -121,13 +119,23 @@ class Gpus:
         self._known = self._counts()
         self._wake()
 
-    def _counts(self) -> dict[int, tuple[int, ...]]:
-        count = 0 if self.device is None else self.device.gpuCount
-        return {group: self._shortages.counts(group) for group in map(self._groupOf, range(count))}
+    def _told(self) -> list[tuple[int, int]]:
+        """The GPUs of which others have told a shortage since the last look, and the highest
+        rank.
+        """
+        before, self._known = self._known, self._counts()
+        pairs = enumerate(zip(before, self._known, strict=False))  # the GPUs may be new here
+        changes = (
+            (gpu, [rank for rank, count in enumerate(now) if count != known[rank]])
+            for gpu, (known, now) in pairs
+        )
+        return [(gpu, ranks[-1]) for gpu, ranks in changes if ranks]
 
-    def _groupOf(self, gpu: int) -> int:
-        assert self.device is not None, "its GPUs are known"
-        return groupOf(wordOf(self.device.gpuUuid(gpu)))
+    def _counts(self) -> list[tuple[int, ...]]:
+        device = self.device
+        if device is not None and not self._groups:
+            self._groups = [groupOf(wordOf(device.gpuUuid(gpu))) for gpu in range(device.gpuCount)]
+        return [self._shortages.counts(group) for group in self._groups]
 
     def hasIdle(self) -> bool:
         """Whether `tidy` is to be called again soon."""

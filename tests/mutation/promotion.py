@@ -88,7 +88,7 @@ MUTANTS = [
     Mutant("muninn/api/protocols.py", "        if isLent:\n            exposed.lend()\n", "", "kernels write in place", "test_promotion.py::test_whatIsWrittenInPlaceIsInTheNextWindow"),
     Mutant("muninn/api/protocols.py", "self.isWritable and isinstance(self.memory, Memory)", "True", "an array of a reader lets windows be kept", "test_promotion.py::test_accessesLetWindowsBeKept"),
     Mutant("muninn/sync/access.py", "buffer._deviceView(", "buffer.deviceArray(", "an access of kernels lets windows be kept", "test_promotion.py::test_accessesLetWindowsBeKept"),
-    Mutant("muninn/session/gpus.py", "                self.giveWay(told[-1], gpu).clear()\n", "                pass\n", "what others have no room for gets that of idle memory", "test_shortages.py"),
+    Mutant("muninn/session/gpus.py", "                self.giveWay(belowRank, gpu).clear()\n", "                pass\n", "what others have no room for gets that of idle memory", "test_shortages.py"),
     Mutant("muninn/session/othersroom.py", "    Shortages(context.tables.block).tell(wordOf(deviceOf(context).gpuUuid(gpu)), belowRank)\n", "", "who has no room says so", "test_shortages.py"),
     Mutant("muninn/control/shortages.py", "SHORTAGE_RANKS + rank", "SHORTAGE_RANKS", "each rank is counted by itself", "test_shortages.py::test_eachRankAndGpuIsCountedByItself"),
     Mutant(_ARENA, "gpu in (None, each.gpu) and each.priority.rank < belowRank", "gpu in (None, each.gpu)", "what is of a higher priority stays", "test_shortages.py::test_whatIsOfAHigherPriorityStays"),
