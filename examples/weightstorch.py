@@ -3,8 +3,8 @@
 `python examples/weightstorch.py` shares the weights of a small network, in VRAM where
 there is a GPU, and starts three workers. Each of them builds the network without
 weights, on the device "meta", attaches the shared ones, and answers a question. The
-last worker forgets `eval()`, which changes pages of its own and no answer of the
-others. Says so when PyTorch is missing, with exit status 2.
+first worker forgets `eval()`, which changes pages of its own, and perhaps its answer,
+but none of the others'. Says so when PyTorch is missing, with exit status 2.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def main() -> int:
     with muninn.torch.shareModule(module, name, lifetime="lastClose") as bundle:
         expected = answer(module)
         answers = [given.answerOf(__file__, "worker", name, str(number)) for number in range(3)]
-        right = answers == [expected] * 3
+        right = answers[1:] == [expected] * 2
         print(
             f"PyTorch {torch.__version__}, {len(bundle)} tensors, {bundle.nbytes >> 10} KiB once "
-            f"on {device}: {'3 workers give one answer, ' + expected if right else 'WRONG'}"
+            f"on {device}: {'the workers give one answer, ' + expected if right else 'WRONG'}"
         )
     return 0 if right else 1
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        given.run(lambda: worker(sys.argv[2], sys.argv[3] == "2"))
+        given.run(lambda: worker(sys.argv[2], sys.argv[3] == "0"))
     given.run(main)
