@@ -27,6 +27,8 @@ import numpy as np
 import muninn
 
 _WIDTH = 256
+#: Arrays that stay until the interpreter has ended; see `withjax.py`.
+_kept: list[object] = []
 
 
 def parameters() -> Any:
@@ -74,6 +76,7 @@ def worker(name: str) -> None:
     access = "readWrite" if jax.default_backend() == "gpu" else "copyOnWrite"
     bundle = muninn.openBundle(name, access=access)
     leaves = [jax.dlpack.from_dlpack(bundle[path]) for path in leavesOf(shape)]
+    _kept.extend(leaves)
     tree = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shape), leaves)
     print(json.dumps({"answer": answer(tree), "digest": digestOf(tree)}))
 

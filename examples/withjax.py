@@ -26,6 +26,10 @@ import numpy as np
 
 import muninn
 
+#: Arrays that stay until the interpreter has ended. A thread of JAX's may drop an array
+#: after its sum is there, and would end the process if it did so while the interpreter ends.
+_kept: list[object] = []
+
 
 def isOnGpu() -> bool:
     return jax.default_backend() == "gpu"
@@ -34,8 +38,8 @@ def isOnGpu() -> bool:
 def other(name: str) -> None:
     """The other process: the same bytes, changed where they lie."""
     buffer = muninn.open(name, access="readWrite")
-    # Kept until the end: a thread of JAX's that drops it at exit may end the process.
     array = jax.numpy.from_dlpack(buffer)
+    _kept.append(array)
     total = float(array.sum())
     assert abs(total / (1_000_000 * 999_999 / 2) - 1) < 1e-5, total
     if isOnGpu():

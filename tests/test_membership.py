@@ -280,6 +280,7 @@ def test_aNewTermCallsThreadsAwayFromAnEarlierBroker(
     domain: str, actor: Callable[..., Actor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken: the background thread did not tell the client about the new term."""
+    monkeypatch.setenv("MUNINN_TAKEOVER_MS", "60000")  # nobody takes a slow broker for stuck
     broker = actor().join()
     muninn.domainInfo()
     current = membership.current()
