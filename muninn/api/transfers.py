@@ -128,7 +128,7 @@ def copyFrom(
     def work() -> int:
         engine = engineFor(into)
         sent, received = _windowsOf(out, into, transfer.check)
-        with engine.way(transfer, sent, target, asked) as way:
+        with engine.way(transfer, sent, target, asked, received) as way:
             accesses = (
                 Sending(out, transfer.secondsLeft, transfer.checkCancelled),
                 Receiving(into, transfer.secondsLeft, transfer.checkCancelled),
@@ -142,7 +142,7 @@ def copyFrom(
                 generation = into.generation.value() + 1
             # An object whose lease is renewed by its use takes the long way.
             isRenewed = not buffer._expiresMs and not source._expiresMs
-            lane = engine.laneFor(way, sent, target) if isRenewed else None
+            lane = engine.laneFor(way, sent, received) if isRenewed else None
             if lane is None:
                 buffer._repeats.pop(id(source), None)  # the way may be another one by now
             else:

@@ -163,7 +163,7 @@ def _arrive(under: deque[tuple[Mark, int]], told: Told, isLast: bool = False) ->
 
 class Direct(Way):
     """Without pieces: within a GPU, between a GPU and host memory that it has mapped, or
-    to a GPU that reaches the memory.
+    between two of which one reaches the other's memory.
 
     Parameters
     ----------

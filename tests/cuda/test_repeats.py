@@ -57,8 +57,8 @@ def _pair(gpu: int, sizeBytes: int = BYTES) -> tuple[Any, Any]:
     first, second = (np.full(sizeBytes, fill, np.uint8) for fill in (1, 2))
     source = muninn.share(first, "source", mode="fastMode", preferredGpu=gpu, access="readWrite")
     target = muninn.share(second, "target", mode="fastMode", preferredGpu=0, access="readWrite")
-    allocation: Any = source._checked().memory.source
-    allocation.letReach(0)
+    allocation: Any = target._checked().memory.source
+    allocation.letReach(gpu)
     target.copyFrom(source)
     return source, target
 
@@ -88,8 +88,8 @@ def test_copiesThereAndBackAreMadeAgain(
 ) -> None:
     """Broken: each copy left a count of readers at its source, which only the long way reset."""
     source, target = pair
-    allocation: Any = target._checked().memory.source
-    allocation.letReach(gpu)
+    allocation: Any = source._checked().memory.source
+    allocation.letReach(0)
     source.copyFrom(target)
     reader = actor("b = muninn.open('source'); s = b.read(stream=None)")
     monkeypatch.setattr(transfers, "copyFrom", _refuse)
@@ -298,7 +298,44 @@ def test_aCopyThatWaitsInTheDriverLetsPythonRun(domain: str, actor: Start) -> No
     actor(program("copyInTheDriver"))
 
 
-def test_memoryThatIsCopiedOftenIsReached(domain: str) -> None:
+def test_memoryThatIsCopiedToOftenIsReached(domain: str) -> None:
+    """By the GPU that sends, which need not be reached for that."""
+    source, target = _far()
+    for _ in range(30):
+        target.copyFrom(source, route="p2p")
+    assert _reach(target, 1)
+    assert not _reach(source, 0)
+    assert (target.read() == 1).all()
+    with pytest.raises(TopologyNotPeerable):
+        target.deviceArray(1)
+
+
+def test_aSourceThatIsCopiedToNewMemoryOftenIsReached(domain: str) -> None:
+    source, _ = _far()
+    for _ in range(12):
+        copied = source.copyTo(0, route="p2p")
+        assert (copied.read() == 1).all()
+        assert not _reach(copied, 1)
+        copied.free()
+    assert _reach(source, 0)
+
+
+def test_aMappedSourceIsCopiedByCOnceTheSenderReachesTheTarget(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: C copied at once, by the driver's long way, for ever."""
+    source, target = _far()
+    mapped = muninn.open(source.name, targetGpu=0, route="mapped")
+    for _ in range(12):
+        target.copyFrom(mapped)
+    assert _reach(target, 1)
+    monkeypatch.setattr(transfers, "copyFrom", _refuse)
+    target.copyFrom(mapped)
+    assert (target.read() == 1).all()
+
+
+def _far() -> tuple[Any, Any]:
+    """A source on GPU 1, and a target on GPU 0."""
     muninn.domainInfo()
     if gpus.deviceOf(membership.current()).gpuCount < 2:
         pytest.skip("there is one GPU only")
@@ -308,10 +345,9 @@ def test_memoryThatIsCopiedOftenIsReached(domain: str) -> None:
         )
         for gpu in (1, 0)
     )
-    for _ in range(30):
-        target.copyFrom(source, route="p2p")
-    allocation: Any = source._checked().memory.source
-    assert allocation.isReachedBy(0)
-    assert (target.read() == 1).all()
-    with pytest.raises(TopologyNotPeerable):
-        source.deviceArray(0)
+    return source, target
+
+
+def _reach(buffer: Any, gpu: int) -> bool:
+    allocation = buffer._checked().memory.source
+    return bool(allocation.isReachedBy(gpu))

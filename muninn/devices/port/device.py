@@ -276,7 +276,7 @@ class Device(ABC):
         keepAlive: object = None,
     ) -> None:
         """Copy from the memory of one GPU straight to that of another one, in a stream of
-        `sourceGpu`. The source must be reached by the target: see
+        `sourceGpu`. One of the two must reach the memory of the other one: see
         `Allocation.letReach`. `keepAlive` as in `copy`.
 
         A GPU writes to another one faster than it reads from it: copies of 64 KiB take
