@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -209,9 +210,21 @@ def _queueOf(stream: Any) -> Stream | None:
     return queue
 
 
+#: Numba's objects for streams of Muninn's. With another object each time Numba would make
+#: the configuration of the launch anew, which is a third of what a launch takes.
+_numbaStreams: weakref.WeakKeyDictionary[Stream, Any] = weakref.WeakKeyDictionary()
+
+
 def _streamOf(stream: Any) -> Any:
     """The stream as Numba takes it."""
     from muninn.kernels.numbacuda import cuda
 
     handle = streamHandle(stream)
-    return cuda.external_stream(handle) if handle else 0
+    if not handle:
+        return 0
+    if not isinstance(stream, Stream):
+        return cuda.external_stream(handle)
+    known = _numbaStreams.get(stream)
+    if known is None:
+        known = _numbaStreams.setdefault(stream, cuda.external_stream(handle))
+    return known

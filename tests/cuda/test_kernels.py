@@ -13,9 +13,25 @@ import pytest
 import muninn
 from muninn.errors import InvalidArgument
 from muninn.kernels import launch, markDirty, references
-from support import Actor, ActorError
+from support import Actor, ActorError, eventually
 
 Start = Callable[..., Actor]
+
+
+def test_numbaConfiguresALaunchInOneStreamOnce(domain: str) -> None:
+    """Broken: Numba got another object for the stream each time, and took a third longer."""
+    from muninn.kernels import device
+
+    array = muninn.array("a", 5000, np.uint64, mode="fastMode").deviceArray()
+    stream, made = muninn.createStream(), device.fillPattern.configure.cache_info
+    launch.launch("fillPattern", array, 1, stream=stream)
+    before = made().misses
+    launch.launch("fillPattern", array, 2, stream=stream)
+    assert made().misses == before
+    stream.synchronize(30)
+    known = len(launch._numbaStreams)
+    del stream
+    eventually(lambda: len(launch._numbaStreams) < known)
 
 
 @pytest.mark.parametrize("mode", ["fastMode", "bigMode"])
