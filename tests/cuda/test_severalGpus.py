@@ -56,12 +56,12 @@ def test_theHandleOfADefaultStreamIsThatOfTheBuffersGpu(two: Any) -> None:
     buffer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="fastMode", preferredGpu=1)
     address, semaphore, ones = buffer.open(), threading.Event(), np.ones(BYTES, np.uint8)
     first, second = two.asStream(None, 0), two.asStream(None, 1)
+    waiting = two.createStream(1)  # while another one waits this may take as long
     with two.allocate(1, BYTES) as source:
         two.copyNow(source.address, ones.ctypes.data, BYTES, 1)
         with buffer.write(stream=0):
             second.submit(lambda: semaphore.wait(60))
             two.copy(address, source.address, BYTES, second)
-        waiting = two.createStream(1)
         buffer.wait(waiting)
         assert not waiting.query(), "the fence is behind the work of the second GPU"
         capsule = buffer.__dlpack__(stream=1, max_version=(1, 0))
