@@ -12,6 +12,7 @@ makes a copy of its own.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -290,7 +291,6 @@ class Filler:
         openBuffer = promotion.base._checked()
         place, access = transfers.placeOf(openBuffer), self._access
         assert access is not None, "it is filled inside an access"
-
         asked = promotion.asked
 
         def arrived(sizeBytes: int) -> None:
@@ -304,6 +304,7 @@ class Filler:
         engine, into = transfers.engineFor(openBuffer), memory.address
         anchor = weakref.ref(memory)
         memory.device = device = engine.device
+        clear = functools.partial(self._clearFlags, anchor)
 
         def work() -> int:
             near = self._near()
@@ -311,7 +312,7 @@ class Filler:
                 # The copy within the GPU holds both memories.
                 source, held = self._sourceIn(near), weakref.ref(near.memory.memory)
                 with engine.way(transfer, source, target, None) as way:
-                    engine.send(transfer, way, source, into, lambda: (anchor(), held()))
+                    engine.send(transfer, way, source, into, lambda: (anchor(), held()), clear)
                 arenaOf(openBuffer.context).keep(near)
                 return near.content.generation
             whole = transfers.windowOf(openBuffer, transfer.check)
@@ -320,14 +321,14 @@ class Filler:
             )
             with engine.way(transfer, source, target, None) as way:
                 access.covers(way.settle)
-                engine.send(transfer, way, source, into, anchor)
+                engine.send(transfer, way, source, into, anchor, clear)
                 access.covers(lambda: None)  # another transfer may use the way from now on
             return openBuffer.generation.value()
 
         self.generation = engine.run(transfer, work)
         self.report = transfer.report()
         try:
-            self._prepare(device, memory)
+            self._fillShadow(device, memory)
         finally:
             del memory  # an error keeps this frame, and not the memory
 
@@ -345,18 +346,19 @@ class Filler:
         begin = self._window.offset - near.content.window.offset
         return whole._replace(address=whole.address + begin, sizeBytes=self._window.sizeBytes)
 
-    def _prepare(self, device: Device, memory: Memory) -> None:
-        """The shadow, and flags that are 0."""
-        room = self._room
-        if room.flagsAt is None:
-            return
-        flags = np.zeros(room.sizeBytes - room.flagsAt, np.uint8)
-        memory.copyIn(flags.ctypes.data, flags.nbytes, room.flagsAt)
-        if room.shadowAt is not None:
+    def _clearFlags(self, scratch: Callable[[], Memory | None]) -> None:
+        room, memory = self._room, scratch()
+        if room.flagsAt is not None and memory is not None:
+            flags = np.zeros(room.sizeBytes - room.flagsAt, np.uint8)
+            memory.copyIn(flags.ctypes.data, flags.nbytes, room.flagsAt)
+
+    def _fillShadow(self, device: Device, memory: Memory) -> None:
+        shadowAt = self._room.shadowAt
+        if shadowAt is not None:
             # Whole words are compared.
             length = -(-self._window.sizeBytes // WORD_BYTES) * WORD_BYTES
             with streamFor(device, self._promotion.gpu) as stream:
-                device.copyBatch([(memory.address + room.shadowAt, memory.address, length)], stream)
+                device.copyBatch([(memory.address + shadowAt, memory.address, length)], stream)
 
 
 def _requireShared(base: Attachment, openBuffer: OpenBuffer) -> None:

@@ -22,6 +22,7 @@ from muninn.terms import PRIORITIES, Priority
 MAX_RANGE_BYTES = layout.HOT_PAGES.top * PAGE_BYTES
 MAX_END_BYTES = layout.HOT_FIRST.top * PAGE_BYTES
 _WORDS = 1 + layout.MAX_HOT_RANGES
+_UNSAID = [0] * _WORDS
 
 
 class Hints(NamedTuple):
@@ -72,7 +73,10 @@ class RowHints:
     def get(self) -> Hints:
         """The hints, also those that hold no more."""
         # SYNC hints: pairs with RowHints.set. Each word is whole by itself.
-        first, *ranges = (int(atomics.loadAcquire64(address)) for address in self._addresses)
+        words = [atomics.loadAcquire64(address) for address in self._addresses]
+        if words == _UNSAID:
+            return NO_HINTS
+        first, *ranges = map(int, words)
         number = layout.HINT_PRIORITY.of(first)
         return Hints(
             tuple(

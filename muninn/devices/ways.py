@@ -28,6 +28,8 @@ from muninn.system.pages import PAGE_BYTES
 Told = Callable[[int], object]
 #: Returns what keeps the memory of a copy.
 Anchor = Callable[[], object]
+#: What the caller does while the last bytes are on their way.
+Meanwhile = Callable[[], object]
 #: Windows of a copy without pieces: a millisecond of NVLink or of PCIe.
 _WINDOW_BYTES, HOST_WINDOW_BYTES = 512 << 20, 64 << 20
 #: The pieces between two GPUs with a link, or a smaller part of what is free.
@@ -37,7 +39,7 @@ _AHEAD = 6
 
 
 def _nothing() -> None:
-    """The caller keeps the memory."""
+    """The caller keeps the memory, and has nothing to do meanwhile."""
 
 
 class Way(Closable):
@@ -66,11 +68,17 @@ class Way(Closable):
         """
 
     def send(
-        self, source: int, target: int, sizeBytes: int, told: Told, anchor: Anchor = _nothing
+        self,
+        source: int,
+        target: int,
+        sizeBytes: int,
+        told: Told,
+        anchor: Anchor = _nothing,
+        meanwhile: Meanwhile = _nothing,
     ) -> None:
         """Copy, and wait for the copy. What `anchor` returns is held as long as streams are
         at work. It is a function, so that an error, which keeps this frame, keeps no
-        memory.
+        memory. `meanwhile` is called once the streams were given all of the copy.
 
         Raises
         ------
@@ -84,6 +92,7 @@ class Way(Closable):
                 under.append(window)
                 if len(under) > _AHEAD:
                     _arrive(under, told)
+            meanwhile()
             while under:
                 _arrive(under, told, isLast=len(under) == 1)
             self._held, self.isBusy = None, False

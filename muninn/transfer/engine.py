@@ -21,6 +21,7 @@ from muninn.devices.ways import (
     Anchor,
     ByProcessor,
     Direct,
+    Meanwhile,
     Relay,
     Way,
     byLink,
@@ -149,13 +150,15 @@ class Engine:
         source: Window,
         target: int,
         anchor: Anchor = lambda: None,
+        meanwhile: Meanwhile = lambda: None,
     ) -> None:
         """Send the bytes of a transfer on their way, and wait for them; what `anchor`
-        returns is held as long. Raises what stops it.
+        returns is held as long. `meanwhile` is called before the wait. Raises what stops
+        it.
         """
         transfer.send()
         try:
-            way.send(source.address, target, source.sizeBytes, transfer.told, anchor)
+            way.send(source.address, target, source.sizeBytes, transfer.told, anchor, meanwhile)
         finally:
             transfer.arrive()
             transfer.record().keep(transfer.seconds, transfer.doneBytes)

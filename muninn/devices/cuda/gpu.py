@@ -28,8 +28,9 @@ class Gpu:
 
     Attributes
     ----------
-    index, name, uuid
-        `uuid` has the 16 bytes that identify the GPU in every process.
+    index, name, uuid, uuidText
+        `uuid` has the 16 bytes that identify the GPU in every process, `uuidText` the same
+        as text.
     busId
         The PCI address, as "0000:19:00.0".
     hasDescriptors
@@ -47,6 +48,7 @@ class Gpu:
         busId = call(cu.cuDeviceGetPCIBusId, _BUS_ID_BYTES, self.device)
         self.busId = busId.partition(b"\0")[0].decode()
         self.uuid = bytes(call(cu.cuDeviceGetUuid, self.device).bytes)
+        self.uuidText = f"GPU-{uuid.UUID(bytes=self.uuid)}"
         self.hasReadOnlyRegistration = self.has(
             _ATTRIBUTE.CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED
         )
@@ -62,10 +64,6 @@ class Gpu:
 
     def has(self, attribute: Any) -> bool:
         return int(call(cu.cuDeviceGetAttribute, attribute, self.device)) != 0
-
-    @property
-    def uuidText(self) -> str:
-        return f"GPU-{uuid.UUID(bytes=self.uuid)}"
 
     def canReach(self, peer: Gpu) -> bool:
         """Whether its kernels and copies reach the other's memory directly. The driver is
