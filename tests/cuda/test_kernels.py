@@ -31,7 +31,7 @@ def test_numbaConfiguresALaunchInOneStreamOnce(domain: str) -> None:
     stream.synchronize(30)
     known = len(launch._numbaStreams)
     del stream
-    eventually(lambda: len(launch._numbaStreams) < known)
+    eventually(lambda: len(launch._numbaStreams) < known, "it ends with the stream")
 
 
 @pytest.mark.parametrize("mode", ["fastMode", "bigMode"])
