@@ -172,7 +172,7 @@ def test_readersAreThoseThatSaySo(lab: Lab) -> None:
     held = {member: member.leases.take(7, 3, 60_000) for member in (one, two)}
 
     def isRead(incarnation: int = 3, row: int = 7) -> bool:
-        return leases.readersOf(lab.block, lab.members, row, incarnation)
+        return leases.readersOf(lab.block, row, incarnation)
 
     assert not isRead()
     _setReading(two.leases, held[two], True)
@@ -194,9 +194,9 @@ def test_aReaderIsFoundAmongManyLeases(lab: Lab) -> None:
     member = lab.member()
     held = [member.leases.take(7, 3, 60_000) for _ in range(40)]
     _setReading(member.leases, held[-1], True)
-    assert leases.readersOf(lab.block, lab.members, 7, 3)
+    assert leases.readersOf(lab.block, 7, 3)
     _setReading(member.leases, held[-1], False)
-    assert not leases.readersOf(lab.block, lab.members, 7, 3)
+    assert not leases.readersOf(lab.block, 7, 3)
 
 
 def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
@@ -209,21 +209,17 @@ def test_readingAndTheExpiryLeaveEachOtherAlone(lab: Lab) -> None:
         and leases.scanHolds(lab.block, lab.members, 7)[0].expiryMs == expiry
     )
     renewed = member.leases.renew(index, 60_000)
-    assert renewed == member.leases.expiryMs(index) > expiry and leases.readersOf(
-        lab.block, lab.members, 7, 3
-    )
+    assert renewed == member.leases.expiryMs(index) > expiry and leases.readersOf(lab.block, 7, 3)
     _setReading(member.leases, index, False)
-    assert member.leases.expiryMs(index) == renewed and not leases.readersOf(
-        lab.block, lab.members, 7, 3
-    )
+    assert member.leases.expiryMs(index) == renewed and not leases.readersOf(lab.block, 7, 3)
 
 
 def test_aDeadReaderIsNone(lab: Lab) -> None:
     dead = lab.member()
     _setReading(dead.leases, dead.leases.take(7, 3, 60_000), True)
-    assert leases.readersOf(lab.block, lab.members, 7, 3)
+    assert leases.readersOf(lab.block, 7, 3)
     leases.clearDead(lab.block, lab.members, dead.key)
-    assert not leases.readersOf(lab.block, lab.members, 7, 3)
+    assert not leases.readersOf(lab.block, 7, 3)
 
 
 def test_allLeasesAreFoundInOneScan(lab: Lab) -> None:

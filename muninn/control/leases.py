@@ -61,13 +61,7 @@ def scanHolds(block: ControlBlock, members: MemberTable, row: int | None = None)
     # SYNC release: pairs with LeaseTable.release and clearDead. A holder has used the
     # memory for the last time before the word says that it holds nothing.
     mask, value = (0, 0) if row is None else (_ROW_MASK, row + 1)
-    room = _scan(block, mask, value)
-    while True:
-        leases = bytearray(_LEASE.size * room)
-        found = _scan(block, mask, value, leases)
-        if found <= room:
-            return [_holdOf(*lease) for lease in _LEASE.iter_unpack(leases[: _LEASE.size * found])]
-        room = 2 * found
+    return [_holdOf(*lease) for lease in _leases(block, mask, value)]
 
 
 def countHolds(
@@ -96,24 +90,35 @@ def heldBy(block: ControlBlock, members: MemberTable, slot: int) -> int:
     )
 
 
+def _leases(block: ControlBlock, mask: int, value: int) -> list[tuple[int, ...]]:
+    """(slot, position, hold, expiry) of the leases of all members whose words match."""
+    room = _scan(block, mask, value)
+    while True:
+        leases = bytearray(_LEASE.size * room)
+        found = _scan(block, mask, value, leases)
+        if found <= room:
+            return [*_LEASE.iter_unpack(leases[: _LEASE.size * found])]
+        room = 2 * found
+
+
 def _scan(block: ControlBlock, mask: int, value: int, into: bytearray | None = None) -> int:
     """Count the leases of all members whose words match, and store as many as `into`
     has room for.
     """
-    geometry = block.geometry
     address, room = (atomics.addressOfBytes(into), len(into) // _LEASE.size) if into else (None, 0)
-    found: int = atomics.scanLeases(
+    return int(atomics.scanLeases(*_areasOf(block), mask, value, address, room))
+
+
+def _areasOf(block: ControlBlock) -> tuple[int, int, int, int, int]:
+    """Where C finds all leases: the first parameters of `mnnScanLeases`."""
+    sizes = block.geometry
+    return (
         block.address,
-        geometry.areasOffset,
-        geometry.areaBytes,
-        geometry.maxMembers,
-        geometry.maxLeases,
-        mask,
-        value,
-        address,
-        room,
+        sizes.areasOffset,
+        sizes.areaBytes,
+        sizes.maxMembers,
+        sizes.maxLeases,
     )
-    return found
 
 
 def _holdOf(slot: int, position: int, word: int, expiry: int) -> Hold:
@@ -128,43 +133,17 @@ def _holdOf(slot: int, position: int, word: int, expiry: int) -> Hold:
     )
 
 
-def readersOf(block: ControlBlock, members: MemberTable, row: int, incarnation: int) -> bool:
+def readersOf(block: ControlBlock, row: int, incarnation: int) -> bool:
     """Whether any holder of (row, incarnation) is inside a read access."""
-    mask, value = _holdsOn(row, incarnation)
-    for slot in members.occupied():
-        first = block.areaAddress(slot)
-        high = members.leaseHigh(slot)
-        # A member nearly always has one. But a lease that is released while a GPU is at
-        # work stays until the work is done.
-        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, None, 0) if high else 0
-        if not found:
-            continue
-        indices = atomics.indexBuffer(high)
-        found = atomics.scan64(first, layout.LEASE_BYTES, high, mask, value, indices, high)
-        for index in indices[: min(found, high)]:
-            # SYNC reading: pairs with beginReading. The writer took the owner lock
-            # before it reads this word. A reader sets its bit before it reads the lock.
-            if (
-                atomics.loadSeqCst64(
-                    first + index * layout.LEASE_BYTES + layout.LEASE_EXPIRY_OFFSET
-                )
-                & _READING
-            ):
-                return True
-    return False
+    # SYNC reading: pairs with beginReading. The writer took the owner lock before it reads
+    # these words. A reader sets its bit before it reads the lock.
+    held = _leases(block, *_holdsOn(row, incarnation))
+    return any(expiry & _READING for *_, expiry in held)
 
 
 def holdsOn(block: ControlBlock, row: int, incarnation: int) -> Holds:
     """Where C finds the leases on one incarnation of a row."""
-    sizes = block.geometry
-    return Holds(
-        block.address,
-        sizes.areasOffset,
-        sizes.areaBytes,
-        sizes.maxMembers,
-        sizes.maxLeases,
-        *_holdsOn(row, incarnation),
-    )
+    return Holds(*_areasOf(block), *_holdsOn(row, incarnation))
 
 
 def _holdsOn(row: int, incarnation: int) -> tuple[int, int]:

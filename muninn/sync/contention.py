@@ -109,9 +109,7 @@ def awaitReaders(openBuffer: OpenBuffer, timeout: float | None) -> bool:
     while True:
         # SYNC reading: pairs with beginReading; the owner lock was taken before.
         seen = int(atomics.loadSeqCst32(word))
-        if not seen or not leases.readersOf(
-            tables.block, tables.members, openBuffer.row, openBuffer.incarnation
-        ):
+        if not seen or not leases.readersOf(tables.block, openBuffer.row, openBuffer.incarnation):
             # With 0 in the word, later writers need not look at the leases. SYNC
             # reading: pairs with beginReading. A reader that began meanwhile has
             # changed the word, and the CAS fails.
