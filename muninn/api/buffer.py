@@ -303,7 +303,8 @@ class MuninnBuffer(Protocols, Promotes, Closable):
             raise privateForKernels(self.name)
         openBuffer = self._checked()
         openBuffer.memory.device = device = deviceOf(openBuffer.context)
-        self._exposed().lend()
+        if self._writable:
+            openBuffer.letWriteInPlace()
         return openBuffer.memory.devicePointer(device, progress)
 
     def close(self) -> None:

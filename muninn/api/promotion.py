@@ -82,8 +82,8 @@ def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
     promotion = Promotion.of(base, asked)
     _require(asked.caller, promotion.openBuffer, window)
-    work = WindowWork(stream, promotion.gpu)
-    work.check(asked.caller, deviceOf(promotion.openBuffer.context))
+    device = deviceOf(promotion.openBuffer.context)
+    work = WindowWork.of(asked.caller, stream, promotion.gpu, device)
     return promotion.scratch(window, work)
 
 

@@ -28,42 +28,43 @@ class WindowWork:
     Parameters
     ----------
     stream
-        What the user has named; None: they may be in any stream.
+        The stream in which they are, as it was when the window was promoted: its number may
+        be another one's later. None: they may be in any.
     gpu
         The GPU of the window.
     """
 
-    def __init__(self, stream: Any, gpu: int) -> None:
+    def __init__(self, stream: Stream | None, gpu: int) -> None:
         self._stream, self._gpu = stream, gpu
-        #: As it was when the window was promoted: its number may be another one's later.
-        self._found: Stream | None = None
         self._origin = Origin(_INHERITED, "Promote the window in the child")
+
+    @classmethod
+    def of(cls, caller: str, stream: Any, gpu: int, device: Device) -> WindowWork:
+        """The kernels in the stream that the user has named, or None. Raises what the end
+        of the block would find out about the stream, when it is too late for what was
+        written.
+        """
+        if stream is None:
+            return cls(None, gpu)
+        found = device.asStream(stream, gpu)
+        if found.gpu != gpu:
+            raise InvalidArgument(
+                f"{caller}: the stream is of GPU {found.gpu}, and kernels of GPU {gpu} use the "
+                "window",
+                "Pass a stream of that GPU, or promote to the other one (`targetGpu`)",
+            )
+        return cls(found, gpu)
 
     def isHere(self) -> bool:
         """Whether this process has promoted the window, and is no forked child."""
         return self._origin.isHere()
 
-    def check(self, caller: str, device: Device) -> None:
-        """Raise what the end of the block would find out about the stream, when it is too
-        late for what was written.
-        """
-        if self._stream is None:
-            return
-        self._found = device.asStream(self._stream, self._gpu)
-        gpu = self._found.gpu
-        if gpu != self._gpu:
-            raise InvalidArgument(
-                f"{caller}: the stream is of GPU {gpu}, and kernels of GPU {self._gpu} use the "
-                "window",
-                "Pass a stream of that GPU, or promote to the other one (`targetGpu`)",
-            )
-
     def stream(self, device: Device) -> Stream | None:
         """The stream, if the user has named one that is open still."""
-        if self._found is None:
+        if self._stream is None:
             return None
         try:
-            return device.asStream(self._found, self._gpu)
+            return device.asStream(self._stream, self._gpu)
         except MuninnError as error:
             _log.debug("all work is waited for, since the window's stream is gone: %s", error)
             return None
