@@ -92,10 +92,13 @@ def cacheFolder(lockOrder: None, cacheFolders: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A fresh domain for this process and for the actors that it starts."""
+    """A fresh domain for this process and for the actors that it starts. None of them takes
+    a broker for stuck that a busy machine has kept waiting for a moment.
+    """
     # `make mutation` finds the processes that it has to kill by this name.
     name = f"{os.environ.get('TEST_DOMAINS', 'test')}-{secrets.token_hex(6)}"
     monkeypatch.setenv("MUNINN_DOMAIN", name)
+    monkeypatch.setenv("MUNINN_TAKEOVER_MS", "1500")
     yield name
     if "multiprocessing.forkserver" in sys.modules:
         # The server keeps the environment of the test that began it, and with it the

@@ -29,12 +29,6 @@ from support import Actor, ActorError, eventually, leftovers, program
 Start = Callable[..., Actor]
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes a broker for stuck that a busy machine has kept waiting for a moment."""
-    monkeypatch.setenv("MUNINN_TAKEOVER_MS", "1500")
-
-
 def brokerPid() -> int | None:
     pid: int | None = muninn.domainInfo()["brokerPid"]
     return pid
