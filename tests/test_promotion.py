@@ -811,6 +811,42 @@ def test_whatIsWrittenInPlaceIsInTheNextWindow(
 
 
 @pytest.mark.usefixtures("neverTrimmed")
+def test_flagsThatAnEarlierWindowHasLeftMarkNothing(buffer: muninn.MuninnBuffer) -> None:
+    """The memory of one window is the next one's, with all that is in it."""
+    with buffer.promote(0, 40_000, 1, track=True, sliceBytes=4096) as scratch:
+        memory, room = scratch._memory.memory, scratch._room
+        address, count = scratch.address, room.sizeBytes - (room.flagsAt or 0)
+        scratch.writeback()
+        memory.put(b"\1" * count, room.flagsAt or 0)
+    generation = buffer.generation
+    with buffer.promote(40_000, 40_000, 1, track=True, sliceBytes=4096) as scratch:
+        assert scratch.address == address
+        assert not any(scratch._memory.memory.copyBytes(count, room.flagsAt or 0))
+        scratch.array[0] = 77  # in place and not marked, so it is not written back
+    assert buffer.generation == generation
+    assert np.array_equal(buffer.read(), content())
+
+
+@pytest.mark.usefixtures("neverTrimmed")
+@pytest.mark.parametrize("hasIdle", [False, True])
+def test_anErrorOfAPromotionKeepsNoMemory(hasIdle: bool) -> None:
+    """Broken: an exception of `progress` kept the scratch memory as long as the program
+    kept the exception.
+    """
+    buffer = muninn.share(content(), "a", access="readWrite")
+    if hasIdle:
+        buffer.promote(0, 40_000, 1).close()
+
+    def stop(sizeBytes: int) -> None:
+        raise ValueError(sizeBytes)
+
+    with pytest.raises(ValueError) as caught:
+        buffer.promote(4, 40_000, 1, progress=stop)
+    assert not windows()
+    assert caught.value.args == (40_000,)
+
+
+@pytest.mark.usefixtures("neverTrimmed")
 def test_accessesLetWindowsBeKept(buffer: muninn.MuninnBuffer) -> None:
     """Also those of kernels, and views of who may not write."""
     stream = muninn.createStream(0)

@@ -325,9 +325,9 @@ class Filler:
                 access.covers(lambda: None)  # another transfer may use the way from now on
             return openBuffer.generation.value()
 
-        self.generation = engine.run(transfer, work)
-        self.report = transfer.report()
         try:
+            self.generation = engine.run(transfer, work)
+            self.report = transfer.report()
             self._fillShadow(device, memory)
         finally:
             del memory  # an error keeps this frame, and not the memory

@@ -180,8 +180,14 @@ class Claim(NamedTuple):
         kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes, self.place())
         if kept is None:
             return self._granted(self.spec(caller, os.urandom(8).hex()), fill)
-        with self.inside():
-            fill(kept.memory)  # after an interruption a copy may go on: then it is dropped
+        try:
+            with self.inside():
+                fill(kept.memory)
+        except BaseException:
+            # A copy may go on after an interruption, and so the memory is not kept: not by
+            # the error either, which keeps this frame.
+            del kept
+            raise
         return kept
 
     def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:

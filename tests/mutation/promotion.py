@@ -37,6 +37,7 @@ MUTANTS = [
     Mutant(_SCRATCH, "            if kind is None and isEager", "            if isEager", "after an exception nothing is written back", "test_promotion.py"),
     Mutant(_SCRATCH, "self._policy is Access.READ_WRITE and self._isWritten", "self._isWritten", "readMostly comes back on request", "test_promotion.py::test_policiesDecideWhatComesBack"),
     Mutant("muninn/api/windowtable.py", "found._base._held() is not base._checked()", "False", "a window is written back to its own buffer", "test_promotion.py::test_aWindowIsWrittenBackByItsAddress"),
+    Mutant(_PROMOTION, "        if room.flagsAt is not None and memory is not None:\n", "        if False:\n", "the flags of a window begin at 0", "test_promotion.py::test_flagsThatAnEarlierWindowHasLeftMarkNothing"),
     Mutant("muninn/api/windowwork.py", "        if stream is None:\n", "        if True:\n", "a wrong stream is refused at once", "test_windowwork.py"),
     Mutant("muninn/api/windowwork.py", "        if found.gpu != gpu:\n", "        if False:\n", "the stream is of the window's GPU", "test_windowwork.py"),
     Mutant("muninn/api/windowwork.py", "                failure = error\n", "                raise\n", "a window whose stream has failed ends", "test_windowwork.py"),
