@@ -266,5 +266,4 @@ def windowOf(openBuffer: OpenBuffer, look: Callable[[], object]) -> Window:
     if place.tier is Tier.HOST:
         return Window(place, address, sizeBytes)
     allocation: Allocation = memory.source  # type: ignore[assignment]  # VRAM is an allocation
-    reach = allocation.isReachedBy, allocation.letReach, allocation.countCopy
-    return Window(place, address, sizeBytes, *reach)
+    return Window(place, address, sizeBytes, allocation)

@@ -8,7 +8,6 @@ so the memory stays mapped until the last of them is gone.
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -16,7 +15,9 @@ from typing import Generic, Protocol, TypeVar
 
 from muninn.devices.port import Allocation
 from muninn.errors import BufferFreed, MuninnError
+from muninn.system.logs import Log
 
+_log = Log("muninn.devices")
 #: To let a GPU reach 2 GiB takes 10 ms, and then each copy takes 0.9 ms less (two H200).
 _OFTEN = 10
 
@@ -35,8 +36,9 @@ class MappedAllocation(Allocation, Generic[M]):
     """An allocation with its mapping, which is None once the allocation is closed."""
 
     _mapping: M | None
-    #: The other GPUs that reach it.
+    #: The other GPUs that reach it, and those that could not be let.
     _reached: frozenset[int] = frozenset()
+    _refused: frozenset[int] = frozenset()
     #: How many copies to each of them were counted.
     _copies: Mapping[int, int] = MappingProxyType({})
 
@@ -66,9 +68,16 @@ class MappedAllocation(Allocation, Generic[M]):
     def countCopy(self, gpu: int) -> None:
         count = self._copies.get(gpu, 0) + 1
         self._copies = {**self._copies, gpu: count}
-        if count == _OFTEN:
-            with contextlib.suppress(MuninnError):  # the pieces do
+        # Another time after as many copies again: what refuses it may be over.
+        if count % _OFTEN == 0 and (count // _OFTEN).bit_count() == 1:
+            try:
                 self.letReach(gpu)
+            except MuninnError as error:
+                self._refused |= {gpu}
+                _log.debug("copies between GPU %d and GPU %d: %s", self.gpu, gpu, error)
+
+    def refusesReach(self, gpu: int) -> bool:
+        return gpu in self._refused
 
     def isReachedBy(self, gpu: int) -> bool:
         return gpu == self.gpu or gpu in self._reached

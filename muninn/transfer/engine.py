@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from muninn.devices.port import Device, Lane
+from muninn.devices.port import Allocation, Device, Lane
 from muninn.devices.topology.links import Links
 from muninn.devices.topology.verdict import Verdict
 from muninn.devices.ways import (
@@ -165,13 +165,13 @@ class Engine:
 
     def laneFor(self, way: Way, source: Window, received: Window) -> Lane | None:
         """A lane for copies like one that went by `way`; None if there is none, or not yet."""
-        pair = source.place.gpu, received.place.gpu
-        isOnGpus = Tier.HOST not in (source.place.tier, received.place.tier)
+        pair, into = (source.place.gpu, received.place.gpu), received.allocation
         if (
-            not isOnGpus
+            source.allocation is None
+            or into is None
             or not source.sizeBytes
             or not isinstance(way, Direct)
-            or not received.isReachedBy(source.place.gpu)
+            or not (into.isReachedBy(pair[0]) or into.refusesReach(pair[0]))
         ):
             return None
         lane = self._lanes.get(pair)
@@ -275,11 +275,11 @@ class Engine:
         takes 8 µs then, and 10.5 if only the one that receives reaches what is sent (two
         H200).
         """
-        near = source.place.gpu
-        if self.device.givesReachAtOnce:
-            source.letReach(target)
-        isReached = received is not None and _isReached(received, near)
-        if not isReached and not _isReached(source, target):
+        near, sent = source.place.gpu, source.allocation
+        into = None if received is None else received.allocation
+        if sent is not None and self.device.givesReachAtOnce:
+            sent.letReach(target)
+        if not _isReached(into, near) and not _isReached(sent, target):
             return self._relayed(near, target)
         key = _Key(Route.P2P, near, target, isRelayed=False)
         return key, self._take(key, lambda: Direct(self.device, near, target))
@@ -303,11 +303,13 @@ class Engine:
         self._idle.add(_Idle(key, way, clock.now()))
 
 
-def _isReached(window: Window, gpu: int) -> bool:
+def _isReached(memory: Allocation | None, gpu: int) -> bool:
     """Whether a GPU reaches memory, once this copy was counted."""
-    if not window.isReachedBy(gpu):
-        window.countCopy(gpu)
-    return window.isReachedBy(gpu)
+    if memory is None:
+        return False
+    if not memory.isReachedBy(gpu):
+        memory.countCopy(gpu)
+    return memory.isReachedBy(gpu)
 
 
 def _closeAll(ways: list[Way]) -> None:

@@ -6,8 +6,10 @@ Plain values; nothing here is shared.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from muninn.devices.port import Allocation
 
 
 class Tier(enum.StrEnum):
@@ -34,16 +36,14 @@ class Window(NamedTuple):
     ----------
     address
         Where they are, for the GPUs; of host memory that the GPUs have mapped.
-    isReachedBy, letReach, countCopy
-        Whether a GPU reaches them, and letting it, as of `Allocation`.
+    allocation
+        The VRAM that they are in; None of host memory.
     """
 
     place: Place
     address: int
     sizeBytes: int
-    isReachedBy: Callable[[int], bool] = lambda gpu: False
-    letReach: Callable[[int], object] = lambda gpu: None
-    countCopy: Callable[[int], object] = lambda gpu: None
+    allocation: Allocation | None = None
 
 
 def slicesOf(sizeBytes: int, sliceBytes: int) -> int:

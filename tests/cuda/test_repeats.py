@@ -17,6 +17,7 @@ import pytest
 import muninn
 from muninn.api import transfers
 from muninn.devices.cuda import lanes
+from muninn.devices.mapped import MappedAllocation
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
@@ -331,6 +332,38 @@ def test_aMappedSourceIsCopiedByCOnceTheSenderReachesTheTarget(
     assert _reach(target, 1)
     monkeypatch.setattr(transfers, "copyFrom", _refuse)
     target.copyFrom(mapped)
+    assert (target.read() == 1).all()
+
+
+@pytest.mark.usefixtures("standin")
+@pytest.mark.parametrize("links", ["0>1=none", "0>1=refuse", "1>0=refuse"])
+@pytest.mark.parametrize("near", [0, 1])
+def test_cCopiesWhereOneOfTheTwoCanBeLetReach(actor: Start, links: str, near: int) -> None:
+    """Broken: where the sender can not be let reach the target, each copy took the long way."""
+    there = actor(program("copiesOneWay"), STANDIN_LINKS=links)
+    route, areAlike, longWays = there.do(f"copied({near})")
+    assert areAlike
+    assert route == "staged" or longWays == 0
+
+
+def test_aReachThatWasInterruptedIsTriedAgain(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: the tenth copy was the only one that tried it."""
+    source, target = _far()
+    usual, interruptions = MappedAllocation.letReach, [KeyboardInterrupt()]
+
+    def letReach(allocation: MappedAllocation[Any], gpu: int) -> None:
+        if interruptions and allocation is target._checked().memory.source:
+            raise interruptions.pop()
+        usual(allocation, gpu)
+
+    monkeypatch.setattr(MappedAllocation, "letReach", letReach)
+    for turn in range(1, 21):
+        if turn == 10:
+            with pytest.raises(KeyboardInterrupt):
+                target.copyFrom(source)
+        else:
+            target.copyFrom(source)
+    assert _reach(target, 1)
     assert (target.read() == 1).all()
 
 

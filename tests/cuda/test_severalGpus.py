@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.devices.topology import probing
 from muninn.errors import TopologyNotPeerable
 from muninn.session import gpus, membership
 from support import Actor, ActorError, eventually
@@ -199,6 +200,22 @@ def test_eachLinkGetsItsRoute(actor: Start, links: str, reason: str) -> None:
     )
     there.do("e = a.copy(); launch.launch('fillPattern', e[1000:1100], 42)")
     assert there.do("b.generation, bool((b.read() == e).all())") == [4, True]
+
+
+def test_aLinkIsVerifiedAlsoByTheMappingThatLaterCopiesUse(
+    two: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender reaches the target then, and for the pieces it is the other way round."""
+
+    class Losing(probing.Direct):
+        def send(self, *given: Any) -> None:
+            """Nothing arrives."""
+
+    monkeypatch.setattr(probing, "Direct", Losing)
+    buffer = muninn.share(np.arange(10), "a", mode="fastMode")
+    copy = buffer.copyTo(1)
+    assert (copy.transfer.route, copy.transfer.reason) == ("staged", "peerCorrupt")
+    assert (copy.read() == np.arange(10)).all()
 
 
 CURRENT_AT_LAUNCH = """

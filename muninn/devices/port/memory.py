@@ -77,9 +77,13 @@ class Allocation(Closable):
 
     @abstractmethod
     def countCopy(self, gpu: int) -> None:
-        """Count a copy to a GPU which goes by pieces. The GPU is let reach the memory, if
-        it can, once there were so many of them that this pays.
+        """Count a copy to or from a GPU that does not reach the memory. It is let reach it,
+        if it can, once there were so many of them that this pays.
         """
+
+    @abstractmethod
+    def refusesReach(self, gpu: int) -> bool:
+        """Whether there were enough copies, and the GPU could not be let reach it."""
 
     @abstractmethod
     def isReachedBy(self, gpu: int) -> bool:

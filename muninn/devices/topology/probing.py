@@ -52,15 +52,18 @@ def verify(device: Device, source: int, target: int, way: Way) -> Verdict:
         One can not be given access to the other.
     """
     try:
-        with _rooms(device, source, target, _VERIFIED_BYTES) as rooms:
+        with (
+            _rooms(device, source, target, _VERIFIED_BYTES) as rooms,
+            Direct(device, source, target) as straight,
+        ):
             if device.givesReachAtOnce:
                 rooms.near.letReach(target)
             near, far = rooms.near.address, rooms.far.address
             # Twice, and not the same: bytes that were there before do not count.
-            for begin in (1, 1 << 40):
+            for begin, tried in _tried(device, rooms, way, straight):
                 sent = _pattern(begin)
                 _put(device, near, sent, source)
-                way.send(near, far, sent.nbytes, lambda sizeBytes: None)
+                tried.send(near, far, sent.nbytes, lambda sizeBytes: None)
                 arrived = np.empty_like(sent)
                 device.copyNow(_addressOf(arrived), far, arrived.nbytes, target)
                 wrong = np.flatnonzero(arrived != sent)
@@ -77,6 +80,24 @@ def verify(device: Device, source: int, target: int, way: Way) -> Verdict:
     return Verdict(isIntact=True)
 
 
+def _tried(device: Device, rooms: _Rooms, way: Way, straight: Way) -> Iterator[tuple[int, Way]]:
+    """The ways that copies take, and a number for the bytes of each try: the receiving GPU
+    reaches what is sent, or the sending one reaches where it goes.
+    """
+    yield 1, way
+    yield 1 << 40, way
+    if not device.givesReachAtOnce and _isLetReach(rooms.far, rooms.near.gpu):
+        yield 1 << 41, straight
+
+
+def _isLetReach(memory: Allocation, gpu: int) -> bool:
+    try:
+        memory.letReach(gpu)
+    except TopologyNotPeerable:
+        return False
+    return True
+
+
 def measure(device: Device, source: int, target: int, verdict: Verdict) -> Verdict:
     """`verdict` with the figures of both ways, and the pieces that suit the way by the
     host. A way that can not be measured keeps 0.
@@ -91,7 +112,8 @@ def measure(device: Device, source: int, target: int, verdict: Verdict) -> Verdi
     ):
         sizeBytes = rooms.near.sizeBytes
         if verdict.isIntact:
-            rooms.near.letReach(target)
+            if not _isLetReach(rooms.far, source):
+                rooms.near.letReach(target)
             speed = _speed(lambda: Direct(device, source, target), rooms, sizeBytes)
             measured = measured._replace(p2pBytesPerSecond=speed)
         for pieceBytes, count in _CANDIDATES:
