@@ -153,7 +153,7 @@ def asMode(value: object, caller: str = "") -> Mode:
 
 def asAccess(value: object, caller: str = "") -> Access:
     """`value` as an `Access` with which a buffer is shared, or `InvalidArgument`."""
-    if value == Access.COPY_ON_WRITE:
+    if isinstance(value, str) and value == Access.COPY_ON_WRITE:
         where = f"{caller}: " if caller else ""
         raise InvalidArgument(
             f"{where}access 'copyOnWrite' is how one process opens a buffer, and not how a "

@@ -32,13 +32,14 @@ from muninn.errors import (
     InvalidArgument,
     PermissionDenied,
     QuotaExceeded,
+    ThreadsExhausted,
     TopologyNotPeerable,
     TransferCancelled,
     WriterDied,
 )
 from muninn.observe import counters
 from muninn.session import gpus, membership
-from muninn.system import atomics
+from muninn.system import atomics, threads
 from muninn.transfer import engine as engines
 from muninn.transfer.engines import engineOf
 from muninn.transfer.handle import Transfer
@@ -511,30 +512,78 @@ def test_aProcessThatForksLeavesTheTransferToItsParent(
     assert transfer.result(30).route == "p2p"
 
 
+class Boom(Exception):
+    """What a signal handler of a program raises."""
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, Boom, BufferFreed])
 def test_aSecondInterruptionWaitsForTheCopiesToo(
-    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
 ) -> None:
     """Broken: it ended the wait for the windows that a GPU had been given, and the memory
-    was given back while they were copied.
+    was given back while they were copied. If it was no KeyboardInterrupt, it was taken for
+    an error of the stream, and so for its end, and this process died of a SIGSEGV.
     """
     waited = list[str]()
-    synchronize = WorkerStream.synchronize
+    settle = WorkerStream.settle
 
-    def interrupted(stream: WorkerStream, timeout: float | None = None) -> None:
+    def interrupted(stream: WorkerStream) -> None:
         if not waited:
             waited.append("interrupted")
-            raise KeyboardInterrupt("again")
-        synchronize(stream, timeout)
+            raise raised("again")
+        settle(stream)
         waited.append("done")
 
-    monkeypatch.setattr(WorkerStream, "synchronize", interrupted)
+    monkeypatch.setattr(WorkerStream, "settle", interrupted)
 
     def interrupt(sizeBytes: int) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="again"):
+    with pytest.raises(raised, match="again"):
         buffer.copyTo(NONE, progress=interrupt)
     assert waited == ["interrupted", "done", "done"]
+
+
+def test_aStreamIsSettledWhateverCameOfItsWork() -> None:
+    stream, done = WorkerStream(0), list[int]()
+    stream.submit(lambda: 1 // 0)
+    stream.enqueue(lambda error: (time.sleep(0.1), done.append(1)))
+    stream.close()
+    stream.settle()
+    assert done == [1]
+
+
+def test_aCopyThatGetsNoThreadHasChangedNothing(
+    buffer: muninn.MuninnBuffer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it had begun to write, and readers got WriterDied."""
+    target = muninn.share(content(), "t", "fastMode", "readWrite", preferredGpu=GOOD)
+    start = threads.start
+
+    def refusing(call: Callable[[], object], name: str) -> Any:
+        if name.startswith("muninn-stream"):
+            raise ThreadsExhausted("no thread")
+        return start(call, name)
+
+    monkeypatch.setattr(threads, "start", refusing)
+    with pytest.raises(ThreadsExhausted):
+        target.copyFrom(buffer)
+    assert target.generation == 0 and np.array_equal(target.read(), content())
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), 7, b"p2p"])
+def test_wordsAreTexts(buffer: muninn.MuninnBuffer, value: Any) -> None:
+    """Broken: for an array numpy said that its truth value is ambiguous."""
+    for call in (
+        lambda: buffer.copyTo(GOOD, route=value),
+        lambda: buffer.copyTo(GOOD, access=value),
+        lambda: muninn.open(buffer.name, targetGpu=GOOD, route=value),
+        lambda: muninn.array("x", 3, access=value),
+    ):
+        with pytest.raises(TypeError, match="must be a str, not"):
+            call()
+    with pytest.raises(TypeError, match="wait: timeout must be seconds, not str"):
+        buffer.startCopyTo(GOOD).wait("x")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -181,10 +181,10 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
     InvalidArgument
         There is no such route, or `buffer` is open copyOnWrite and to be mapped.
     """
-    asked = None if route == MAPPED else _asRoute(route, caller, (*_WORDS, MAPPED))
+    word = _asWord(route, caller, (*_WORDS, MAPPED))
     openBuffer = buffer._checked()
     gpu = deviceOf(openBuffer.context).requireGpu(targetGpu)
-    if route == MAPPED:
+    if word == MAPPED:
         if buffer._isPrivate:
             raise privateForKernels(buffer.name)
         transfers.requireLink(openBuffer, gpu)
@@ -192,20 +192,28 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
         return buffer
     if openBuffer.memory.gpu == gpu:
         return buffer
+    asked = None if word is None else Route(word)
     return transfers.copyTo(
         buffer, caller, gpu, None, None, asked, None, None, isOpening=True
     ).run()
 
 
-def _asRoute(value: object, caller: str, words: tuple[str, ...] = _WORDS) -> Route | None:
+def _asRoute(value: object, caller: str) -> Route | None:
     """A route that a user demands, or None."""
+    word = _asWord(value, caller, _WORDS)
+    return None if word is None else Route(word)
+
+
+def _asWord(value: object, caller: str, words: tuple[str, ...]) -> str | None:
     if value is None:
         return None
+    if not isinstance(value, str):
+        raise TypeError(f"{caller}: route must be a str, not {type(value).__name__}")
     if value not in words:
-        meant = nearest(str(value), list(words))
+        meant = nearest(value, list(words))
         hint = f" (did you mean {meant!r}?)" if meant else ""
         raise InvalidArgument(
             f"{caller}: route {value!r} is not known{hint}",
             f"Use {' or '.join(f'`{each}`' for each in words)}, or leave it out",
         )
-    return Route(str(value))
+    return str(value)

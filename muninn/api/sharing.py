@@ -228,7 +228,8 @@ def array(
     BufferMismatch
         The name exists with another shape or dtype.
     """
-    shared: AccessWord = "readWrite" if access == "readOnly" or access == "copyOnWrite" else access
+    isPrivate = isinstance(access, str) and access in ("readOnly", "copyOnWrite")
+    shared: AccessWord = "readWrite" if isPrivate else access  # type: ignore[assignment]
     given = optionsOf(array, name=name, access=shared, **options)
     (lengths, itemType), own, renewal = (
         asItems(shape, dtype),

@@ -24,9 +24,9 @@ def note(window: Scratch) -> None:
 
 def windowAt(base: Attachment, gpu: int, pointer: Any) -> Scratch:
     """The window of a buffer whose scratch memory is at an address."""
-    address = asInteger(pointer)
+    address, number = asInteger(pointer), asInteger(gpu)
     found = None if address is None else _windows.get(address)
-    isThere = found is not None and not found._isOver and found.gpu == gpu
+    isThere = found is not None and not found._isOver and found.gpu == number
     if found is None or not isThere or found._base._held() is not base._checked():
         raise InvalidArgument(
             f"no window of {base.name!r} is promoted to GPU {gpu} at {pointer!r}",

@@ -113,6 +113,8 @@ class Way(Closable):
         """A stream that is closed with the way."""
         stream = self._device.createStream(gpu)
         self._end.callback(stream.close)
+        # So the thread that it may need is there before anything is changed.
+        stream.mark().close()
         return stream
 
     def close(self) -> None:
@@ -134,8 +136,7 @@ def _drained(streams: Iterable[Stream]) -> BaseException | None:
     waiting = list(streams)
     while waiting:
         try:
-            with contextlib.suppress(Exception):
-                waiting[-1].synchronize()
+            waiting[-1].settle()
             waiting.pop()
         except BaseException as error:
             interruption = error

@@ -21,7 +21,7 @@ from muninn.system import aside, atomics, threads
 from muninn.system.deadlines import deadlineOf, remaining, shown
 from muninn.system.forks import Origin
 from muninn.system.green import Condition, SimpleQueue
-from muninn.system.threads import AnyThread
+from muninn.system.threads import AnyThread, Once
 
 #: One piece of work. It is called with the stream's error, or None, and decides what
 #: the error means to it.
@@ -42,7 +42,7 @@ class StreamWorker:
     """
 
     def __init__(self, name: str, begin: Callable[[], object] | None = None) -> None:
-        self._name, self._begin = name, begin
+        self._name = name
         self._origin = Origin(_INHERITED, "Create a stream in the child")
         #: Each piece comes with its stream worker, so that an idle thread refers to
         #: none.
@@ -57,6 +57,9 @@ class StreamWorker:
         self._told: tuple[BaseException | None, int] = (None, 0)
         self._errorCursor = 0
         self._thread: AnyThread | None = None
+        items = self.items
+        #: Two threads would not do the work in its order.
+        self._work = Once(lambda: _work(items, begin))
         self.worker = 0  # the id of the thread
         self._shut = False
 
@@ -80,8 +83,7 @@ class StreamWorker:
             return
         with self._changed.lock:
             if self._thread is None:
-                items, begin = self.items, self._begin
-                self._thread = threads.start(lambda: _work(items, begin), self._name)
+                self._thread = threads.start(self._work, self._name)
 
     def wait(self, timeout: float | None) -> None:
         """Wait for the work that was submitted so far, and raise the stream's error."""
@@ -110,6 +112,17 @@ class StreamWorker:
                 aside.refuseOwn()
                 self._changed.wait(left)
         return 0
+
+    def settle(self) -> None:
+        """Wait for the work that was submitted so far, whatever comes of it, on any thread
+        but the worker's own.
+        """
+        if not self._origin.isHere() or atomics.threadId() == self.worker:
+            return
+        with self._changed.lock:
+            target = self._submitted
+            while self._finished < target:
+                self._changed.wait()
 
     def isIdle(self) -> bool:
         self._check()
@@ -188,7 +201,7 @@ class StreamWorker:
 
         Takes no lock, because the garbage collector calls it.
         """
-        if self._thread is None:
+        if self._thread is None and self._work.take():
             return False
         self.items.put((self, self._submitted + 1, item, False))
         self.items.put(None)

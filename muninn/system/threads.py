@@ -47,6 +47,44 @@ def _shown(limit: int) -> str:
     return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
 
 
+class Once:
+    """A call that is made at most once, by the first thread that comes to it.
+
+    An interruption of a start leaves its caller without knowing whether the thread runs:
+    `threading` may even raise `RuntimeError` for one that does. So the caller starts
+    another one, and the second of the two ends at once.
+
+    Attributes
+    ----------
+    ended
+        Set when the call is over.
+    """
+
+    __slots__ = ("_chance", "_target", "ended")
+
+    def __init__(self, target: Callable[[], object]) -> None:
+        self._target: Callable[[], object] | None = target
+        self._chance, self.ended = [None], Latch()
+
+    def __call__(self) -> None:
+        if not self.take():
+            return
+        try:
+            if self._target is not None:
+                self._target()
+        finally:
+            self._target = None  # an error of it keeps this frame
+            self.ended.set()
+
+    def take(self) -> bool:
+        """Take the call away. False if a thread makes it, or has made it."""
+        try:
+            self._chance.pop()
+        except IndexError:
+            return False
+        return True
+
+
 class LateThread:
     """A daemon thread that `threading` does not know. By default the C library starts
     it.
@@ -56,18 +94,11 @@ class LateThread:
 
     def __init__(
         self,
-        target: Callable[[], object],
+        call: Once,
         begin: Callable[[Callable[[], object]], object] = atomics.startThread,
     ) -> None:
-        self._target = target
-        self._ended = Latch()
-        begin(self._run)
-
-    def _run(self) -> None:
-        try:
-            self._target()
-        finally:
-            self._ended.set()
+        self._ended = call.ended
+        begin(call)
 
     def join(self, timeout: float | None = None) -> None:
         self._ended.wait(timeout)
@@ -85,16 +116,18 @@ AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
 
 def start(target: Callable[[], object], name: str) -> AnyThread:
     """Start a daemon thread that calls `target`. Raises `ThreadsExhausted` if the
-    system gives none, and `RuntimeError` while the interpreter is finalised.
+    system gives none, and `RuntimeError` while the interpreter is finalised. If an
+    interruption is raised, the thread may run or not.
     """
     refuseAtEnd()
+    call = Once(target)
     if green.areGreen():
-        return _started(target)
-    thread = threading.Thread(target=_known, args=(target,), name=name, daemon=True)
+        return _started(call)
+    thread = threading.Thread(target=_known, args=(call,), name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        return _last(target)
+        return _last(call)
     return thread
 
 
@@ -115,25 +148,26 @@ def _known(target: Callable[[], object]) -> None:
 def startBare(target: Callable[[], object]) -> None:
     """The same, in one step, for a thread that `threading` does not know."""
     refuseAtEnd()
+    call = Once(target)
     if green.areGreen():
-        _started(target)
+        _started(call)
         return
     try:
-        _thread.start_new_thread(target, ())
+        _thread.start_new_thread(call, ())
     except RuntimeError:
-        _last(target)
+        _last(call)
 
 
-def _started(target: Callable[[], object]) -> LateThread:
+def _started(call: Once) -> LateThread:
     with contextlib.suppress(RuntimeError):
-        return LateThread(target, lambda run: green.startThread(run, ()))
-    return _last(target)
+        return LateThread(call, lambda run: green.startThread(run, ()))
+    return _last(call)
 
 
-def _last(target: Callable[[], object]) -> LateThread:
+def _last(call: Once) -> LateThread:
     """Let the C library start a thread, because Python has refused."""
     try:
-        return LateThread(target)
+        return LateThread(call)
     except RuntimeError:
         raise exhausted() from None
 

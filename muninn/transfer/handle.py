@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from muninn.arguments import timeoutOf
 from muninn.errors import TransferCancelled
 from muninn.sync.asyncwait import waited
 from muninn.system import aside, clock
@@ -136,7 +137,7 @@ class Transfer(Generic[Result]):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, however it does; returns whether it has."""
         self._origin.require()
-        deadline = deadlineOf(timeout)
+        deadline = deadlineOf(timeoutOf("wait", timeout))
         with self._changed.lock:
             while NEXT[self._state]:
                 left = remaining(deadline)

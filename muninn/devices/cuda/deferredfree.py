@@ -42,7 +42,7 @@ from muninn.system import clock, threads
 from muninn.system.green import SimpleQueue
 from muninn.system.latch import Latch
 from muninn.system.logs import Log
-from muninn.system.threads import AnyThread
+from muninn.system.threads import AnyThread, Once
 
 _log = Log("muninn.devices")
 _AGAIN_SECONDS, _ERROR_PAUSE_SECONDS = 0.05, 1.0
@@ -113,12 +113,13 @@ class DeferredFree:
         self._ends: dict[int, _End] = {}
         self._starting = _thread.RLock()
         self._thread: AnyThread | None = None
+        self._work = Once(self._run)
 
     def start(self) -> None:
         """Start the thread, unless it runs."""
         with self._starting:
             if self._thread is None:
-                self._thread = threads.start(self._run, "muninn-deferredfree")
+                self._thread = threads.start(self._work, "muninn-deferredfree")
 
     def defer(self, dispose: Callable[[], object], locks: bool = True) -> None:
         """Call `dispose` once the GPUs have done all work that they have now, and again

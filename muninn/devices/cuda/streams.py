@@ -22,7 +22,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -49,7 +49,7 @@ from muninn.system import aside, atomics, clock
 from muninn.system.deadlines import deadlineOf, shown
 
 _REACHED = int(cu.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ)
-_POLL_SECONDS = 0.0002
+_POLL_SECONDS, _FAILED = 0.0002, "the GPU's work failed"
 
 
 class CudaStream(Stream):
@@ -84,12 +84,10 @@ class CudaStream(Stream):
         self._worker = StreamWorker(f"muninn-stream-{gpu}-{handle:x}", driver.leaveCaptures)
         self._submitting = _thread.RLock()
         self._semaphore = host.semaphores.take()
-        #: At most one pair. The finalizer has the list too, as it must not refer to the
-        #: stream.
+        #: At most one pair. The finalizer, which must not refer to the stream, has it too.
         self._pieces: list[Pieces] = []
-        end = StreamEnd(
-            events.context, handle if isOwned else 0, host, self._semaphore, self._pieces
-        )
+        ended = handle if isOwned else 0
+        end = StreamEnd(events.context, ended, host, self._semaphore, self._pieces)
         self._finalizer = weakref.finalize(self, retire, self._worker, end)
         self._finalizer.atexit = False
 
@@ -97,9 +95,8 @@ class CudaStream(Stream):
 
     def submit(self, work: Callable[[], object]) -> None:
         self.check()
-        events = self._events
         with self._submission():
-            event = events.record(self.handle)
+            events, event = self._events, self._events.record(self.handle)
 
             def part() -> None:
                 events.wait(event)
@@ -187,8 +184,7 @@ class CudaStream(Stream):
         the stream comes to the copy.
         """
         self.check()
-        # The events of the copies from pieces that may not be over.
-        under: deque[Any] = deque()
+        under: deque[Any] = deque()  # the events of copies that may not be over
         with self._submission():
             # The event of the earlier work of the stream, for which the stream worker
             # waits first.
@@ -347,13 +343,24 @@ class CudaStream(Stream):
         if aside.isOwn() and not self.query():
             raise aside.refusal()
         if deadline is None:
-            with Entered(self._events.context), driver.BeyondCaptures():
-                self._typed(lambda: call(cu.cuStreamSynchronize, self.handle))
+            with Entered(self._events.context), driver.BeyondCaptures(), typedDriver(_FAILED):
+                call(cu.cuStreamSynchronize, self.handle)
             return
         while not self.query():
             if clock.now() >= deadline:
                 raise TimeoutError(f"work of the stream is still pending after {shown(timeout)}")
             clock.sleep(_POLL_SECONDS)
+
+    def settle(self) -> None:
+        self._worker.settle()
+        if driver.isForked():
+            return
+        # The handle may be no stream any more, or another one on this thread.
+        isIt = self._worker.isOpen() and self._thread in (None, atomics.threadId())
+        wait = (cu.cuStreamSynchronize, self.handle) if isIt else (cu.cuCtxSynchronize,)
+        # A GPU that has failed is at work no more.
+        with suppress(DriverError), Entered(self._events.context), driver.BeyondCaptures():
+            call(*wait)
 
     def query(self) -> bool:
         self.checkOpen()
@@ -366,7 +373,7 @@ class CudaStream(Stream):
             except DriverError as error:
                 if error.code == "NOT_READY":
                     return False
-                raise typed(error, "the GPU's work failed") from error
+                raise typed(error, _FAILED) from error
         return True
 
     def check(self) -> None:
@@ -391,9 +398,3 @@ class CudaStream(Stream):
             with self._submitting:  # wait for a thread that is using the handle
                 self._worker.shut()
             self._finalizer()
-
-    def _typed(self, use: Callable[[], object]) -> None:
-        try:
-            use()
-        except DriverError as error:
-            raise typed(error, "the GPU's work failed") from error

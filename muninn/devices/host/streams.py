@@ -91,6 +91,9 @@ class DefaultStream(HostStream):
     def synchronize(self, timeout: float | None = None) -> None:
         """Nothing is ever pending."""
 
+    def settle(self) -> None:
+        """Nothing is ever pending."""
+
     def query(self) -> bool:
         return True
 
@@ -129,6 +132,9 @@ class WorkerStream(HostStream):
     def synchronize(self, timeout: float | None = None) -> None:
         self.worker.checkOpen()
         self.worker.wait(timeout)
+
+    def settle(self) -> None:
+        self.worker.settle()
 
     def query(self) -> bool:
         self.worker.checkOpen()

@@ -68,6 +68,13 @@ class Stream(Closable):
         """
 
     @abstractmethod
+    def settle(self) -> None:
+        """Wait until nothing is under way that was submitted before this call, whatever
+        came of it, also if the stream was closed. Raises nothing but what interrupts it;
+        in a forked child it returns at once, since the work is the parent's.
+        """
+
+    @abstractmethod
     def query(self) -> bool:
         """Whether everything submitted has been done; raises the stream's error."""
 
