@@ -219,9 +219,11 @@ def test_argumentsThatCanNotBeAreRefused(buffer: muninn.MuninnBuffer) -> None:
         buffer.promote(targetGpu=7)
     with pytest.raises(TypeError):
         buffer.promote("0")  # type: ignore[arg-type]
-    for sliceBytes in (0, 1000, 4097):
-        with pytest.raises(InvalidArgument, match="sliceBytes"):
-            buffer.promote(sliceBytes=sliceBytes)
+    # Broken: C took the last 64 bits of the last two.
+    for sliceBytes in (0, 1000, 4097, 2**64, 2**64 + 4096):
+        for promote in (buffer.promote, buffer.prefetch):
+            with pytest.raises(InvalidArgument, match="sliceBytes"):
+                promote(sliceBytes=sliceBytes)  # type: ignore[operator]
     for promote in (buffer.promote, buffer.prefetch):
         with pytest.raises(TypeError, match="sliceBytes must be a number of bytes, not str"):
             promote(sliceBytes="64K")  # type: ignore[operator]

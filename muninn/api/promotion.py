@@ -24,9 +24,9 @@ from muninn.api.attachment import Attachment
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import WORD_BYTES, Room, requireWithin
+from muninn.api.scratchroom import WORD_BYTES, Room, asSlice, requireWithin
 from muninn.api.windowwork import WindowWork
-from muninn.arguments import asInteger, requireCallable, requireTruth, timeoutOf
+from muninn.arguments import requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.devices.ways import streamFor
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from muninn.session.openbuffer import OpenBuffer
 
 _log = Log("muninn.promotion")
-_LEAST_SLICE_BYTES = 4096
 
 
 class Asked(NamedTuple):
@@ -114,7 +113,7 @@ class Promotion(NamedTuple):
             requireCallable(f"{asked.caller}: progress", asked.progress)
         sliceBytes = settings.defaultSliceBytes
         if asked.sliceBytes is not None:
-            sliceBytes = _asSlice(asked.caller, asked.sliceBytes)
+            sliceBytes = asSlice(asked.caller, asked.sliceBytes)
         return cls(
             base,
             openBuffer,
@@ -384,17 +383,3 @@ def _require(caller: str, openBuffer: OpenBuffer, window: dirty.Range) -> None:
         raise InvalidArgument(
             f"{caller}: a window of 0 bytes of {name!r} can not be", "Promote at least a byte"
         )
-
-
-def _asSlice(caller: str, sliceBytes: object) -> int:
-    number = asInteger(sliceBytes)
-    if number is None:
-        raise TypeError(
-            f"{caller}: sliceBytes must be a number of bytes, not {type(sliceBytes).__name__}"
-        )
-    if number < _LEAST_SLICE_BYTES or number % WORD_BYTES:
-        raise InvalidArgument(
-            f"{caller}: sliceBytes {sliceBytes!r} can not be",
-            f"Use a multiple of {WORD_BYTES} from {_LEAST_SLICE_BYTES} on",
-        )
-    return number

@@ -19,6 +19,8 @@ from muninn.transfer.tiers import slicesOf
 
 #: Slices are compared word by word.
 WORD_BYTES = 8
+#: Twice the most, in bytes, are still an integer of 64 bits wherever slices are counted.
+_LEAST_SLICE_BYTES, _MOST_SLICE_BYTES = 4096, 1 << 62
 
 
 class Room(NamedTuple):
@@ -95,3 +97,18 @@ def requireWithin(caller: str, asked: dirty.Range, sizeBytes: int, what: str) ->
     elif length < 0:
         problem = f"length {length} is below 0"
     raise InvalidArgument(f"{caller}: {problem}", "Pass an offset and a length that are in it")
+
+
+def asSlice(caller: str, sliceBytes: object) -> int:
+    """The unit in which writes are told apart, as the user gave it."""
+    number = asInteger(sliceBytes)
+    if number is None:
+        raise TypeError(
+            f"{caller}: sliceBytes must be a number of bytes, not {type(sliceBytes).__name__}"
+        )
+    if not _LEAST_SLICE_BYTES <= number <= _MOST_SLICE_BYTES or number % WORD_BYTES:
+        raise InvalidArgument(
+            f"{caller}: sliceBytes {sliceBytes!r} can not be",
+            f"Use a multiple of {WORD_BYTES} from {_LEAST_SLICE_BYTES} on, up to 2**62",
+        )
+    return number

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import muninn
+from muninn.devices.cuda import vmm
 from muninn.errors import InvalidDtype, NotHostVisible, PermissionDenied, QuotaExceeded
 from muninn.interop import capsules
 from muninn.interop.dlpack import takeTensor
@@ -381,3 +382,29 @@ def test_theLimitOfAnAccessIsTheGivenTimeout(domain: str) -> None:
         reads[0.05].synchronize(30)
     semaphore.set()
     reads[None].synchronize(30)
+
+
+@pytest.mark.parametrize("function", ["cuMemMap", "cuMemSetAccess"])
+@pytest.mark.parametrize("isMade", [False, True])
+def test_anInterruptionOfAnAllocationIsRaisedAndLeavesNothing(
+    domain: str, freeBytes: Free, monkeypatch: pytest.MonkeyPatch, function: str, isMade: bool
+) -> None:
+    """Broken: after the mapping was made, its addresses could not be freed, which was
+    MNN-0029.
+    """
+    muninn.share(np.arange(10), "a", mode="fastMode").free()
+    before, usual = freeBytes(), vmm.call
+
+    def interrupted(called: Any, *arguments: Any) -> Any:
+        if called.__name__ != function:
+            return usual(called, *arguments)
+        if isMade:
+            usual(called, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vmm, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            muninn.array("b", 8 * MIB, np.uint8, mode="fastMode")
+    eventually(lambda: freeBytes() >= before - (2 << 20), "the memory is given back")
+    muninn.array("b", 8 * MIB, np.uint8, mode="fastMode").free()

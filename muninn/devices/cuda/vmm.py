@@ -209,12 +209,11 @@ def _mapped(
     address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
     try:
         call(cu.cuMemMap, address, sizeBytes, 0, physical, 0)
-        try:
-            call(cu.cuMemSetAccess, address, sizeBytes, [_grant(gpu, writable)], 1)
-        except BaseException:
-            call(cu.cuMemUnmap, address, sizeBytes)
-            raise
+        call(cu.cuMemSetAccess, address, sizeBytes, [_grant(gpu, writable)], 1)
     except BaseException:
+        # An interruption comes from a call that was made, or was not.
+        with contextlib.suppress(DriverError):
+            call(cu.cuMemUnmap, address, sizeBytes)
         call(cu.cuMemAddressFree, address, sizeBytes)
         raise
     return VmmMapping(deferredFree, physical, descriptor, address, sizeBytes)
