@@ -77,6 +77,11 @@ MUTANTS = [
     Mutant(_LINKS, "self._verdicts.get((source, target))", "self._verdicts.get((source, target), self._verdicts.get((target, source)))", "a verdict is of one direction", _MATRICES),
     Mutant(_LINKS, "return self._device.gpuUuid(source), self._device.gpuUuid(target)", "return self._device.gpuUuid(target), self._device.gpuUuid(source)", "a verdict that is kept is of its direction", _MATRICES),
     Mutant("muninn/devices/host/device.py", "between(self.requireGpu(peer), self.requireGpu(gpu))", "between(self.requireGpu(gpu), self.requireGpu(peer))", "a GPU reaches another one by the link from it", _MATRICES),
+    # --- interruptions ----------------------------------------------------------------
+    Mutant("muninn/devices/ways.py", "            waiting[-1].settle()\n            waiting.pop()\n", "            waiting.pop().settle()\n", "a wait for streams that was interrupted goes on", "test_transfers.py::test_aSecondInterruptionWaitsForTheCopiesToo"),
+    Mutant("muninn/devices/ways.py", "        stream.mark().close()\n", "        pass\n", "a copy gets its thread before it changes anything", "test_transfers.py::test_aCopyThatGetsNoThreadHasChangedNothing"),
+    Mutant("muninn/system/threads.py", "        if not self.take():\n            return\n", "        self.take()\n", "a call is made by one thread", "test_threads.py"),
+    Mutant("muninn/api/scratchroom.py", "_MOST_SLICE_BYTES = 4096, 1 << 62", "_MOST_SLICE_BYTES = 4096, 1 << 99", "slices are bounded", "test_promotion.py::test_argumentsThatCanNotBeAreRefused"),
     # --- what is cleared of new VRAM --------------------------------------------------
     Mutant(_COPIES, "    if end < sizeBytes:\n", "    if False:\n", "what a copy does not overwrite is cleared", "test_gaps.py"),
     Mutant(_COPIES, "gaps, end = [], filledBytes", "gaps, end = [], 0", "what a copy overwrites is not cleared", "test_gaps.py"),
