@@ -88,10 +88,18 @@ def of(gpuCount: int, kinds: list[str], name: str, isDemanding: bool) -> dict[st
     with os.fdopen(reading) as file:
         text = file.read()
     os.waitpid(child, 0)
+    Path(f"/dev/shm/standin-{os.getuid()}-{_ledgerOf(name)}").unlink(missing_ok=True)
     answer: dict[str, Any] = json.loads(text)
     if "error" in answer:
         raise AssertionError(answer["error"])
     return answer
+
+
+def _ledgerOf(name: str) -> str:
+    """The ledger of a survey on the stand-in: what other tests have on its GPUs would leave
+    it too little memory.
+    """
+    return f"{os.environ.get('STANDIN_DOMAIN', 'default')}-{name}"
 
 
 class _Grant(NamedTuple):
@@ -116,6 +124,7 @@ class _Survey:
             MUNINN_HOST_GPU_BYTES=_GPU_BYTES,
             MUNINN_HOST_LINKS=matrix.onHost(),
             STANDIN_DEVICES=str(matrix.gpuCount),
+            STANDIN_DOMAIN=_ledgerOf(name),
             STANDIN_MEMORY=_GPU_BYTES,
             STANDIN_LINKS=matrix.onStandin(),
             STANDIN_LOG=str(self._log),
