@@ -229,7 +229,7 @@ def array(
         The name exists with another shape or dtype.
     """
     isPrivate = isinstance(access, str) and access in ("readOnly", "copyOnWrite")
-    shared: AccessWord = "readWrite" if isPrivate else access  # type: ignore[assignment]
+    shared: AccessWord = "readWrite" if isPrivate else access  # type: ignore[assignment]  # the rest
     given = optionsOf(array, name=name, access=shared, **options)
     (lengths, itemType), own, renewal = (
         asItems(shape, dtype),
