@@ -54,6 +54,15 @@ def isTorn(buffer: muninn.MuninnBuffer) -> bool:
     return isTold(buffer.read(stream=None))
 
 
+def awaitTorn(buffer: muninn.MuninnBuffer) -> None:
+    """Wait until readers are told of a death, and until the default stream waits for no
+    read that began before the death was known: it would be told later.
+    """
+    eventually(lambda: isTorn(buffer), "readers are told")
+    with contextlib.suppress(OwnerDied):
+        device().asStream(None).synchronize(60)
+
+
 def test_twoThreadsOnTheDefaultStreamDoNotWaitForEachOtherForEver(
     buffer: muninn.MuninnBuffer,
 ) -> None:
@@ -237,7 +246,7 @@ def test_aBufferThatADeadWriterToreIsMendedByTheNextOne(domain: str, actor: Star
     buffer, writer = muninn.share(np.zeros(BYTES, np.uint8), "a", mode="bigMode"), actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
-    eventually(lambda: isTorn(buffer), "readers are told")
+    awaitTorn(buffer)
     with pytest.raises(ValueError, match="no reason"), buffer.write(timeout=60):
         raise ValueError("no reason")
     with pytest.raises(WriterDied):
@@ -256,11 +265,7 @@ def test_aBufferThatADeadWriterToreStaysTornHoweverManySignal(
     writer = actor(OTHER)
     writer.do("s.submit(lambda: semaphore.wait(60))\nwith b.write(stream=s): pass")
     writer.kill()
-    eventually(lambda: isTorn(buffer), "readers are told")
-    # The default stream may still wait for a read that began before the death was
-    # known.
-    with contextlib.suppress(OwnerDied):
-        device().asStream(None).synchronize(60)
+    awaitTorn(buffer)
     for _ in range(70):
         buffer.wait(None, buffer.signal())
     assert isTorn(buffer)
