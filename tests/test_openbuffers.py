@@ -559,6 +559,26 @@ def test_memoryThatAHolderIsYetToBringIsWaitedFor(
     assert asked.count("fetch") == 4
 
 
+def test_aHolderWhoseThreadWaitsForTheStoppedBrokerBringsItsMemory(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it looked for another term only after the time for which it would have let
+    that broker stand still.
+    """
+    broker, other = (
+        actor("held = muninn.share(b'x', 'a', mode='fastMode')"),
+        actor("muninn.domainInfo()"),
+    )
+    monkeypatch.setenv("MUNINN_TAKEOVER_MS", "60000")
+    holder, client = muninn.open("a"), current().client
+    broker.stop()
+    client.later({"op": "ping"})
+    assert other.do("bytes(muninn.open('a').array).decode()") == "x"
+    eventually(lambda: not client._later, "the question is answered")
+    broker.resume()
+    assert bytes(holder.array) == b"x"
+
+
 def test_anEndedLifetimeIsNotOpenedWhetherOrNotABrokerHasSeenIt(
     domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,7 +617,7 @@ def test_aHolderThatStandsStillIsNotCalledDead(
     """Broken: opening memory whose holder was stopped when the broker died raised
     OwnerDied, "Recreate the buffer", after a second.
     """
-    monkeypatch.setattr(openbuffers, "_FETCH_ATTEMPTS", 20)
+    monkeypatch.setattr(openbuffers, "_FETCH_PAUSE_SECONDS", 0.5)
     broker, keeper = (
         actor("b = muninn.array('other', 1, 'u1')"),
         actor("held = muninn.share(b'x', name='a', mode='fastMode')"),

@@ -45,6 +45,9 @@ _log = Log("muninn.member")
 #: How long the background thread waits before it connects again, when the broker or
 #: this process has no descriptor left for the connection.
 _REFUSED_SECONDS = 2.0
+#: How long the members have to bring a new broker their memory, at least, and in the time
+#: after which one that stands still counts as stuck.
+_BROUGHT_SECONDS, _BROUGHT_TAKEOVERS = 1.0, 3
 
 
 class Client:
@@ -284,6 +287,12 @@ class Client:
         and has brought it its memory.
         """
         return self._lines.isAnyGreeted(epoch)
+
+    def broughtSeconds(self) -> float:
+        """How long the members have to bring a new broker the memory that they have open.
+        A member that has not brought it by then stands still.
+        """
+        return max(_BROUGHT_SECONDS, _BROUGHT_TAKEOVERS * self._context.takeoverMs / 1000)
 
     def _deadline(self) -> float:
         return clock.now() + self._context.requestTimeoutMs / 1000

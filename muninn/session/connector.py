@@ -28,6 +28,10 @@ from muninn.system.descriptors import Descriptor
 from muninn.wire import messages, requests
 from muninn.wire.messages import Message
 
+#: How often a thread that waits for an answer looks whether another term has begun. The
+#: background thread ends the waits of the other threads then, but not its own.
+_LOOK_SECONDS = 0.1
+
 
 class BrokerLost(Exception):
     """This broker will not answer: look which process is broker now."""
@@ -168,7 +172,7 @@ class Connector:
             messages.send(connection, message, descriptors)
             stall.isStalled()
             while result := green.awaitReadable(
-                connection.fileno(), spinNs, int(stall.remaining() * 1e9)
+                connection.fileno(), spinNs, int(min(stall.remaining(), _LOOK_SECONDS) * 1e9)
             ):
                 if (
                     result not in (-errno.ETIMEDOUT, -errno.EINTR)

@@ -35,6 +35,7 @@ process dies, the broker reclaims its leases.
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Callable
 
@@ -54,7 +55,6 @@ from muninn.system.clock import monotonicMs
 from muninn.system.descriptors import Descriptor
 from muninn.terms import Access, Lifetime, Mode
 
-_FETCH_ATTEMPTS = 200
 _FETCH_PAUSE_SECONDS = 0.005
 #: How often the broker is asked again for a name whose row is not live any more when it
 #: is opened. Each time another version must have been published meanwhile.
@@ -216,8 +216,10 @@ class OpenBuffers:
         given = handle if any(handle) else b""
         if description.transport == "cudaIpc":
             return device.importAllocation(gpu, -1, description.segmentBytes, writable, given)
-        for _ in range(_FETCH_ATTEMPTS):
-            descriptor = self.context.client.fetch(row, incarnation)
+        client = self.context.client
+        # Counted and not timed: this process may itself stand still meanwhile.
+        for _ in range(math.ceil(client.broughtSeconds() / _FETCH_PAUSE_SECONDS)):
+            descriptor = client.fetch(row, incarnation)
             if descriptor is not None:
                 try:
                     return device.importAllocation(

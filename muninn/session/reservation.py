@@ -49,9 +49,9 @@ if TYPE_CHECKING:
 
 #: How long a grant waits until interrupted creations are queued to be taken back.
 _UNDONE_SECONDS = 10.0
-#: How long the members have to bring a new broker the memory that they have open. After
-#: that a name that may belong to such memory counts as taken.
-_BROUGHT_SECONDS, _BROUGHT_PAUSE_SECONDS = 1.0, 0.002
+#: The pause between two questions whether a name belongs to memory that a member is yet
+#: to bring to a new broker.
+_BROUGHT_PAUSE_SECONDS = 0.002
 
 
 class Creating:
@@ -207,7 +207,7 @@ class Reservation:
             raise BrokerUnavailable("the background thread stands still")
         self._client.awaitLater()
         self._question = fields
-        deadline = clock.now() + _BROUGHT_SECONDS
+        deadline = clock.now() + self._client.broughtSeconds()
         try:
             while (granted := self._client.request("create", **fields)[0])["row"] == LATER:
                 if clock.now() > deadline:

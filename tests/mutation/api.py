@@ -201,7 +201,7 @@ MUTANTS = [
     Mutant(_RELEASES, "                if not answered and released is not None:\n                    self._released.append(released)\n", "                pass\n", "a message that did not reach the broker is sent again", "test_openbuffers.py::test_aMessageThatDidNotReachTheBrokerIsSentAgain"),
     Mutant(_OPEN_BUFFERS, "            if openBuffer is not None and openBuffer.isRenewed():\n                openBuffer.renew()\n", "            pass\n", "a lease is renewed while its buffer is open", "test_openbuffers.py::test_anIdleHoldersLeaseIsRenewed"),
     Mutant(_OPEN_BUFFER, "    if monotonicMs() >= expiresMs:", "    if False:", "a strict lease that ran out refuses", "test_buffer.py::test_aStrictLeaseExpiresAndAnAutomaticOneDoesNot"),
-    Mutant(_OPEN_BUFFERS, "        for _ in range(_FETCH_ATTEMPTS):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_openbuffers.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
+    Mutant(_OPEN_BUFFERS, "        for _ in range(math.ceil(client.broughtSeconds() / _FETCH_PAUSE_SECONDS)):", "        for _ in range(1):", "memory that a holder is to bring is waited for", "test_openbuffers.py::test_memoryThatAHolderIsYetToBringIsWaitedFor"),
     Mutant(_OPEN_BUFFERS, "        tenure.source = source\n", "", "a lease knows the mapping that goes with it", "test_openbuffers.py::test_anOpenThatIsInterruptedHalfWayHoldsNothing"),
     Mutant(_RELEASES, "            self._end(gone[0])\n            gone.popleft()\n", "            self._end(gone.popleft())\n", "an end that was interrupted is done again", "test_openbuffers.py::test_anEndThatWasInterruptedIsDoneAgain"),
     # --- membership -------------------------------------------------------------------
