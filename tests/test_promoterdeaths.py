@@ -320,11 +320,16 @@ def test_aDeathInAPromotionChangesNothing(mode: str) -> None:
 
 
 def test_aSharedWindowWhoseHolderStandsStillIsCopiedAgain(
-    actor: Callable[..., Actor], caplog: pytest.LogCaptureFixture
+    actor: Callable[..., Actor],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The broker is killed, and the other process that has the window is stopped. Broken:
     nobody else could promote it, nor a part of it.
     """
+    # The patience with a silent holder, which goes with it, is to be shorter than the time
+    # for which a window is kept.
+    monkeypatch.setenv("MUNINN_TAKEOVER_MS", "300")
     broker = actor("muninn.share(np.arange(5000, dtype='u4'), 'r', access='readOnly') is None")
     maker = actor("s = muninn.open('r').promote(0, WINDOW, 1)".replace("WINDOW", str(WINDOW)))
     shared = muninn.open("r")
