@@ -77,6 +77,20 @@ uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend)
 {
 	return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL);
 }
+void mnnAddThree(uint64_t *words, uint64_t first, uint64_t second, uint64_t third)
+{
+	const uint64_t addends[] = {first, second, third};
+	for (size_t index = 0; index < 3; index++)
+		if (addends[index] != 0)
+			__atomic_fetch_add(&words[index], addends[index], __ATOMIC_RELAXED);
+}
+uint32_t mnnCountIfEqual(const uint64_t *word, uint64_t mask, uint64_t value, uint64_t *counter)
+{
+	if ((__atomic_load_n(word, __ATOMIC_SEQ_CST) & mask) != value)
+		return 0;
+	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+	return 1;
+}
 
 /* --- many words --- */
 

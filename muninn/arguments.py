@@ -14,37 +14,15 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import ArgumentError
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from muninn.errors import InvalidArgument
 from muninn.terms import nearest
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 #: A longer timeout means for ever. This is 31 years, which every clock and system call
 #: can still count in nanoseconds.
 LONGEST_SECONDS = 1e9
 _NUMBERS = (float, int)
-
-
-def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Wrap `function` so that the error for a keyword which it does not have names its
-    nearest keyword.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
-        try:
-            return function(*arguments, **keywords)
-        except ArgumentError as error:
-            raise unwrapped(error) from None
-        except TypeError as error:
-            # The traceback ends here, so `function` was never entered.
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                checkKeywords(callerOf(function, arguments), keywords, keywordsOf(function))
-            raise
-
-    return call
 
 
 def unwrapped(error: ArgumentError) -> Exception:

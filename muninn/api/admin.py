@@ -21,6 +21,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muninn.broker import holders as holding
 from muninn.control import layout, leases
 from muninn.errors import BrokerUnavailable, BufferNotFound, ControlBlockInvalid
 from muninn.session import membership
@@ -135,11 +136,10 @@ def _revokeOn(member: Membership, rows: set[int], reason: str, pid: int | None =
     """Revoke the leases on some rows, of one process or of all."""
     holds = leases.scanHolds(member.block, member.members) if rows else []
     meant = [each for each in holds if each.row in rows]
-    return sum(
-        leases.revoke(member.block, each, reason)
-        for each in meant
-        if pid is None or member.members.identity(each.slot).pid == pid
+    ofProcess = (
+        each for each in meant if pid is None or member.members.identity(each.slot).pid == pid
     )
+    return holding.revoke(member.block, ofProcess, reason)
 
 
 class Holder(NamedTuple):
@@ -173,7 +173,7 @@ def holders(name: str) -> list[Holder]:
 def revoke(held: list[Holder]) -> int:
     """Revoke these leases; returns how many were revoked."""
     block = membership.current().block
-    return sum(leases.revoke(block, holder.hold, "evicted") for holder in held)
+    return holding.revoke(block, (holder.hold for holder in held), "evicted")
 
 
 def drain(on: bool = True, reason: str = "") -> int:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from muninn.api.repeats import Repeat
-from muninn.arguments import named, timeoutOf
+from muninn.arguments import timeoutOf
 from muninn.config.sizes import asText
 from muninn.errors import BufferFreed, PermissionDenied
 from muninn.interop.dtypes import elementOf
+from muninn.observe.calls import named
 from muninn.session.gpus import deviceOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current

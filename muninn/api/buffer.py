@@ -22,9 +22,10 @@ from muninn.api.promoting import Promotes
 from muninn.api.protocols import Exposure, Protocols, privateForKernels
 from muninn.api.specs import asSize, specOf
 from muninn.api.views import Region
-from muninn.arguments import named, secondsOf, timeoutOf
+from muninn.arguments import secondsOf, timeoutOf
 from muninn.control import layout
 from muninn.interop.dtypes import elementOf
+from muninn.observe.calls import named
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current

@@ -23,11 +23,12 @@ from muninn.api.protocols import Exposure
 from muninn.api.sharedarray import SharedArray
 from muninn.api.sources import Source, asSource
 from muninn.api.views import Region
-from muninn.arguments import named, requireCallable
+from muninn.arguments import requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch
 from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
+from muninn.observe.calls import named
 from muninn.session import creation
 from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer

@@ -7,8 +7,8 @@ from functools import partial
 from muninn.api.bundle import Bundle
 from muninn.api.opening import openAny
 from muninn.api.upcoming import Upcoming
-from muninn.arguments import named
 from muninn.errors import BufferFreed
+from muninn.observe.calls import named
 from muninn.system.closable import Closable
 from muninn.terms import OpenAccessWord, asName
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.api import hints
 from muninn.api.freedmemory import lingering
-from muninn.arguments import named
-from muninn.control import layout, leases
+from muninn.control import cells, layout, leases
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
-from muninn.observe import counters
+from muninn.observe.calls import named
+from muninn.observe.families import FAMILIES
 from muninn.session.membership import current
 from muninn.session.windownames import WindowPlace
 from muninn.system import aside, clock
@@ -135,12 +135,14 @@ def domainInfo() -> dict[str, Any]:
     dict
         ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``,
         ``drainReason``, ``members``: a list of ``pid``, ``program``, ``slot``,
-        ``preferred`` and ``leases``. Of this process, and of no other: ``transfers``, the
-        copies to and between GPUs, by ``route/reason``: the ``times`` and the ``bytes``;
-        and ``promotions``, the windows whose use was marked, by GPU: the ``times``, the
-        ``bytes``, and the ``usedBytes`` among them.
+        ``preferred`` and ``leases``. Of all processes since the domain began:
+        ``transfers``, the copies to and between GPUs, by ``route/reason``: the ``times``,
+        the ``bytes`` and the nanoseconds, ``ns``; and ``promotions``, the windows whose
+        use was marked, by GPU: the ``times``, the ``bytes``, and the ``usedBytes`` among
+        them.
     """
     membership = current()
+    counted = cells.sums(membership.block)
     term = membership.election.term()
     members = [_describeMember(membership.tables, key.slot) for key in membership.members.there()]
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
@@ -152,21 +154,17 @@ def domainInfo() -> dict[str, Any]:
         "draining": why is not None,
         "drainReason": why or None,
         "members": members,
-        "transfers": {
-            label: {"times": each.times, "bytes": each.sizeBytes}
-            for label, each in sorted(counters.counted("transfers").items())
+        "transfers": _happened("transfers", counted),
+        "promotions": {
+            f"GPU {gpu}": sums for gpu, sums in _happened("usedWindows", counted).items()
         },
-        "promotions": _promotions(),
     }
 
 
-def _promotions() -> dict[str, dict[str, int]]:
-    used = counters.counted("used")
-    return {
-        gpu: {"times": each.times, "bytes": each.sizeBytes, "usedBytes": used[gpu].sizeBytes}
-        for gpu, each in sorted(counters.counted("promoted").items())
-        if gpu in used
-    }
+def _happened(family: str, counted: list[int]) -> dict[str, dict[str, int]]:
+    """The sums of a family, without the labels that were never counted."""
+    read = FAMILIES[family].read(counted)
+    return {label: sums for label, sums in sorted(read.items()) if sums["times"]}
 
 
 def describeRow(

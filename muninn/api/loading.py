@@ -17,8 +17,9 @@ from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOpt
 from muninn.api.placement import planned
 from muninn.api.specs import asItems, specOf
 from muninn.api.views import Region
-from muninn.arguments import named, requireCallable
+from muninn.arguments import requireCallable
 from muninn.errors import MuninnError
+from muninn.observe.calls import named
 from muninn.session import creation
 from muninn.session.membership import current
 from muninn.system.threads import refuseImports

@@ -30,11 +30,13 @@ from muninn.arguments import requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.devices.ways import streamFor
-from muninn.errors import HolderSilent, InvalidArgument, PromotionDenied
+from muninn.errors import HolderSilent, InvalidArgument, MuninnError, PromotionDenied
 from muninn.kernels import launch
+from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
 from muninn.session.windownames import WindowPlace
 from muninn.sync.moves import Sending
+from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
 from muninn.system.logs import Log
 from muninn.terms import Access
@@ -79,11 +81,19 @@ class Asked(NamedTuple):
 
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
-    promotion = Promotion.of(base, asked)
-    _require(asked.caller, promotion.openBuffer, window)
-    device = deviceOf(promotion.openBuffer.context)
-    work = WindowWork.of(asked.caller, stream, promotion.gpu, device)
-    return promotion.scratch(window, work)
+    begun = clock.now()
+    try:
+        promotion = Promotion.of(base, asked)
+        _require(asked.caller, promotion.openBuffer, window)
+        device = deviceOf(promotion.openBuffer.context)
+        work = WindowWork.of(asked.caller, stream, promotion.gpu, device)
+        made = promotion.scratch(window, work)
+    except (MuninnError, TimeoutError) as error:
+        if not isinstance(error, InvalidArgument):  # which says nothing about the GPU
+            count("promotionFailures", str(asked.targetGpu))
+        raise
+    count("promotions", str(made.gpu), 1, window.sizeBytes, int((clock.now() - begun) * 1e9))
+    return made
 
 
 class Promotion(NamedTuple):

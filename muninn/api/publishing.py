@@ -40,7 +40,7 @@ from muninn.api.options import (
     versionOf,
 )
 from muninn.api.sharing import shared
-from muninn.arguments import named, timeoutOf
+from muninn.arguments import timeoutOf
 from muninn.broker.policy.heirs import requireHeir
 from muninn.config.sizes import exactly
 from muninn.control import layout
@@ -53,6 +53,7 @@ from muninn.errors import (
     QuotaExceeded,
 )
 from muninn.interop.tensors import isModule
+from muninn.observe.calls import named
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock

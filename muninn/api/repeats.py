@@ -91,13 +91,11 @@ class Repeat:
         ):
             return None
         record = self._record
-        begun = clock.now() if record.isLogged() else 0.0
+        begun = clock.now()
         generation = self._call.copy()
         if generation is not None:
-            if begun:
-                record.keep(clock.now() - begun)
-            else:
-                record.count()
+            tell = record.keep if record.isLogged() else record.count
+            tell(clock.now() - begun)
         return generation
 
 

@@ -26,10 +26,12 @@ from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.api.wayback import WayBack
 from muninn.api.windowwork import WindowWork
-from muninn.arguments import named, timeoutOf
+from muninn.arguments import timeoutOf
 from muninn.config.sizes import asText
 from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, PermissionDenied
 from muninn.interop.elements import asElement
+from muninn.observe.calls import named
+from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import WritingBack
 from muninn.system import aside
@@ -211,8 +213,7 @@ class Scratch(Protocols, Closable):
         use the window.
         """
         self._awaitWork(self._requireWritten())
-        ranges = dirty.rangesOf(self._marked(), self.sliceBytes, self.sizeBytes)
-        return sum(each.sizeBytes for each in ranges)
+        return self._wayBack().sizeOf(self._marked())
 
     @named
     def writeback(self, timeout: float | None = None) -> int:
@@ -261,6 +262,7 @@ class Scratch(Protocols, Closable):
                     steps.announce(publication)
                 self._isTorn = False
                 _goOn(base, self._followed)
+            count("writebacks", str(self.gpu), 1, back.sizeOf(copied))
         except BaseException:
             dirty.add(self._flags, marked)
             raise

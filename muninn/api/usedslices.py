@@ -14,7 +14,7 @@ import numpy as np
 from muninn.api import views
 from muninn.api.views import Region
 from muninn.interop.elements import asElement
-from muninn.observe.counters import counter
+from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
 from muninn.system.logs import Log
 from muninn.transfer import dirty
@@ -88,8 +88,7 @@ class UsedSlices:
                 arenaOf(opened.context).giveBack(gpu, opened)
         if used is None:
             return
-        counter("promoted", f"GPU {gpu}").add(self._windowBytes)
-        counter("used", f"GPU {gpu}").add(used)
+        count("usedWindows", str(gpu), 1, self._windowBytes, used)
         _log.info(
             "window of %r on GPU %d: %d of %d bytes used (%.2f)",
             self._name,

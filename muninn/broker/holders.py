@@ -8,11 +8,14 @@ counter; a stale read of a lease costs one more look at the row.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from muninn.control import layout, leases
 from muninn.control.block import ControlBlock
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.errors import BufferExists, ControlBlockInvalid
+from muninn.observe.counters import count
 from muninn.system import atomics
 from muninn.terms import INTERNAL_PREFIX, Lifetime
 
@@ -98,4 +101,11 @@ class Holders:
         """
         holds = leases.scanHolds(self._block, self._members, row)
         meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
-        return sum(leases.revoke(self._block, hold, reason) for hold in meant)
+        return revoke(self._block, meant, reason)
+
+
+def revoke(block: ControlBlock, holds: Iterable[leases.Hold], reason: str) -> int:
+    """Revoke these leases; returns how many were revoked."""
+    revoked = sum(leases.revoke(block, hold, reason) for hold in holds)
+    count("revocations", reason, revoked)
+    return revoked

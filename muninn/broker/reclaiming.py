@@ -28,6 +28,7 @@ from muninn.control.block import ControlBlock
 from muninn.control.generations import Generation
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.tickets import Tickets
+from muninn.observe.counters import count
 from muninn.system import atomics
 from muninn.system.logs import Log
 
@@ -122,6 +123,7 @@ class Reclaimer:
             if done % _SLICE_ROWS == 0:
                 yield len(rows) - done
         self._members.release(key, layout.MEMBER_DEAD)
+        count("deaths")
         _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
 
     def leave(self, key: MemberKey, isBroker: bool = False) -> None:

@@ -28,6 +28,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from muninn.errors import BrokerUnavailable, MuninnError
+from muninn.observe.counters import counting
 from muninn.session.credentials import isDisplaced
 from muninn.session.departure import keepPromises
 from muninn.session.entry import Entry, retire
@@ -169,6 +170,7 @@ class Leaving:
         self._close()
 
     def _close(self) -> None:
+        counting.leave(self._tables)
         self._role.handover.drop()
         self._client.close()
         self._lockFile.close()

@@ -24,6 +24,7 @@ from muninn.control.index import NameIndex
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
+from muninn.observe.counters import counting
 from muninn.session.client import Client
 from muninn.session.clientcontext import ClientContext
 from muninn.session.context import Context
@@ -105,6 +106,7 @@ class Membership:
         weakref.finalize(tables, _letGo, *given).atexit = False
         weakref.finalize(self.wakeup, self.wakeup.event.close).atexit = False
         self.worker.awaitEntry()
+        counting.join(tables.block, tables.key.slot, tables, settings.observability.counters)
 
     def _connected(self) -> Client:
         tables, control, role = self.tables, self.tables.settings.control, self.role
@@ -224,6 +226,7 @@ class Membership:
         # SYNC forked: pairs with lingering. The child's mappings were made before this
         # store.
         atomics.storeRelease32(self.block.forkedAddress, 1)
+        counting.leave(self.tables)
         broker, self.role.broker = self.role.broker, None  # the parent is the broker
         self.client.closeInChild()
         if broker is not None:

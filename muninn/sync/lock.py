@@ -31,8 +31,9 @@ from ctypes import ArgumentError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 
-from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, timeoutOf, unwrapped
+from muninn.arguments import checkKeywords, isTruth, keywordsOf, timeoutOf, unwrapped
 from muninn.errors import BufferExists, BufferNotFound
+from muninn.observe.calls import named
 from muninn.session import creation, owners
 from muninn.session.membership import current
 from muninn.session.names import NameWait

@@ -13,9 +13,9 @@ import torch
 
 from muninn.api.bundle import Bundle
 from muninn.api.upcoming import Prepared, Upcoming
-from muninn.arguments import named
 from muninn.errors import BufferMismatch, InvalidArgument
 from muninn.interop.tensors import Structure, placesOf
+from muninn.observe.calls import named
 from muninn.sync.versions import Version
 from muninn.system import beside
 from muninn.system.beside import rest

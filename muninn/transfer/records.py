@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muninn.observe.counters import counter
+from muninn.observe.counters import Counter
 from muninn.system.logs import Log
 from muninn.transfer.routes import Choice
 from muninn.transfer.tiers import Place
@@ -18,21 +18,21 @@ class Record:
     def __init__(self, source: Place, target: Place, choice: Choice, sizeBytes: int) -> None:
         self._source, self._target = source, target
         self._choice, self._sizeBytes = choice, sizeBytes
-        self._counter = counter("transfers", f"{choice.route}/{choice.reason}")
+        self._counter = Counter("transfers", f"{choice.route}/{choice.reason}")
 
     def isLogged(self) -> bool:
         """Whether the line goes anywhere."""
         return _log.isInfo()
 
-    def count(self) -> None:
+    def count(self, seconds: float) -> None:
         """Count a transfer of all bytes, and log nothing."""
-        self._counter.add(self._sizeBytes)
+        self._counter.add(1, self._sizeBytes, int(seconds * 1e9))
 
     def keep(self, seconds: float, doneBytes: int | None = None) -> None:
         """Count and log a transfer, of all bytes or of the first `doneBytes`."""
         if doneBytes is None:
             doneBytes = self._sizeBytes
-        self._counter.add(doneBytes)
+        self._counter.add(1, doneBytes, int(seconds * 1e9))
         route, reason, note = self._choice
         _log.info(
             "transfer from %s to %s: route=%s reason=%s bytes=%d of %d durationMs=%.3f "
