@@ -33,6 +33,7 @@ LAYERS = (
     "transfer",
     "api",
     "torch",
+    "service",
     "cli",
 )
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}

@@ -31,7 +31,9 @@ def test_countsOfTheDeadStayAndTheirSlotsNextMemberCountsOn(domain: str, actor: 
     muninn.share(np.zeros(8), "a")
     for expected in (10, 20, 30):
         other = actor("b = [muninn.open('a') for _ in range(10)]")
-        slot = other.do("__import__('muninn.session.membership').session.membership.current().key.slot")
+        slot = other.do(
+            "__import__('muninn.session.membership').session.membership.current().key.slot"
+        )
         other.kill()
         assert times("opens") == expected
         deaths = expected // 10
@@ -56,7 +58,9 @@ def test_countsStayOverATakeover(domain: str, actor: Start) -> None:
 
 def test_countsOfAProcessThatLeavesAreThere(domain: str, actor: Start) -> None:
     muninn.share(np.zeros(8), "a")
-    other = actor("b = muninn.open('a'); b.close(); from muninn.session.membership import current; current().leave()")
+    other = actor(
+        "b = muninn.open('a'); b.close(); from muninn.session.membership import current; current().leave()"
+    )
     assert times("opens") == 1
     other.do("b = muninn.open('a')")
     assert times("opens") == 2

@@ -104,24 +104,27 @@ class DomainCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families, from one reading."""
-        reading = self._read()
-        yield from _counters(reading)
+        reading, device = self._read(), self._device()
+        yield from _counters(reading, {str(gpu) for gpu in range(device.gpuCount)})
         yield from _transfers(reading)
         yield _latencies(reading)
         yield from _gauges(reading)
-        yield from _pressure(self._device())
+        yield from _pressure(device)
 
 
 def _inUnit(amount: str, value: int) -> float:
     return value / 1e9 if amount == "ns" else value
 
 
-def _counters(reading: Reading) -> Iterator[Metric]:
+def _counters(reading: Reading, gpus: set[str]) -> Iterator[Metric]:
+    """The counters. A label that may come later is 0 from the first scrape on: a rate does
+    not see the step from nothing to 1.
+    """
     for name, text, family, amount, label in _COUNTED:
         metric = CounterMetricFamily(name, text, labels=[label] if label else [])
         for value, sums in reading.counted(family).items():
-            # Of many GPUs and codes most are never counted; the others are always there.
-            if sums[amount] or label not in ("gpu", "code"):
+            # Of the GPUs that have cells, this machine may not have all.
+            if label != "gpu" or value in gpus or sums[amount]:
                 metric.add_metric([value] if label else [], _inUnit(amount, sums[amount]))
         yield metric
 
