@@ -99,6 +99,7 @@ _RANKS = {each: rank for rank, each in enumerate(Priority)}
 TRANSPORTS = ("segment", "memfd", "vmm", "cudaIpc")
 
 
+_Text = TypeVar("_Text", bound=str)
 _Word = TypeVar("_Word", bound=enum.StrEnum)
 
 
@@ -112,9 +113,17 @@ def nearest(name: str, known: list[str]) -> str:
     return next((meant[found] for found in get_close_matches(name.lower(), meant, 1)), "")
 
 
-def _choice(
-    words: Mapping[str, _Word], what: str, value: object, error: type[MuninnError], caller: str
-) -> _Word:
+def chosen(
+    words: Mapping[str, _Text],
+    what: str,
+    value: object,
+    error: type[MuninnError],
+    caller: str,
+    otherwise: str = "",
+) -> _Text:
+    """The word that a text names. `otherwise` is added to the fix: what else a user may do
+    than to use one of the words.
+    """
     if not isinstance(value, str):
         where = f"{caller}: " if caller else ""
         raise TypeError(f"{where}{what} must be a str, not {type(value).__name__}")
@@ -127,7 +136,7 @@ def _choice(
         )
         raise error(
             f"{where}{what} {value!r} is not known{hint}",
-            f"Use {' or '.join(f'`{each}`' for each in words)}",
+            f"Use {' or '.join(f'`{each}`' for each in words)}{otherwise}",
         )
     return word
 
@@ -148,7 +157,7 @@ def asMode(value: object, caller: str = "") -> Mode:
     """`value` as a `Mode`, or `UnsupportedMode`. Its text names the function `caller`,
     which a user called; the errors of the functions below do the same.
     """
-    return _choice(_MODES, "mode", value, UnsupportedMode, caller)
+    return chosen(_MODES, "mode", value, UnsupportedMode, caller)
 
 
 def asAccess(value: object, caller: str = "") -> Access:
@@ -160,32 +169,32 @@ def asAccess(value: object, caller: str = "") -> Access:
             "buffer is shared",
             'Share it with another access, and then muninn.open(name, access="copyOnWrite")',
         )
-    return _choice(_ACCESSES, "access", value, InvalidArgument, caller)
+    return chosen(_ACCESSES, "access", value, InvalidArgument, caller)
 
 
 def asOpenAccess(value: object, caller: str = "") -> Access:
     """`value` as an `Access` with which a buffer is opened, or `InvalidArgument`."""
-    return _choice(_OPEN_ACCESSES, "access", value, InvalidArgument, caller)
+    return chosen(_OPEN_ACCESSES, "access", value, InvalidArgument, caller)
 
 
 def asLifetime(value: object, caller: str = "") -> Lifetime:
     """`value` as a `Lifetime`, or `InvalidArgument`."""
-    return _choice(_LIFETIMES, "lifetime", value, InvalidArgument, caller)
+    return chosen(_LIFETIMES, "lifetime", value, InvalidArgument, caller)
 
 
 def asRenew(value: object, caller: str = "") -> Renew:
     """`value` as a `Renew`, or `InvalidArgument`."""
-    return _choice(_RENEWS, "renew", value, InvalidArgument, caller)
+    return chosen(_RENEWS, "renew", value, InvalidArgument, caller)
 
 
 def asReserve(value: object, caller: str = "") -> Reserve:
     """`value` as a `Reserve`, or `InvalidArgument`."""
-    return _choice(_RESERVES, "reserve", value, InvalidArgument, caller)
+    return chosen(_RESERVES, "reserve", value, InvalidArgument, caller)
 
 
 def asPriority(value: object, caller: str = "") -> Priority:
     """`value` as a `Priority`, or `InvalidArgument`."""
-    return _choice(_PRIORITIES, "priority", value, InvalidArgument, caller)
+    return chosen(_PRIORITIES, "priority", value, InvalidArgument, caller)
 
 
 def asName(value: object) -> str:

@@ -20,7 +20,8 @@ from muninn.control.layout import TICKET_RING
 from muninn.errors import BrokerUnavailable
 from muninn.session.membership import current
 from muninn.system import aside
-from muninn.system.aside import Job, Latch
+from muninn.system.aside import Job
+from muninn.system.latch import Latch
 from support import Background, eventually
 
 PACKAGE = Path(muninn.__file__).parent

@@ -584,6 +584,8 @@ def test_wordsAreTexts(buffer: muninn.MuninnBuffer, value: Any) -> None:
             call()
     with pytest.raises(TypeError, match="wait: timeout must be seconds, not str"):
         buffer.startCopyTo(GOOD).wait("x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="result: timeout must be seconds, not str"):
+        buffer.startCopyTo(GOOD).result("x")  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ engine's (`transfer/`), and each copy says so. `api/transfers.py` does the work.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 from muninn.api import transfers
@@ -18,7 +19,7 @@ from muninn.errors import InvalidArgument
 from muninn.observe.calls import named
 from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
-from muninn.terms import AccessWord, nearest
+from muninn.terms import AccessWord, chosen
 from muninn.transfer.routes import ASKABLE, Route
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ RouteWord = Literal["p2p", "staged"]
 #: What `open` takes too.
 OpenRouteWord = Literal["p2p", "staged", "mapped"]
 MAPPED = "mapped"
-_WORDS = tuple(map(str, ASKABLE))
+_ROUTES = {str(route): route for route in ASKABLE}
+_OPEN_ROUTES = {**_ROUTES, MAPPED: MAPPED}
 Buffer = TypeVar("Buffer", bound="Copies")
+_Asked = TypeVar("_Asked", bound=str)
 
 
 class Copies(Attachment):
@@ -182,10 +185,10 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
     InvalidArgument
         There is no such route, or `buffer` is open copyOnWrite and to be mapped.
     """
-    word = _asWord(route, caller, (*_WORDS, MAPPED))
+    asked = _asked(_OPEN_ROUTES, route, caller)
     openBuffer = buffer._checked()
     gpu = deviceOf(openBuffer.context).requireGpu(targetGpu)
-    if word == MAPPED:
+    if not isinstance(asked, Route | None):
         if buffer._isPrivate:
             raise privateForKernels(buffer.name)
         transfers.requireLink(openBuffer, gpu)
@@ -194,7 +197,6 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
         return buffer
     if openBuffer.memory.gpu == gpu:
         return buffer
-    asked = None if word is None else Route(word)
     return transfers.copyTo(
         buffer, caller, gpu, None, None, asked, None, None, isOpening=True
     ).run()
@@ -202,20 +204,10 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
 
 def _asRoute(value: object, caller: str) -> Route | None:
     """A route that a user demands, or None."""
-    word = _asWord(value, caller, _WORDS)
-    return None if word is None else Route(word)
+    return _asked(_ROUTES, value, caller)
 
 
-def _asWord(value: object, caller: str, words: tuple[str, ...]) -> str | None:
+def _asked(words: Mapping[str, _Asked], value: object, caller: str) -> _Asked | None:
     if value is None:
         return None
-    if not isinstance(value, str):
-        raise TypeError(f"{caller}: route must be a str, not {type(value).__name__}")
-    if value not in words:
-        meant = nearest(value, list(words))
-        hint = f" (did you mean {meant!r}?)" if meant else ""
-        raise InvalidArgument(
-            f"{caller}: route {value!r} is not known{hint}",
-            f"Use {' or '.join(f'`{each}`' for each in words)}, or leave it out",
-        )
-    return str(value)
+    return chosen(words, "route", value, InvalidArgument, caller, ", or leave it out")

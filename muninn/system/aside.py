@@ -22,7 +22,6 @@ from typing import Generic, TypeVar
 from muninn.errors import BrokerUnavailable
 from muninn.system import atomics, threads
 from muninn.system.green import Local
-from muninn.system.latch import Latch
 
 Value = TypeVar("Value")
 Lock = _thread.RLock
@@ -95,8 +94,7 @@ class Job(Generic[Value]):
 
     def __init__(self, call: Callable[[], Value]) -> None:
         self._call = call
-        self._chance = [None]  # taken by the one thread that makes the call
-        self._done = Latch()
+        self._making = threads.Once(self._make)
         self._outcome: list[Value] = []
         self._error: BaseException | None = None
         self._thread = 0
@@ -109,11 +107,9 @@ class Job(Generic[Value]):
         """Return the call's result; None if the call is not over in time. Raises the
         call's exception, and `RuntimeError` if no thread can be started.
         """
-        if self._chance:
-            # An interruption just here may lead to more than one thread; only the first
-            # makes the call.
-            threads.startBare(self._run)
-        if not self._done.wait(seconds):
+        if not self._making.isTaken():
+            threads.startBare(self._making)
+        if not self._making.ended.wait(seconds):
             return None
         error = self._error
         if error is not None:
@@ -125,18 +121,11 @@ class Job(Generic[Value]):
                 del self, error
         return self._outcome[0]
 
-    def _run(self) -> None:
-        try:
-            self._chance.pop()
-        except IndexError:
-            return
+    def _make(self) -> None:
         markOwn()
         self._thread = atomics.threadId()
         try:
             self._outcome.append(self._call())
         except BaseException as error:
             self._error = error
-        finally:
-            done = self._done
-            del self  # the error has this frame too
-            done.set()
+        del self  # the error has this frame too

@@ -76,6 +76,10 @@ class Once:
             self._target = None  # an error of it keeps this frame
             self.ended.set()
 
+    def isTaken(self) -> bool:
+        """Whether a thread makes the call, or has made it."""
+        return not self._chance
+
     def take(self) -> bool:
         """Take the call away. False if a thread makes it, or has made it."""
         try:

@@ -136,8 +136,11 @@ class Transfer(Generic[Result]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, however it does; returns whether it has."""
+        return self._awaitEnd(timeoutOf("wait", timeout))
+
+    def _awaitEnd(self, timeout: float | None) -> bool:
         self._origin.require()
-        deadline = deadlineOf(timeoutOf("wait", timeout))
+        deadline = deadlineOf(timeout)
         with self._changed.lock:
             while NEXT[self._state]:
                 left = remaining(deadline)
@@ -156,7 +159,7 @@ class Transfer(Generic[Result]):
             It has not ended within `timeout`, or its own deadline has passed.
         TransferCancelled
         """
-        if not self.wait(timeout):
+        if not self._awaitEnd(timeoutOf("result", timeout)):
             raise TimeoutError(f"{self} has not ended within {shown(timeout)}")
         if self._error is not None:
             try:
