@@ -168,10 +168,9 @@ class OpenBuffer:
 
     def isOpenedAgain(self) -> bool:
         """`isLive`; if so, it also counts an open, in the same call of C."""
-        deadlineMs = self.description.deadlineMs
         # SYNC row: pairs with RowTable.change, as in RowReader.isLive.
-        return bool(atomics.countIfEqual(*self._liveness)) and not (
-            deadlineMs and clock.isOver(deadlineMs)
+        return (not self.description.deadlineMs or self.isLive()) and bool(
+            atomics.countIfEqual(*self._liveness)
         )
 
     def isLive(self) -> bool:

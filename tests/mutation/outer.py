@@ -43,7 +43,7 @@ MUTANTS = [
     Mutant(_VERDICTS, "        os.unlink(beside)  # of a writer that was killed\n", "        pass\n", "what a killed writer left is removed", "test_topology.py::test_aWriterThatIsKilledLeavesTheOldFile"),
     Mutant(_VERDICTS, '    beside = f"{path}.new"\n', "    beside = path\n", "a killed writer leaves the old file", "test_topology.py::test_aWriterThatIsKilledLeavesTheOldFile"),
     Mutant(_VERDICTS, "    while first and (room := room - len(lines[first - 1]) - len(\",\\n\")) >= 0:\n        first -= 1\n", "    first = 0\n", "a file that is full loses its oldest", "test_topology.py::test_aFileThatIsFullLosesItsOldest"),
-    Mutant(_TOPOLOGY, "self.verdict is None and self.link.canAccess", "self.verdict is None", "a pair without a path is not waited for", "test_topology.py::test_aPairWithoutAPathIsNotWaitedFor"),
+    Mutant("muninn/devices/topology/matrix.py", "self.verdict is None and self.link.canAccess", "self.verdict is None", "a pair without a path is not waited for", "test_topology.py::test_aPairWithoutAPathIsNotWaitedFor"),
     Mutant(_TOPOLOGY, "    if not corrupt:\n", "    if True:\n", "doctor warns of a link that corrupts", "test_topology.py::test_doctorWarnsOfALinkThatCorrupts"),
     # --- kernels ----------------------------------------------------------------------
     Mutant("muninn/kernels/launch.py", "    numbacuda.requireCompiler()\n", "", "a numpy that is too new is named", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
