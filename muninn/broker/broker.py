@@ -53,7 +53,6 @@ from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
 from muninn.errors import ControlBlockInvalid, MuninnError, ProtocolViolation
-from muninn.observe.counters import count
 from muninn.system import aside, atomics
 from muninn.system.descriptors import Descriptor, Socket
 from muninn.system.logs import Log
@@ -162,7 +161,6 @@ class Broker:
         )
         self._election.announce(self._term.epoch)
         self._journal.note("begin", epoch=self._term.epoch)
-        count("elections")
         self._maintenance.takeOver()
 
     def _finishSuccession(self) -> None:

@@ -8,7 +8,6 @@ count is one call of C, which adds up to three amounts.
 
 from __future__ import annotations
 
-import ctypes
 from bisect import bisect_left
 
 from muninn.control.block import ControlBlock
@@ -23,17 +22,16 @@ class Counting:
     """Where this process counts."""
 
     def __init__(self) -> None:
-        self._own = (ctypes.c_uint64 * CELLS)()
+        self._own = bytearray(CELLS * CELL_BYTES)
         self.isOn = True
-        self._nowhere = ctypes.c_uint64()
         #: Where C counts what is not to be counted.
-        self.discarded = ctypes.addressof(self._nowhere)
+        self._kept, self.discarded = atomics.privateWord()
         #: (what keeps the words mapped, the address of the first one). One reference: a
         #: thread that counts holds it, so the words stay mapped until it has added.
         self.now: tuple[object, int] = self._private()
 
     def _private(self) -> tuple[object, int]:
-        return self._own, ctypes.addressof(self._own)
+        return self._own, atomics.addressOfBytes(self._own)
 
     def join(self, block: ControlBlock, slot: int, keepsMapped: object, isOn: bool) -> None:
         """Count in the cells of this slot from now on, and what was counted before.
@@ -45,7 +43,7 @@ class Counting:
         isOn
             Whether anything is counted.
         """
-        start, own = cellsAddress(block, slot), ctypes.addressof(self._own)
+        start, own = cellsAddress(block, slot), atomics.addressOfBytes(self._own)
         self.isOn, self.now = isOn, (keepsMapped, start)
         for offset in range(0, CELLS * CELL_BYTES, CELL_BYTES):
             if count := atomics.exchangeSeqCst64(own + offset, 0):

@@ -33,6 +33,7 @@ from muninn.config import Settings
 from muninn.control.block import BlockLost
 from muninn.control.election import Term
 from muninn.control.rows import Deposed
+from muninn.observe.counters import count
 from muninn.session.credentials import isAstray, isDisplaced
 from muninn.session.handover import Allocation, Handover
 from muninn.session.lateimports import load
@@ -114,6 +115,7 @@ class BrokerRole:
         try:
             broker = self._made(term, self.candidacy.abler)
             broker.start()
+            count("elections")
             # The other members bring their descriptors with their hello.
             broker.inherit([*self.handover.taken(), *held()])
             self.broker = broker

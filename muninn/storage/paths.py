@@ -122,6 +122,10 @@ class Paths(NamedTuple):
     def descriptorServerPath(self, epoch: int) -> str:
         return f"{self.directory}/descriptorServer-{self.identity:016x}-{epoch}.sock"
 
+    def httpPath(self) -> str:
+        """The socket of the HTTP interface."""
+        return f"{self.directory}/http-{self.identity:016x}.sock"
+
     def epochsOf(self, kind: str) -> list[int]:
         """The epochs of this block, ascending, of which there is a `journal`, or a
         `broker` or `descriptorServer` socket.
