@@ -8,6 +8,7 @@ a function lists all its keywords, and the nearest keyword from 3.13 on.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import math
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ctypes import ArgumentError
 from typing import Any, ParamSpec, TypeVar
 
-from muninn.errors import InvalidArgument
+from muninn.errors import DescriptorsExhausted, InvalidArgument
 from muninn.terms import nearest
 
 Arguments = ParamSpec("Arguments")
@@ -29,7 +30,8 @@ _NUMBERS = (float, int)
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Wrap `function` so that the error for a keyword which it does not have names its
-    nearest keyword.
+    nearest keyword, and that a process without a descriptor left is told so, also where an
+    import at the first use of a feature finds none.
     """
 
     @functools.wraps(function)
@@ -38,6 +40,10 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             return function(*arguments, **keywords)
         except ArgumentError as error:
             raise unwrapped(error) from None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise DescriptorsExhausted(f"{error.filename or 'a file'}: {error.strerror}") from error
         except TypeError as error:
             # The traceback ends here, so `function` was never entered.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:

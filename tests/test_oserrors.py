@@ -328,6 +328,37 @@ def test_aLimitOfTheProcessIsNamed(
     )
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "b.promote()",
+        "v.copyTo(0)",
+        "v.copyFrom(b)",
+        "b.prefetch()",
+        "muninn.open('b', targetGpu=0)",
+        "muninn.open('v', targetGpu=0, route='staged')",
+    ],
+)
+def test_aFirstUseWithoutADescriptorIsTyped(
+    domain: str, actor: Callable[..., Actor], call: str
+) -> None:
+    """Broken: `OSError: Too many open files: '…/transfer/engines.py'`, of an import."""
+    user = actor(
+        "import resource; b = muninn.share(np.zeros(512), 'b', access='readWrite'); b.setHints(hotRanges=[(0, 4096)])"
+    )
+    user.do("v = muninn.share(np.zeros(512), 'v', mode='fastMode')")
+    user.do(
+        "most = resource.getrlimit(resource.RLIMIT_NOFILE); resource.setrlimit(resource.RLIMIT_NOFILE, (256, most[1])); fills = []"
+    )
+    user.do("try:\n    while True: fills.append(os.dup(0))\nexcept OSError: pass")
+    said = user.do(
+        f"try: {call}; said = ''\nexcept muninn.MuninnError as error: said = error.code\nsaid"
+    )
+    user.do("[os.close(each) for each in fills]")
+    assert said in ("MNN-0025", ""), "one that needs none may do without"
+    user.do(call)
+
+
 def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None:
     """Broken: `RuntimeError: can't start new thread`, and likewise from the C library."""
     program = actor(
