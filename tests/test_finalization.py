@@ -227,7 +227,7 @@ def test_aThreadIsStartedWherePythonStartsNone(monkeypatch: pytest.MonkeyPatch) 
     def refused(*_: object) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(threads, "_begin", refused)
     monkeypatch.setattr(threads._thread, "start_new_thread", refused)
     ran, bare = list[int](), threading.Event()
     thread = threads.start(lambda: ran.append(threading.get_ident()), "late")

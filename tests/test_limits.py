@@ -49,7 +49,7 @@ def test_aThreadThatCanNotBeHadIsAFinding(monkeypatch: pytest.MonkeyPatch) -> No
     def refused(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads.threading.Thread, "start", refused)
+    monkeypatch.setattr(threads, "_begin", refused)
     monkeypatch.setattr(threads, "_last", lambda target: refused())
     assert tried(probes.robust).verdict == "fail"
 

@@ -328,13 +328,44 @@ def test_aLimitOfTheProcessIsNamed(
     )
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "b.promote()",
+        "v.copyTo(0)",
+        "v.copyFrom(b)",
+        "b.prefetch()",
+        "muninn.open('b', targetGpu=0)",
+        "muninn.open('v', targetGpu=0, route='staged')",
+    ],
+)
+def test_aFirstUseWithoutADescriptorIsTyped(
+    domain: str, actor: Callable[..., Actor], call: str
+) -> None:
+    """Broken: `OSError: Too many open files: '…/transfer/engines.py'`, of an import."""
+    user = actor(
+        "import resource; b = muninn.share(np.zeros(512), 'b', access='readWrite'); b.setHints(hotRanges=[(0, 4096)])"
+    )
+    user.do("v = muninn.share(np.zeros(512), 'v', mode='fastMode')")
+    user.do(
+        "most = resource.getrlimit(resource.RLIMIT_NOFILE); resource.setrlimit(resource.RLIMIT_NOFILE, (256, most[1])); fills = []"
+    )
+    user.do("try:\n    while True: fills.append(os.dup(0))\nexcept OSError: pass")
+    said = user.do(
+        f"try: {call}; said = ''\nexcept muninn.MuninnError as error: said = error.code\nsaid"
+    )
+    user.do("[os.close(each) for each in fills]")
+    assert said in ("MNN-0025", ""), "one that needs none may do without"
+    user.do(call)
+
+
 def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None:
     """Broken: `RuntimeError: can't start new thread`, and likewise from the C library."""
     program = actor(
-        "from muninn.system import threads, atomics\ndef refused(*_): raise RuntimeError\nthreads.threading.Thread.start = refused"
+        "from muninn.system import threads, atomics\ndef refused(*_): raise RuntimeError\nthreads._begin = refused"
     )
     program.do(
-        "threads._thread.start_new_thread = refused; threads.LateThread.__init__.__defaults__ = (refused,)"
+        "threads._thread.start_new_thread = refused; threads.Started.__init__.__defaults__ = (refused,)"
     )
     with pytest.raises(
         ActorError, match="ThreadsExhausted.*no thread can be started.*ulimit -u.*ulimit -d"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,16 +19,16 @@ from support import eventually
 
 @pytest.fixture
 def startedTwice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`threading` raises `RuntimeError` for a thread that runs, as it does when a signal
-    handler raises while it waits for the thread.
+    """A thread runs whose starter does not know it, as after an interruption, and starts
+    another one.
     """
-    start = threading.Thread.start
+    begin = threads._begin
 
     def refused(thread: threading.Thread) -> None:
-        start(thread)
-        raise RuntimeError("cannot release un-acquired lock")
+        begin(thread)
+        raise RuntimeError("interrupted")
 
-    monkeypatch.setattr(threading.Thread, "start", refused)
+    monkeypatch.setattr(threads, "_begin", refused)
 
 
 @pytest.mark.usefixtures("startedTwice")
@@ -100,3 +103,60 @@ def test_aStreamThatEndsBeforeItsThreadBeginsHasNone(monkeypatch: pytest.MonkeyP
     assert not worker.endWith(lambda error: None), "it has no work, and is ended at once"
     calls[0]()  # begins now, and returns
     assert worker.items.empty()
+
+
+def interruptedAt(place: str, call: Any) -> bool:
+    """Call `call`, and raise KeyboardInterrupt where a function of `threading` of that
+    name returns; whether it came to that.
+    """
+    isRaised = False
+
+    def look(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal isRaised
+        if frame.f_code.co_name != place or frame.f_globals.get("__name__") != "threading":
+            return None
+        if event == "return":
+            sys.settrace(None)
+            isRaised = True
+            raise KeyboardInterrupt
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            call()
+    finally:
+        sys.settrace(before)
+    return isRaised
+
+
+@pytest.mark.parametrize("place", ["__init__", "__enter__", "wait", "start"])
+def test_anInterruptedStartLeavesNoThreadThatWaitsForEver(place: str) -> None:
+    """Broken: `threading.Thread.start` waited for the thread with a lock, which an
+    interruption left taken. The thread waited for that for ever, with all that it was to
+    work on.
+    """
+    ran = list[int]()
+    for number in range(5):
+        interruptedAt(place, lambda number=number: threads.start(lambda: ran.append(number), "it"))
+    threads.start(lambda: ran.append(5), "it").join(30)
+    eventually(lambda: all(each.name != "it" for each in threading.enumerate()), "they end")
+    assert 5 in ran
+
+
+def test_aThreadIsKnownWhileItRuns() -> None:
+    seen, goesOn = list[str](), threading.Event()
+
+    def work() -> None:
+        seen.append(threading.current_thread().name)
+        goesOn.wait(30)
+
+    thread = threads.start(work, "known")
+    eventually(lambda: seen == ["known"], "it runs")
+    (known,) = (each for each in threading.enumerate() if each.name == "known")
+    assert known.is_alive() and known.daemon
+    goesOn.set()
+    thread.join(30)
+    known.join(30)
+    assert not known.is_alive()

@@ -175,6 +175,7 @@ class Copies(Attachment):
         return None if self._transfer is None else self._transfer.route
 
 
+@named
 def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) -> Buffer:
     """A buffer for the kernels of a GPU: `buffer` itself if they reach it, else a copy.
 

@@ -4,13 +4,14 @@ is named.
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from ctypes import ArgumentError
 from typing import ParamSpec, TypeVar
 
 from muninn.arguments import callerOf, checkKeywords, keywordsOf, unwrapped
-from muninn.errors import MuninnError
+from muninn.errors import DescriptorsExhausted, MuninnError
 from muninn.observe.counters import count
 
 Arguments = ParamSpec("Arguments")
@@ -38,6 +39,13 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
             raise
         except ArgumentError as error:
             raise unwrapped(error) from None
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            # Also of an import, at the first use of a feature.
+            short = DescriptorsExhausted(f"{error.filename or 'a file'}: {error.strerror}")
+            countError(short)
+            raise short from error
         except TypeError as error:
             # The traceback ends here, so `function` was never entered.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:

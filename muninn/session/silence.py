@@ -49,11 +49,14 @@ def holderSilent(tables: Tables, name: str, row: int | None = None) -> HolderSil
         for slot in holders
     ]
     pids = " ".join(str(tables.members.identity(slot).pid) for slot in holders)
+    stands, it, isStopped = (
+        ("stands", "it", "it is") if len(names) == 1 else ("stand", "them", "they are")
+    )
     return HolderSilent(
         f"the memory of {shown} has not come to the new broker: {' and '.join(names)} may "
-        "have it and stands still",
-        f"Let it go on (`kill -CONT {pids}` if it is stopped) or end it, and try again; to "
-        "give the memory up, free the name",
+        f"have it and {stands} still",
+        f"Let {it} go on (`kill -CONT {pids}` if {isStopped} stopped) or end {it}, and try "
+        "again; to give the memory up, free the name",
     )
 
 

@@ -7,6 +7,11 @@ running threads go on (3.11 and 3.13 start them). In that case the C library sta
 thread. Once `sys.is_finalizing()`, no thread gets the interpreter any more, and a
 Python that is asked for a thread waits for it for ever: so Muninn asks for none. If a
 library makes green threads of threads, Muninn's are real ones (`green.py`).
+
+A thread is started by one call of C, and `threading` learns of it on the thread itself,
+which no signal reaches. `Thread.start` would wait for the thread. A signal handler that
+raises meanwhile may leave a lock taken, for which the thread then waits for ever, or let
+`threading` forget a thread that runs.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 from muninn.errors import BrokerUnavailable, ThreadsExhausted
@@ -50,9 +56,8 @@ def _shown(limit: int) -> str:
 class Once:
     """A call that is made at most once, by the first thread that comes to it.
 
-    An interruption of a start leaves its caller without knowing whether the thread runs:
-    `threading` may even raise `RuntimeError` for one that does. So the caller starts
-    another one, and the second of the two ends at once.
+    An interruption of a start leaves its caller without knowing whether the thread runs. So
+    the caller starts another one, and the second of the two ends at once.
 
     Attributes
     ----------
@@ -89,18 +94,12 @@ class Once:
         return True
 
 
-class LateThread:
-    """A daemon thread that `threading` does not know. By default the C library starts
-    it.
-
-    Python knows it while it runs Python code, as it knows any thread of a C library.
+class Started:
+    """A daemon thread that makes a call. By default the C library starts it; then Python
+    knows it while it runs Python code, as it knows any thread of a C library.
     """
 
-    def __init__(
-        self,
-        call: Once,
-        begin: Callable[[Callable[[], object]], object] = atomics.startThread,
-    ) -> None:
+    def __init__(self, call: Once, begin: Callable[[Once], object] = atomics.startThread) -> None:
         self._ended = call.ended
         begin(call)
 
@@ -115,7 +114,7 @@ class NoThread:
         """It has ended."""
 
 
-AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
+AnyThread: TypeAlias = "Started | NoThread"
 
 
 def start(target: Callable[[], object], name: str) -> AnyThread:
@@ -129,10 +128,26 @@ def start(target: Callable[[], object], name: str) -> AnyThread:
         return _started(call)
     thread = threading.Thread(target=_known, args=(call,), name=name, daemon=True)
     try:
-        thread.start()
+        return Started(call, lambda _: _begin(thread))
     except RuntimeError:
         return _last(call)
-    return thread
+
+
+def _begin(thread: Any) -> None:
+    """Start a thread that `threading` will know."""
+    if (handle := getattr(thread, "_handle", None)) is None:
+        _thread.start_new_thread(_bootstrap, (thread,))
+    else:  # from Python 3.13 on, by which others can join it
+        joinable: Any = vars(_thread)["start_joinable_thread"]
+        joinable(partial(_bootstrap, thread), handle=handle, daemon=True)
+
+
+def _bootstrap(thread: Any) -> None:
+    """What `Thread.start` does before it starts a thread, and then that thread's part."""
+    starting: Any = threading
+    with starting._active_limbo_lock:
+        starting._limbo[thread] = thread
+    thread._bootstrap()
 
 
 def _known(target: Callable[[], object]) -> None:
@@ -162,16 +177,16 @@ def startBare(target: Callable[[], object]) -> None:
         _last(call)
 
 
-def _started(call: Once) -> LateThread:
+def _started(call: Once) -> Started:
     with contextlib.suppress(RuntimeError):
-        return LateThread(call, lambda run: green.startThread(run, ()))
+        return Started(call, lambda run: green.startThread(run, ()))
     return _last(call)
 
 
-def _last(call: Once) -> LateThread:
+def _last(call: Once) -> Started:
     """Let the C library start a thread, because Python has refused."""
     try:
-        return LateThread(call)
+        return Started(call)
     except RuntimeError:
         raise exhausted() from None
 

@@ -4,6 +4,7 @@ from no other.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.devices.cuda import vmm
+from muninn.devices.cuda import driver, vmm
 from muninn.errors import InvalidDtype, NotHostVisible, PermissionDenied, QuotaExceeded
 from muninn.interop import capsules
 from muninn.interop.dlpack import takeTensor
-from support import Actor, ActorError, Background, eventually, leftovers
+from support import Actor, ActorError, Background, eventually, leftovers, program
 
 Start = Callable[..., Actor]
 Free = Callable[[], int]
@@ -33,6 +34,22 @@ def test_vramIsSharedBetweenProcesses(domain: str, actor: Start) -> None:
     other.do("with theirs.write() as view: view.copy_to_device(np.full(1000, 7))")
     assert buffer.generation == 2 and buffer.read().tolist() == [7] * 1000
     assert leftovers(domain) == [], "VRAM has no name"
+
+
+def test_anInterruptedAllocationLeavesNothing(domain: str, actor: Start) -> None:
+    """Broken: a handler that raised just after `cuMemCreate` lost its answer, and with it
+    2 MiB and a descriptor, which no command showed: one interruption of four.
+    """
+    alarmed = actor(program("interruptedByAlarms"))
+    alarmed.do("share(); share()")
+    before = alarmed.do("settled()")
+    assert alarmed.do("interrupted(600)") > 60
+    eventually(
+        lambda: all(
+            now <= then + 2 for now, then in zip(alarmed.do("settled()"), before, strict=True)
+        ),
+        "all is given back",
+    )
 
 
 def test_newVramReadsZero(domain: str) -> None:
@@ -384,7 +401,16 @@ def test_theLimitOfAnAccessIsTheGivenTimeout(domain: str) -> None:
     reads[None].synchronize(30)
 
 
-@pytest.mark.parametrize("function", ["cuMemMap", "cuMemSetAccess"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "cuMemMap",
+        "cuMemSetAccess",
+        "cuMemAddressReserve",
+        "cuMemCreate",
+        "cuMemExportToShareableHandle",
+    ],
+)
 @pytest.mark.parametrize("isMade", [False, True])
 def test_anInterruptionOfAnAllocationIsRaisedAndLeavesNothing(
     domain: str, freeBytes: Free, monkeypatch: pytest.MonkeyPatch, function: str, isMade: bool
@@ -393,17 +419,19 @@ def test_anInterruptionOfAnAllocationIsRaisedAndLeavesNothing(
     MNN-0029.
     """
     muninn.share(np.arange(10), "a", mode="fastMode").free()
-    before, usual = freeBytes(), vmm.call
+    before = freeBytes()
 
-    def interrupted(called: Any, *arguments: Any) -> Any:
-        if called.__name__ != function:
-            return usual(called, *arguments)
+    def interrupted(usual: Any, at: int, *arguments: Any) -> Any:
+        if arguments[at].__name__ != function:
+            return usual(*arguments)
         if isMade:
-            usual(called, *arguments)
+            usual(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(vmm, "call", interrupted)
+        for module, name, at in ((vmm, "call", 0), (driver, "make", 1)):
+            usual = getattr(module, name)
+            patch.setattr(module, name, functools.partial(interrupted, usual, at))
         with pytest.raises(KeyboardInterrupt):
             muninn.array("b", 8 * MIB, np.uint8, mode="fastMode")
     eventually(lambda: freeBytes() >= before - (2 << 20), "the memory is given back")

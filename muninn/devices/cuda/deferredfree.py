@@ -86,8 +86,9 @@ class _End(weakref.ref[Any]):
     no interruption of a finalizer loses it.
     """
 
-    __slots__ = ("dispose",)
+    __slots__ = ("dispose", "locks")
     dispose: Disposal
+    locks: bool
 
 
 class DeferredFree:
@@ -131,10 +132,10 @@ class DeferredFree:
         if not driver.isForked():
             self._deferred.put(_Deferred(dispose, True, locks))
 
-    def deferAtEnd(self, owner: object, dispose: Disposal) -> None:
+    def deferAtEnd(self, owner: object, dispose: Disposal, locks: bool = True) -> None:
         """Defer `dispose` at the end of `owner`, unless it is done by then."""
         end = _End(owner, self._deferred.put)
-        end.dispose = dispose
+        end.dispose, end.locks = dispose, locks
         self._ends[id(end)] = end
 
     def drain(self, seconds: float, isBehindWork: bool = False) -> bool:
@@ -174,7 +175,7 @@ class DeferredFree:
         if isinstance(each, _Deferred):
             return [each]
         self._ends.pop(id(each), None)
-        return [] if each.dispose.isDone() else [_Deferred(each.dispose, True, True)]
+        return [] if each.dispose.isDone() else [_Deferred(each.dispose, True, each.locks)]
 
     def _dispose(self, batch: list[_Deferred]) -> float:
         """Wait for the work that may use the memory, and dispose of it. Memory for

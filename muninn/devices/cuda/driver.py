@@ -19,6 +19,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable, Iterator
+from itertools import starmap
 from types import TracebackType
 from typing import Any
 
@@ -71,11 +72,48 @@ def call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
     try:
         answer = function(*arguments)
     except RuntimeError as error:
-        # The bindings raise this for a function that the driver does not have.
-        raise DriverError(function.__name__, f"nothing ({error})") from error
+        raise _missing(function, error) from error
     if answer[0] != _SUCCESS:
         raise DriverError(function.__name__, str(answer[0].name))
     return answer[1] if len(answer) == 2 else answer[1:] if len(answer) > 2 else None
+
+
+def _missing(function: Callable[..., object], error: RuntimeError) -> DriverError:
+    """The bindings raise `error` for a function that the driver does not have."""
+    return DriverError(function.__name__, f"nothing ({error})")
+
+
+#: The answer of a driver call that has made something, while that is there.
+Made = list[tuple[Any, ...]]
+
+
+def make(made: Made, function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
+    """`call` of a function that makes something. `made` gets the answer in the step in
+    which the function returns: no interruption comes between the two.
+    """
+    before = len(made)
+    try:
+        made.extend(starmap(function, (arguments,)))
+    except RuntimeError as error:
+        raise _missing(function, error) from error
+    if made[before][0] != _SUCCESS:
+        raise DriverError(function.__name__, str(made.pop()[0].name))
+    return made[before][1] if len(made[before]) > 1 else None
+
+
+def unmake(made: Made, function: Callable[..., tuple[Any, ...]], *more: object) -> None:
+    """Call `function` with what is in `made`, and take it from there; `DriverError` if it
+    is still there.
+    """
+    while made:
+        # An interruption here loses it; an interruption after the call would free what is
+        # another's by the second time.
+        answer = made.pop()
+        try:
+            call(function, answer[1], *more)
+        except DriverError:
+            made.append(answer)
+            raise
 
 
 def initialise() -> None:

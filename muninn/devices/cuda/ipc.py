@@ -21,7 +21,7 @@ from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.deferredfree import DeferredFree
-from muninn.devices.cuda.driver import DriverError, call
+from muninn.devices.cuda.driver import DriverError, Made, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import IPC_BYTES, LENT_IN_PLACE, NO_DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.mapped import MappedAllocation
@@ -142,15 +142,19 @@ class IpcMemory:
         """New memory of `gpu`, not zeroed. The caller has entered its context. Raises
         `DriverError`.
         """
-        address = int(call(cu.cuMemAlloc, sizeBytes))
+        made: Made = []
+
+        def dispose() -> None:
+            with gpu.entered():
+                driver.unmake(made, cu.cuMemFree)
+
         try:
+            address = int(driver.make(made, cu.cuMemAlloc, sizeBytes))
             handle = _exported(gpu, address, sizeBytes, 0, NO_DESCRIPTOR_EXPORT)
-        except DriverError:
-            call(cu.cuMemFree, address)
+            return self._allocation(gpu, address, sizeBytes, handle, dispose)
+        except BaseException:
+            dispose()
             raise
-        return self._allocation(
-            gpu, address, sizeBytes, handle, lambda: _inside(gpu, cu.cuMemFree, address)
-        )
 
     def lend(self, gpu: Gpu, address: int, sizeBytes: int, owner: object) -> IpcAllocation:
         """Memory that another library allocated, in place; `owner` is held. The caller
@@ -193,21 +197,25 @@ class IpcMemory:
             return IpcAllocation(gpu, self._peerAt, own, sizeBytes, handle)
         opened = cu.CUipcMemHandle()
         ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
+        made: Made = []
+
+        def dispose() -> None:
+            # The driver counts how often a handle was opened; each close subtracts one.
+            with gpu.entered():
+                driver.unmake(made, cu.cuIpcCloseMemHandle)
+
         try:
-            base = int(call(cu.cuIpcOpenMemHandle, opened, _LAZY_PEER_ACCESS))
+            base = int(driver.make(made, cu.cuIpcOpenMemHandle, opened, _LAZY_PEER_ACCESS))
+            lent = Lent(self._deferredFree, base + handle.offset, dispose, True)
         except DriverError as error:
             if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
                 raise
             raise IpcHandleMismatch(
                 f"the memory of process {handle.ownerPid} can not be opened: {error}"
             ) from error
-        # The driver counts how often a handle was opened; each close subtracts one.
-        lent = Lent(
-            self._deferredFree,
-            base + handle.offset,
-            lambda: _inside(gpu, cu.cuIpcCloseMemHandle, base),
-            True,
-        )
+        except BaseException:
+            dispose()
+            raise
         if handle.offset + sizeBytes > (rangeBytes := int(call(cu.cuMemGetAddressRange, base)[1])):
             raise IpcHandleMismatch(
                 f"{handle.offset} + {sizeBytes} bytes reach beyond the exporter's allocation "
@@ -221,8 +229,3 @@ def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) 
     return Handle(
         "cudaIpc", driver.version(), gpu.uuid, os.getpid(), reason, offset, sizeBytes, ipc
     )
-
-
-def _inside(gpu: Gpu, function: Any, address: int) -> None:
-    with gpu.entered():
-        call(function, address)

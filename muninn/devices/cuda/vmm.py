@@ -15,7 +15,6 @@ import errno
 import fcntl
 import functools
 import os
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +22,7 @@ from cuda.bindings import driver as cu
 
 from muninn.devices.cuda import driver
 from muninn.devices.cuda.deferredfree import DeferredFree
-from muninn.devices.cuda.driver import DriverError, call
+from muninn.devices.cuda.driver import DriverError, Made, call
 from muninn.devices.cuda.gpu import Gpu
 from muninn.devices.handle import DESCRIPTOR_EXPORT, REASONS, Handle
 from muninn.devices.mapped import MappedAllocation
@@ -34,35 +33,90 @@ from muninn.errors import (
     PermissionDenied,
     TopologyNotPeerable,
 )
-from muninn.system import descriptors
+from muninn.system import atomics, descriptors
 from muninn.system.descriptors import Descriptor
 
 _POSIX = cu.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _FLAGS = cu.CUmemAccess_flags
 
 
+class _Parts:
+    """What a mapping consists of, each part from the driver call on that made it."""
+
+    __slots__ = ("descriptors", "exported", "mapped", "physical", "reserved", "sizeBytes")
+
+    def __init__(self, sizeBytes: int) -> None:
+        self.sizeBytes = sizeBytes
+        self.physical: Made = []
+        #: The number that the driver gave, and then the descriptor of ours.
+        self.exported: Made = []
+        self.descriptors: list[Descriptor] = []
+        self.reserved: Made = []
+        self.mapped: Made = []
+
+    def own(self, number: int) -> Descriptor:
+        """Make the driver's descriptor ours, in one step."""
+        self.descriptors.extend(map(atomics.own, (number,)))
+        return atomics.opened(self.descriptors[-1])
+
+    def isDone(self) -> bool:
+        """Whether nothing is there (any more)."""
+        return not (self.physical or self.exported or self.descriptors or self.reserved)
+
+    def __call__(self) -> None:
+        """Give back what is there, in the order in which it may go."""
+        if self.descriptors:
+            self.exported.clear()  # its number is a descriptor of ours since
+        while self.descriptors:
+            self.descriptors.pop().close()
+        while self.exported:
+            os.close(int(self.exported.pop()[1]))
+        if self.reserved:
+            # The bindings run Python for some answers: an interruption there comes from a
+            # call that was made, and `mapped` does not know of it.
+            unsure = contextlib.nullcontext() if self.mapped else contextlib.suppress(DriverError)
+            with unsure:
+                call(cu.cuMemUnmap, int(self.reserved[0][1]), self.sizeBytes)
+            self.mapped.clear()
+        driver.unmake(self.physical, cu.cuMemRelease)
+        driver.unmake(self.reserved, cu.cuMemAddressFree, self.sizeBytes)
+
+
 class VmmMapping:
     """One mapping and its descriptor, until it is collected: the anchor of an
-    allocation.
+    allocation. It is there before its parts are, so none of them is ever nobody's.
     """
 
-    __slots__ = ("__weakref__", "_finalizer", "address", "descriptor")
+    __slots__ = ("__weakref__", "_deferredFree", "address", "parts")
 
-    def __init__(
-        self,
-        deferredFree: DeferredFree,
-        physical: Any,
-        descriptor: Descriptor,
-        address: int,
-        sizeBytes: int,
-    ) -> None:
-        self.descriptor = kept = descriptor
-        self.address = address
+    def __init__(self, deferredFree: DeferredFree, sizeBytes: int) -> None:
+        self.address, self.parts = 0, _Parts(sizeBytes)
+        self._deferredFree = deferredFree
         deferredFree.start()
-        self._finalizer = weakref.finalize(
-            self, deferredFree.defer, lambda: _unmap(physical, kept, address, sizeBytes), False
+        deferredFree.deferAtEnd(self, self.parts, locks=False)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.parts.descriptors[0]
+
+    def map(self, gpu: Gpu, physical: Any, writable: bool) -> None:
+        """Map the physical memory at an address of its own."""
+        parts, sizeBytes = self.parts, self.parts.sizeBytes
+        self.address = address = int(
+            driver.make(parts.reserved, cu.cuMemAddressReserve, sizeBytes, 0, 0, 0)
         )
-        self._finalizer.atexit = False  # at exit the kernel unmaps
+        driver.make(parts.mapped, cu.cuMemMap, address, sizeBytes, 0, physical, 0)
+        call(cu.cuMemSetAccess, address, sizeBytes, [_grant(gpu, writable)], 1)
+
+    def end(self, error: BaseException) -> None:
+        """Give the parts back after an error: now, so that the memory is there for
+        another attempt; or after an interruption on the thread for it, as another one may
+        come, and whoever keeps the error keeps this mapping.
+        """
+        if isinstance(error, DriverError):
+            self.parts()
+        else:
+            self._deferredFree.defer(self.parts, locks=False)
 
 
 class VmmAllocation(MappedAllocation[VmmMapping]):
@@ -131,15 +185,17 @@ def allocate(
     Raises `DriverError`, and leaves nothing behind then.
     """
     allocatedBytes = granulesUp(gpu, sizeBytes)
-    with contextlib.ExitStack() as undo:
-        physical = call(cu.cuMemCreate, allocatedBytes, gpu.allocationProperties(), 0)
-        undo.callback(call, cu.cuMemRelease, physical)
-        descriptor = descriptors.own(
-            int(call(cu.cuMemExportToShareableHandle, physical, _POSIX, 0))
-        )
-        fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-        mapping = _mapped(deferredFree, gpu, physical, descriptor, allocatedBytes, True)
-        undo.pop_all()
+    mapping = VmmMapping(deferredFree, allocatedBytes)
+    parts = mapping.parts
+    try:
+        properties = gpu.allocationProperties()
+        physical = driver.make(parts.physical, cu.cuMemCreate, allocatedBytes, properties, 0)
+        number = driver.make(parts.exported, cu.cuMemExportToShareableHandle, physical, _POSIX, 0)
+        fcntl.fcntl(parts.own(int(number)), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        mapping.map(gpu, physical, True)
+    except BaseException as error:
+        mapping.end(error)
+        raise
     handle = Handle(
         "vmm", driverVersion, gpu.uuid, os.getpid(), DESCRIPTOR_EXPORT, 0, allocatedBytes
     )
@@ -174,14 +230,16 @@ def importDescriptor(
                 f"the descriptor can not be kept: {error.strerror}"
             ) from error
         raise IpcHandleMismatch(f"{descriptor} is not an open descriptor: {error}") from error
+    mapping = VmmMapping(deferredFree, handle.sizeBytes)
+    parts = mapping.parts
     try:
-        physical = call(cu.cuMemImportFromShareableHandle, own.number, _POSIX)
-        try:
-            mapping = _mapped(deferredFree, gpu, physical, own, handle.sizeBytes, writable)
-        except BaseException:
-            call(cu.cuMemRelease, physical)
-            raise
+        parts.descriptors.append(own)
+        physical = driver.make(
+            parts.physical, cu.cuMemImportFromShareableHandle, own.number, _POSIX
+        )
+        mapping.map(gpu, physical, writable)
     except BaseException as error:
+        mapping.end(error)
         if not isinstance(error, DriverError):
             raise
         if error.code in ("OUT_OF_MEMORY", "OPERATING_SYSTEM"):
@@ -195,28 +253,6 @@ def importDescriptor(
 def granulesUp(gpu: Gpu, sizeBytes: int) -> int:
     """`sizeBytes` in whole granules."""
     return -(-sizeBytes // gpu.granuleBytes) * gpu.granuleBytes
-
-
-def _mapped(
-    deferredFree: DeferredFree,
-    gpu: Gpu,
-    physical: Any,
-    descriptor: Descriptor,
-    sizeBytes: int,
-    writable: bool,
-) -> VmmMapping:
-    # No ExitStack, because the interpreter spends half of its time of an open here.
-    address = int(call(cu.cuMemAddressReserve, sizeBytes, 0, 0, 0))
-    try:
-        call(cu.cuMemMap, address, sizeBytes, 0, physical, 0)
-        call(cu.cuMemSetAccess, address, sizeBytes, [_grant(gpu, writable)], 1)
-    except BaseException:
-        # An interruption comes from a call that was made, or was not.
-        with contextlib.suppress(DriverError):
-            call(cu.cuMemUnmap, address, sizeBytes)
-        call(cu.cuMemAddressFree, address, sizeBytes)
-        raise
-    return VmmMapping(deferredFree, physical, descriptor, address, sizeBytes)
 
 
 @functools.cache
@@ -233,10 +269,3 @@ def _grant(gpu: Gpu, writable: bool) -> Any:
         else _FLAGS.CU_MEM_ACCESS_FLAGS_PROT_READ
     )
     return grant
-
-
-def _unmap(physical: Any, descriptor: Descriptor, address: int, sizeBytes: int) -> None:
-    descriptor.close()
-    call(cu.cuMemUnmap, address, sizeBytes)
-    call(cu.cuMemRelease, physical)
-    call(cu.cuMemAddressFree, address, sizeBytes)
