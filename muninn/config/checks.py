@@ -65,7 +65,13 @@ def _text(pattern: str, words: str) -> Callable[[Any], str]:
 
 #: Each check returns the value in its type, or raises `InvalidArgument`.
 CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "server": {"logLevel": _word("debug", "info", "warning", "error")},
+    "server": {
+        "logLevel": _word("debug", "info", "warning", "error"),
+        "metricsPort": _count(0, 65535),
+        "metricsAddress": _text(
+            r"[0-9A-Fa-f:.]{2,45}", 'an IP address such as "127.0.0.1", "0.0.0.0" or "::1"'
+        ),
+    },
     "memory": {
         "bigModeMaxBytes": _size(0),
         "fastModeMaxBytes": _size(0),

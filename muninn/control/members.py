@@ -184,6 +184,16 @@ class MemberTable(MemberReader):
             self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET, min(count, 0xFFFFFFFF)
         )
 
+    def tellAnswers(self, slot: int, answers: bool) -> None:
+        """Say whether this member can answer at the endpoint of the domain."""
+        flags = self.identity(slot).flags & ~layout.MEMBER_FLAG_ANSWERS
+        # SYNC answers: pairs with MemberReader.answering. No other process changes the
+        # word, and it publishes nothing else.
+        atomics.storeRelease32(
+            self._block.memberAddress(slot) + layout.MEMBER_FLAGS_OFFSET,
+            flags | (layout.MEMBER_FLAG_ANSWERS if answers else 0),
+        )
+
     def markDead(self, key: MemberKey) -> bool:
         """LIVE → DEAD, once the death is confirmed: the member takes no more leases.
         Returns False if the slot belongs to another member by now.

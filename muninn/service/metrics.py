@@ -92,10 +92,11 @@ class DomainCollector(Collector):
     read
         Reads the domain.
     device
-        Returns the GPUs of this process, which are asked for their apertures.
+        Returns the GPUs of this process, which are asked for their apertures; None: it
+        has not used any.
     """
 
-    def __init__(self, read: Callable[[], Reading], device: Callable[[], Device]) -> None:
+    def __init__(self, read: Callable[[], Reading], device: Callable[[], Device | None]) -> None:
         self._read, self._device = read, device
 
     def describe(self) -> Iterator[Metric]:
@@ -105,7 +106,8 @@ class DomainCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, from one reading."""
         reading, device = self._read(), self._device()
-        yield from _counters(reading, {str(gpu) for gpu in range(device.gpuCount)})
+        gpuCount = 0 if device is None else device.gpuCount
+        yield from _counters(reading, {*map(str, range(gpuCount))})
         yield from _transfers(reading)
         yield _latencies(reading)
         yield from _gauges(reading)
@@ -195,9 +197,9 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     yield GaugeMetricFamily("muninn_epoch", "Terms of brokers, ever.", value=reading.epoch)
 
 
-def _pressure(device: Device) -> Iterator[Metric]:
+def _pressure(device: Device | None) -> Iterator[Metric]:
     bars = GaugeMetricFamily("muninn_bar_pressure", "BAR1 in use, from 0 to 1.", labels=["gpu"])
-    for gpu, share in apertures(device).items():
+    for gpu, share in ({} if device is None else apertures(device)).items():
         bars.add_metric([gpu], share)
     yield bars
     depths = GaugeMetricFamily(
