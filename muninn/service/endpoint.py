@@ -163,8 +163,12 @@ class Endpoint:
                 self._serve()
             except (PortTaken, NoAnswer) as error:
                 self._sayWhyNot(error)
-            except Exception:
-                _log.exception("the endpoint of the metrics goes on")
+            except Exception as error:
+                self._attempts += 1
+                # The same error, each second, is one line.
+                if repr(error) != self._saidWhyNot:
+                    self._saidWhyNot = repr(error)
+                    _log.exception("the endpoint of the metrics goes on")
             finally:
                 self._close()
             isQuick = self._attempts < _QUICK_ATTEMPTS
