@@ -87,6 +87,13 @@ _.ROBUST_WAITERS
 # A method that `io` calls.
 _.readable
 
+# Methods and attributes that the HTTP server of the standard library calls and reads.
+_.base_environ
+_.setup
+_.raw_requestline
+_.request_handler
+_.log_message
+
 # Part of the contract of the device port, which the conformance suite holds.
 
 # A setting that `defaults.toml` and the roadmap have, and that has one legal value.

@@ -51,7 +51,7 @@ class _Request(WSGIRequestHandler):
             handler = ServerHandler(
                 self.rfile, cast(Any, self.wfile), self._errors, self.get_environ(), False
             )
-            handler.request_handler = cast(Any, self)
+            cast(Any, handler).request_handler = self
             handler.run(cast(Any, self.server).get_app())
 
     def finish(self) -> None:

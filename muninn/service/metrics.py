@@ -205,6 +205,6 @@ def _pressure(device: Device | None) -> Iterator[Metric]:
     depths = GaugeMetricFamily(
         "muninn_nvme_q_depth", "Requests that an NVMe device has before it.", labels=["device"]
     )
-    for device, depth in queues().items():
-        depths.add_metric([device], depth)
+    for name, depth in queues().items():
+        depths.add_metric([name], depth)
     yield depths

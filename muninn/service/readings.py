@@ -65,8 +65,7 @@ class Rows(NamedTuple):
 
     def where(self, chosen: NDArray[np.bool_]) -> Rows:
         """The rows that are chosen."""
-        columns = (column[chosen] for column in self[:-1])
-        return Rows(*columns, self.tenants)
+        return Rows._make([*(column[chosen] for column in self[:-1]), self.tenants])
 
 
 class Reading(NamedTuple):

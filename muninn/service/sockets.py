@@ -23,7 +23,14 @@ import socket
 from muninn.errors import ProtocolViolation
 from muninn.storage.paths import SHM_ROOT, Paths
 from muninn.system import green, ownership
-from muninn.system.descriptors import OwnSocket, Socket, ownSocket, streamSocket, unixSocket
+from muninn.system.descriptors import (
+    Descriptor,
+    OwnSocket,
+    Socket,
+    ownSocket,
+    streamSocket,
+    unixSocket,
+)
 from muninn.system.forks import Guard
 from muninn.wire import messages
 
@@ -98,9 +105,7 @@ class Sockets:
         finally:
             self.drop(asking)
 
-    def _received(
-        self, received: tuple[messages.Message, list[messages.Descriptor]] | None
-    ) -> bool:
+    def _received(self, received: tuple[messages.Message, list[Descriptor]] | None) -> bool:
         if received is None:
             return False
         message, taken = received
