@@ -106,12 +106,27 @@ class DomainCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, from one reading."""
         reading, device = self._read(), self._device()
-        gpuCount = 0 if device is None else device.gpuCount
-        yield from _counters(reading, {*map(str, range(gpuCount))})
+        yield from _counters(reading, _gpus(reading, device))
         yield from _transfers(reading)
         yield _latencies(reading)
         yield from _gauges(reading)
         yield from _pressure(device)
+
+
+def _gpus(reading: Reading, device: Device | None) -> set[str]:
+    """The GPUs of which something is shown: those of this machine, or the first if this
+    process has not looked, and those of which something was counted. All counters have the
+    same ones, so that their sums and quotients have too.
+    """
+    there = {*map(str, range(1 if device is None else device.gpuCount))}
+    counted = {
+        gpu
+        for each in _COUNTED
+        if each.label == "gpu"
+        for gpu, sums in reading.counted(each.family).items()
+        if any(sums.values())
+    }
+    return there | counted
 
 
 def _inUnit(amount: str, value: int) -> float:
@@ -126,7 +141,7 @@ def _counters(reading: Reading, gpus: set[str]) -> Iterator[Metric]:
         metric = CounterMetricFamily(name, text, labels=[label] if label else [])
         for value, sums in reading.counted(family).items():
             # Of the GPUs that have cells, this machine may not have all.
-            if label != "gpu" or value in gpus or sums[amount]:
+            if label != "gpu" or value in gpus:
                 metric.add_metric([value] if label else [], _inUnit(amount, sums[amount]))
         yield metric
 
