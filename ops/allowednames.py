@@ -49,6 +49,7 @@ _.openTorch
 _.answerTickets
 _.answerEvents
 _.launchAndAllocate
+_.forkMembers
 
 # The kernels and their CPU references, which `kernels/launch.py` takes by name; `ptxOf`
 # is for the tests that look at what is compiled.

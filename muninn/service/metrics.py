@@ -197,14 +197,15 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
         "Bytes that are taken: active, if a process holds them, else idle.",
         labels=["tier", "gpu", "tenant", "state"],
     )
-    keys = np.stack([rows.gpu, rows.tenant, (rows.holders > 0).astype(np.int64)])
-    groups, group = np.unique(keys, axis=1, return_inverse=True)
-    totals = np.bincount(group.reshape(-1), weights=rows.sizeBytes, minlength=groups.shape[1])
-    for (gpu, tenant, isHeld), total in zip(groups.T.tolist(), totals.tolist(), strict=True):
-        tier = "host" if gpu < 0 else "vram"
-        place = "" if gpu < 0 else str(gpu)
+    # One number for each (GPU + 1, tenant, whether it is held).
+    width = 2 * len(rows.tenants)
+    group = (rows.gpu + 1) * width + 2 * rows.tenant + (rows.holders > 0)
+    totals = np.bincount(group, weights=rows.sizeBytes)
+    for each in np.flatnonzero(np.bincount(group)).tolist():
+        place, number, isHeld = each // width, each % width // 2, each % 2
+        tier, gpu = ("vram", str(place - 1)) if place else ("host", "")
         state = "active" if isHeld else "idle"
-        sizes.add_metric([tier, place, rows.tenants[tenant], state], total)
+        sizes.add_metric([tier, gpu, rows.tenants[number], state], totals[each])
     yield sizes
     yield GaugeMetricFamily(
         "muninn_members", "Processes in the domain.", value=len(reading.members)
