@@ -71,10 +71,12 @@ def test_thePageHasEveryMetricWithItsTypeAndLabels(domain: str) -> None:
     collector = DomainCollector(lambda: read(member.tables), member.gpus.chosen)
     page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
     row = re.compile(r"^\| `(muninn_\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
-    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in row.findall(page)}
+    told = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in row.findall(page)
+    }
     assert told == {
-        family.name: (family.type, {*family._labelnames} - {"le"})
-        for family in collector.collect()
+        family.name: (family.type, {*family._labelnames} - {"le"}) for family in collector.collect()
     }
 
 

@@ -9,14 +9,15 @@ count is one call of C, which adds up to three amounts.
 from __future__ import annotations
 
 import ctypes
-from bisect import bisect_left
 
 from muninn.control.block import ControlBlock
 from muninn.control.cells import CELL_BYTES, CELLS, cellsAddress
 from muninn.observe.families import FAMILIES, LATENCY_BOUNDS_MS
 from muninn.system import atomics
 
-_BOUNDS_NS = [int(bound * 1e6) for bound in LATENCY_BOUNDS_MS]
+_BOUNDS = len(LATENCY_BOUNDS_MS)
+_BOUNDS_NS = (ctypes.c_uint64 * _BOUNDS)(*(int(bound * 1e6) for bound in LATENCY_BOUNDS_MS))
+_BOUNDS_ADDRESS = ctypes.addressof(_BOUNDS_NS)
 
 
 class Counting:
@@ -85,16 +86,30 @@ class Counter:
 
 
 class Latency:
-    """A histogram of times."""
+    """A histogram of the times of something that is counted, too.
 
-    __slots__ = ("_buckets",)
+    Parameters
+    ----------
+    counted
+        The family in which each is counted.
+    family
+        That of the histogram.
+    """
 
-    def __init__(self, family: str) -> None:
-        self._buckets = [Counter(family, label) for label in FAMILIES[family].labels]
+    __slots__ = ("_buckets", "_times")
 
-    def observe(self, nanoseconds: int) -> None:
-        """Count one time."""
-        self._buckets[bisect_left(_BOUNDS_NS, nanoseconds)].add(1, nanoseconds)
+    def __init__(self, counted: str, family: str) -> None:
+        self._times = FAMILIES[counted].first * CELL_BYTES
+        self._buckets = FAMILIES[family].first * CELL_BYTES
+
+    def ended(self, begunNs: int) -> None:
+        """Count one that began at this time of the monotonic clock. One call of C does all."""
+        if counting.isOn:
+            kept, first = counting.now
+            atomics.countTimed(
+                first + self._times, first + self._buckets, _BOUNDS_ADDRESS, _BOUNDS, begunNs
+            )
+            del kept
 
 
 #: Opens, which are counted by C where a process has the buffer open already.

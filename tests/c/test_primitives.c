@@ -399,11 +399,27 @@ static void copiesAreNeverTorn(void)
 	printf("%d of %d copies were whole\n", whole, ROUNDS);
 }
 
+static void timesFallIntoTheirBuckets(void)
+{
+	const uint64_t hourNs = 3600ull * 1000000000ull;
+	const uint64_t bounds[] = {hourNs, 2 * hourNs};
+	uint64_t times = 0, buckets[6] = {0};
+	for (uint64_t hours = 0; hours < 3; hours++)
+		mnnCountTimed(
+			&times, buckets, bounds, 2, mnnMonotonicNs() - (int64_t)(hours * hourNs + hourNs / 2));
+	mnnCountTimed(&times, buckets, bounds, 2, mnnMonotonicNs() + (int64_t)hourNs);
+	CHECK(times == 4);
+	CHECK(buckets[0] == 2 && buckets[2] == 1 && buckets[4] == 1);
+	CHECK(buckets[1] >= hourNs / 2 && buckets[1] < hourNs);
+	CHECK(buckets[3] > hourNs && buckets[3] < 2 * hourNs && buckets[5] > 2 * hourNs);
+}
+
 int main(void)
 {
 	casLosesNothing();
 	oneOfTwoSeesTheOther();
 	scansAndRaisesFields();
+	timesFallIntoTheirBuckets();
 	sleepsEndByTheirDeadlineOrASignal();
 	futexWakesAndTimesOut();
 	waitsForWhatCanBeReadEnd();
