@@ -120,7 +120,7 @@ class MemberTable(MemberReader):
         block.allocate(
             block.geometry.areasOffset + slot * block.geometry.areaBytes, block.geometry.areaBytes
         )
-        # SYNC area: pairs with cells.used. The pages are there before the word says so.
+        # SYNC area: pairs with used. The pages are there before the word says so.
         atomics.storeRelease32(block.memberAddress(slot) + layout.MEMBER_AREA_OFFSET, 1)
         # The slot was released after its leases were cleared. Only the slot's owner
         # lowers this word, so no late broker can hide a lease from a scan. SYNC

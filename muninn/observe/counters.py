@@ -15,9 +15,7 @@ from muninn.control.cells import CELL_BYTES, CELLS, cellsAddress
 from muninn.observe.families import FAMILIES, LATENCY_BOUNDS_MS
 from muninn.system import atomics
 
-_BOUNDS = len(LATENCY_BOUNDS_MS)
-_BOUNDS_NS = (ctypes.c_uint64 * _BOUNDS)(*(int(bound * 1e6) for bound in LATENCY_BOUNDS_MS))
-_BOUNDS_ADDRESS = ctypes.addressof(_BOUNDS_NS)
+_BOUNDS_NS = [int(bound * 1e6) for bound in LATENCY_BOUNDS_MS]
 
 
 class Counting:
@@ -96,19 +94,18 @@ class Latency:
         That of the histogram.
     """
 
-    __slots__ = ("_buckets", "_times")
+    __slots__ = ("_address", "_timed")
 
     def __init__(self, counted: str, family: str) -> None:
-        self._times = FAMILIES[counted].first * CELL_BYTES
-        self._buckets = FAMILIES[family].first * CELL_BYTES
+        words = (FAMILIES[counted].first, FAMILIES[family].first, len(_BOUNDS_NS), *_BOUNDS_NS)
+        self._timed = (ctypes.c_uint64 * len(words))(*words)  # `struct mnnTimed`
+        self._address = ctypes.addressof(self._timed)
 
     def ended(self, begunNs: int) -> None:
         """Count one that began at this time of the monotonic clock. One call of C does all."""
         if counting.isOn:
             kept, first = counting.now
-            atomics.countTimed(
-                first + self._times, first + self._buckets, _BOUNDS_ADDRESS, _BOUNDS, begunNs
-            )
+            atomics.countTimed(first, self._address, begunNs)
             del kept
 
 

@@ -402,16 +402,16 @@ static void copiesAreNeverTorn(void)
 static void timesFallIntoTheirBuckets(void)
 {
 	const uint64_t hourNs = 3600ull * 1000000000ull;
-	const uint64_t bounds[] = {hourNs, 2 * hourNs};
-	uint64_t times = 0, buckets[6] = {0};
+	const uint64_t timed[] = {0, 1, 2, hourNs, 2 * hourNs};
+	const struct mnnTimed *where = (const struct mnnTimed *)timed;
+	uint64_t words[7] = {0};
 	for (uint64_t hours = 0; hours < 3; hours++)
-		mnnCountTimed(
-			&times, buckets, bounds, 2, mnnMonotonicNs() - (int64_t)(hours * hourNs + hourNs / 2));
-	mnnCountTimed(&times, buckets, bounds, 2, mnnMonotonicNs() + (int64_t)hourNs);
-	CHECK(times == 4);
-	CHECK(buckets[0] == 2 && buckets[2] == 1 && buckets[4] == 1);
-	CHECK(buckets[1] >= hourNs / 2 && buckets[1] < hourNs);
-	CHECK(buckets[3] > hourNs && buckets[3] < 2 * hourNs && buckets[5] > 2 * hourNs);
+		mnnCountTimed(words, where, mnnMonotonicNs() - (int64_t)(hours * hourNs + hourNs / 2));
+	mnnCountTimed(words, where, mnnMonotonicNs() + (int64_t)hourNs);
+	CHECK(words[0] == 4);
+	CHECK(words[1] == 2 && words[3] == 1 && words[5] == 1);
+	CHECK(words[2] >= hourNs / 2 && words[2] < hourNs);
+	CHECK(words[4] > hourNs && words[4] < 2 * hourNs && words[6] > 2 * hourNs);
 }
 
 int main(void)
