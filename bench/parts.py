@@ -409,5 +409,35 @@ def broker() -> None:
         say(bool(kept))
 
 
+def forkMembers(count: int, buffers: int, held: int) -> None:
+    """Fork so many members, each of which holds some of the buffers; end them when the
+    input ends.
+    """
+    import os
+    import signal
+
+    import muninn
+
+    ready, told = os.pipe()
+    members = []
+    for number in range(count):
+        if (member := os.fork()) == 0:
+            first = number * 37
+            kept = [muninn.open(f"buffer{(first + each) % buffers}") for each in range(held)]
+            os.write(told, b"x")
+            signal.pause()
+            os._exit(len(kept))
+        members.append(member)
+    left = count
+    while left:
+        left -= len(os.read(ready, left))
+    say(True)
+    for _ in sys.stdin:
+        say(True)
+    for member in members:
+        os.kill(member, signal.SIGKILL)
+        os.waitpid(member, 0)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*json.loads(sys.argv[2]))

@@ -49,6 +49,7 @@ _.openTorch
 _.answerTickets
 _.answerEvents
 _.launchAndAllocate
+_.forkMembers
 
 # The kernels and their CPU references, which `kernels/launch.py` takes by name; `ptxOf`
 # is for the tests that look at what is compiled.
@@ -86,6 +87,13 @@ _.ROBUST_WAITERS
 
 # A method that `io` calls.
 _.readable
+
+# Methods and attributes that the HTTP server of the standard library calls and reads.
+_.base_environ
+_.setup
+_.raw_requestline
+_.request_handler
+_.log_message
 
 # Part of the contract of the device port, which the conformance suite holds.
 

@@ -67,6 +67,7 @@ ORDER = [
     "devices.host.device._changing",
     "transfer.steps._changing",
     "transfer.handle._changed",
+    "service.sockets._having",
     "observe.counters._changing",
 ]
 #: The tests of this module replace it.

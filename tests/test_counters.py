@@ -49,12 +49,8 @@ def test_countsStayOverATakeover(domain: str, actor: Start) -> None:
     eventually(lambda: muninn.domainInfo()["brokerPid"] == os.getpid(), "a takeover")
     muninn.open("a")
     assert muninn.domainInfo()["epoch"] > epoch
-    eventually(lambda: times("elections") > before[2], "the new term is counted")
-    assert (times("opens"), times("buffers", "bigMode"), times("elections")) == (
-        before[0] + 1,
-        before[1],
-        before[2] + 1,
-    )
+    assert (times("opens"), times("buffers", "bigMode")) == (before[0] + 1, before[1])
+    eventually(lambda: times("elections") == before[2] + 1, "the new broker counts its term")
 
 
 def test_countsOfAProcessThatLeavesAreThere(domain: str, actor: Start) -> None:
@@ -122,6 +118,17 @@ def test_anErrorIsCountedOnceWhereItLeavesMuninn(domain: str) -> None:
     assert times("errors", "MNN-0011") == before + 2
     muninn.shareOnce("once", lambda: np.zeros(3))  # which finds no such name at first
     assert times("errors", "MNN-0011") == before + 2
+
+
+def test_anErrorOfAPropertyAndOfAWithIsCountedToo(domain: str, actor: Start) -> None:
+    """Broken: `array` and `write()` are no calls, and an expired lease was not counted."""
+    muninn.share(np.zeros(8), "a", access="readWrite")
+    other = actor("", MUNINN_LEASE_TTL_MS="60")
+    misuse = "strict = muninn.open('a', renew='onUse', access='readWrite'); time.sleep(0.3)\n"
+    for number, use in enumerate(("strict.array", "with strict.write() as view: pass"), 1):
+        caught = f"try:\n    {use}\nexcept muninn.errors.LeaseExpired as error:\n    code = error.code\ncode"
+        assert other.do(misuse + caught) == "MNN-0004"
+        assert times("errors", "MNN-0004") == number
 
 
 def test_aFirstOpenIsTimedAndALaterOneOnlyCounted(domain: str, actor: Start) -> None:

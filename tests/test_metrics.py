@@ -5,6 +5,7 @@ they say.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_everyMetricOfTheSpecificationIsThere(domain: str) -> None:
         assert families[name].type == kind, name
         for sample in families[name].samples:
             assert set(sample.labels) - {"le"} == labels, name
+
+
+def test_thePageHasEveryMetricWithItsTypeAndLabels(domain: str) -> None:
+    member = current()
+    collector = DomainCollector(lambda: read(member.tables), member.gpus.chosen)
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    row = re.compile(r"^\| `(muninn_\w+)` \| (\w+) \| (.*?) \|", re.MULTILINE)
+    told = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in row.findall(page)
+    }
+    assert told == {
+        family.name: (family.type, {*family._labelnames} - {"le"}) for family in collector.collect()
+    }
 
 
 def test_countersFollowWhatHappens(domain: str, actor: Start) -> None:

@@ -37,7 +37,7 @@ from muninn.observe.calls import countError, named
 from muninn.observe.counters import OPENS, Latency
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
-from muninn.system import clock
+from muninn.system import atomics, clock
 from muninn.system.deadlines import deadlineOf, shown
 from muninn.terms import Mode, OpenAccessWord, RenewWord, asName, asOpenAccess, asRenew, asTenant
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 #: Opens that took a lease. To time the others would take longer than they do.
-_LATENCY = {mode: Latency(f"openLatency/{mode.value}") for mode in Mode}
+_LATENCY = {mode: Latency("opens", f"openLatency/{mode.value}") for mode in Mode}
 
 
 def open(
@@ -172,16 +172,17 @@ def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
     membership = current()
     if (openBuffer := membership.openBuffers.openedAgain(name)) is not None:
         return openBuffer
-    begun = clock.now()
+    begunNs = atomics.monotonicNs()
     try:
         openBuffer = _find(membership, name, timeout)
     except DomainChanged:
         if not membership.isStale():
             raise
         openBuffer = _find(current(), name, timeout)
-    OPENS.add()
-    if timeout is None:  # a wait for the name says nothing about the open
-        _LATENCY[openBuffer.description.mode].observe(int((clock.now() - begun) * 1e9))
+    if timeout is None:
+        _LATENCY[openBuffer.description.mode].ended(begunNs)
+    else:  # a wait for the name says nothing about the open
+        OPENS.add()
     return openBuffer
 
 

@@ -18,6 +18,8 @@ from muninn.cli.ending import hold, say, stopped
 from muninn.cli.listing import printDescription
 from muninn.cli.output import bar, counted, printable, waitingBy
 from muninn.cli.transfers import transferOf, wayOf
+from muninn.config import variableOf
+from muninn.config.settings import Server
 from muninn.config.sizes import asText
 
 if TYPE_CHECKING:
@@ -220,15 +222,27 @@ def runKeep(arguments: argparse.Namespace) -> int:
     from muninn.session import membership
 
     stop = stopped()
+    if arguments.metrics is not None:
+        os.environ[variableOf("metricsPort")] = str(arguments.metrics)
     member = membership.joinPreferred()
-    domain, pid = member.domain, os.getpid()
+    domain, pid, url = member.domain, os.getpid(), _metricsOf(member.settings.server)
     say(
         arguments,
-        {"domain": domain, "pid": pid},
-        f"keeping domain {domain!r} as process {pid}, until Ctrl-C",
+        {"domain": domain, "pid": pid, "metrics": url},
+        f"keeping domain {domain!r} as process {pid}, until Ctrl-C"
+        + (f"; metrics: {url}" if url else ""),
     )
     admin.keep(stop)
     return 0
+
+
+def _metricsOf(server: Server) -> str | None:
+    """Where this process serves metrics."""
+    if not server.metricsPort:
+        return None
+    from muninn.service.endpoint import urlOf
+
+    return urlOf(server.metricsAddress, server.metricsPort)
 
 
 def runLoad(arguments: argparse.Namespace) -> int:

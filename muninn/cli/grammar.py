@@ -9,6 +9,8 @@ from typing import NoReturn
 #: Commands that the manual has and this version does not.
 LATER = {"top": "the live view", "prof": "the profiler"}
 _MAX_SECONDS = 10**9
+#: The port of the metrics in the specification.
+USUAL_PORT = 9618
 
 
 class UsageError(Exception):
@@ -52,6 +54,13 @@ def _whole(text: str) -> int:
     """A whole number from 0 up."""
     if not _isWhole(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 up")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    """A TCP port."""
+    if not _isWhole(text) or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
     return int(text)
 
 
@@ -318,7 +327,21 @@ def _addChanging(add: _Add) -> None:
         "--reason", default="", help="shown to processes that create buffers or list them"
     )
     command.add_argument("--off", action="store_true", help="let it create buffers again")
-    add("keep", "commands:runKeep", "stay in the domain, and be its broker, until Ctrl-C", "keep")
+    command = add(
+        "keep",
+        "commands:runKeep",
+        "stay in the domain, and be its broker, until Ctrl-C",
+        "keep --metrics",
+    )
+    command.add_argument(
+        "--metrics",
+        type=_port,
+        nargs="?",
+        const=USUAL_PORT,
+        metavar="PORT",
+        help=f"serve the domain's metrics for Prometheus, by default on port {USUAL_PORT} of "
+        "this machine",
+    )
     command = add(
         "load",
         "commands:runLoad",

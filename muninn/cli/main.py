@@ -121,4 +121,6 @@ def _configure(arguments: argparse.Namespace) -> None:
         return
     if arguments.domain is not None:
         os.environ[variableOf("domain")] = arguments.domain
+    if arguments.command != "keep":  # the others are there for a moment
+        os.environ[variableOf("metricsPort")] = "0"
     logging.getLogger().setLevel(settings.server.logLevel.upper())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -63,9 +64,23 @@ def _text(pattern: str, words: str) -> Callable[[Any], str]:
     return check
 
 
+def _address(value: Any) -> str:
+    import socket
+
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            socket.inet_pton(family, value)
+            return str(value)
+    raise InvalidArgument(f"{value!r:.80} is no IP address such as 127.0.0.1, 0.0.0.0 or ::1")
+
+
 #: Each check returns the value in its type, or raises `InvalidArgument`.
 CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "server": {"logLevel": _word("debug", "info", "warning", "error")},
+    "server": {
+        "logLevel": _word("debug", "info", "warning", "error"),
+        "metricsPort": _count(0, 65535),
+        "metricsAddress": _address,
+    },
     "memory": {
         "bigModeMaxBytes": _size(0),
         "fastModeMaxBytes": _size(0),

@@ -30,6 +30,8 @@ _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, o
 
 class Server(NamedTuple):
     logLevel: str
+    metricsPort: int
+    metricsAddress: str
 
 
 class Memory(NamedTuple):
@@ -126,9 +128,7 @@ _TABLES: dict[str, type[Any]] = {
 _NOT_HERE = {
     "udsPath": "sockets live in the domain's own directory below /dev/shm",
     "udsPerm": "the domain's directory below /dev/shm is 0700, always",
-    **dict.fromkeys(
-        ("metricsPort", "enableTracing"), "metrics and traces are not yet in this version"
-    ),
+    "enableTracing": "traces are not yet in this version",
     **dict.fromkeys(
         ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"),
         "NVMe spill is not yet in this version",
@@ -214,7 +214,8 @@ def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
         key, reason = _KEY_OF_VARIABLE.get(variable), _REASON_OF_VARIABLE.get(variable)
         if reason is not None and not variables.isLink(variable, value):
             raise InvalidConfig(f"variable {variable} has no meaning here: {reason}", "Remove it")
-        if key is not None:
+        # A Service `muninn-metrics` has a MUNINN_METRICS_PORT too.
+        if key is not None and not variables.isLink(variable, value):
             found[key] = Found(value, f"variable {variable}")
     return found
 

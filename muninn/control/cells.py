@@ -27,8 +27,8 @@ def cellsAddress(block: ControlBlock, slot: int) -> int:
     return block.address + block.geometry.cellsOffset(slot)
 
 
-def sums(block: ControlBlock) -> list[int]:
-    """The sum of each cell over all slots. Each count is of a moment ago."""
+def used(block: ControlBlock) -> list[int]:
+    """The slots that a process ever had."""
     geometry = block.geometry
     slots = atomics.indexBuffer(geometry.maxMembers)
     # SYNC area: pairs with MemberTable._prepare. To read the cells of a slot that no
@@ -42,5 +42,11 @@ def sums(block: ControlBlock) -> list[int]:
         slots,
         geometry.maxMembers,
     )
-    pages = (_PAGE.unpack_from(block.bytes, geometry.cellsOffset(each)) for each in slots[:ready])
+    return list(slots[:ready])
+
+
+def sums(block: ControlBlock) -> list[int]:
+    """The sum of each cell over all slots. Each count is of a moment ago."""
+    offsets = map(block.geometry.cellsOffset, used(block))
+    pages = (_PAGE.unpack_from(block.bytes, each) for each in offsets)
     return [*map(sum, zip(*pages, strict=True))] or [0] * CELLS

@@ -185,6 +185,8 @@ MEMBER_BYTES = 256
 MEMBER_FREE, MEMBER_CLAIMING, MEMBER_LIVE, MEMBER_DEAD = 0, 1, 2, 3
 #: The member stays (`python -m muninn keep`) and is preferred as broker.
 MEMBER_FLAG_PREFERRED = 1
+#: The member has the listening socket of an endpoint, and may answer there.
+MEMBER_FLAG_ANSWERS = 2
 
 # --- name index ----------------------------------------------------------------------
 # owner: the broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a

@@ -8,7 +8,7 @@ count is one call of C, which adds up to three amounts.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import struct
 
 from muninn.control.block import ControlBlock
 from muninn.control.cells import CELL_BYTES, CELLS, cellsAddress
@@ -83,16 +83,29 @@ class Counter:
 
 
 class Latency:
-    """A histogram of times."""
+    """A histogram of the times of something that is counted, too.
 
-    __slots__ = ("_buckets",)
+    Parameters
+    ----------
+    counted
+        The family in which each is counted.
+    family
+        That of the histogram.
+    """
 
-    def __init__(self, family: str) -> None:
-        self._buckets = [Counter(family, label) for label in FAMILIES[family].labels]
+    __slots__ = ("_address", "_timed")
 
-    def observe(self, nanoseconds: int) -> None:
-        """Count one time."""
-        self._buckets[bisect_left(_BOUNDS_NS, nanoseconds)].add(1, nanoseconds)
+    def __init__(self, counted: str, family: str) -> None:
+        words = (FAMILIES[counted].first, FAMILIES[family].first, len(_BOUNDS_NS), *_BOUNDS_NS)
+        self._timed = bytearray(struct.pack(f"<{len(words)}Q", *words))  # `struct mnnTimed`
+        self._address = atomics.addressOfBytes(self._timed)
+
+    def ended(self, begunNs: int) -> None:
+        """Count one that began at this time of the monotonic clock. One call of C does all."""
+        if counting.isOn:
+            kept, first = counting.now
+            atomics.countTimed(first, self._address, begunNs)
+            del kept
 
 
 #: Opens, which are counted by C where a process has the buffer open already.

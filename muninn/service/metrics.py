@@ -92,10 +92,11 @@ class DomainCollector(Collector):
     read
         Reads the domain.
     device
-        Returns the GPUs of this process, which are asked for their apertures.
+        Returns the GPUs of this process, which are asked for their apertures; None: it
+        has not used any.
     """
 
-    def __init__(self, read: Callable[[], Reading], device: Callable[[], Device]) -> None:
+    def __init__(self, read: Callable[[], Reading], device: Callable[[], Device | None]) -> None:
         self._read, self._device = read, device
 
     def describe(self) -> Iterator[Metric]:
@@ -105,11 +106,27 @@ class DomainCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, from one reading."""
         reading, device = self._read(), self._device()
-        yield from _counters(reading, {str(gpu) for gpu in range(device.gpuCount)})
+        yield from _counters(reading, _gpus(reading, device))
         yield from _transfers(reading)
         yield _latencies(reading)
         yield from _gauges(reading)
         yield from _pressure(device)
+
+
+def _gpus(reading: Reading, device: Device | None) -> set[str]:
+    """The GPUs of which something is shown: those of this machine, or the first if this
+    process has not looked, and those of which something was counted. All counters have the
+    same ones, so that their sums and quotients have too.
+    """
+    there = {*map(str, range(1 if device is None else device.gpuCount))}
+    counted = {
+        gpu
+        for each in _COUNTED
+        if each.label == "gpu"
+        for gpu, sums in reading.counted(each.family).items()
+        if any(sums.values())
+    }
+    return there | counted
 
 
 def _inUnit(amount: str, value: int) -> float:
@@ -124,7 +141,7 @@ def _counters(reading: Reading, gpus: set[str]) -> Iterator[Metric]:
         metric = CounterMetricFamily(name, text, labels=[label] if label else [])
         for value, sums in reading.counted(family).items():
             # Of the GPUs that have cells, this machine may not have all.
-            if label != "gpu" or value in gpus or sums[amount]:
+            if label != "gpu" or value in gpus:
                 metric.add_metric([value] if label else [], _inUnit(amount, sums[amount]))
         yield metric
 
@@ -180,14 +197,15 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
         "Bytes that are taken: active, if a process holds them, else idle.",
         labels=["tier", "gpu", "tenant", "state"],
     )
-    keys = np.stack([rows.gpu, rows.tenant, (rows.holders > 0).astype(np.int64)])
-    groups, group = np.unique(keys, axis=1, return_inverse=True)
-    totals = np.bincount(group.reshape(-1), weights=rows.sizeBytes, minlength=groups.shape[1])
-    for (gpu, tenant, isHeld), total in zip(groups.T.tolist(), totals.tolist(), strict=True):
-        tier = "host" if gpu < 0 else "vram"
-        place = "" if gpu < 0 else str(gpu)
+    # One number for each (GPU + 1, tenant, whether it is held).
+    width = 2 * len(rows.tenants)
+    group = (rows.gpu + 1) * width + 2 * rows.tenant + (rows.holders > 0)
+    totals = np.bincount(group, weights=rows.sizeBytes)
+    for each in np.flatnonzero(np.bincount(group)).tolist():
+        place, number, isHeld = each // width, each % width // 2, each % 2
+        tier, gpu = ("vram", str(place - 1)) if place else ("host", "")
         state = "active" if isHeld else "idle"
-        sizes.add_metric([tier, place, rows.tenants[tenant], state], total)
+        sizes.add_metric([tier, gpu, rows.tenants[number], state], totals[each])
     yield sizes
     yield GaugeMetricFamily(
         "muninn_members", "Processes in the domain.", value=len(reading.members)
@@ -195,9 +213,9 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     yield GaugeMetricFamily("muninn_epoch", "Terms of brokers, ever.", value=reading.epoch)
 
 
-def _pressure(device: Device) -> Iterator[Metric]:
+def _pressure(device: Device | None) -> Iterator[Metric]:
     bars = GaugeMetricFamily("muninn_bar_pressure", "BAR1 in use, from 0 to 1.", labels=["gpu"])
-    for gpu, share in apertures(device).items():
+    for gpu, share in ({} if device is None else apertures(device)).items():
         bars.add_metric([gpu], share)
     yield bars
     depths = GaugeMetricFamily(

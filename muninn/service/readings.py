@@ -105,8 +105,17 @@ def read(tables: Tables) -> Reading:
         living,
         rows,
         {tenant: int(count) for tenant, count in zip(rows.tenants, perTenant, strict=True)},
-        cells.sums(tables.block),
+        _cells(tables.block),
     )
+
+
+def _cells(block: ControlBlock) -> list[int]:
+    """`cells.sums`, which takes ten times as long for 200 members."""
+    start, stride = block.geometry.cellsOffset(0), block.geometry.areaBytes
+    shape, strides = (block.geometry.maxMembers, cells.CELLS), (stride, cells.CELL_BYTES)
+    pages = np.ndarray(shape, "<u8", block.bytes, start, strides)
+    sums: list[int] = pages[cells.used(block)].sum(axis=0).tolist()
+    return sums
 
 
 def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column]:
@@ -118,13 +127,14 @@ def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column]:
     mode = _field(block, count, layout.ROW_MODE_OFFSET, "u1")
     sizes = _field(block, count, layout.ROW_SEGMENT_BYTES_OFFSET, "<u8")
     number = np.flatnonzero(np.isin(state, _TAKING) & (mode < 2) & (sizes < 1 << 62))
-    tenants, tenant = np.unique(
-        _field(block, count, layout.ROW_TENANT_OFFSET, f"S{layout.MAX_TENANT_BYTES}")[number],
-        return_inverse=True,
+    tenants, tenant = _numbered(
+        _field(block, count, layout.ROW_TENANT_OFFSET, f"S{layout.MAX_TENANT_BYTES}")[number]
     )
     onRow, slotOf = _leases(block, incarnation, slots)
     held = np.bincount(onRow, minlength=count)
-    holders = np.bincount(np.unique(onRow << 16 | slotOf) >> 16, minlength=count)
+    pairs = np.sort(onRow << 16 | slotOf)
+    isFirst = np.diff(pairs, prepend=-1) != 0
+    holders = np.bincount(pairs[isFirst] >> 16, minlength=count)
 
     def column(offset: int, kind: str) -> Column:
         return _field(block, count, offset, kind)[number].astype(np.int64)
@@ -137,10 +147,19 @@ def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column]:
         column(layout.ROW_GPU_OFFSET, "<i2"),
         sizes[number].astype(np.int64),
         column(layout.ROW_GENERATION_OFFSET, "<u8"),
-        tenant.reshape(-1),
+        tenant,
         holders[number],
-        tuple(each.decode(errors="replace") for each in tenants.tolist()),
+        tuple(each.decode(errors="replace") for each in tenants),
     ), held[number]
+
+
+def _numbered(texts: NDArray[np.bytes_]) -> tuple[list[bytes], Column]:
+    """The different texts, and the position of each text among them. To sort texts takes
+    ten times as long.
+    """
+    known: dict[bytes, int] = {}
+    numbers = [known.setdefault(text, len(known)) for text in texts.tolist()]
+    return list(known), np.array(numbers, np.int64)
 
 
 def _field(block: ControlBlock, count: int, offset: int, kind: str) -> NDArray[Any]:

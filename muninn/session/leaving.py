@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from muninn.control.lockfile import LockFile
     from muninn.session.openbuffers import OpenBuffers
     from muninn.session.role import BrokerRole
+    from muninn.session.services import Services
     from muninn.session.standing import Standing
     from muninn.session.worker import Worker
 
@@ -59,12 +60,14 @@ class Leaving:
         role: BrokerRole,
         openBuffers: OpenBuffers,
         worker: Worker,
+        services: Services,
     ) -> None:
         self._standing = standing
         self._lockFile = lockFile
         self._role = role
         self._openBuffers = openBuffers
         self._worker = worker
+        self._services = services
         context = openBuffers.context
         self._tables, self._departure, self._client = (
             context.tables,
@@ -126,6 +129,7 @@ class Leaving:
         # The broker, which may be this very process, takes the slot back. No other
         # process may: this one is alive, so its death is not confirmed.
         standing.isLeaving = True
+        self._services.end()
         with tables.leaseLock:
             # Before the slot is another process's: an interruption may come anywhere.
             standing.hasLeft = True
@@ -170,6 +174,7 @@ class Leaving:
         self._close()
 
     def _close(self) -> None:
+        self._services.end()
         counting.leave(self._tables)
         self._role.handover.drop()
         self._client.close()

@@ -39,6 +39,7 @@ from muninn.session.openbuffers import OpenBuffers
 from muninn.session.owners import Owners
 from muninn.session.releases import Releases
 from muninn.session.role import BrokerRole
+from muninn.session.services import Begin, Services
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
 from muninn.session.unclaimed import Unclaimed
@@ -95,8 +96,9 @@ class Membership:
             )
             self.openBuffers = OpenBuffers(context, self.wakeup.wake)
             self.worker = Worker(standing, self._lockFile, self.wakeup, self.role, self.openBuffers)
+            self.services = Services()
             self.leaving = Leaving(
-                standing, self._lockFile, self.role, self.openBuffers, self.worker
+                standing, self._lockFile, self.role, self.openBuffers, self.worker, self.services
             )
             self._begin()
             undo.pop_all()
@@ -139,6 +141,10 @@ class Membership:
 
     def _begin(self) -> None:
         self.worker.begin()
+
+    def beginServices(self, begins: list[Begin]) -> None:
+        """Begin the services of other layers that the settings ask for."""
+        self.services.begin(begins, self.tables, self.gpus, self.role.isPreferred)
 
     # --- its parts -------------------------------------------------------------------
 
@@ -227,6 +233,7 @@ class Membership:
         # store.
         atomics.storeRelease32(self.block.forkedAddress, 1)
         counting.leave(self.tables)
+        self.services.forget()
         broker, self.role.broker = self.role.broker, None  # the parent is the broker
         self.client.closeInChild()
         if broker is not None:

@@ -22,6 +22,7 @@ from muninn.session.credentials import isDisplaced, requireWhole
 from muninn.session.departure import awaitPast
 from muninn.session.lateimports import load, patiently, settingsToJoin
 from muninn.session.leaving import LEAVE_BOUND_SECONDS, changing
+from muninn.session.services import wanted
 from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
 from muninn.system import green
 from muninn.system.aside import Job, refuseOwn
@@ -131,7 +132,10 @@ def _joinAside(preferred: bool) -> Membership:
         with changing.lock, typedErrors("joining"):
             member = _loaded().member
             if _current is None or _partFrom(_current):
-                _current = member(patiently(settingsToJoin), preferred)
+                settings = patiently(settingsToJoin)
+                services = patiently(lambda: wanted(settings))
+                _current = member(settings, preferred)
+                _current.beginServices(services)
                 awaitPast(_current.members, _current.key)
             return _current
     finally:

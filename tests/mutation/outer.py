@@ -11,6 +11,7 @@ _SIZES = "muninn/config/sizes.py"
 _VERDICTS = "muninn/devices/topology/cache.py"
 _TOPOLOGY = "muninn/cli/topology.py"
 _BUILD = "hatch_build.py"
+_ENDPOINT = "muninn/service/endpoint.py"
 _KERNELS = "muninn/kernels/device.py"
 _REFERENCES = "muninn/kernels/references.py"
 _FUNCTIONS = "muninn/kernels/functions.py"
@@ -30,6 +31,14 @@ MUTANTS = [
     Mutant("muninn/cli/main.py", "            printJson(problem(str(error)))\n", "            pass\n", "wrong usage is an object too", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/main.py", '    logging.basicConfig(format="muninn: %(message)s")  #', "    #", "a warning of the environment begins as all do", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
     Mutant("muninn/config/settings.py", '    if found["logLevel"].value != "error":\n', "    if True:\n", "the log level holds for warnings of the environment", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
+    # --- the endpoint -----------------------------------------------------------------
+    Mutant(_ENDPOINT, "        self._pause(min(self._rank(), _MOST_TURNS) * _TURN_SECONDS)\n", "", "the first member answers, and the others wait", "test_endpoint.py::test_theBrokerAnswersOrElseTheFirstThatHasThePort"),
+    Mutant(_ENDPOINT, "        for each in [each for each in self._connections.values() if each.deadline < now]:\n            self._drop(each)\n", "        pass\n", "a client that says nothing is dropped", "test_endpoint.py::test_aClientThatSaysNothingKeepsNobodyWaiting"),
+    Mutant(_ENDPOINT, "text != self._saidWhyNot", "True", "a port that is taken is one line", "test_endpoint.py::test_aPortOfAnotherProgramIsOneLineAndTriedAgain"),
+    Mutant("muninn/session/member.py", "        self.services.forget()\n", "", "a forked child keeps no port open", "test_endpoint.py::test_aForkedChildKeepsNoPortOpen"),
+    Mutant("muninn/service/sockets.py", "        if not self._ask():\n            self._make()\n", "        self._make()\n", "members have the socket in common", "test_endpoint.py::test_anotherMemberAnswersAtOnce"),
+    Mutant("muninn/cli/main.py", '        os.environ[variableOf("metricsPort")] = "0"\n', "        pass\n", "a command that is there for a moment serves nothing", "test_endpoint.py::test_aCommandThatIsThereForAMomentServesNothing"),
+    Mutant("muninn/api/attachment.py", "            countError(error)\n            raise\n        return openBuffer", "            raise\n        return openBuffer", "an error of a property is counted", "test_counters.py::test_anErrorOfAPropertyAndOfAWithIsCountedToo"),
     # --- verdicts on links ------------------------------------------------------------
     Mutant(_VERDICTS, "        if not isOwnFile(os.fstat(fd.number), os.geteuid()):\n", "        if False:\n", "a file that others can write is not read", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
     Mutant(_VERDICTS, "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY", "a FIFO is not waited for", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
