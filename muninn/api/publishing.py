@@ -53,7 +53,9 @@ from muninn.errors import (
     QuotaExceeded,
 )
 from muninn.interop.tensors import isModule
+from muninn.observe import events
 from muninn.observe.calls import named
+from muninn.observe.spans import spanned
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
@@ -189,6 +191,7 @@ def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:
     return lambda options: shared("publish", source, True, options), layout.ROW_KIND_ARRAY
 
 
+@spanned("publication", lambda name, *_: {"bufferId": name})
 def _published(
     name: str,
     make: Callable[[BufferOptions], _Made],
@@ -209,7 +212,9 @@ def _published(
                 raise TimeoutError(f"another process was still creating {name!r}")
             continue
         try:
-            return make(options)
+            made = make(options)
+            events.say("publication", bufferId=name, tenant=made.tenant, bytes=made.nbytes)
+            return made
         except (QuotaExceeded, HostMemoryFull) as error:
             if deadline is None or not watch.sleep(deadline, _LOOK_NS):
                 raise _forBoth(error, name, there) from None

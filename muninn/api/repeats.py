@@ -94,7 +94,7 @@ class Repeat:
         begun = clock.now()
         generation = self._call.copy()
         if generation is not None:
-            tell = record.keep if record.isLogged() else record.count
+            tell = record.keepPast if record.isTold() else record.count
             tell(clock.now() - begun)
         return generation
 

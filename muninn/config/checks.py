@@ -8,7 +8,7 @@ from typing import Any
 
 from muninn.config.sizes import MAX_BYTES, asBytes
 from muninn.errors import InvalidArgument
-from muninn.terms import asTenant
+from muninn.terms import asTenant, nearest
 
 
 def _size(least: int, unit: int = 1) -> Callable[[Any], int]:
@@ -63,9 +63,36 @@ def _text(pattern: str, words: str) -> Callable[[Any], str]:
     return check
 
 
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def _lines(value: Any) -> str:
+    """Which lines are written, and where: "" for none, or the level, a colon, and the
+    file, which is empty for stderr.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{str(value)[:40]!r} is no text")
+    level, _, path = value.partition(":")
+    level = level.strip().lower()
+    if level not in LEVELS:
+        level, path = "info", value
+    if not path:
+        return f"{level}:" if value else ""
+    if "\0" in path:
+        raise InvalidArgument(f"{path[:80]!r} is no path")
+    if "/" not in path and "." not in path:
+        # A misspelt level must not make a file of that name.
+        meant = nearest(path.lower(), list(LEVELS))
+        raise InvalidArgument(
+            f"{value[:80]!r} is neither {', '.join(LEVELS)} nor a file"
+            + (f" (did you mean {meant}?)" if meant else f" (./{path[:80]} is one)")
+        )
+    return f"{level}:{path}"
+
+
 #: Each check returns the value in its type, or raises `InvalidArgument`.
 CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "server": {"logLevel": _word("debug", "info", "warning", "error")},
+    "server": {"logLevel": _word(*LEVELS), "log": _lines, "enableTracing": _flag},
     "memory": {
         "bigModeMaxBytes": _size(0),
         "fastModeMaxBytes": _size(0),

@@ -60,6 +60,9 @@ class Transfer(Generic[Result]):
         Called by the runner with the bytes that have arrived since the last call. An
         exception that it raises ends the transfer.
 
+    bufferId
+        The name of the buffer whose bytes they are, for the log.
+
     Attributes
     ----------
     source, target
@@ -75,7 +78,9 @@ class Transfer(Generic[Result]):
         sizeBytes: int,
         timeout: float | None = None,
         progress: Callable[[int], object] | None = None,
+        bufferId: str = "",
     ) -> None:
+        self._bufferId = bufferId
         self.source, self.target, self.sizeBytes = source, target, sizeBytes
         self.doneBytes = 0
         self._timeout, self._deadline = timeout, deadlineOf(timeout)
@@ -219,7 +224,7 @@ class Transfer(Generic[Result]):
     def record(self) -> Record:
         """What is the same for all transfers of its bytes by its way. It was chosen."""
         choice: Choice = self._choice  # type: ignore[assignment]  # by now
-        return Record(self.source, self.target, choice, self.sizeBytes)
+        return Record(self.source, self.target, choice, self.sizeBytes, self._bufferId)
 
     def send(self) -> None:
         """The first of its bytes go now."""
