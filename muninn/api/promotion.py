@@ -78,7 +78,7 @@ class Asked(NamedTuple):
     progress: transfers.Progress | None = None
 
 
-@spanned("promotion", lambda base, window, asked, _: fieldsOf(base, window, asked.targetGpu))
+@spanned("promotion", lambda base, window, asked, stream: fieldsOf(base, window, asked.targetGpu))
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
     begun = clock.now()

@@ -213,7 +213,8 @@ def _published(
             continue
         try:
             made = make(options)
-            events.say("publication", bufferId=name, tenant=made.tenant, bytes=made.nbytes)
+            buffer = made.buffer if isinstance(made, Bundle) else made
+            events.say("publication", bufferId=name, tenant=buffer.tenant, bytes=buffer.nbytes)
             return made
         except (QuotaExceeded, HostMemoryFull) as error:
             if deadline is None or not watch.sleep(deadline, _LOOK_NS):

@@ -146,6 +146,11 @@ class Outlet:
         return bool(events) and bool(events[0][1] & select.POLLOUT)
 
 
+def isFile(setting: str) -> bool:
+    """Whether `server.log` names a file."""
+    return bool(setting.partition(":")[2])
+
+
 #: The value of the setting that this process has looked at last.
 _asked = [""]
 
