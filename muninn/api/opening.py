@@ -176,10 +176,10 @@ def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
         return openBuffer
     begun = clock.now()
     try:
-        with spans.span("open", bufferId=name):
+        with spans.span("open", bufferId=name) as span:
             openBuffer = _find(membership, name, timeout)
             if spans.isOn():
-                spans.describe(fieldsOf(openBuffer.description))
+                span.describe(fieldsOf(openBuffer.description))
     except DomainChanged:
         if not membership.isStale():
             raise

@@ -53,9 +53,8 @@ from muninn.errors import (
     QuotaExceeded,
 )
 from muninn.interop.tensors import isModule
-from muninn.observe import events
+from muninn.observe import events, spans
 from muninn.observe.calls import named
-from muninn.observe.spans import spanned
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
@@ -191,7 +190,7 @@ def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:
     return lambda options: shared("publish", source, True, options), layout.ROW_KIND_ARRAY
 
 
-@spanned("publication", lambda name, *_: {"bufferId": name})
+@spans.spanned("publication", lambda name, *_: {"bufferId": name})
 def _published(
     name: str,
     make: Callable[[BufferOptions], _Made],
@@ -214,7 +213,9 @@ def _published(
         try:
             made = make(options)
             buffer = made.buffer if isinstance(made, Bundle) else made
-            events.say("publication", bufferId=name, tenant=buffer.tenant, bytes=buffer.nbytes)
+            fields = {"tenant": buffer.tenant, "bytes": buffer.nbytes}
+            spans.describe(fields)
+            events.say("publication", bufferId=name, **fields)
             return made
         except (QuotaExceeded, HostMemoryFull) as error:
             if deadline is None or not watch.sleep(deadline, _LOOK_NS):

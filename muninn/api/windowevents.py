@@ -6,7 +6,7 @@ from typing import Any
 
 from muninn.api.attachment import Attachment
 from muninn.errors import InvalidArgument, MuninnError
-from muninn.observe import events
+from muninn.observe import events, spans
 from muninn.observe.counters import count
 from muninn.transfer import dirty
 
@@ -43,4 +43,5 @@ def writtenBack(
     """Bytes of a window were published as a generation of the buffer."""
     count("writebacks", str(gpu), 1, sizeBytes)
     fields = {**fieldsOf(base, window, gpu), "bytes": sizeBytes, "generation": generation}
+    spans.describe(fields)
     events.say("writeback", durationMs=seconds * 1e3, **fields)

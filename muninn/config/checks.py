@@ -82,10 +82,10 @@ def _lines(value: Any) -> str:
         raise InvalidArgument(f"{path[:80]!r} is no path")
     if "/" not in path and "." not in path:
         # A misspelt level must not make a file of that name.
-        meant = nearest(path.lower(), list(LEVELS))
+        meant, before = nearest(path.lower(), list(LEVELS)), value[: len(value) - len(path)]
         raise InvalidArgument(
             f"{value[:80]!r} is neither {', '.join(LEVELS)} nor a file"
-            + (f" (did you mean {meant}?)" if meant else f" (./{path[:80]} is one)")
+            + (f" (did you mean {meant}?)" if meant else f" ({before}./{path[:80]} is one)")
         )
     return f"{level}:{path}"
 

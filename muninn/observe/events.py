@@ -25,16 +25,15 @@ class Event(NamedTuple):
         The message; each ``%(field)s`` in it is a field that the event has.
     meaning
         When it happens, for the documentation.
-    isOfSpan
-        Whether its fields are those of the span in which it happens; any other event is
-        noted in the span.
+    isNoted
+        Whether it is noted in the span that is open. Any other has a span of its own.
     """
 
     logger: str
     level: int
     text: str
     meaning: str
-    isOfSpan: bool = False
+    isNoted: bool = True
 
 
 _BROKER, _MEMBER = "muninn.broker", "muninn.member"
@@ -116,14 +115,14 @@ EVENTS: dict[str, Event] = {
         _DEBUG,
         "made %(bufferId)r: %(size)s, %(mode)s",
         "a buffer was made",
-        isOfSpan=True,
+        isNoted=False,
     ),
     "publication": Event(
         _MEMBER,
         _INFO,
         "published a new version of %(bufferId)r: %(size)s",
         "`publish` gave a name to a new version",
-        isOfSpan=True,
+        isNoted=False,
     ),
     # Bytes.
     "transfer": Event(
@@ -132,7 +131,7 @@ EVENTS: dict[str, Event] = {
         "%(size)s of %(bufferId)r from %(source)s to %(target)s: %(route)s (%(reason)s), "
         "%(durationMs).3f ms, %(gigabytesPerSecond).1f GB/s%(note)s",
         "bytes were copied between two places, and which way they went",
-        isOfSpan=True,
+        isNoted=False,
     ),
     "promotion": Event(
         _PROMOTION,
@@ -140,7 +139,7 @@ EVENTS: dict[str, Event] = {
         "promoted %(size)s from %(offset)d on of %(bufferId)r to GPU %(gpu)d in "
         "%(durationMs).3f ms",
         "a window is in the memory of a GPU",
-        isOfSpan=True,
+        isNoted=False,
     ),
     "promotionFailure": Event(
         _PROMOTION,
@@ -166,7 +165,7 @@ EVENTS: dict[str, Event] = {
         "wrote %(size)s back from GPU %(gpu)d to %(bufferId)r in %(durationMs).3f ms: "
         "generation %(generation)d",
         "what was written to a window is in the buffer again",
-        isOfSpan=True,
+        isNoted=False,
     ),
     # Errors.
     "error": Event(
@@ -196,11 +195,8 @@ def say(name: str, **fields: object) -> None:
         the event's text names.
     """
     event = EVENTS[name]
-    if spans.isOn():
-        if event.isOfSpan:
-            spans.describe(fields)
-        else:
-            spans.note(name, fields)
+    if event.isNoted and spans.isOn():
+        spans.note(name, fields)
     log = _LOGS[event.logger]
     if log.isOn(event.level):
         words = {**surroundings.fields, **fields, "size": _size(fields.get("bytes"))}

@@ -22,7 +22,7 @@ import sys
 
 from muninn.errors import InvalidConfig
 from muninn.observe import lines
-from muninn.system import green
+from muninn.system import clock, green
 from muninn.system.logs import surroundings
 
 STDERR = 2
@@ -30,6 +30,7 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | o
 #: How long a line waits for a reader of the pipe or the terminal to take something. It
 #: does not wait at all if the line before has waited in vain.
 _PATIENCE_MS = 10
+_LOOKS = 10
 
 
 class Outlet:
@@ -131,8 +132,14 @@ class Outlet:
         except OSError:
             return True
         try:
-            end = os.lseek(descriptor, 0, os.SEEK_END)
-            return end == 0 or os.pread(descriptor, 1, end - 1) == b"\n"
+            # Another process may be in the midst of its write: an end that is not whole is
+            # looked at again, unless such a wait was in vain just now.
+            for _ in range(1 if self._dropped else _LOOKS):
+                end = os.lseek(descriptor, 0, os.SEEK_END)
+                if end == 0 or os.pread(descriptor, 1, end - 1) == b"\n":
+                    return True
+                clock.sleep(_PATIENCE_MS / 1e3 / _LOOKS)
+            return False
         finally:
             os.close(descriptor)
 

@@ -84,7 +84,7 @@ def ids() -> Mapping[str, object]:
     return {"traceId": f"{context.trace_id:032x}", "spanId": f"{context.span_id:016x}"}
 
 
-class _Nothing:
+class Nothing:
     """A span where none is made."""
 
     __slots__ = ()
@@ -95,11 +95,14 @@ class _Nothing:
     def __exit__(self, *_: object) -> None:
         return None
 
+    def describe(self, fields: Mapping[str, object]) -> None:
+        """Nothing to describe."""
 
-_NOTHING = _Nothing()
+
+NOTHING = Nothing()
 
 
-class _Span:
+class Span:
     """A span, from the beginning of a block to its end, or from `sinceSeconds` before."""
 
     def __init__(
@@ -130,6 +133,11 @@ class _Span:
             self._token = context.attach(trace.set_span_in_context(self._span))
         return self
 
+    def describe(self, fields: Mapping[str, object]) -> None:
+        """Add to its attributes."""
+        with contextlib.suppress(Exception):
+            self._span.set_attributes(_attributes(fields))
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -154,11 +162,11 @@ class _Span:
         self._span.set_status(Status(StatusCode.ERROR, str(error)))
 
 
-def span(name: str, **fields: object) -> _Span | _Nothing:
+def span(name: str, **fields: object) -> Span | Nothing:
     """A span for a ``with`` block, if spans are made. An error that leaves the block is
     recorded, with its code. The fields are those of the log.
     """
-    return _NOTHING if _tracing.tracer is None else _Span(name, fields)
+    return NOTHING if _tracing.tracer is None else Span(name, fields)
 
 
 def spanned(
@@ -176,7 +184,7 @@ def spanned(
             fields: Mapping[str, object] = {}
             with contextlib.suppress(Exception):  # `function` finds out what is wrong
                 fields = describe(*arguments, **keywords)
-            with _Span(name, fields):
+            with Span(name, fields):
                 return function(*arguments, **keywords)
 
         return call
@@ -184,13 +192,15 @@ def spanned(
     return wrap
 
 
-def past(name: str, seconds: float) -> _Span | _Nothing:
+def past(name: str, seconds: float) -> Span | Nothing:
     """A span of something that has just ended, for a block that describes it."""
-    return _NOTHING if _tracing.tracer is None else _Span(name, {}, sinceSeconds=seconds)
+    return NOTHING if _tracing.tracer is None else Span(name, {}, sinceSeconds=seconds)
 
 
 def describe(fields: Mapping[str, object]) -> None:
-    """Add to the attributes of the span that is open now."""
+    """Add to the attributes of the span that is open now, which the caller has opened."""
+    if _tracing.tracer is None:
+        return
     with contextlib.suppress(Exception):
         from opentelemetry import trace
 
@@ -225,19 +235,19 @@ def traceparent() -> str | None:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
-def handling(op: str, parent: str | None) -> _Span | _Nothing:
+def handling(op: str, parent: str | None) -> Span | Nothing:
     """The broker's span of a request. `parent` is the request's `traceparent`, which has
     been checked.
     """
     if _tracing.tracer is None or parent is None:
-        return _NOTHING
+        return NOTHING
     from opentelemetry import trace
 
     _, traceId, spanId, flags = parent.split("-")
     remote = trace.SpanContext(
         int(traceId, 16), int(spanId, 16), True, trace.TraceFlags(int(flags, 16))
     )
-    return _Span(f"broker.{op}", {}, trace.set_span_in_context(trace.NonRecordingSpan(remote)))
+    return Span(f"broker.{op}", {}, trace.set_span_in_context(trace.NonRecordingSpan(remote)))
 
 
 def _ago(seconds: float | None) -> int | None:

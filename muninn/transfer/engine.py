@@ -125,7 +125,7 @@ class Engine:
         aside.refuseOwn()
         if not transfer.begin():
             return transfer.result(0)
-        with spans.span("copy"):
+        with spans.span("copy") as transfer.span:
             try:
                 made = work()
             except Stop as stop:
@@ -141,7 +141,7 @@ class Engine:
         if not transfer.begin():
             return
         try:
-            with spans.span("copy"):
+            with spans.span("copy") as transfer.span:
                 transfer.end(work())
         except BaseException as error:
             transfer.fail(error)
@@ -164,7 +164,7 @@ class Engine:
             way.send(source.address, target, source.sizeBytes, transfer.told, anchor, meanwhile)
         finally:
             transfer.arrive()
-            transfer.record().keep(transfer.seconds, transfer.doneBytes)
+            transfer.record().keep(transfer.seconds, transfer.doneBytes, transfer.span)
 
     def laneFor(self, way: Way, source: Window, received: Window) -> Lane | None:
         """A lane for copies like one that went by `way`; None if there is none, or not yet."""

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from muninn.arguments import timeoutOf
 from muninn.errors import TransferCancelled
+from muninn.observe import spans
 from muninn.sync.asyncwait import waited
 from muninn.system import aside, clock
 from muninn.system.deadlines import deadlineOf, remaining, shown
@@ -65,6 +66,8 @@ class Transfer(Generic[Result]):
 
     Attributes
     ----------
+    span
+        While it runs.
     source, target
         The places.
     sizeBytes, doneBytes
@@ -81,6 +84,7 @@ class Transfer(Generic[Result]):
         bufferId: str = "",
     ) -> None:
         self._bufferId = bufferId
+        self.span: spans.Span | spans.Nothing = spans.NOTHING
         self.source, self.target, self.sizeBytes = source, target, sizeBytes
         self.doneBytes = 0
         self._timeout, self._deadline = timeout, deadlineOf(timeout)

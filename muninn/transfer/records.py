@@ -36,12 +36,12 @@ class Record:
 
     def keepPast(self, seconds: float) -> None:
         """`keep`, of a transfer of all bytes that had no span while it ran."""
-        with spans.past("copy", seconds):
-            self.keep(seconds, self._sizeBytes)
+        with spans.past("copy", seconds) as span:
+            self.keep(seconds, self._sizeBytes, span)
 
-    def keep(self, seconds: float, doneBytes: int) -> None:
-        """Count a transfer of the first `doneBytes`, and say which way they went. The span
-        that is open is its own.
+    def keep(self, seconds: float, doneBytes: int, span: spans.Span | spans.Nothing) -> None:
+        """Count a transfer of the first `doneBytes`, and say which way they went, also in
+        its span.
         """
         self._counter.add(1, doneBytes, int(seconds * 1e9))
         if not self.isTold():
@@ -49,16 +49,17 @@ class Record:
         source, target = self._source.gpu, self._target.gpu
         route, reason, note = self._choice
         cut = "" if doneBytes == self._sizeBytes else f", of {self._sizeBytes}: it was stopped"
-        events.say(
-            "transfer",
-            bufferId=self._bufferId,
-            gpu=source if target < 0 else target,
-            route=str(route),
-            reason=str(reason),
-            source=str(self._source),
-            target=str(self._target),
-            bytes=doneBytes,
-            durationMs=seconds * 1e3,
-            gigabytesPerSecond=doneBytes / max(seconds, 1e-9) / 1e9,
-            note=cut + (f": {note}" if note else ""),
-        )
+        fields = {
+            "bufferId": self._bufferId,
+            "gpu": source if target < 0 else target,
+            "route": str(route),
+            "reason": str(reason),
+            "source": str(self._source),
+            "target": str(self._target),
+            "bytes": doneBytes,
+            "durationMs": seconds * 1e3,
+            "gigabytesPerSecond": doneBytes / max(seconds, 1e-9) / 1e9,
+            "note": cut + (f": {note}" if note else ""),
+        }
+        span.describe(fields)
+        events.say("transfer", **fields)
