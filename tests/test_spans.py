@@ -21,27 +21,11 @@ from muninn.broker.broker import Broker
 from muninn.errors import InvalidConfig, ProtocolViolation
 from muninn.observe import spans
 from muninn.wire import requests
-from support import Actor, eventually
+from support import Actor, eventually, program
 
 Start = Callable[..., Actor]
 #: A program that keeps its spans in memory.
-_EXPORTER = """
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-exporter, provider = InMemorySpanExporter(), TracerProvider()
-provider.add_span_processor(SimpleSpanProcessor(exporter))
-trace.set_tracer_provider(provider)
-def shown(span):
-    c = span.context
-    return {'name': span.name, 'trace': c.trace_id, 'id': c.span_id, 'parent': span.parent and span.parent.span_id,
-        'kind': span.kind.name, 'status': span.status.status_code.name, 'fields': dict(span.attributes),
-        'ms': (span.end_time - span.start_time) / 1e6,
-        'events': [(e.name, dict(e.attributes)) for e in span.events]}
-def finished(*names):
-    return [shown(s) for s in exporter.get_finished_spans() if not names or s.name in names]
-"""
+_EXPORTER = program("spankeeper") + "\n"
 _ON = {"MUNINN_ENABLE_TRACING": "true", "MUNINN_HOST_GPUS": "2"}
 
 
