@@ -9,6 +9,7 @@ that is open, if spans are made. A text that takes long to make is made only whe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 from muninn.config.sizes import asText
@@ -182,6 +183,21 @@ def isOn(name: str) -> bool:
     """Whether anybody wants an event of this name."""
     event = EVENTS[name]
     return spans.isOn() or _LOGS[event.logger].isOn(event.level)
+
+
+def wish(name: str) -> Callable[[], bool]:
+    """A function that says, as soon as can be, whether anybody may want an event of this
+    name.
+    """
+    event = EVENTS[name]
+    level, isEnabledFor = event.level, _LOGS[event.logger].isEnabledFor
+
+    def isWished() -> bool:
+        return (
+            isEnabledFor(level) or surroundings.sink is not None or spans.tracing.tracer is not None
+        )
+
+    return isWished
 
 
 def say(name: str, **fields: object) -> None:

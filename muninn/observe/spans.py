@@ -36,19 +36,19 @@ _PREFIX = "muninn."
 _API = "opentelemetry.trace"
 
 
-class _Tracing:
+class Tracing:
     """Whether this process makes spans, and by which tracer."""
 
     def __init__(self) -> None:
         self.tracer: Tracer | None = None
 
 
-_tracing = _Tracing()
+tracing = Tracing()
 
 
 def isOn() -> bool:
     """Whether this process makes spans."""
-    return _tracing.tracer is not None
+    return tracing.tracer is not None
 
 
 def turn(isOn: bool) -> None:
@@ -61,7 +61,7 @@ def turn(isOn: bool) -> None:
     """
     surroundings.span = ids
     if not isOn:
-        _tracing.tracer = None
+        tracing.tracer = None
         return
     try:
         from opentelemetry import trace
@@ -70,7 +70,7 @@ def turn(isOn: bool) -> None:
             "server.enableTracing is true, and opentelemetry-api is not installed",
             "pip install muninn-gpu[traces], or leave enableTracing out",
         ) from None
-    _tracing.tracer = trace.get_tracer("muninn")
+    tracing.tracer = trace.get_tracer("muninn")
 
 
 def ids() -> Mapping[str, object]:
@@ -121,9 +121,9 @@ class Span:
         with contextlib.suppress(Exception):  # a program's sampler or processor
             from opentelemetry import context, trace
 
-            assert _tracing.tracer is not None
+            assert tracing.tracer is not None
             isRequest = self._parent is not None
-            self._span = _tracing.tracer.start_span(
+            self._span = tracing.tracer.start_span(
                 _PREFIX + self._name,
                 self._parent,
                 trace.SpanKind.SERVER if isRequest else trace.SpanKind.INTERNAL,
@@ -166,7 +166,7 @@ def span(name: str, **fields: object) -> Span | Nothing:
     """A span for a ``with`` block, if spans are made. An error that leaves the block is
     recorded, with its code. The fields are those of the log.
     """
-    return NOTHING if _tracing.tracer is None else Span(name, fields)
+    return NOTHING if tracing.tracer is None else Span(name, fields)
 
 
 def spanned(
@@ -179,7 +179,7 @@ def spanned(
     def wrap(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @functools.wraps(function)
         def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
-            if _tracing.tracer is None:
+            if tracing.tracer is None:
                 return function(*arguments, **keywords)
             fields: Mapping[str, object] = {}
             with contextlib.suppress(Exception):  # `function` finds out what is wrong
@@ -194,12 +194,12 @@ def spanned(
 
 def past(name: str, seconds: float) -> Span | Nothing:
     """A span of something that has just ended, for a block that describes it."""
-    return NOTHING if _tracing.tracer is None else Span(name, {}, sinceSeconds=seconds)
+    return NOTHING if tracing.tracer is None else Span(name, {}, sinceSeconds=seconds)
 
 
 def describe(fields: Mapping[str, object]) -> None:
     """Add to the attributes of the span that is open now, which the caller has opened."""
-    if _tracing.tracer is None:
+    if tracing.tracer is None:
         return
     with contextlib.suppress(Exception):
         from opentelemetry import trace
@@ -217,7 +217,7 @@ def note(name: str, fields: Mapping[str, object]) -> None:
 
 def carried(function: Callable[[], Result]) -> Callable[[], Result]:
     """A function for another thread, whose spans belong to the span that is open now."""
-    if _tracing.tracer is None:
+    if tracing.tracer is None:
         return function
     context = contextvars.copy_context()
     return lambda: context.run(function)
@@ -225,7 +225,7 @@ def carried(function: Callable[[], Result]) -> Callable[[], Result]:
 
 def traceparent() -> str | None:
     """The context of the span that is open now, for a request; None if there is none."""
-    if _tracing.tracer is None:
+    if tracing.tracer is None:
         return None
     from opentelemetry import trace
 
@@ -239,7 +239,7 @@ def handling(op: str, parent: str | None) -> Span | Nothing:
     """The broker's span of a request. `parent` is the request's `traceparent`, which has
     been checked.
     """
-    if _tracing.tracer is None or parent is None:
+    if tracing.tracer is None or parent is None:
         return NOTHING
     from opentelemetry import trace
 

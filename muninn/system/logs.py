@@ -73,6 +73,8 @@ class Log:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        #: Whether the program's logging shows this level.
+        self.isEnabledFor = self._logger.isEnabledFor
 
     def _say(
         self, level: int, message: str, values: tuple[object, ...], excInfo: Any = None

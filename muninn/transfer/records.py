@@ -7,6 +7,9 @@ from muninn.observe.counters import Counter
 from muninn.transfer.routes import Choice
 from muninn.transfer.tiers import Place
 
+#: Whether anybody may want the line or the span of a transfer.
+isTold = events.wish("transfer")
+
 
 class Record:
     """What is the same for all transfers of some bytes by one way.
@@ -26,10 +29,6 @@ class Record:
         self._choice, self._sizeBytes, self._bufferId = choice, sizeBytes, bufferId
         self._counter = Counter("transfers", f"{choice.route}/{choice.reason}")
 
-    def isTold(self) -> bool:
-        """Whether anybody wants a line or a span."""
-        return events.isOn("transfer")
-
     def count(self, seconds: float) -> None:
         """Count a transfer of all bytes, and say nothing."""
         self._counter.add(1, self._sizeBytes, int(seconds * 1e9))
@@ -44,7 +43,7 @@ class Record:
         its span.
         """
         self._counter.add(1, doneBytes, int(seconds * 1e9))
-        if not self.isTold():
+        if not isTold():
             return
         source, target = self._source.gpu, self._target.gpu
         route, reason, note = self._choice
