@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import bulk, crowd, hints, loading, opens, relays, versions, windows
+from bench import bulk, crowd, hints, loading, opens, relays, seeing, versions, windows
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -34,6 +34,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "idle": crowd.idling,
     "wake": crowd.waking,
     "memory": crowd.memory,
+    "unseen": seeing.unseen,
 }
 
 

@@ -21,7 +21,6 @@ import stat
 import sys
 
 from muninn.errors import InvalidConfig
-from muninn.observe import lines
 from muninn.system import clock, green
 from muninn.system.logs import surroundings
 
@@ -43,6 +42,10 @@ class Outlet:
     """
 
     def __init__(self, level: str, path: str) -> None:
+        # Few processes write lines, and none can import when it ends.
+        from muninn.observe import lines
+
+        self._lines = lines
         self.level = int(logging.getLevelName(level.upper()))
         self.path = path
         self.isForPeople = not path
@@ -68,7 +71,7 @@ class Outlet:
     def show(self, record: logging.LogRecord) -> None:
         """Write one record."""
         isText = not self.path and os.isatty(STDERR)
-        line = lines.asText(record) if isText else lines.asJson(record)
+        line = self._lines.asText(record) if isText else self._lines.asJson(record)
         if self._dropped and self._write(self._gap(record, isText)):
             self._dropped = 0
         if self._dropped or not self._write(line):
@@ -93,7 +96,7 @@ class Outlet:
         text = "%d lines before this one could not be written"
         gap = logging.LogRecord(record.name, logging.WARNING, "", 0, text, (self._dropped,), None)
         vars(gap).update(surroundings.fields, event="linesLost", lines=self._dropped)
-        return lines.asText(gap) if isText else lines.asJson(gap)
+        return self._lines.asText(gap) if isText else self._lines.asJson(gap)
 
     def _write(self, line: bytes) -> bool:
         """Write a line, or return False. Part of it may be there then."""
