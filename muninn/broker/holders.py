@@ -123,6 +123,8 @@ def revoke(
     revoked = [hold for hold in holds if leases.revoke(block, hold, reason)]
     count("revocations", reason, len(revoked))
     for hold in revoked if events.isOn("revocation") else ():
+        if members.isSuspectedDead(MemberKey(hold.slot, members.state(hold.slot)[1])):
+            continue  # there is nobody any more whom it concerns
         pid, fields = members.identity(hold.slot).pid, fieldsOf(rows, hold.row)
         events.say(
             "revocation",

@@ -61,8 +61,8 @@ EVENTS: dict[str, Event] = {
     "takeover": Event(
         _BROKER,
         _INFO,
-        "serving %(domain)s as its broker in term %(term)d, with %(buffers)d buffers, after "
-        "%(durationMs).1f ms",
+        "serving %(domain)s as its broker in term %(term)d, after %(durationMs).1f ms; buffers "
+        "there: %(buffers)d",
         "this process is broker from now on, and answers requests",
     ),
     "deposed": Event(
@@ -81,8 +81,8 @@ EVENTS: dict[str, Event] = {
     "memberReclaimed": Event(
         _BROKER,
         _INFO,
-        "process %(memberPid)d (%(program)s) ended without leaving; taken back: %(leases)d leases, "
-        "%(halfMade)d buffers half made",
+        "process %(memberPid)d (%(program)s) ended without leaving; leases taken back: "
+        "%(leases)d, buffers half made: %(halfMade)d",
         "a process ended without leaving, as after kill -9",
     ),
     "leakReclaimed": Event(
@@ -102,7 +102,7 @@ EVENTS: dict[str, Event] = {
         _INFO,
         "revoked the lease of process %(holderPid)d (%(program)s) on %(bufferId)r%(window)s: "
         "%(reason)s",
-        "one lease was revoked; the next use by its holder is an error",
+        "one lease of a process that lives was revoked; its next use is an error",
     ),
     "drain": Event(
         _BROKER,
