@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import bulk, crowd, hints, loading, observing, opens, relays, versions, windows
+from bench import bulk, crowd, hints, loading, observing, opens, relays, seeing, versions, windows
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -36,6 +36,7 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "memory": crowd.memory,
     "scrape": observing.scraping,
     "counters": observing.counting,
+    "unseen": seeing.unseen,
 }
 
 

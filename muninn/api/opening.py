@@ -33,10 +33,12 @@ from muninn.errors import (
     MuninnError,
     PermissionDenied,
 )
+from muninn.observe import spans
 from muninn.observe.calls import countError, named
 from muninn.observe.counters import OPENS, Latency
 from muninn.session.membership import current
 from muninn.session.names import LOOK, NameWait, absent
+from muninn.session.spec import fieldsOf
 from muninn.system import atomics, clock
 from muninn.system.deadlines import deadlineOf, shown
 from muninn.terms import Mode, OpenAccessWord, RenewWord, asName, asOpenAccess, asRenew, asTenant
@@ -174,7 +176,10 @@ def _findAnywhere(name: str, timeout: float | None) -> OpenBuffer:
         return openBuffer
     begunNs = atomics.monotonicNs()
     try:
-        openBuffer = _find(membership, name, timeout)
+        with spans.span("open", bufferId=name) as span:
+            openBuffer = _find(membership, name, timeout)
+            if spans.isOn():
+                span.describe(fieldsOf(openBuffer.description))
     except DomainChanged:
         if not membership.isStale():
             raise

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api import transfers, windowtable
+from muninn.api import transfers, windowevents, windowtable
 from muninn.api.attachment import Attachment
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import WORD_BYTES, Room, asSlice, requireWithin
+from muninn.api.windowevents import fieldsOf
 from muninn.api.windowwork import WindowWork
 from muninn.arguments import requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
@@ -32,13 +33,13 @@ from muninn.control import layout
 from muninn.devices.ways import streamFor
 from muninn.errors import HolderSilent, InvalidArgument, MuninnError, PromotionDenied
 from muninn.kernels import launch
-from muninn.observe.counters import count
+from muninn.observe import events
+from muninn.observe.spans import spanned
 from muninn.session.gpus import deviceOf
 from muninn.session.windownames import WindowPlace
 from muninn.sync.moves import Sending
 from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
-from muninn.system.logs import Log
 from muninn.terms import Access
 from muninn.transfer import dirty
 from muninn.transfer.arena import Arena, Content, Prefetched, arenaOf
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     from muninn.devices.port import Device
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
-
-_log = Log("muninn.promotion")
 
 
 class Asked(NamedTuple):
@@ -79,6 +78,7 @@ class Asked(NamedTuple):
     progress: transfers.Progress | None = None
 
 
+@spanned("promotion", lambda base, window, asked, stream: fieldsOf(base, window, asked.targetGpu))
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
     begun = clock.now()
@@ -89,10 +89,9 @@ def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -
         work = WindowWork.of(asked.caller, stream, promotion.gpu, device)
         made = promotion.scratch(window, work)
     except (MuninnError, TimeoutError) as error:
-        if not isinstance(error, InvalidArgument):  # which says nothing about the GPU
-            count("promotionFailures", str(asked.targetGpu))
+        windowevents.notPromoted(base, window, asked.targetGpu, error)
         raise
-    count("promotions", str(made.gpu), 1, window.sizeBytes, int((clock.now() - begun) * 1e9))
+    windowevents.promoted(base, window, made.gpu, clock.now() - begun)
     return made
 
 
@@ -202,12 +201,13 @@ class Promotion(NamedTuple):
         try:
             return *claim.shared(caller, filler.fill), filler
         except HolderSilent as silent:
-            note = f"not shared: {silent.reason}"
-        _log.warning("window %s on GPU %d is %s", tuple(window), self.gpu, note)
+            note = silent.reason
+        fields = fieldsOf(self.base, window, self.gpu)
+        events.say("promotionAlone", note=note, **fields)
         memory = arenaOf(self.openBuffer.context).takeFilled(self.content(window), room)
         if memory is None:
             memory = claim.private(caller, filler.fill)
-            filler.noted(note)
+            filler.noted(f"not shared: {note}")
         return memory, 0, filler
 
     def scratch(self, window: dirty.Range, work: WindowWork) -> Scratch:
@@ -309,7 +309,8 @@ class Filler:
 
         # Its deadline is for the waits, and not for the copy.
         size = self._window.sizeBytes
-        transfer: Transfer[int] = Transfer(place, target, size, progress=arrived)
+        name = openBuffer.description.name
+        transfer: Transfer[int] = Transfer(place, target, size, None, arrived, name)
         engine, into = transfers.engineFor(openBuffer), memory.address
         anchor = weakref.ref(memory)
         memory.device = device = engine.device

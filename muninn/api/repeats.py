@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Protocol
 from muninn.sync.moves import Again
 from muninn.system import clock
 from muninn.system.structures import RepeatedCopy
+from muninn.transfer.records import Record, isTold
 
 if TYPE_CHECKING:
     from muninn.devices.port.lanes import Lane
     from muninn.session.openbuffer import OpenBuffer
-    from muninn.transfer.records import Record
 
 #: How many sources a target remembers.
 _MOST = 8
@@ -94,7 +94,7 @@ class Repeat:
         begun = clock.now()
         generation = self._call.copy()
         if generation is not None:
-            tell = record.keep if record.isLogged() else record.count
+            tell = record.keepPast if isTold() else record.count
             tell(clock.now() - begun)
         return generation
 

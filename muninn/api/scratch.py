@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Never, Self
 
 import numpy as np
 
-from muninn.api import views
+from muninn.api import views, windowevents
 from muninn.api.attachment import Attachment, readsOnly
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
@@ -31,10 +31,10 @@ from muninn.config.sizes import asText
 from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, PermissionDenied
 from muninn.interop.elements import asElement
 from muninn.observe.calls import named
-from muninn.observe.counters import count
+from muninn.observe.spans import spanned
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import WritingBack
-from muninn.system import aside
+from muninn.system import aside, clock
 from muninn.system.closable import Closable
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import Access, Priority
@@ -216,6 +216,7 @@ class Scratch(Protocols, Closable):
         return self._wayBack().sizeOf(self._marked())
 
     @named
+    @spanned("writeback", lambda self, timeout=None: {"bufferId": self._name, "gpu": self.gpu})
     def writeback(self, timeout: float | None = None) -> int:
         """Copy the slices that are dirty back to the buffer and publish them; returns the
         new generation, or the present one if none is dirty. No kernel may write the
@@ -235,7 +236,7 @@ class Scratch(Protocols, Closable):
             Others are inside an access for so long. The kernels of the window are waited
             for without this bound.
         """
-        opened = self._requireWritten()
+        opened, begun = self._requireWritten(), clock.now()
         aside.refuseOwn()  # it waits for the GPU
         bound = timeoutOf("writeback", timeout)
         deadline = deadlineOf(bound)
@@ -262,7 +263,9 @@ class Scratch(Protocols, Closable):
                     steps.announce(publication)
                 self._isTorn = False
                 _goOn(base, self._followed)
-            count("writebacks", str(self.gpu), 1, back.sizeOf(copied))
+            window = dirty.Range(self.offset, self.sizeBytes)
+            told = back.sizeOf(copied), clock.now() - begun, self._followed.generation
+            windowevents.writtenBack(self._base, window, self.gpu, *told)
         except BaseException:
             dirty.add(self._flags, marked)
             raise

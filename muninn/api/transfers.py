@@ -23,6 +23,7 @@ from muninn.errors import (
     TopologyNotPeerable,
 )
 from muninn.interop.dtypes import elementOf
+from muninn.observe import spans
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import Receiving, Sending
@@ -56,7 +57,8 @@ class Copy(NamedTuple, Generic[Result]):
 
     def start(self) -> Transfer[Result]:
         engine, transfer, work = engineFor(self.openBuffer), self.transfer, self.work
-        threads.start(lambda: engine.runAside(transfer, work), "muninn-transfer")
+        run = spans.carried(lambda: engine.runAside(transfer, work))
+        threads.start(run, "muninn-transfer")
         return transfer
 
 
@@ -222,6 +224,7 @@ def _transferOf(
         source.description.sizeBytes,
         timeoutOf(caller, timeout),
         progress,
+        source.description.name,
     )
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from muninn.api import views
 from muninn.api.views import Region
 from muninn.interop.elements import asElement
+from muninn.observe import events
 from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
-from muninn.system.logs import Log
 from muninn.transfer import dirty
 from muninn.transfer.arena import arenaOf
 from muninn.transfer.tiers import slicesOf
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from muninn.api.scratchmemory import Claim
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
-
-_log = Log("muninn.promotion")
 
 
 class UsedSlices:
@@ -89,11 +87,4 @@ class UsedSlices:
         if used is None:
             return
         count("usedWindows", str(gpu), 1, self._windowBytes, used)
-        _log.info(
-            "window of %r on GPU %d: %d of %d bytes used (%.2f)",
-            self._name,
-            gpu,
-            used,
-            self._windowBytes,
-            used / self._windowBytes,
-        )
+        events.say("usage", bufferId=self._name, gpu=gpu, usedBytes=used, bytes=self._windowBytes)

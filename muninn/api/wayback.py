@@ -222,7 +222,8 @@ class WayBack(NamedTuple):
         """Copy ranges to another GPU."""
         window = transfers.windowOf(self.memory, lambda: None)
         sizeBytes = sum(each.sizeBytes for each in ranges)
-        transfer: Transfer[None] = Transfer(window.place, place, sizeBytes)
+        name = base.description.name
+        transfer: Transfer[None] = Transfer(window.place, place, sizeBytes, bufferId=name)
         with transfers.engineFor(base).way(transfer, window, place, None) as way:
             access.covers(way.settle)
             for at, length in ranges:

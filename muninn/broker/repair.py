@@ -107,7 +107,7 @@ class Adoption:
 
         def published() -> None:
             for key in self.discarded:
-                _log.warning(
+                _log.info(
                     "nothing knows the segment %s: it was removed",
                     paths.segmentName(key.row, key.incarnation, key.origin),
                 )

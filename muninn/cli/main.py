@@ -110,11 +110,13 @@ def _configure(arguments: argparse.Namespace) -> None:
     import logging
 
     from muninn.config import loadSettings, variableOf
+    from muninn.observe import outlet
 
     overrides = {} if arguments.domain is None else {"domain": arguments.domain}
     logging.basicConfig(format="muninn: %(message)s")  # warnings about settings use it too
     try:
         settings = loadSettings(overrides=overrides)
+        outlet.attach(settings.server.log)
     except InvalidConfig:
         if arguments.command != "doctor":
             raise
@@ -124,3 +126,6 @@ def _configure(arguments: argparse.Namespace) -> None:
     if arguments.command != "keep":  # the others are there for a moment
         os.environ[variableOf("metricsPort")] = "0"
     logging.getLogger().setLevel(settings.server.logLevel.upper())
+    if settings.server.log and not outlet.isFile(settings.server.log):
+        # The lines of the setting go to stderr, and are all that a program wants to read.
+        logging.getLogger().handlers.clear()

@@ -9,7 +9,7 @@ from typing import Any
 
 from muninn.config.sizes import MAX_BYTES, asBytes
 from muninn.errors import InvalidArgument
-from muninn.terms import asTenant
+from muninn.terms import asTenant, nearest
 
 
 def _size(least: int, unit: int = 1) -> Callable[[Any], int]:
@@ -74,10 +74,39 @@ def _address(value: Any) -> str:
     raise InvalidArgument(f"{value!r:.80} is no IP address such as 127.0.0.1, 0.0.0.0 or ::1")
 
 
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def _lines(value: Any) -> str:
+    """Which lines are written, and where: "" for none, or the level, a colon, and the
+    file, which is empty for stderr.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{str(value)[:40]!r} is no text")
+    level, _, path = value.partition(":")
+    level = level.strip().lower()
+    if level not in LEVELS:
+        level, path = "info", value
+    if not path:
+        return f"{level}:" if value else ""
+    if "\0" in path:
+        raise InvalidArgument(f"{path[:80]!r} is no path")
+    if "/" not in path and "." not in path:
+        # A misspelt level must not make a file of that name.
+        meant, before = nearest(path.lower(), list(LEVELS)), value[: len(value) - len(path)]
+        raise InvalidArgument(
+            f"{value[:80]!r} is neither {', '.join(LEVELS)} nor a file"
+            + (f" (did you mean {meant}?)" if meant else f" ({before}./{path[:80]} is one)")
+        )
+    return f"{level}:{path}"
+
+
 #: Each check returns the value in its type, or raises `InvalidArgument`.
 CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "server": {
-        "logLevel": _word("debug", "info", "warning", "error"),
+        "logLevel": _word(*LEVELS),
+        "log": _lines,
+        "enableTracing": _flag,
         "metricsPort": _count(0, 65535),
         "metricsAddress": _address,
     },

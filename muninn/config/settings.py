@@ -30,6 +30,8 @@ _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, o
 
 class Server(NamedTuple):
     logLevel: str
+    log: str
+    enableTracing: bool
     metricsPort: int
     metricsAddress: str
 
@@ -128,7 +130,6 @@ _TABLES: dict[str, type[Any]] = {
 _NOT_HERE = {
     "udsPath": "sockets live in the domain's own directory below /dev/shm",
     "udsPerm": "the domain's directory below /dev/shm is 0700, always",
-    "enableTracing": "traces are not yet in this version",
     **dict.fromkeys(
         ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"),
         "NVMe spill is not yet in this version",

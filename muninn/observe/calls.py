@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from muninn.arguments import callerOf, checkKeywords, keywordsOf, unwrapped
 from muninn.errors import DescriptorsExhausted, MuninnError
+from muninn.observe import events
 from muninn.observe.counters import count
 
 Arguments = ParamSpec("Arguments")
@@ -23,6 +24,7 @@ def countError(error: MuninnError) -> None:
     if not error.isCounted:
         error.isCounted = True
         count("errors", error.code)
+        events.say("error", errorCode=error.code, error=error.reason)
 
 
 def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

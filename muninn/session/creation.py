@@ -45,7 +45,9 @@ from muninn.errors import (
     QuotaExceeded,
     TableFull,
 )
+from muninn.observe import events
 from muninn.observe.counters import count
+from muninn.observe.spans import spanned
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, exported
@@ -54,6 +56,7 @@ from muninn.session.newmemory import Progress, makeBytes
 from muninn.session.othersroom import OTHERS_SECONDS, askOthers
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
+from muninn.session.spec import fieldsOf
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.system.oserrors import typedErrors
@@ -73,6 +76,7 @@ _WAY_SECONDS, _PAUSE_SECONDS = 1.0, 0.005
 _TIERS = {Mode.FAST: "vram", Mode.BIG: "host"}
 
 
+@spanned("alloc", lambda wanted, *_, **__: fieldsOf(wanted))
 def create(
     wanted: BufferSpec,
     fill: Callable[..., None] | None = None,
@@ -339,6 +343,7 @@ def _count(description: RowDescription) -> None:
         count("allocations", _TIERS[description.mode], 1, description.segmentBytes)
     if description.kind in (layout.ROW_KIND_ARRAY, layout.ROW_KIND_BUNDLE):
         count("buffers", description.mode.value)
+        events.say("creation", **fieldsOf(description))
 
 
 def _commit(reservation: Reservation, made: Bytes) -> None:

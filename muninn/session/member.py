@@ -47,6 +47,7 @@ from muninn.session.wakeup import Wakeup
 from muninn.session.worker import Worker
 from muninn.storage.paths import Paths
 from muninn.system import atomics
+from muninn.system.logs import surroundings
 
 if TYPE_CHECKING:
     from muninn.devices.port import Registration
@@ -73,6 +74,7 @@ class Membership:
             undo.callback(self._lockFile.close)
             entry = enter(self._lockFile.paths, self._lockFile, settings.control, isPreferred, undo)
             self.tables = tables = Tables.of(settings, *entry)
+            surroundings.fields = {"domain": tables.paths.domain}
             self.wakeup = Wakeup(tables.block, tables.key.slot)
             undo.callback(self.wakeup.close)
             self.standing = standing = Standing(tables.identity, self._isAlone)

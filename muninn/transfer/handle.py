@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from muninn.arguments import timeoutOf
 from muninn.errors import TransferCancelled
+from muninn.observe import spans
 from muninn.sync.asyncwait import waited
 from muninn.system import aside, clock
 from muninn.system.deadlines import deadlineOf, remaining, shown
@@ -60,8 +61,13 @@ class Transfer(Generic[Result]):
         Called by the runner with the bytes that have arrived since the last call. An
         exception that it raises ends the transfer.
 
+    bufferId
+        The name of the buffer whose bytes they are, for the log.
+
     Attributes
     ----------
+    span
+        While it runs.
     source, target
         The places.
     sizeBytes, doneBytes
@@ -75,7 +81,10 @@ class Transfer(Generic[Result]):
         sizeBytes: int,
         timeout: float | None = None,
         progress: Callable[[int], object] | None = None,
+        bufferId: str = "",
     ) -> None:
+        self._bufferId = bufferId
+        self.span: spans.Span | spans.Nothing = spans.NOTHING
         self.source, self.target, self.sizeBytes = source, target, sizeBytes
         self.doneBytes = 0
         self._timeout, self._deadline = timeout, deadlineOf(timeout)
@@ -222,7 +231,7 @@ class Transfer(Generic[Result]):
     def record(self) -> Record:
         """What is the same for all transfers of its bytes by its way. It was chosen."""
         choice: Choice = self._choice  # type: ignore[assignment]  # by now
-        return Record(self.source, self.target, choice, self.sizeBytes)
+        return Record(self.source, self.target, choice, self.sizeBytes, self._bufferId)
 
     def send(self) -> None:
         """The first of its bytes go now."""

@@ -102,6 +102,10 @@ MUTANTS = [
     Mutant(_GEOMETRY, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
     # --- logs -------------------------------------------------------------------------
     Mutant("muninn/system/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "an exception of the program's logging ends no thread of Muninn's", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
+    Mutant("muninn/observe/outlet.py", "        if self._end < 0:\n            return False\n", "", "a line that was cut stays alone", "test_lines.py::test_aFullDiskLosesLinesAndSaysHowMany", equivalent="the end of the file is read then"),
+    Mutant("muninn/observe/outlet.py", " and not self._endsLine():", " and False:", "a line of a dead writer stays alone", "test_lines.py::test_aLineOfWhichOnlyTheBeginningIsThereStaysAlone"),
+    Mutant("muninn/observe/outlet.py", "        if not isFile and not self._isReady(descriptor):\n", "        if False:\n", "a line waits for no reader", "test_lines.py::test_aReaderThatHasStoppedHoldsNobodyUp", equivalent="a file that is opened for each line does not block; stderr does"),
+    Mutant("muninn/observe/lines.py", "    if text.isprintable():\n", "    if True:\n", "a name commands no terminal", "test_lines.py::test_aNameDoesNotCommandTheTerminal"),
     # --- lockfile ---------------------------------------------------------------------
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndTheWaitForItIsBounded"),
     Mutant("muninn/system/threads.py", "        return Started(call, lambda _: _begin(thread))", "        return Started(call, lambda _: thread.start())", "an interrupted start leaves no thread that waits for ever", "test_threads.py::test_anInterruptedStartLeavesNoThreadThatWaitsForEver"),
