@@ -7,12 +7,13 @@ is killed leaves buffers that the next one keeps.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.arguments import timeoutOf
-from muninn.errors import BufferExists, BufferMismatch, MuninnError
+from muninn.errors import BufferExists, BufferMismatch, DomainDraining, MuninnError
 from muninn.observe.calls import named
 from muninn.plans.deciding import Action, Decisions, Step, decide, differences
 from muninn.plans.facts import Facts, factsOf
@@ -147,11 +148,21 @@ def applyPlan(
     checked = planOf(plan)
     deadline = deadlineOf(timeoutOf("applyPlan", timeout))
     membership = current()
-    with OwnLock("plan", "apply", deadline).held(remaining(deadline)):
+    with _alone(deadline):
         facts = factsOf(membership, checked)
         decisions = decide(checked, facts)
         decisions.require()
         return Application(checked, decisions, OwnHands(), timeout, _lookedUp(checked)).run()
+
+
+def _alone(deadline: float | None) -> contextlib.AbstractContextManager[object]:
+    """Excludes the other applications of the domain."""
+    try:
+        return OwnLock("plan", "apply", deadline).held(remaining(deadline))
+    except DomainDraining:
+        # The lock would be new as well. No application creates anything then, so none
+        # has to undo what another one relies on.
+        return contextlib.nullcontext()
 
 
 #: The facts once more.

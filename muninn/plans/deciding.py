@@ -385,7 +385,7 @@ class _Deciding:
         count = len(self._facts.gpus)
         if gpu >= count:
             raise errors.DeviceUnavailable(
-                f"{path}: GPU {gpu} is not there: this process sees {count} GPU{'s' * (count != 1)}",
+                f"{path}: there is no GPU {gpu}: this process sees {count}",
                 "Name one that `python -m muninn topology` lists",
             )
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from muninn.plans.schemas import Plan
     from muninn.session.member import Membership
 
+#: How long to wait for a broker, before the rows are taken as the last one left them.
+_ANSWER_SECONDS = 1.0
 _THERE = (layout.ROW_LIVE, layout.ROW_PROBING)
 
 
@@ -117,6 +119,10 @@ def factsOf(membership: Membership, plan: Plan) -> Facts:
     tables, settings = membership.tables, membership.settings
     existing, sums = dict[str, Existing](), Counter[tuple[str, str, int, bool]]()
     rows = membership.rows.notFree()
+    if any(membership.rows.isFastMode(row) for row, _ in rows):
+        # Once the broker answers, it has freed the names of VRAM that went with its holders.
+        membership.client.awaitAnswer(_ANSWER_SECONDS)
+        rows = membership.rows.notFree()
     for row, state in rows:
         description = stableDescription(tables, row, state)
         if description is None:

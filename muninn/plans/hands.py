@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.opening import openAny
-from muninn.errors import InvalidArgument, MuninnError, PromotionDenied, QuotaExceeded
+from muninn.errors import InvalidArgument, MuninnError
 from muninn.system.closable import Closable
 from muninn.terms import Access
 
@@ -73,8 +73,8 @@ class OwnHands:
         transfer = buffer.prefetch(timeout=timeout, **values)
         try:
             ready = transfer.result()
-        except (PromotionDenied, QuotaExceeded) as error:
-            return f"none is there: {error.reason}"  # which changes no result
+        except (MuninnError, TimeoutError) as error:  # which changes no result
+            return f"none is there: {getattr(error, 'reason', error)}"
         finally:
             transfer.cancel()  # an interruption came
         if ready < transfer.sizeBytes:
