@@ -84,6 +84,11 @@ def names() -> list[str]:
     return [each["name"] for each in muninn.listBuffers() if each["kind"] != "window"]
 
 
+def ids() -> dict[str, str]:
+    found = muninn.listBuffers()
+    return {each["name"]: each["bufferId"] for each in found if each["kind"] != "window"}
+
+
 def windows() -> int:
     return sum(each["kind"] == "window" for each in muninn.listBuffers())
 
@@ -538,7 +543,7 @@ def test_aPlanIsAppliedAgainAndAgain() -> None:
         with applied.buffers["weightsA"].write() as view:
             view[:] = 5
     assert sorted(names()) == ["kv", "weightsA"]
-    before = {each["name"]: each["bufferId"] for each in muninn.listBuffers()}
+    before = ids()
     for _ in range(2):
         with muninn.applyPlan(JOB) as applied:
             assert applied.created == []
@@ -546,7 +551,7 @@ def test_aPlanIsAppliedAgainAndAgain() -> None:
                 "keep", "hint", "keep", "promote", "prefetch",
             ]  # fmt: skip
             assert applied.outcomes[-1].note == "98304 bytes are there"
-    assert {each["name"]: each["bufferId"] for each in muninn.listBuffers()} >= before | {}
+    assert ids() == before
 
 
 def test_theSamePlanIsDecidedAlikeInTwoProcesses(actor: Start) -> None:
@@ -789,13 +794,12 @@ def test_whatAKilledApplicationLeavesIsKeptByTheNextOne(actor: Start) -> None:
         eventually(lambda: len(names()) >= enough, "some buffers are there")
         victim.kill()
         eventually(lambda: all(each["state"] == "live" for each in muninn.listBuffers()), "settled")
-        before = {each["name"]: each["bufferId"] for each in muninn.listBuffers()}
+        before = ids()
         halves += 0 < len(before) < 40
         with muninn.applyPlan(MANY, timeout=60) as applied:
             assert len(applied.buffers) == 40
             assert set(applied.created) == set(applied.buffers) - set(before)
-            now = {each["name"]: each["bufferId"] for each in muninn.listBuffers()}
-            assert before.items() <= now.items()
+            assert before.items() <= ids().items()
             assert all((each.read() == 0).all() for each in applied.buffers.values())
         for name in names():
             muninn.free(name)
