@@ -33,6 +33,7 @@ from muninn.errors import (
     MuninnError,
     PromotionDenied,
     QuotaExceeded,
+    WritebackConflict,
 )
 from muninn.plans import Action, Answer, Rehearsal, Verdict, checkPlan, planOf, schemas
 from muninn.plans import applying as applications
@@ -552,6 +553,35 @@ def test_aPlanIsAppliedAgainAndAgain() -> None:
             ]  # fmt: skip
             assert applied.outcomes[-1].note == "98304 bytes are there"
     assert ids() == before
+
+
+def test_theEndOfTheBlockCopiesBackWhatWasWrittenInWindows() -> None:
+    """Broken: the windows were only closed, and what kernels had written was lost."""
+    plan = {
+        "buffers": [{"name": each, "size": 8192, "access": "readWrite"} for each in "ab"],
+        "promotions": [{"buffer": each, "length": 4096} for each in "ab"],
+    }
+    with muninn.applyPlan(plan) as applied:
+        for window in applied.windows:
+            window.array[:] = 7
+    both = [muninn.open(name, access="readWrite") for name in "ab"]
+    assert [int(each.read().sum()) for each in both] == [7 * 4096] * 2
+    # What leaves by an exception, or is only closed, is not published.
+    with pytest.raises(ZeroDivisionError), muninn.applyPlan(plan) as applied:
+        applied.windows[0].array[:] = 8
+        raise ZeroDivisionError
+    applied = muninn.applyPlan(plan)
+    applied.windows[0].array[:] = 8
+    applied.close()
+    assert [int(each.read().sum()) for each in both] == [7 * 4096] * 2
+    # A window that can not be copied back keeps no other one from that.
+    with pytest.raises(WritebackConflict), muninn.applyPlan(plan) as applied:
+        for window in applied.windows:
+            window.array[:] = 9
+        with both[1].write() as view:
+            view[:] = 1
+    assert [int(each.read().sum()) for each in both] == [9 * 4096, 8192]
+    assert (applied.windows, applied.buffers) == ([], {})
 
 
 def test_theSamePlanIsDecidedAlikeInTwoProcesses(actor: Start) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.arguments import timeoutOf
@@ -43,6 +44,9 @@ class AppliedPlan(Closable):
     """A plan that was applied. In a ``with`` block, or until `close`, its windows and its
     buffers are held; a buffer whose lifetime is ``"keep"`` stays after that.
 
+    The end of the block ends each window as the end of a block of its own would: what
+    was written there is copied back if the buffer is readWrite and no exception leaves.
+
     Attributes
     ----------
     decisions
@@ -65,15 +69,29 @@ class AppliedPlan(Closable):
         self.created = list[str]()
 
     def close(self) -> None:
-        """Let go of the windows, and then of the buffers."""
-        windows, self.windows = self.windows, []
-        buffers, self.buffers = self.buffers, {}
-        try:
-            for window in windows[::-1]:
-                window.close()
-        finally:
-            for buffer in buffers.values():
-                buffer.close()
+        """Let go of the windows, and copy nothing back; and then of the buffers."""
+        with self._ending() as held:
+            for window in self.windows:
+                held.callback(window.close)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._ending() as held:
+            for window in self.windows:
+                held.callback(window.__exit__, kind, error, trace)
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[contextlib.ExitStack]:
+        """Ends each window also if another one fails, and the buffers in any case."""
+        with contextlib.ExitStack() as held:
+            for buffer in self.buffers.values():
+                held.callback(buffer.close)
+            yield held
+            self.windows, self.buffers = [], {}
 
     def __repr__(self) -> str:
         return (
