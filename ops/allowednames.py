@@ -29,6 +29,7 @@ _.runDescribe
 _.runTopology
 _.runPromote
 _.runHint
+_.runPlan
 _.runLater
 
 # The parts that bench starts in processes of their own, by name.

@@ -98,7 +98,7 @@ def windows() -> int:
 
 WRONG: list[tuple[Any, str]] = [
     ([], "a plan: [] is no object"),
-    ({"bufers": []}, "a plan: 'bufers' is not known (did you mean 'buffers'?)"),
+    ({"bufferz": []}, "a plan: 'bufferz' is not known (did you mean 'buffers'?)"),
     ({1: []}, "a plan: 1 is not known"),
     ({"version": 2}, "version: 2 can not be"),
     ({"version": True}, "version: True is no whole number"),

@@ -21,7 +21,6 @@ from muninn.terms import (
     LIFETIMES,
     MAX_NAME_BYTES,
     MAX_TENANT_BYTES,
-    Lifetime,
     Mode,
     Priority,
     Reserve,
@@ -249,5 +248,3 @@ RESERVE = _word(*map(str, Reserve))
 PRIORITY = _word(*map(str, Priority))
 FLAG = _flag()
 HOT_RANGES = listed(_range(), layout.MAX_HOT_RANGES)
-#: Named buffers only go by themselves if the plan says so.
-USUAL_LIFETIME = Lifetime.KEEP

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from muninn.config.sizes import exactly
 from muninn.plans import fields
 from muninn.plans.fields import Field, listed, made, needed, refused
-from muninn.terms import Lifetime, Mode, Priority
+from muninn.terms import Lifetime, Mode
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -198,4 +198,3 @@ OPEN_SCHEMA = _schemaOf(
         lambda path, found: found,
     ),
 )
-NORMAL = Priority.NORMAL.value
