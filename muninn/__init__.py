@@ -29,7 +29,7 @@ from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
-from muninn.plans.applying import applyPlan
+from muninn.plans.entry import applyPlan
 from muninn.sync.lock import Lock
 
 __version__ = "0.1.0"

@@ -9,8 +9,8 @@ second, and is not asked about meanwhile. All of it is private to the process.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from muninn.api.permits import FRESH_SECONDS, Permit
@@ -67,11 +67,38 @@ def executorOf(context: Context) -> Executor:
     return context.gpus.companion(InProcess, lambda: InProcess(context))
 
 
-@contextlib.contextmanager
+class Admission:
+    """Work that may begin: in the ``with`` block it is under way.
+
+    Attributes
+    ----------
+    answer
+        What the executor has said.
+    """
+
+    __slots__ = ("_begunSeconds", "_executor", "_work", "answer")
+
+    def __init__(self, executor: Executor, work: Work, answer: Answer) -> None:
+        self._executor, self._work, self.answer = executor, work, answer
+        self._begunSeconds = clock.now()
+
+    def __enter__(self) -> Admission:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._executor.ended(self._work, clock.now() - self._begunSeconds, error)
+
+
 def admitted(
     context: Context, work: Work, secondsLeft: float | None, look: Callable[[], object]
-) -> Iterator[Answer]:
-    """Wait until the executor lets the work begin; in the block it is under way.
+) -> Admission:
+    """Wait until the executor lets the work begin. The caller enters at once what is
+    returned: the executor is told the end.
 
     Parameters
     ----------
@@ -86,16 +113,7 @@ def admitted(
         The executor refuses, or the time is over; with its reason.
     """
     executor = executorOf(context)
-    answer = _awaited(executor, work, secondsLeft, look)
-    begun, ending = clock.now(), None
-    try:
-        yield answer
-    except BaseException as error:
-        ending = error
-        raise
-    finally:
-        executor.ended(work, clock.now() - begun, ending)
-        del ending  # it keeps this frame
+    return Admission(executor, work, _awaited(executor, work, secondsLeft, look))
 
 
 def permitted(work: Work) -> Permit | None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from muninn.api.attachment import Attachment, readsOnly
-from muninn.api.executing import admitted, permitted
+from muninn.api.executing import Admission, admitted, permitted
 from muninn.api.options import BufferOptions
 from muninn.api.repeats import Repeat, remember
 from muninn.api.specs import specOf
@@ -93,8 +92,8 @@ def copyTo(
     transfer = _transferOf(caller, openBuffer, target, timeout, progress)
 
     def work() -> Buffer:
-        with _admitted(openBuffer, transfer) as answer:
-            return made(_routeOf(answer, asked))
+        with _admitted(openBuffer, transfer, _workOf(openBuffer, transfer)) as admission:
+            return made(_routeOf(admission.answer, asked))
 
     def made(route: Route | None) -> Buffer:
         def fill(memory: Memory) -> None:
@@ -133,10 +132,11 @@ def copyFrom(
     transfer = _transferOf(caller, out, target, timeout, progress)
 
     def work() -> int:
-        with _admitted(out, transfer) as answer:
-            return copied(_routeOf(answer, asked))
+        asking = _workOf(out, transfer)
+        with _admitted(out, transfer, asking) as admission:
+            return copied(asking, _routeOf(admission.answer, asked))
 
-    def copied(route: Route | None) -> int:
+    def copied(asking: Work, route: Route | None) -> int:
         engine = engineFor(into)
         sent, received = _windowsOf(out, into, transfer.check)
         with engine.way(transfer, sent, target, route, received) as way:
@@ -154,7 +154,7 @@ def copyFrom(
             # An object whose lease is renewed by its use takes the long way.
             isRenewed = not buffer._expiresMs and not source._expiresMs
             lane = engine.laneFor(way, sent, received) if isRenewed else None
-            permit = permitted(_workOf(out, transfer))
+            permit = permitted(asking)
             if lane is None or permit is None:
                 buffer._repeats.pop(id(source), None)  # the way may be another one by now
             else:
@@ -170,9 +170,8 @@ def _workOf(source: OpenBuffer, transfer: Transfer[Any]) -> Work:
     return Work(Kind.COPY, name, transfer.source, transfer.target, size)
 
 
-def _admitted(source: OpenBuffer, transfer: Transfer[Any]) -> AbstractContextManager[Answer]:
+def _admitted(source: OpenBuffer, transfer: Transfer[Any], work: Work) -> Admission:
     """Waits until the executor lets a copy go."""
-    work = _workOf(source, transfer)
     return admitted(source.context, work, transfer.secondsLeft, transfer.check)
 
 
