@@ -10,6 +10,8 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -872,3 +874,78 @@ def test_anApplicationLeavesNoLockBehind() -> None:
     muninn.applyPlan({"buffers": JOB["buffers"]}).close()
     rows = membership.current().rows
     eventually(lambda: len(rows.notFree()) == 2, "there are the two buffers and nothing else")
+
+
+# --- the command ---------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    started = [sys.executable, "-m", "muninn", "plan", *arguments]
+    return subprocess.run(started, capture_output=True, text=True, timeout=100, check=False)
+
+
+def test_theCommandSaysWhatAPlanWouldDo(tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(JOB))
+    ran = command("check", str(file))
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    assert lines[0].split() == ["PATH", "ACTION", "BUFFER", "WHY"]
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        ["buffers[0]", "create", "weightsA"],
+        ["buffers[1]", "create", "kv"],
+        ["promotions[0]", "promote", "kv"],
+        ["prefetches[0]", "skip", "weightsA"],
+    ]
+    assert lines[-1] == "would create 2, promote 1, skip 1"
+    told = json.loads(command("check", str(file), "--json").stdout)
+    assert told["steps"] == json.loads(json.dumps(checkPlan(JOB).asDict()))["steps"]
+    assert told["facts"]["gpus"] == [{"numaNode": None, "capacityBytes": 1 << 30}] * 2
+    assert names() == []
+
+
+def test_theCommandAppliesAPlanAndHoldsItsWindows(tmp_path: Path) -> None:
+    muninn.domainInfo()
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(JOB))
+    ran = command("apply", str(file), "--seconds", "0", "--json")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    told = json.loads(ran.stdout)
+    assert told["created"] == ["weightsA", "kv"] and len(told["outcomes"]) == 4
+    assert told["windows"] == [
+        {"buffer": "kv", "offset": 4096, "length": 8192, "targetGpu": 1, "track": False}
+    ]
+    assert sorted(names()) == ["kv", "weightsA"]
+    holder = subprocess.Popen(
+        [sys.executable, "-m", "muninn", "plan", "apply", str(file)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        eventually(lambda: windows() > 0, "it holds its window")
+        while "until Ctrl-C" not in holder.stdout.readline():
+            assert holder.poll() is None
+        holder.terminate()
+        assert holder.wait(60) == 0
+    finally:
+        holder.kill()
+        holder.communicate()
+    eventually(lambda: windows() == 0, "the window went with it")
+
+
+def test_theCommandListsAllThatIsRefused(tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    more: dict[str, Any] = {"buffers": [{"name": "huge", "size": "4P"}, *JOB["buffers"]]}
+    file.write_text(json.dumps({**JOB, **more, "prefetches": [{"buffer": "nobody"}]}))
+    ran = command("check", str(file))
+    assert ran.returncode == 1
+    assert "buffers[0]     refuse   huge      MNN-0016" in ran.stdout
+    assert "prefetches[0]  refuse   nobody    MNN-0011" in ran.stdout
+    assert ran.stdout.endswith("2 entries of the plan can not be: nothing would be done\n")
+    ran = command("apply", str(file), "--json")
+    assert ran.returncode == 1 and ran.stderr.startswith("MNN-0016 QuotaExceeded: buffers[0]: ")
+    assert json.loads(ran.stdout)["error"]["code"] == "MNN-0016"
+    assert names() == []
+    for wrong in (("chekc", str(file)), ("check",), ("check", str(file), "--seconds", "1")):
+        assert command(*wrong).returncode == 2

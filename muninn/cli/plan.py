@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli.ending import hold, say, stopped
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from muninn.plans import AppliedPlan, Decisions
 
 _SECTIONS = ("buffers", "promotions", "prefetches")
+_MOST_NAME = 24
 _HEADINGS = ("PATH", "ACTION", "BUFFER", "WHY")
 
 
@@ -42,18 +45,31 @@ def _check(arguments: argparse.Namespace) -> int:
 def _print(decisions: Decisions) -> None:
     lines = [(step.path, step.action.value, step.buffer, step.why) for step in decisions.steps]
     lines += [
-        (each.path, "refuse", "", f"{each.code} {each.reason}. Fix: {each.fix}.")
+        (each.path, "refuse", each.buffer, f"{each.code} {each.reason}. Fix: {each.fix}.")
         for each in decisions.refusals
     ]
     lines.sort(key=_placeOf)
     if lines:
-        printTable(_HEADINGS, list(map(Row.of, lines)), (2,), wrapping=True)
+        _printTable(_HEADINGS, lines)
         print()
     if refused := len(decisions.refusals):
         what = "entry of the plan" if refused == 1 else "entries of the plan"
         print(f"{refused} {what} can not be: nothing would be done")
         return
     print(_summary([step.action.value for step in decisions.steps], "would"))
+
+
+def _printTable(headings: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> None:
+    rows = [Row.of((path, action, _short(name), why)) for path, action, name, why in lines]
+    printTable(headings, rows, wrapping=True)
+
+
+def _short(name: str) -> str:
+    """A name for a terminal, whose lines have no room for a long one. Its ends tell most."""
+    half = _MOST_NAME // 2
+    if len(name) <= _MOST_NAME or not sys.stdout.isatty():
+        return name
+    return f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _placeOf(line: tuple[str, ...]) -> tuple[int, int]:
@@ -79,11 +95,11 @@ def _apply(arguments: argparse.Namespace) -> int:
         # The handlers are set before the message tells the user to press Ctrl-C.
         stop = stopped() if reason else None
         if not arguments.json and applied.outcomes:
-            rows = [
-                Row.of((each.step.path, each.step.action.value, each.step.buffer, each.note))
+            lines = [
+                (each.step.path, each.step.action.value, each.step.buffer, each.note)
                 for each in applied.outcomes
             ]
-            printTable((*_HEADINGS[:3], "OUTCOME"), rows, (2,), wrapping=True)
+            _printTable((*_HEADINGS[:3], "OUTCOME"), lines)
             print()
         text = _summary([each.step.action.value for each in applied.outcomes], "done:")
         bound = "" if arguments.seconds is None else f"for {arguments.seconds:g} s, or "

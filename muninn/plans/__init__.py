@@ -16,7 +16,7 @@ from muninn.plans.entry import applyPlan, checkPlan
 
 if TYPE_CHECKING:
     from muninn.plans.applying import AppliedPlan, Outcome
-    from muninn.plans.deciding import Action, Decisions, Refusal, Step
+    from muninn.plans.decisions import Action, Decisions, Refusal, Step
     from muninn.plans.grendel import executor, setExecutor
     from muninn.plans.reading import planOf
     from muninn.plans.rehearsal import Rehearsal
@@ -30,7 +30,7 @@ _HOMES = {
         "AppliedPlan",
         "Outcome",
     ),
-    "muninn.plans.deciding": (
+    "muninn.plans.decisions": (
         "Action",
         "Decisions",
         "Refusal",

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.arguments import timeoutOf
 from muninn.errors import BufferExists, BufferMismatch, DomainDraining, MuninnError
-from muninn.plans.deciding import Action, Decisions, Step, decide, differences
+from muninn.plans.deciding import decide, differences
+from muninn.plans.decisions import Action, Decisions, Step
 from muninn.plans.facts import Facts, factsOf
 from muninn.plans.hands import Hands, OwnHands, closed
 from muninn.plans.reading import planOf

@@ -7,7 +7,6 @@ here would be refused there, with the same text.
 
 from __future__ import annotations
 
-import enum
 from typing import Any, NamedTuple, Never
 
 from muninn import errors
@@ -18,6 +17,7 @@ from muninn.broker.policy.usage import Usage
 from muninn.config.sizes import exactly
 from muninn.control.descriptions import Taken
 from muninn.errors import InvalidArgument, MuninnError, PromotionDenied, QuotaExceeded
+from muninn.plans.decisions import Action, Decisions, Refusal, Step
 from muninn.plans.facts import Existing, Facts
 from muninn.plans.schemas import (
     Plan,
@@ -28,82 +28,6 @@ from muninn.plans.schemas import (
 )
 from muninn.system.pages import PAGE_BYTES, pagesUp
 from muninn.terms import Access, Mode, Priority
-
-
-class Action(enum.StrEnum):
-    """What becomes of an entry of a plan."""
-
-    CREATE = "create"
-    KEEP = "keep"
-    HINT = "hint"
-    PROMOTE = "promote"
-    PREFETCH = "prefetch"
-    #: Nothing is done, and that is no fault.
-    SKIP = "skip"
-
-
-class Step(NamedTuple):
-    """One decision.
-
-    Attributes
-    ----------
-    path
-        The entry of the plan.
-    why
-        For people.
-    values
-        What it is done with, as JSON has it.
-    """
-
-    path: str
-    action: Action
-    buffer: str
-    why: str
-    values: dict[str, Any]
-
-
-class Refusal(NamedTuple):
-    """An entry that can not be carried out, as the error that it would be."""
-
-    path: str
-    error: str
-    code: str
-    reason: str
-    fix: str
-
-    @classmethod
-    def of(cls, path: str, error: MuninnError) -> Refusal:
-        return cls(path, type(error).__name__, error.code, error.reason, error.fix)
-
-    def raised(self, note: str) -> MuninnError:
-        """The error, with the path before its reason."""
-        kind: type[MuninnError] = getattr(errors, self.error)
-        reason = self.reason if self.reason.startswith(self.path) else f"{self.path}: {self.reason}"
-        return kind(f"{reason}{note}", self.fix)
-
-
-class Decisions(NamedTuple):
-    """What a plan would do. If anything is refused, that is nothing."""
-
-    steps: tuple[Step, ...]
-    refusals: tuple[Refusal, ...]
-
-    def require(self) -> None:
-        """Raise the first refusal."""
-        if self.refusals:
-            more = len(self.refusals) - 1
-            note = f"; and {more} more, which `plan check` lists" if more else ""
-            raise self.refusals[0].raised(f"{note}; nothing was done")
-
-    def asDict(self) -> dict[str, Any]:
-        """For printing as JSON, and for comparing."""
-        return {
-            "steps": [
-                {**each._asdict(), "action": each.action.value, "values": dict(each.values)}
-                for each in self.steps
-            ],
-            "refusals": [each._asdict() for each in self.refusals],
-        }
 
 
 class _Target(NamedTuple):
@@ -171,20 +95,22 @@ class _Deciding:
 
     def all(self, plan: Plan) -> Decisions:
         for buffer in plan.buffers:
-            self._try(buffer.path, buffer.name, lambda each=buffer: self._buffer(each))
-        for promotion in plan.promotions:
-            self._try(promotion.path, "", lambda each=promotion: self._promotion(each))
-        for prefetch in plan.prefetches:
-            self._try(prefetch.path, "", lambda each=prefetch: self._prefetch(each))
+            try:
+                self._buffer(buffer)
+            except MuninnError as error:
+                self._refusals.append(Refusal.of(buffer.path, buffer.name, error))
+                self._lost.add(buffer.name)
+        windows: list[PlannedPromotion | PlannedPrefetch]
+        windows = [*plan.promotions, *plan.prefetches]
+        for window in windows:
+            try:
+                if isinstance(window, PlannedPromotion):
+                    self._promotion(window)
+                else:
+                    self._prefetch(window)
+            except MuninnError as error:
+                self._refusals.append(Refusal.of(window.path, window.buffer, error))
         return Decisions(tuple(self._steps), tuple(self._refusals))
-
-    def _try(self, path: str, name: str, decided: Any) -> None:
-        try:
-            decided()
-        except MuninnError as error:
-            self._refusals.append(Refusal.of(path, error))
-            if name:
-                self._lost.add(name)
 
     def _add(self, path: str, action: Action, name: str, why: str, **values: Any) -> None:
         self._steps.append(Step(path, action, name, why, values))

@@ -13,7 +13,7 @@ from muninn.system.threads import refuseImports
 
 if TYPE_CHECKING:
     from muninn.plans.applying import AppliedPlan
-    from muninn.plans.deciding import Decisions
+    from muninn.plans.decisions import Decisions
 
 _BOUND_SECONDS = 10.0
 
