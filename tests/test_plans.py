@@ -776,13 +776,26 @@ def test_anInterruptionUndoesToo(monkeypatch: pytest.MonkeyPatch) -> None:
         "applyPlan: at promotions[0] ('kv'); what came before is undone"
     ]
     assert names() == []
-    # In the midst of a creation nobody knows whether the name is there.
+
+
+@pytest.mark.parametrize("isThere", [False, True])
+def test_aCreationThatWasInterruptedIsLookedFor(
+    monkeypatch: pytest.MonkeyPatch, isThere: bool
+) -> None:
+    """Its object did not come back, and it may be another process's: it is said only."""
+
+    def interrupted(hands: Any, name: str, values: dict[str, Any]) -> None:
+        if isThere:
+            muninn.MuninnBuffer(4096, name=name, lifetime="keep").close()
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(applications.OwnHands, "create", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         muninn.applyPlan(JOB)
-    assert "perhaps 'weightsA', which was being created" in caught.value.__notes__[0]
-    # Nobody has the lock.
-    monkeypatch.undo()
+    said = "still there: perhaps 'weightsA': it was being created, and is there"
+    (note,) = caught.value.__notes__
+    assert note.endswith(said if isThere else "what came before is undone")
+    assert names() == ["weightsA"] * isThere
 
 
 def test_aNameThatIsTakenMeanwhileIsKeptOnlyIfItMatches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,13 @@ def runPlan(arguments: argparse.Namespace) -> int:
         if arguments.seconds is not None or arguments.timeout is not None:
             arguments.fail("--seconds and --timeout are for `plan apply`")
         return _check(arguments)
-    return _apply(arguments)
+    try:
+        return _apply(arguments)
+    except BaseException as error:
+        # After Ctrl-C, or a timeout, they say what was undone and what still stands.
+        for note in getattr(error, "__notes__", ()):
+            print(f"muninn: {printable(note)}", file=sys.stderr)
+        raise
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -176,11 +176,11 @@ class Application:
         ]
         self._applied.windows = []
         for what, undo in self._undoing[::-1]:
-            if undo is None:
-                standing.append(f"perhaps {what}, which was being created")
-                continue
             try:
-                undo()
+                if undo is not None:
+                    undo()
+                elif what in self._look().existing:
+                    standing.append(f"perhaps {what!r}: it was being created, and is there")
             except (MuninnError, OSError) as error:
                 standing.append(f"{what} ({error})")
         self._undoing = []
@@ -194,7 +194,7 @@ class Application:
     def _create(self, step: Step) -> str:
         name, hands = step.buffer, self._hands
         # Until its object is here an interruption leaves it open whether it is there.
-        self._undoing.append((f"{name!r}", None))
+        self._undoing.append((name, None))
         try:
             buffer, note = hands.create(name, step.values)
         except BufferExists:
@@ -203,7 +203,7 @@ class Application:
         except Exception:
             self._undoing.pop()  # a creation that fails leaves nothing
             raise
-        self._undoing[-1] = f"{name!r}", lambda: hands.free(buffer)
+        self._undoing[-1] = repr(name), lambda: hands.free(buffer)
         self._applied.buffers[name] = buffer
         self._applied.created.append(name)
         return note or "created"
