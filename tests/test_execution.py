@@ -164,6 +164,22 @@ def test_byHostIsARouteUnlessTheCallerDemandsOne() -> None:
         assert demanded is not None and demanded.route == "p2p"
 
 
+def test_whoWaitsForRoomIsAskedAboutOnce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks the broker again every few milliseconds, and the executor no more."""
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "128K")
+    data = muninn.share(np.zeros(BYTES, np.uint8), "data", access="readOnly")
+    with Rehearsal() as rehearsal:
+        first = data.promote(0, 65536, 1)
+        second = data.promote(65536, 65536, 1)
+        timer = threading.Timer(0.3, second.close)
+        timer.start()
+        with data.promote(131072, 65536, 1, timeout=60):
+            assert len(rehearsal.asked) == 3
+        first.close()
+        timer.join()
+    assert len(rehearsal.over) == 3
+
+
 class Broken(Rehearsal):
     """It raises."""
 

@@ -38,7 +38,7 @@ MAX_GPUS = 1 << 15
 LONGEST_MS = 1 << 50
 _MOST_SHOWN = 80
 #: Text that `asBytes` reads.
-_SIZE_PATTERN = r"^ *[0-9]{1,18}(\.[0-9]{1,18})? *[KMGTPkmgtp]?([iI]?[bB])? *$"
+_SIZE_PATTERN = r"^\s*[0-9]{1,18}(\.[0-9]{1,18})? *[KMGTPkmgtp]?([iI]?[bB])?\s*$"
 #: The longest hot range whose pages still have a number, wherever it begins.
 _MOST_RANGE_BYTES = MAX_RANGE_BYTES - PAGE_BYTES
 

@@ -18,7 +18,7 @@ MUTANTS = [
     Mutant(_EXECUTING, "        work = work._replace(waitedSeconds=clock.now() - begun)\n", "", "an executor is told how long work has waited", "test_execution.py::test_whatIsToWaitBeginsLater"),
     Mutant(_EXECUTING, "        look()\n", "", "who waits for an executor can be cancelled", "test_execution.py::test_aCopyThatWaitsCanBeCancelled"),
     Mutant(_EXECUTING, "        self._executor.ended(self._work, clock.now() - self._begunSeconds, error)\n", "        pass\n", "an executor is told the end", "test_execution.py::test_theEndOfWhatFailsIsToldWithItsError"),
-    Mutant("muninn/api/promotion.py", "        if not self._isAdmitted:\n", "        if True:\n", "a promotion is asked about once", "test_execution.py"),
+    Mutant("muninn/api/promotion.py", "        if not self._isAdmitted:\n", "        if True:\n", "a promotion is asked about once", "test_execution.py::test_whoWaitsForRoomIsAskedAboutOnce"),
     Mutant("muninn/api/transfers.py", "if asked is None and answer.byHost", "if answer.byHost", "the caller's route is kept", "test_execution.py::test_byHostIsARouteUnlessTheCallerDemandsOne"),
     Mutant(_BACKOFF, "work.kind is Kind.PREFETCH and isNear(condition)", "isNear(condition)", "only prefetches wait early", "test_execution.py::test_whatWaitsForWhat"),
     Mutant(_BACKOFF, "            isWaiting = False\n", "            pass\n", "a copy waits for a second only", "test_execution.py::test_aCopyWaitsForASecondAndThenGoes"),
