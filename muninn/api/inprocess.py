@@ -117,7 +117,7 @@ class InProcess:
 
     # --- as a companion of the device ------------------------------------------------------
 
-    def trim(self) -> None:
+    def trim(self, olderThanSeconds: float = 0.0) -> None:
         """Nothing is kept."""
 
     def hasIdle(self) -> bool:
