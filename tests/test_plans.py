@@ -961,5 +961,5 @@ def test_theCommandListsAllThatIsRefused(tmp_path: Path) -> None:
     assert ran.returncode == 1 and ran.stderr.startswith("MNN-0016 QuotaExceeded: buffers[0]: ")
     assert json.loads(ran.stdout)["error"]["code"] == "MNN-0016"
     assert names() == []
-    for wrong in (("chekc", str(file)), ("check",), ("check", str(file), "--seconds", "1")):
+    for wrong in (("verify", str(file)), ("check",), ("check", str(file), "--seconds", "1")):
         assert command(*wrong).returncode == 2
