@@ -353,7 +353,7 @@ def test_thePlanIsWhatTheSchemaSays(plan: Any) -> None:
 def _asJson(value: Any) -> Any:
     """JSON Schema takes 1.0 for an integer; a plan does not."""
     if isinstance(value, float):
-        return value + 0.5 if value.is_integer() else value
+        return 0.5 if value.is_integer() else value
     if isinstance(value, dict):
         return {key: _asJson(each) for key, each in value.items()}
     return [_asJson(each) for each in value] if isinstance(value, list) else value
