@@ -112,7 +112,7 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 			-Icshim -o $(SANITIZE)/$$each cshim/$$each.c $$with tests/c/test_$$each.c && $(SANITIZE)/$$each || exit 1; \
 	done
 
-standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/references.so ## build the stand-in CUDA driver
+standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/references.so $(STANDIN)/nvml/libnvidia-ml.so.1 ## build the stand-in CUDA driver
 
 $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 	@mkdir -p $(STANDIN)
@@ -122,6 +122,11 @@ $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 
 $(STANDIN)/references.so: tests/standin/references/references.c $(STANDIN)/libcuda.so.1
 	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -shared -o $@.new $< -L$(STANDIN) -lcuda
+	@mv $@.new $@
+
+$(STANDIN)/nvml/libnvidia-ml.so.1: tests/standin/nvml/nvml.c
+	@mkdir -p $(STANDIN)/nvml
+	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -Wl,-soname,libnvidia-ml.so.1 -o $@.new $<
 	@mv $@.new $@
 
 gpu: $(CUDA) ## what needs a real GPU: suite, kills, demos, benchmarks, in one table; REHEARSE=1 on the stand-in

@@ -4,16 +4,16 @@
     buffer = muninn.open("weights"); buffer.array      # another, unrelated one: the same bytes
 
 The map, from the outside in: `cli` is `python -m muninn`. `service` shows a domain to
-others. `torch` is for modules of PyTorch. `api` has the names that this module exports.
-`sync` lets processes wait for each other. `session` is this process in a domain.
-`broker` decides for the whole domain, in one process at a time. `formats` reads files,
-`kernels` run on GPUs, `devices` is the port to GPUs with its two back-ends, and
-`interop` translates arrays and streams of other libraries. `wire` has the messages on
-the socket, `control` the words of shared memory, `storage` memory that has a name or a
-file, and `system` the functions of the kernel and of the C primitives (`cshim/`). Each
-imports only packages that come after it here. The import joins, maps and starts
-nothing; the first call joins the domain. `CONTRIBUTING.md` has the reading order,
-`docs/design/` the decisions.
+others. `plans` has plans, and who decides when bytes move. `torch` is for modules of
+PyTorch. `api` has the names that this module exports. `sync` lets processes wait for
+each other. `session` is this process in a domain. `broker` decides for the whole
+domain, in one process at a time. `formats` reads files, `kernels` run on GPUs,
+`devices` is the port to GPUs with its two back-ends, and `interop` translates arrays
+and streams of other libraries. `wire` has the messages on the socket, `control` the
+words of shared memory, `storage` memory that has a name or a file, and `system` the
+functions of the kernel and of the C primitives (`cshim/`). Each imports only packages
+that come after it here. The import joins, maps and starts nothing; the first call joins
+the domain. `CONTRIBUTING.md` has the reading order, `docs/design/` the decisions.
 """
 
 from muninn import errors
@@ -29,6 +29,7 @@ from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
+from muninn.plans.entry import applyPlan
 from muninn.service.joining import endpointIfAsked
 from muninn.session.services import atJoin
 from muninn.sync.lock import Lock
@@ -45,6 +46,7 @@ __all__ = [
     "MuninnBuffer",
     "MuninnError",
     "SharedArray",
+    "applyPlan",
     "array",
     "createStream",
     "domainInfo",

@@ -29,7 +29,12 @@ _.runDescribe
 _.runTopology
 _.runPromote
 _.runHint
+_.runPlan
 _.runLater
+
+# What Python calls for a name that a module does not have yet, and for the list of all.
+_.__getattr__
+_.__dir__
 
 # The parts that bench starts in processes of their own, by name.
 _.echoOurs

@@ -33,6 +33,7 @@ LAYERS = (
     "transfer",
     "api",
     "torch",
+    "plans",
     "service",
     "cli",
 )

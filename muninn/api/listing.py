@@ -111,7 +111,7 @@ def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[di
     )
     described = []
     for row, state in rows:
-        description = _stableDescription(membership.tables, row, state)
+        description = stableDescription(membership.tables, row, state)
         if description is None or description.kind in _UNLISTED or _isFlags(description):
             continue
         # A damaged row must not hide the others; `doctor` reports it.
@@ -252,7 +252,7 @@ class _Moment:
             return []
         rows = self._tables.rows
         described = (
-            _stableDescription(self._tables, part, rows.state(part))
+            stableDescription(self._tables, part, rows.state(part))
             for part, _ in rows.partsOf(row, state.incarnation)
         )
         return [each for each in described if each is not None]
@@ -264,7 +264,7 @@ class _Moment:
             return None
         rows, base = self._tables.rows, None
         if place.row < rows.count() and rows.state(place.row).incarnation == place.incarnation:
-            base = _stableDescription(self._tables, place.row, rows.state(place.row))
+            base = stableDescription(self._tables, place.row, rows.state(place.row))
         return {
             "bufferId": f"{place.row}.{place.incarnation}",
             "name": None if base is None else base.name,
@@ -349,7 +349,7 @@ def _describeMember(tables: Tables, slot: int) -> dict[str, Any]:
     }
 
 
-def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
+def stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
     """The description of a row on which this process may have no lease. It is believed
     if the state is the same before and after the read.
     """

@@ -272,6 +272,28 @@ def _addPromoting(add: _Add) -> None:
         "--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
     )
     command = add(
+        "plan",
+        "plan:runPlan",
+        "say what a plan would do and why, or do it",
+        "plan check job.toml",
+    )
+    command.add_argument(
+        "verb", choices=("check", "apply"), help="check only says it; apply does it, or nothing"
+    )
+    command.add_argument("file", metavar="FILE", help="a plan: .json or .toml")
+    command.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="apply: wait so many seconds for room and for another application (default: 10)",
+    )
+    command.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="S",
+        help="apply: hold what goes with this process so long instead of until Ctrl-C",
+    )
+    command = add(
         "hint",
         "promotion:runHint",
         "say how a buffer will be used, or show what was said",

@@ -32,6 +32,7 @@ _COLOURS = {
     "fail": "bold red",
     "corrupt": "bold red",
     "bad": "bold red",
+    "refuse": "bold red",
     "-": "dim",
     "dying": "yellow",
     "replaced": "yellow",

@@ -32,6 +32,7 @@ from muninn.devices.cuda.streamtable import StreamTable
 from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import (
     Allocation,
+    Condition,
     Device,
     FenceWord,
     Lane,
@@ -135,6 +136,9 @@ class CudaDevice(Device):
 
     def site(self, gpu: int) -> Site:
         return self._links.siteOf(self._gpu(gpu))
+
+    def condition(self, gpu: int) -> Condition | None:
+        return self._links.nvml.condition(self._gpu(gpu).busId)
 
     def driverText(self) -> str:
         return self._links.driverText()
