@@ -80,6 +80,14 @@ class Nvml:
 
         return self._answer(f"the BAR1 of {busId}", asked, None)
 
+    def freeBytes(self, busId: str) -> int | None:
+        """The free bytes in the memory of a GPU, over all processes."""
+
+        def asked(library: Any) -> int:
+            return int(library.device_get_memory_info_v2(_handleOf(library, busId)).free)
+
+        return self._answer(f"the free memory of {busId}", asked, None)
+
     def path(self, busId: str, peer: str) -> str:
         """The best link between two GPUs, for people."""
 
