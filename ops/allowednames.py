@@ -30,6 +30,7 @@ _.runTopology
 _.runPromote
 _.runHint
 _.runLater
+_.runTop
 
 # The parts that bench starts in processes of their own, by name.
 _.echoOurs

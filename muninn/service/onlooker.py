@@ -22,8 +22,10 @@ from muninn.control.drain import Drain
 from muninn.control.lockfile import LockFile
 from muninn.control.memberidentity import MemberIdentity
 from muninn.control.memberreader import MemberKey, MemberReader
+from muninn.errors import PermissionDenied
 from muninn.service.readings import Column, Reading, namesIn, readIn
 from muninn.storage.paths import Paths
+from muninn.system.oserrors import fileError
 from muninn.system.processes import ownPidNamespace
 
 
@@ -91,8 +93,7 @@ class Onlooker:
         if self._block is not None and not self._isOver(self._block):
             return self._block
         self.close()
-        # The lock file is there as long as a block is. It is not made here.
-        if not os.path.exists(self.paths.lockPath):
+        if not self._isThere():
             return None
         lockFile = LockFile(self.paths)
         try:
@@ -103,6 +104,24 @@ class Onlooker:
         if self._block is not None:
             self._inode = _inodeAt(self.paths.linkPath)
         return self._block
+
+    def _isThere(self) -> bool:
+        """Whether the domain has a lock file, as it has while it has a block. It is not
+        made here.
+        """
+        path = self.paths.lockPath
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            raise PermissionDenied(
+                f"uid {os.geteuid()} may not look at the domain of uid {self.paths.uid}",
+                "Look as that user or as root",
+            ) from None
+        except OSError as error:
+            raise fileError(error, path) from error
+        return True
 
     def _isOver(self, block: ControlBlock) -> bool:
         """Whether the block was withdrawn, or its name leads to another file."""

@@ -57,7 +57,7 @@ class Person(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.pid} {self.program}"
+        return printable(f"{self.pid} {self.program}")
 
 
 class TreeLine(NamedTuple):

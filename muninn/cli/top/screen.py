@@ -18,7 +18,7 @@ from muninn.cli.top.keys import BINDINGS
 from muninn.cli.top.people import treeOf
 from muninn.cli.top.picture import Picture
 from muninn.cli.top.texts import padded, shortened
-from muninn.cli.top.view import Group, Line, View, linesOf, positionOf
+from muninn.cli.top.view import Group, Line, View, linesOf, whereIs
 
 _LEAST_TABLE, _MOST_DETAILS = 6, 9
 _KEYS = (
@@ -56,14 +56,14 @@ class Frame:
 def frameOf(picture: Picture, view: View, width: int, height: int, isUnicode: bool) -> Frame:
     """A frame of exactly `height` lines of at most `width` columns."""
     if view.isHelp:
-        return Frame(_fitted(helpLines(width), height), height)
+        return _helpFrame(view, width, height)
     top = _top(picture, view, width, height, isUnicode)
     footer = footerLine(view, width)
     room = max(1, height - len(top) - 3)  # a line of titles, one of headings, the footer
     if view.panel == "processes":
         return _withProcesses(picture, view, top, footer, width, height, room, isUnicode)
     lines = linesOf(picture.buffers, view, picture.titleOf)
-    position = positionOf(view, lines, picture.buffers)
+    position = whereIs(view, lines, picture.buffers)
     at = lines[position] if lines else None
     buffer = picture.buffers.one(at) if isinstance(at, int) else None
     details = list[Text]()
@@ -184,6 +184,7 @@ def _withProcesses(
     title = Text(f"PROCESSES {len(picture.people)}", "bold")
     if len(tree) > room:
         title.append(f", lines {first + 1}-{min(first + room, len(tree))} of {len(tree)}")
+    title.truncate(width, overflow="ellipsis")
     heading = tables.headingOf(layout, "", False, isUnicode)
     body = _fitted([*top, title, heading, *rows], height - 1)
     return Frame([*body, footer], room, position)
@@ -205,6 +206,10 @@ def footerLine(view: View, width: int) -> Text:
     return line
 
 
+def _helpFrame(view: View, width: int, height: int) -> Frame:
+    return Frame(_fitted(helpLines(width), height), height, view.position, view.chosen)
+
+
 def helpLines(width: int) -> list[Text]:
     """The keys, and what they do."""
     lines = [Text("muninn top: keys", "bold"), Text()]
@@ -222,9 +227,9 @@ def helpLines(width: int) -> list[Text]:
 def nobodyFrame(domain: str, view: View, width: int, height: int) -> Frame:
     """The frame while no process is in the domain."""
     if view.isHelp:
-        return Frame(_fitted(helpLines(width), height), height)
+        return _helpFrame(view, width, height)
     lines = [Text("muninn top", "bold"), Text(), panels.nobodyLine(domain, width)]
-    return Frame([*_fitted(lines, height - 1), footerLine(view, width)], height)
+    return Frame([*_fitted(lines, height - 1), footerLine(view, width)], height, view.position)
 
 
 def onceLines(picture: Picture, view: View, width: int | None, isUnicode: bool) -> list[Text]:

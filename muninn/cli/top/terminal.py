@@ -199,6 +199,7 @@ class Terminal:
             # Here the process stops, or the kernel has ignored the signal, as it does where
             # no shell would let the process go on.
             signal.signal(signal.SIGTSTP, self._onSignal)
+            self._arrived = [each for each in self._arrived if each != signal.SIGCONT]
             self._take()
         elif number == signal.SIGCONT:
             self._take()

@@ -134,7 +134,7 @@ def _places(numbers: Column) -> list[int]:
     return [*map(int, numbers)]
 
 
-def positionOf(view: View, lines: Sequence[Line], buffers: Buffers) -> int:
+def whereIs(view: View, lines: Sequence[Line], buffers: Buffers) -> int:
     """Where the chosen line is now: at its buffer, if that is still there."""
     here = min(max(0, view.position), max(0, len(lines) - 1))
     number = None if view.chosen is None else buffers.find(view.chosen)
