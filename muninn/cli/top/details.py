@@ -62,25 +62,25 @@ def _holderLine(
     reasons: dict[int, str],
     width: int,
 ) -> Text:
-    """A holder: what it does, its numbers, its parents and its command line."""
+    """A holder: what it does, its command line, its numbers, and its parents upward."""
     person = picture.people.get(slot)
     if person is None:
         return Text("a process that has just gone", "dim")
-    line = Text(f"{person.pid:>8} ", "bold")
+    line = Text.assemble((f"{person.pid:>8} ", "bold"))
     if slot == buffer.writer:
         line.append("writes ", "bold yellow")
     if slot in waits:
         line.append(f"waits for {', '.join(waits[slot])} ", "bold yellow")
     if slot in reasons:
         line.append(f"revoked ({reasons[slot]}) ", "bold red")
-    usage = picture.usageOf(person)
-    if usage is not None:
-        line.append(f"cpu {usage.processor:.0f}%, rss {asText(usage.residentBytes)} ", "dim")
     if moved := picture.rates.moved.get(slot):
         line.append(f"moves {throughput(moved)} ", "green")
-    parents = [f"{name}({pid})" for pid, name in reversed(person.ancestors[:_MAX_PARENTS])]
-    if parents:
-        line.append(f"{' > '.join(parents)} > ", "dim")
     line.append(shortened(commandOf(person), max(12, width - line.cell_len)))
+    usage = picture.usageOf(person)
+    if usage is not None:
+        line.append(f"  cpu {usage.processor:.0f}%, rss {asText(usage.residentBytes)}", "dim")
+    if person.ancestors:
+        parents = " < ".join(f"{name}({pid})" for pid, name in person.ancestors[:_MAX_PARENTS])
+        line.append(f"  < {parents}", "dim")
     line.truncate(width, overflow="ellipsis")
     return line

@@ -55,7 +55,7 @@ def _tierLine(tier: Tier, picture: Picture, width: int, isUnicode: bool) -> Text
         f"idle {asText(tier.idleBytes)}",
         f"empty {empty}",
     ]
-    line = Text(padded(tier.name, 6) + " ")
+    line = Text.assemble((padded(tier.name, 6) + " ", "bold"))
     isWide = width >= 60
     numbers = [padded(text, 13 if isWide else 0) if isWide else text for text in texts]
     room = width - 7 - sum(len(text) + 1 for text in numbers) - 2
@@ -129,7 +129,7 @@ def _event(
 def _flowing(heading: str, entries: Sequence[Text], width: int) -> list[Text]:
     """Entries one after the other, in as many lines as they need."""
     indent = 7
-    lines = [Text(padded(heading, indent), "dim")]
+    lines = [Text.assemble((padded(heading, indent), "dim"))]
     for entry in entries:
         isFirst = lines[-1].cell_len == indent
         if not isFirst and lines[-1].cell_len + 3 + entry.cell_len > width:

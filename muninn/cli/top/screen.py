@@ -71,9 +71,9 @@ def frameOf(picture: Picture, view: View, width: int, height: int, isUnicode: bo
         details = detailLines(picture, buffer, width, min(_MOST_DETAILS, room - _LEAST_TABLE))
     room -= len(details)
     first = _firstOf(position, len(lines), room)
-    table = _bufferTable(picture, view, lines[first : first + room], width, isUnicode)
-    if buffer is not None and len(table) > position - first + 1:
-        table[position - first + 1].stylize("reverse")
+    table = _bufferTable(
+        picture, view, lines[first : first + room], width, isUnicode, chosen=position - first
+    )
     title = _titleLine(picture, view, lines, first, room, width)
     body = [*top, title, *table]
     blank = [Text()] * max(0, height - 1 - len(body) - len(details))
@@ -130,17 +130,18 @@ def _bufferTable(
     width: int | None,
     isUnicode: bool,
     without: str = "",
+    chosen: int = -1,
 ) -> list[Text]:
-    """The headings, and a line for each; `without` a column."""
+    """The headings, and a line for each, `without` a column. The `chosen` one is marked."""
     cells, styles = list[tuple[str, ...]](), list[str]()
-    for line in lines:
+    for number, line in enumerate(lines):
         if isinstance(line, Group):
             cells.append(tables.groupCells(line))
-            styles.append("bold cyan")
+            styles.append("bold cyan reverse" if number == chosen else "bold cyan")
         else:
             buffer = picture.buffers.one(line)
             cells.append(tables.bufferCells(buffer, picture, _waiting(picture, buffer), isUnicode))
-            styles.append("")
+            styles.append("reverse" if number == chosen else "")
     layout = tables.layoutOf(tables.BUFFER_COLUMNS, cells, width, without)
     rows = [tables.lineOf(layout, *each) for each in zip(cells, styles, strict=True)]
     return [tables.headingOf(layout, view.sort, view.isReversed, isUnicode), *rows]
@@ -178,9 +179,10 @@ def _withProcesses(
         for line in tree[first : first + room]
     ]
     layout = tables.layoutOf(tables.PROCESS_COLUMNS, cells, width)
-    rows = [tables.lineOf(layout, each) for each in cells]
-    if rows:
-        rows[position - first].stylize("reverse")
+    rows = [
+        tables.lineOf(layout, each, "reverse" if number == position - first else "")
+        for number, each in enumerate(cells)
+    ]
     title = Text(f"PROCESSES {len(picture.people)}", "bold")
     if len(tree) > room:
         title.append(f", lines {first + 1}-{min(first + room, len(tree))} of {len(tree)}")

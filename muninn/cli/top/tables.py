@@ -208,7 +208,8 @@ def lineOf(layout: Layout, cells: Sequence[str], style: str = "") -> Text:
     line = Text(style=style)
     for at, (number, width) in enumerate(zip(layout.shown, layout.widths, strict=True)):
         column, cell = layout.columns[number], cells[number]
-        own = "" if style else _STYLES.get(cell, "dim" if cell in ("-", "0") else column.style)
+        isNothing = cell == "-" or (cell == "0" and column.isRight)
+        own = "" if style else _STYLES.get(cell, "dim" if isNothing else column.style)
         line.append(" " * (at > 0))
         line.append(padded(cell, width, column.isRight), own)
     return line
