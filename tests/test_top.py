@@ -347,10 +347,11 @@ def test_aBufferIsInTheGroupOfEachProcessThatHoldsIt() -> None:
     ]
 
 
-def test_theFilterLooksAtNamesAndTenantsInAnyCase() -> None:
+def test_theFilterLooksAtNamesTenantsAndHoldersInAnyCase() -> None:
     picture = pictureOf(MIXED)
     assert namesShown(picture, View(filter="ALPHA")) == ["alpha"]
     assert namesShown(picture, View(filter="t1")) == ["beta", "gamma"]
+    assert namesShown(picture, View(filter="101 WORK1")) == ["alpha"]
     assert "BUFFERS 1 of 3" in "\n".join(shown(picture, View(filter="ALPHA")))
 
 

@@ -133,7 +133,7 @@ BINDINGS = (
     Binding(
         ("/",),
         "/",
-        "filter by a part of name or tenant; Enter keeps it, Esc drops it",
+        "filter by name, tenant or holder; Enter keeps it, Esc drops it",
         lambda v, page: replace(v, isTyping=True, panel="buffers"),
     ),
     Binding(

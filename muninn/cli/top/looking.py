@@ -42,9 +42,10 @@ class Looking:
         self._found: dict[MemberKey, list[Waiter]] = {}
 
     def picture(self) -> Picture | None:
-        """The domain now; None while no process is in it."""
+        """The domain now; None while nothing is in it."""
         reading, onlooker = self._onlooker.read(), self._onlooker
-        if reading is None or not reading.members:
+        # Buffers that nobody holds outlive the processes of a domain.
+        if reading is None or not (reading.members or len(reading.rows.number)):
             return None
         if reading.identity != self._identity:
             self._identity = reading.identity

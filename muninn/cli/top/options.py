@@ -47,7 +47,10 @@ def addOptions(command: argparse.ArgumentParser) -> None:
         help="headings with the sums of their buffers (default: none)",
     )
     command.add_argument(
-        "--filter", default="", metavar="TEXT", help="only what has TEXT in its name or tenant"
+        "--filter",
+        default="",
+        metavar="TEXT",
+        help="only what has TEXT in its name, tenant or a holder",
     )
     command.add_argument(
         "--processes", action="store_true", help="begin with the tree of processes"

@@ -33,6 +33,8 @@ _KEYS = (
     ("Space", "pause"),
     ("+ -", "speed"),
 )
+#: Keys that change the table of buffers, and not that of processes.
+_ONLY_BUFFERS = ("s", "g", "r", "d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +199,11 @@ def footerLine(view: View, width: int) -> Text:
     if view.isTyping:
         text = f"filter: {view.filter}_   Enter keeps it, Esc drops it"
         return Text(shortened(text, width), "reverse")
-    line = Text()
+    line, isOfProcesses = Text(), view.panel == "processes"
     for key, text in _KEYS:
-        if key == "t" and view.panel == "processes":
+        if isOfProcesses and key in _ONLY_BUFFERS:
+            continue
+        if isOfProcesses and key == "t":
             text = "buffers"
         entry = Text.assemble((f" {key} ", "reverse"), f" {text} ")
         if line.cell_len + entry.cell_len > width:

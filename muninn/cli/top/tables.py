@@ -200,7 +200,7 @@ def headingOf(layout: Layout, sort: str, isReversed: bool, isUnicode: bool) -> T
         column = layout.columns[number]
         heading = column.heading + (mark if sort and column.sort == sort else "")
         cells.append(padded(heading, width, column.isRight))
-    return Text(" ".join(cells), style="bold reverse")
+    return Text(" ".join(cells), style="bold underline")
 
 
 def lineOf(layout: Layout, cells: Sequence[str], style: str = "") -> Text:

@@ -24,7 +24,7 @@ class View:
     Attributes
     ----------
     filter
-        Only what has this text in its name or its tenant, in any case.
+        Only what has this text in its name, its tenant or a holder, in any case.
     isTyping
         Whether keys go into the filter.
     position
@@ -70,7 +70,7 @@ def linesOf(buffers: Buffers, view: View, processOf: Callable[[int], str]) -> li
     processOf
         Returns the title of the process in a slot.
     """
-    order = _sorted(buffers, view)
+    order = _sorted(buffers, view, processOf)
     if view.group == "none":
         return [*order]
     members = dict[str, list[int]]()
@@ -105,14 +105,27 @@ def _titles(
     return [buffer.tenant if group == "tenant" else buffer.mode]
 
 
-def _sorted(buffers: Buffers, view: View) -> list[int]:
+def _matching(buffers: Buffers, wanted: str, processOf: Callable[[int], str]) -> list[int]:
+    """The buffers with this text in their name, their tenant, or the pid and program of a
+    process that holds them.
+    """
+    rows, index, names = buffers.reading.rows, buffers.index, buffers.names
+    slots = {slot for found in buffers.slots.values() for slot in found}
+    meant = {slot for slot in slots if wanted in processOf(slot).casefold()}
+    held = {row for row, found in buffers.slots.items() if not meant.isdisjoint(found)}
+    isTenant = [wanted in tenant.casefold() for tenant in rows.tenants]
+    places = zip(rows.tenant[index].tolist(), rows.number[index].tolist(), names, strict=True)
+    return [
+        at
+        for at, (tenant, row, name) in enumerate(places)
+        if wanted in name.casefold() or isTenant[tenant] or row in held
+    ]
+
+
+def _sorted(buffers: Buffers, view: View, processOf: Callable[[int], str]) -> list[int]:
     rows, index = buffers.reading.rows, buffers.index
-    shown = [*range(len(buffers))]
-    if wanted := view.filter.casefold():
-        tenants = [wanted in tenant.casefold() for tenant in rows.tenants]
-        isOf = rows.tenant[index].tolist()
-        names = buffers.names
-        shown = [each for each in shown if wanted in names[each].casefold() or tenants[isOf[each]]]
+    wanted = view.filter.casefold()
+    shown = _matching(buffers, wanted, processOf) if wanted else [*range(len(buffers))]
     # Buffers that are alike in it are in the order of their names.
     byName = np.array(sorted(shown, key=buffers.names.__getitem__), np.int64)
     if view.sort == "name":
