@@ -7,13 +7,14 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from muninn.cli.top import graphs, texts, waiters
+from muninn.cli.top import graphs, tables, texts, waiters
 from muninn.cli.top.buffers import Names, buffersOf
 from muninn.cli.top.keys import BINDINGS, decoded, pressed
 from muninn.cli.top.options import GROUPS, SORTS
@@ -578,6 +579,17 @@ def test_theReportHasTheSameKeysWithAndWithoutADomain() -> None:
     assert [buffer["name"] for buffer in report["buffers"]] == ["alpha"]
     assert report["buffers"][0]["holders"] == [100, 101]
     assert report["tiers"][1]["emptyBytes"] is None
+
+
+def test_thePageExplainsEveryColumnAndKey() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "top.md").read_text()
+    for column in (*tables.BUFFER_COLUMNS, *tables.PROCESS_COLUMNS):
+        assert f"| `{column.heading}` |" in page, column.heading
+    keys = {key for binding in BINDINGS for key in binding.shown.split()}
+    rows = page.partition("## The keys")[2]
+    assert not {key for key in keys if f"`{key}`" not in rows}
+    for option in ("once", "json", "interval", "sort", "group", "filter", "processes", "user"):
+        assert f"`--{option}" in page
 
 
 def test_panelsAreTheOnesThatTheKeySwitches() -> None:

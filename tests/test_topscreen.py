@@ -374,6 +374,17 @@ def test_theViewGoesOnWhenTheBrokerDiesAndWhenTheDomainEnds(screens: Screens, ac
     assert kept.name == "again"
 
 
+def test_buffersThatOutliveTheirProcessesAreSeen(domain: str) -> None:
+    muninn.share(np.zeros(8), "a", lifetime="keep").close()
+    current().leave()
+    membership._current = None
+    found = report()
+    assert found["members"] == [] and found["broker"] is None
+    assert [(each["name"], each["state"]) for each in found["buffers"]] == [("a", "idle")]
+    assert sum(tier["idleBytes"] for tier in found["tiers"]) == 4096
+    muninn.open("a").free()
+
+
 def test_aStoppedBrokerIsLookedAtAllTheSame(domain: str, actor: Start) -> None:
     broker = actor("kept = muninn.share(np.zeros(8), 'a')").join()
     broker.stop()
