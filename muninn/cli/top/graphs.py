@@ -14,8 +14,11 @@ _BAR, _ASCII_BAR = "█▒·", "#=."
 
 def spark(values: Sequence[float], width: int, isUnicode: bool = True) -> str:
     """The newest values as a graph of so many characters, the newest at the right. Its
-    full height is the largest of them, and every value above 0 is seen.
+    full height is the largest of them, and every value above 0 is seen. One value alone is
+    no graph.
     """
+    if len(values) < 2:
+        return " " * width
     perCharacter = 2 if isUnicode else 1
     room = width * perCharacter
     shown = [0.0] * max(0, room - len(values)) + list(values)[-room:] if room > 0 else []

@@ -15,7 +15,7 @@ from muninn.config.sizes import asText
 
 _BAR_STYLES = ("green", "yellow", "dim")
 _LEAST_BAR, _MOST_BAR = 8, 40
-_GRAPH = 20
+_GRAPH, _WIDE = 20, 120
 
 
 def domainLine(picture: Picture, isPaused: bool, width: int) -> Text:
@@ -49,7 +49,8 @@ def tierLines(picture: Picture, width: int, isUnicode: bool) -> list[Text]:
 
 
 def _tierLine(tier: Tier, picture: Picture, width: int, isUnicode: bool) -> Text:
-    empty = "?" if tier.emptyBytes is None else asText(tier.emptyBytes)
+    left = tier.emptyBytes
+    empty = "?" if left is None else asText(left)
     texts = [
         f"active {asText(tier.activeBytes)}",
         f"idle {asText(tier.idleBytes)}",
@@ -60,8 +61,10 @@ def _tierLine(tier: Tier, picture: Picture, width: int, isUnicode: bool) -> Text
     numbers = [padded(text, 13 if isWide else 0) if isWide else text for text in texts]
     room = width - 7 - sum(len(text) + 1 for text in numbers) - 2
     length = min(_MOST_BAR, room)
-    if length >= _LEAST_BAR:
-        parts = bar((tier.activeBytes, tier.idleBytes, tier.emptyBytes or 0), length, isUnicode)
+    if length >= _LEAST_BAR and left is None:
+        line.append(" " * (length + 3))  # of what the bytes are a part is not known
+    elif length >= _LEAST_BAR and left is not None:
+        parts = bar((tier.activeBytes, tier.idleBytes, left), length, isUnicode)
         line.append("[")
         for part, style in zip(parts, _BAR_STYLES, strict=True):
             line.append(part, style)
@@ -78,11 +81,14 @@ def _tierLine(tier: Tier, picture: Picture, width: int, isUnicode: bool) -> Text
 def routeLines(picture: Picture, width: int, isUnicode: bool) -> list[Text]:
     """The bytes that were moved, by route, as many routes in a line as it has room for."""
     series, entries = picture.history.series, list[Text]()
-    graph = _GRAPH if width >= 120 else 8
+    graph = _GRAPH if width >= _WIDE else 8
     for route, flow in picture.rates.routes.items():
-        entry = Text(f"{route} ", "bold")
-        entry.append(padded(throughput(flow.bytesPerSecond), 10, isRight=True), "green")
-        entry.append(f" {padded(perSecond(flow.perSecond) + '/s', 7, isRight=True)}")
+        entry = Text.assemble((f"{route} ", "bold"))
+        if width >= _WIDE:
+            entry.append(f"{padded(asText(flow.totalBytes), 6, isRight=True)} at ")
+        speed = throughput(flow.bytesPerSecond) if flow.bytesPerSecond > 0 else "0 B/s"
+        entry.append(padded(speed, 10, isRight=True), "green")
+        entry.append(f" {padded(_often(flow.perSecond), 7, isRight=True)}")
         entry.append(" " + spark([*series.get(f"route/{route}", ())], graph, isUnicode), "green")
         entries.append(entry)
     if not entries:
@@ -96,7 +102,7 @@ def eventLines(picture: Picture, width: int, isUnicode: bool) -> list[Text]:
     published = float(picture.rates.publications.sum())
     graph = spark([*picture.history.series.get("publications", ())], 8, isUnicode)
     entries = [
-        Text(f"publications {perSecond(published)}/s {graph}"),
+        Text(f"publications {_often(published)} {graph}"),
         _event("promotions", events["promotions"], isSized=True),
         _event("failed", events["promotionFailures"], style="red"),
         _event("writebacks", events["writebacks"], isSized=True),
@@ -106,6 +112,10 @@ def eventLines(picture: Picture, width: int, isUnicode: bool) -> list[Text]:
         _event("deaths", events["deaths"], style="red"),
     ]
     return _flowing("EVENTS", entries, width)
+
+
+def _often(value: float) -> str:
+    return f"{perSecond(value) if value > 0 else 0}/s"
 
 
 def _event(
@@ -122,7 +132,7 @@ def _event(
         entry.append(f" ({', '.join(f'{reason} {times}' for reason, times in most)})", "dim")
     if flow.perSecond > 0:
         size = f" {throughput(flow.bytesPerSecond)}" if isSized else ""
-        entry.append(f" at {perSecond(flow.perSecond)}/s{size}", style or "green")
+        entry.append(f" at {_often(flow.perSecond)}{size}", style or "green")
     return entry
 
 
