@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from muninn.config import loadSettings
+from muninn.errors import DeviceUnavailable
 from muninn.service import capacity
 from muninn.service.capacity import Capacity
 
@@ -42,6 +43,15 @@ def test_aRealGpuIsAskedByItsAddress(emulated: Capacity, monkeypatch: pytest.Mon
     )
     monkeypatch.setattr(emulated, "_nvml", SimpleNamespace(freeBytes=free))
     assert emulated.gpuEmpty(0, 4096) == 77 and asked == ["0:1"]
+
+
+def test_whereThereIsNoGpuTheRestIsToldAllTheSame(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(settings: object) -> None:
+        raise DeviceUnavailable("there is no CUDA device")
+
+    monkeypatch.setattr(capacity, "chooseDevice", missing)
+    without = Capacity(loadSettings())
+    assert (without.gpus, without.gpuEmpty(0, 0)) == (0, None) and without.hostEmpty() > 0
 
 
 @pytest.mark.parametrize(

@@ -571,6 +571,10 @@ def test_onceIsWholeAndHasNoWindow() -> None:
     lines = [line.plain for line in onceLines(pictureOf(rows), View(), None, True)]
     assert sum("n" * 100 in line for line in lines) == 200
     assert "HISTORY" not in "\n".join(lines)
+    text = "\n".join(
+        line.plain for line in onceLines(pictureOf(rows), View(panel="processes"), None, True)
+    )
+    assert "PROCESSES 2" in text and "python work1.py" in text and "nnn" not in text
 
 
 def test_theReportHasTheSameKeysWithAndWithoutADomain() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -23,7 +24,8 @@ def domainLine(picture: Picture, isPaused: bool, width: int) -> Text:
     broker = picture.broker()
     line = Text()
     line.append("muninn top", "bold")
-    line.append(f"  domain {printable(picture.domain)!r}")
+    owner = "" if picture.uid == os.geteuid() else f" of uid {picture.uid}"
+    line.append(f"  domain {printable(picture.domain)!r}{owner}")
     line.append(f", {counted(len(picture.reading.members), 'member')}")
     line.append(", broker ")
     if broker is None:

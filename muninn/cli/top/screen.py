@@ -15,7 +15,7 @@ from muninn.cli.top import panels, tables
 from muninn.cli.top.buffers import Buffer
 from muninn.cli.top.details import detailLines, waitersOn
 from muninn.cli.top.keys import BINDINGS
-from muninn.cli.top.people import treeOf
+from muninn.cli.top.people import TreeLine, treeOf
 from muninn.cli.top.picture import Picture
 from muninn.cli.top.texts import padded, shortened
 from muninn.cli.top.view import Group, Line, View, linesOf, whereIs
@@ -158,6 +158,28 @@ def _waiting(picture: Picture, buffer: Buffer) -> int | None:
     return len({waiter.slot for waiter in waitersOn(picture, buffer)})
 
 
+def _processTable(
+    picture: Picture, lines: list[TreeLine], width: int | None, isUnicode: bool, chosen: int = -1
+) -> list[Text]:
+    """The headings, and a line for each process. The `chosen` one is marked."""
+    held = tables.heldBy(picture)
+    cells = [
+        tables.processCells(
+            line,
+            picture,
+            None if line.person is None else picture.usageOf(line.person),
+            (0, 0) if line.person is None else held.get(line.person.key.slot, (0, 0)),
+        )
+        for line in lines
+    ]
+    layout = tables.layoutOf(tables.PROCESS_COLUMNS, cells, width)
+    rows = [
+        tables.lineOf(layout, each, "reverse" if number == chosen else "")
+        for number, each in enumerate(cells)
+    ]
+    return [tables.headingOf(layout, "", False, isUnicode), *rows]
+
+
 def _withProcesses(
     picture: Picture,
     view: View,
@@ -170,27 +192,14 @@ def _withProcesses(
 ) -> Frame:
     tree = treeOf(picture.people.values())
     position = min(max(0, view.position), max(0, len(tree) - 1))
-    first, held = _firstOf(position, len(tree), room), tables.heldBy(picture)
-    cells = [
-        tables.processCells(
-            line,
-            picture,
-            None if line.person is None else picture.usageOf(line.person),
-            (0, 0) if line.person is None else held.get(line.person.key.slot, (0, 0)),
-        )
-        for line in tree[first : first + room]
-    ]
-    layout = tables.layoutOf(tables.PROCESS_COLUMNS, cells, width)
-    rows = [
-        tables.lineOf(layout, each, "reverse" if number == position - first else "")
-        for number, each in enumerate(cells)
-    ]
+    first = _firstOf(position, len(tree), room)
+    shown = tree[first : first + room]
+    table = _processTable(picture, shown, width, isUnicode, position - first)
     title = Text(f"PROCESSES {len(picture.people)}", "bold")
     if len(tree) > room:
         title.append(f", lines {first + 1}-{min(first + room, len(tree))} of {len(tree)}")
     title.truncate(width, overflow="ellipsis")
-    heading = tables.headingOf(layout, "", False, isUnicode)
-    body = _fitted([*top, title, heading, *rows], height - 1)
+    body = _fitted([*top, title, *table], height - 1)
     return Frame([*body, footer], room, position)
 
 
@@ -241,13 +250,19 @@ def nobodyFrame(domain: str, view: View, width: int, height: int) -> Frame:
 def onceLines(picture: Picture, view: View, width: int | None, isUnicode: bool) -> list[Text]:
     """Everything, once, without a window: for a pipe or a log. None: as wide as it is."""
     wide = 200 if width is None else width
-    lines = linesOf(picture.buffers, view, picture.titleOf)
-    domain = panels.domainLine(picture, False, wide)
-    return [
-        domain,
+    above = [
+        panels.domainLine(picture, False, wide),
         *panels.tierLines(picture, wide, isUnicode),
         *panels.routeLines(picture, wide, isUnicode),
         *panels.eventLines(picture, wide, isUnicode),
+    ]
+    if view.panel == "processes":
+        title = Text(f"PROCESSES {len(picture.people)}", "bold")
+        tree = treeOf(picture.people.values())
+        return [*above, title, *_processTable(picture, tree, width, isUnicode)]
+    lines = linesOf(picture.buffers, view, picture.titleOf)
+    return [
+        *above,
         _titleLine(picture, view, lines, 0, len(lines), wide),
         *_bufferTable(picture, view, lines, width, isUnicode, without="HISTORY"),
     ]
