@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 import pty
 import select
 import signal
@@ -513,6 +514,36 @@ def test_ctrlCGivesTheTerminalBack(screens: Screens) -> None:
     screen.until("no process")
     screen.press("\x03")
     assert screen.end() == 130 and screen.isRestored()
+
+
+def test_aTerminalThatStandsStillKeepsNoViewAlive(screens: Screens) -> None:
+    screen = screens()
+    screen.until("no process")
+    screen.press("\x13")  # Ctrl-S
+    screen.press("h")
+    if not _saysWhereItSleeps(screen.pid):
+        pytest.skip("the kernel does not let this user read /proc/PID/syscall (Yama)")
+    eventually(lambda: callOf(screen.pid) == _WRITE, "it waits for its terminal")
+    os.kill(screen.pid, signal.SIGTERM)
+    assert screen.end() == -signal.SIGTERM and screen.isRestored()
+
+
+#: The number of write(2), by machine.
+_WRITE = {"x86_64": "1", "aarch64": "64"}.get(platform.machine())
+
+
+def callOf(pid: int) -> str:
+    """The number of the system call in which a process is."""
+    with open(f"/proc/{pid}/syscall") as file:
+        return file.read().split()[0]
+
+
+def test_keysComeFromTheTerminalAlsoWhereInputIsAPipe(screens: Screens) -> None:
+    job = " ".join(map(repr, COMMAND))
+    screen = screens(program=["/bin/bash", "-c", f"echo x | {job}"])
+    screen.until("no process")
+    screen.press("q")
+    assert screen.end() == 0 and screen.isRestored()
 
 
 def test_anErrorGivesTheTerminalBackAndIsSaid(screens: Screens) -> None:

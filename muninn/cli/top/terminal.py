@@ -3,13 +3,15 @@
 Whatever ends the program but SIGKILL gives the terminal back: the end of the block, an
 exception, SIGINT, SIGTERM, SIGHUP, SIGQUIT. A SIGTSTP gives it back too, and stops the process
 then; SIGCONT takes it again, also after a SIGSTOP, which no process can see. Handlers
-only write a byte that wakes the loop; the loop does the work.
+write a byte that wakes the loop, and the loop does the work; a write to a terminal that
+stands still is left at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import sys
@@ -33,6 +35,7 @@ _HANDLED = (
     signal.SIGCONT,
     signal.SIGWINCH,
 )
+_PATIENCE_SECONDS = 1.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -55,6 +58,7 @@ class Terminal:
         self._ownsInput = False
         self._saved: list[Any] | None = None
         self._isTaken = False
+        self._isWriting = False
         self._handlers: dict[int, Any] = {}
         self._arrived = list[int]()
         self._wake: tuple[int, int] = (-1, -1)
@@ -89,6 +93,8 @@ class Terminal:
         self._arrived.append(number)
         with contextlib.suppress(OSError):  # the pipe is full of wake-ups
             os.write(self._wake[1], b".")
+        if self._isWriting and number in _ENDING:
+            raise Ended(number)  # a write to a terminal that stands still has no end
 
     def _take(self) -> None:
         if self._input >= 0:
@@ -103,11 +109,16 @@ class Terminal:
         if not self._isTaken:
             return
         self._isTaken = False
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            self._write(_LEAVE)
+        # The terminal may be gone, or stand still (Ctrl-S), or its window may hang.
+        with contextlib.suppress(OSError, termios.error, Ended):
+            # Going on after Ctrl-S needs a stop of one's own before.
+            termios.tcflow(self._output, termios.TCOOFF)
+            termios.tcflow(self._output, termios.TCOON)
+            if select.select([], [self._output], [], _PATIENCE_SECONDS)[1]:
+                self._write(_LEAVE)
         if self._saved is not None:
             with contextlib.suppress(OSError, termios.error):
-                termios.tcsetattr(self._input, termios.TCSADRAIN, self._saved)
+                termios.tcsetattr(self._input, termios.TCSANOW, self._saved)
 
     def _close(self) -> None:
         self._giveBack()
@@ -147,13 +158,15 @@ class Terminal:
 
     def _write(self, text: str) -> None:
         left = text.encode(sys.stdout.encoding or "utf-8", "replace")
-        while left:
-            try:
-                left = left[os.write(self._output, left) :]
-            except BlockingIOError:  # another program has made the terminal so
-                with selectors.DefaultSelector() as selector:
-                    selector.register(self._output, selectors.EVENT_WRITE)
-                    selector.select(1.0)
+        self._isWriting = True
+        try:
+            while left:
+                try:
+                    left = left[os.write(self._output, left) :]
+                except BlockingIOError:  # another program has made the terminal so
+                    select.select([], [self._output], [], _PATIENCE_SECONDS)
+        finally:
+            self._isWriting = False
 
     def wait(self, seconds: float) -> str:
         """Wait for keys at most so long, or until the window has another size. Returns
