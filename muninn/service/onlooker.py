@@ -23,7 +23,7 @@ from muninn.control.lockfile import LockFile
 from muninn.control.memberidentity import MemberIdentity
 from muninn.control.memberreader import MemberKey, MemberReader
 from muninn.errors import PermissionDenied
-from muninn.service.readings import Column, Reading, namesIn, readIn
+from muninn.service.readings import Column, Reading, namesIn, readingOf
 from muninn.storage.paths import Paths
 from muninn.system.oserrors import fileError
 from muninn.system.processes import ownPidNamespace
@@ -63,7 +63,7 @@ class Onlooker:
             This process may not look.
         """
         block = self._current()
-        return None if block is None else readIn(block)
+        return None if block is None else readingOf(block)
 
     def names(self, rows: Column) -> list[str]:
         """The names of rows of the last reading."""

@@ -137,10 +137,10 @@ class Reading(NamedTuple):
 
 def read(tables: Tables) -> Reading:
     """Read the domain of a member."""
-    return readIn(tables.block)
+    return readingOf(tables.block)
 
 
-def readIn(block: ControlBlock) -> Reading:
+def readingOf(block: ControlBlock) -> Reading:
     """Read the domain of a control block, of which this process need not be a member."""
     term, members = Election(block).term(), MemberReader(block)
     living = [key for key in members.live() if not members.isSuspectedDead(key)]
