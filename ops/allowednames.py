@@ -31,6 +31,7 @@ _.runPromote
 _.runHint
 _.runPlan
 _.runLater
+_.runTop
 
 # What Python calls for a name that a module does not have yet, and for the list of all.
 _.__getattr__

@@ -50,6 +50,7 @@ COMMANDS = (
     "keep",
     "load",
     "topology",
+    "top",
     "doctor",
 )
 
@@ -927,19 +928,13 @@ def test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff(domain: str) -> N
         assert ("MUNINN_BOGUS" in ran.stderr) == said
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("top",),
-        ("prof", "x"),
-    ],
-)
+@pytest.mark.parametrize("arguments", [("prof",), ("prof", "x")])
 def test_aCommandOfALaterVersionSaysSo(arguments: tuple[str, ...]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "not in this version" in done.stderr
     assert "not in this version" in json.loads(run(*arguments, "--json").stdout)["error"]["reason"]
-    asJson = run("--domain", "top", *arguments, "--json")
+    asJson = run("--domain", "prof", *arguments, "--json")
     assert "not in this version" in json.loads(asJson.stdout)["error"]["reason"]
 
 
@@ -949,15 +944,17 @@ def test_noHelpNamesACommandOfALaterVersion() -> None:
     """
     for text in (run("--help").stdout, run("bogus").stderr, (ROOT / "docs" / "cli.md").read_text()):
         assert "describe" in text
-        assert not re.search(r"\b(top|prof)\b", text)
+        assert not re.search(r"\bprof\b", text)
     assert list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]) == [
-        "muninctl"
+        "muninctl",
+        "muninn-top",
     ]
 
 
-def test_theConsoleScriptExists() -> None:
+@pytest.mark.parametrize("script", ["muninctl", "muninn-top"])
+def test_theConsoleScriptExists(script: str) -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "muninctl"), "--help"],
+        [str(Path(sys.executable).parent / script), "--help"],
         capture_output=True,
         text=True,
         timeout=60,

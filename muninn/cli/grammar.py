@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from muninn.cli.top.options import addOptions
+
 #: Commands that the manual has and this version does not.
-LATER = {"top": "the live view", "prof": "the profiler"}
+LATER = {"prof": "the profiler"}
 _MAX_SECONDS = 10**9
 #: The port of the metrics in the specification.
 USUAL_PORT = 9618
@@ -161,6 +163,7 @@ def _addLooking(add: _Add) -> None:
         "describe weights --json",
     )
     _named(command)
+    addOptions(add("top", "top.command:runTop", "watch the domain live", "top --sort rate"))
     command = add(
         "topology",
         "topology:runTopology",

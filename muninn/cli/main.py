@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def runTop() -> int:
+    """The console script `muninn-top`: `python -m muninn top`."""
+    return main(["top", *sys.argv[1:]])
+
+
 def _decoded(argument: str) -> str:
     """The argument, read as UTF-8 if the locale could not decode its bytes: names are
     UTF-8 in every locale.

@@ -110,6 +110,14 @@ class Nvml:
         found = self._answer(f"the condition of {busId}", asked, None)
         return None if found == Condition() else found
 
+    def freeBytes(self, busId: str) -> int | None:
+        """The free bytes in the memory of a GPU, over all processes."""
+
+        def asked(library: Any) -> int:
+            return int(library.device_get_memory_info_v2(_handleOf(library, busId)).free)
+
+        return self._answer(f"the free memory of {busId}", asked, None)
+
     def path(self, busId: str, peer: str) -> str:
         """The best link between two GPUs, for people."""
 

@@ -131,7 +131,7 @@ class Handlers:
             "bufferId": described["bufferId"],
             "freed": True,
             "holders": len({each.slot for each in holds}),
-            "revoked": revoke(member.block, expired, "evicted"),
+            "revoked": revoke(member.block, member.members, member.rows, expired, "evicted"),
         }
 
     # --- the domain --------------------------------------------------------------------
