@@ -8,6 +8,7 @@ fastMode memory, `open` and `keep` stay in the domain until SIGINT or SIGTERM.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -265,9 +266,11 @@ def runDrain(arguments: argparse.Namespace) -> int:
 
 def runKeep(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
+    from muninn.cli import systemd
     from muninn.session import membership
 
     stop = stopped()
+    address = systemd.addressOf() if arguments.systemd else None
     member = membership.joinPreferred()
     domain, pid = member.domain, os.getpid()
     say(
@@ -275,7 +278,10 @@ def runKeep(arguments: argparse.Namespace) -> int:
         {"domain": domain, "pid": pid},
         f"keeping domain {domain!r} as process {pid}, until Ctrl-C",
     )
-    admin.keep(stop)
+    with contextlib.ExitStack() as beside:  # what a keeper does beside its membership
+        if address is not None:
+            beside.enter_context(systemd.notifying(member, address, stop))
+        admin.keep(stop)
     return 0
 
 

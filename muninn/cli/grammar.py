@@ -53,10 +53,9 @@ def _named(command: argparse.ArgumentParser, isNeeded: bool = True) -> None:
     if not isNeeded:
         command.set_defaults(name=None)
     group = command.add_mutually_exclusive_group(required=isNeeded)
-    group.add_argument("name", metavar="NAME", nargs="?", default=argparse.SUPPRESS)
-    group.add_argument(
-        "--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same"
-    )
+    given = argparse.SUPPRESS  # a default of one would replace what the other says
+    group.add_argument("name", metavar="NAME", nargs="?", default=given, help="the buffer's name")
+    group.add_argument("--name", dest="name", metavar="NAME", default=given, help="the same")
 
 
 def _common(**defaults: object) -> _Parser:
@@ -287,7 +286,7 @@ def _addChanging(add: Add) -> None:
         "free buffers: their names now, their memory with their last holders",
         "free weights tables",
     )
-    command.add_argument("names", metavar="NAME", nargs="*")
+    command.add_argument("names", metavar="NAME", nargs="*", help="the buffers' names")
     command.add_argument(
         "--name", dest="named", metavar="NAME", action="append", default=[], help="the same"
     )
