@@ -57,3 +57,16 @@ def onTerminal(*arguments: str, columns: int = 80, **environment: str) -> str:
             raw += chunk
     os.close(ours)
     return raw.decode()
+
+
+def runAs(uid: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as another user. Only root can."""
+    command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", sys.executable]
+    return subprocess.run(
+        [*command, "-m", "muninn", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"},
+    )
