@@ -189,7 +189,7 @@ def runFree(arguments: argparse.Namespace) -> int:
         done = {"freed": freed} if not errors else {"freed": freed, **problemOf(errors[0])}
         say(arguments, done, _freedText(freed))
     elif freed:
-        print(printable(_freedText(freed)))
+        print(_freedText(freed))
     for each in errors:
         printError(each, asJson=False)
     return 1 if errors else 0
@@ -210,6 +210,7 @@ def _freeable(tenant: str | None) -> list[str]:
 
 
 def _freedText(names: list[str]) -> str:
+    names = [printable(name) for name in names]
     if len(names) == 1:
         return f"{names[0]}: freed; its memory goes with its last holder"
     if not names:
