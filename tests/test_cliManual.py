@@ -385,10 +385,10 @@ def test_thePageOfCommandsIsWhatTheGrammarSays(monkeypatch: pytest.MonkeyPatch) 
     tool = pageTool()
     text = tool.PAGE.read_text()
     assert tool.page(text) == text, "make format"
-    help_ = "say everything about a buffer"
+    helped = "say everything about a buffer"
     changed = tool.grammar.helpsOf
     monkeypatch.setattr(
-        tool.grammar, "helpsOf", lambda parser: {**changed(parser), "describe": f"{help_} at once"}
+        tool.grammar, "helpsOf", lambda parser: {**changed(parser), "describe": f"{helped} at once"}
     )
     assert tool.page(text) != text, "the check can fail"
 

@@ -197,6 +197,38 @@ def test_aDamagedBlockGoesIfThatIsTold(left: str) -> None:
     assert entries(left) == ["lock"]
 
 
+def test_aDamagedBlockOfALivingProcessIsLeftAlone(domain: str, actor: Start) -> None:
+    holder = actor(KEPT)
+    path = Paths(os.getuid(), domain).linkPath
+    whole = Path(path).read_bytes()[:4096]
+    for raw in (b"\xff" * 4096, whole):
+        with open(path, "r+b") as file:
+            file.write(raw)
+        if raw != whole:
+            assert purge(domain, "--yes")["livingPid"] == holder.pid
+    assert holder.do("int(muninn.open('kept').array.sum())") == 499500
+
+
+def test_aPurgeBelievesNoFreeByte(domain: str, actor: Start) -> None:
+    """The process joins after the look from outside, and loses its byte."""
+    paths = Paths(os.getuid(), domain)
+    actor(KEPT).kill()
+    told = purging.remainsOf(paths)
+    assert isinstance(told, purging.Remains)
+    holder = actor(KEPT.replace("kept", "other"))
+    holder.do(f"open({paths.lockPath!r}).close()")
+    done = purging.purge(paths, told)
+    assert done == purging.Inhabited(holder.pid)
+    assert holder.do("int(muninn.open('other').array.sum())") == 499500
+
+
+def test_aKeptBlockIsTheSameAfterwards(left: str) -> None:
+    block = Path(Paths(os.getuid(), left).linkPath)
+    before = block.read_bytes()[:64]
+    purge(left)
+    assert block.read_bytes()[:64] == before
+
+
 def test_whatTheUserWasNotToldOfStays(left: str) -> None:
     """Between the question and the answer another process comes, and goes."""
     paths = Paths(os.getuid(), left)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("DOMAIN", "UID", "STATE", "BUFFERS", "SHM", "VRAM", "PROCESSES", "BROKER")
 #: The columns that give way in a narrow window.
-_SHRINKING = (7, 0)
+_SHRINKING = (0, 7)
 #: What is listed only if the user asks for all.
 _BACKGROUND = ("empty", "hidden")
 

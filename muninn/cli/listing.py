@@ -13,7 +13,7 @@ from muninn.config.sizes import asText
 from muninn.system import clock
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
-#: The columns whose texts users choose: they are cut in a narrow window.
+#: The columns whose texts users choose: they are cut in a narrow window, the name last.
 _SHRINKING = (0, 3)
 #: How long there may be no broker before a list says so, and how often it looks.
 _BROKER_SECONDS, _LOOK_SECONDS = 1.0, 0.01

@@ -38,7 +38,7 @@ _COLOURS = {
     "replaced": "yellow",
     "expired": "yellow",
 }
-_LEAST_WIDTH = 8
+_LEAST_WIDTH, _SHORT_WIDTH = 8, 14
 
 
 class Row(NamedTuple):
@@ -235,12 +235,17 @@ def _printLine(
 
 
 def _shrink(widths: list[int], shrinking: Sequence[int], room: int) -> None:
+    """Let columns give way: all but the first of them until they are short, since the
+    first tells the rows apart; then the widest at a time.
+    """
     excess = sum(widths) + 2 * (len(widths) - 1) - room
-    for _ in range(excess):
-        widest = max(shrinking, key=lambda each: widths[each], default=None)
-        if widest is None or widths[widest] <= _LEAST_WIDTH:
-            return
-        widths[widest] -= 1
+    for columns, least in ((shrinking[1:], _SHORT_WIDTH), (shrinking, _LEAST_WIDTH)):
+        for _ in range(max(0, excess)):
+            widest = max(columns, key=lambda each: widths[each], default=None)
+            if widest is None or widths[widest] <= least:
+                break
+            widths[widest] -= 1
+            excess -= 1
 
 
 def _shortened(row: Row, columns: Sequence[int], widths: Sequence[int]) -> Row:
