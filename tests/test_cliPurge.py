@@ -90,7 +90,9 @@ def test_removesThatTooIfItIsTold(left: str) -> None:
 
 def test_saysWhatWouldBeLost(left: str) -> None:
     said = run("purge", left).stdout
-    assert "kept 1 buffer of " in said and "for the next process (kept): --yes removes it" in said
+    assert (
+        "kept 1 buffer of " in said and "for the next process (kept): --yes removes it too" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_asksOnATerminal(left: str, answer: str, isGone: bool) -> None:
     os.write(ours, f"{answer}\n".encode())
     assert asked.wait(60) == 0
     os.close(ours)
-    assert b"1 buffer of " in shown
+    assert b"1 buffer of " in shown and b"B  kept\r\n" in shown.replace(b"K  kept", b"B  kept")
     assert ("segment" in entries(left)) != isGone
 
 
@@ -199,13 +201,16 @@ def test_aDamagedBlockGoesIfThatIsTold(left: str) -> None:
 
 def test_aDamagedBlockOfALivingProcessIsLeftAlone(domain: str, actor: Start) -> None:
     holder = actor(KEPT)
-    path = Paths(os.getuid(), domain).linkPath
+    paths = Paths(os.getuid(), domain)
+    path, known = paths.linkPath, frozenset(paths.segmentKeys())
+    told = purging.Remains({}, known, "its block is damaged", [], [])
     whole = Path(path).read_bytes()[:4096]
     for raw in (b"\xff" * 4096, whole):
         with open(path, "r+b") as file:
             file.write(raw)
         if raw != whole:
             assert purge(domain, "--yes")["livingPid"] == holder.pid
+            assert purging.purge(paths, told) == purging.Inhabited(holder.pid)
     assert holder.do("int(muninn.open('kept').array.sum())") == 499500
 
 

@@ -158,7 +158,7 @@ def _opened(
             reinstate(paths, lockFile)
         return openExisting(paths, lockFile), ""
     except ControlBlockInvalid as error:
-        return None, error.reason
+        return None, f"its control block: {error.reason.removeprefix(f'{paths.linkPath} ')}"
 
 
 def _inhabitant(old: ControlBlock | None) -> int:

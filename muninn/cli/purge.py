@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muninn.cli.output import counted, printable, printJson
+from muninn.cli.output import counted, printable, printJson, shortened
 from muninn.config.sizes import asText
 from muninn.errors import MuninnError, PermissionDenied
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from muninn.storage.paths import Paths
 
 #: How many buffers a question names.
-_NAMED = 5
+_LISTED = 10
+#: How much of a name stands in a line with other words.
+_NAME_WIDTH = 40
 
 
 class _Outcome(NamedTuple):
@@ -128,7 +130,11 @@ def _mayTake(arguments: argparse.Namespace, paths: Paths, remains: Remains) -> b
         return True
     if arguments.dry_run or arguments.json or not sys.stdin.isatty():
         return False
-    print(printable(f"domain {paths.domain!r}: {_needed(remains)}."), file=sys.stderr)
+    print(printable(f"domain {paths.domain!r}: {_needed(remains)}"), file=sys.stderr)
+    for name, size in list(remains.buffers.items())[:_LISTED]:
+        print(printable(f"  {asText(size):>6}  {name}"), file=sys.stderr)
+    if (more := len(remains.buffers) - _LISTED) > 0:
+        print(f"          and {more} more", file=sys.stderr)
     print("Remove that too? It can not be had back. [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -138,12 +144,9 @@ def _needed(remains: Remains) -> str:
     names = list(remains.buffers)
     parts = []
     if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         total = asText(sum(remains.buffers.values()))
-        parts.append(
-            f"{counted(len(names), 'buffer')} of {total} for the next process "
-            f"({', '.join(names[:_NAMED])}{more})"
-        )
+        which = f" ({shortened(names[0], _NAME_WIDTH)})" if len(names) == 1 else ""
+        parts.append(f"{counted(len(names), 'buffer')} of {total} for the next process{which}")
     if others := len(remains.known) - len(names):
         parts.append(f"{counted(others, 'segment')} of which it is not known whose")
     return ", ".join([*parts, *([remains.why] if remains.why else [])])
@@ -163,7 +166,8 @@ def _said(outcome: _Outcome, isDry: bool) -> str:
         files = counted(len(outcome.removed), "file")
         parts.append(f"{would} {files}, {asText(outcome.bytes)}")
     if outcome.kept is not None:
-        parts.append(f"kept {_needed(outcome.kept)}: --yes removes it")
+        those = "it" if len(outcome.kept.known) + bool(outcome.kept.why) == 1 else "them"
+        parts.append(f"kept {_needed(outcome.kept)}: --yes removes {those} too")
     return f"{name}: {'; '.join(parts) or 'nothing to remove'}"
 
 

@@ -162,6 +162,7 @@ def _seen(uid: int, name: str) -> Domain:
         return Domain(uid, name, "idle" if _hasSegments(paths) else _withoutBlock(count), shmBytes)
     except (MuninnError, OSError) as error:
         why = error.reason if isinstance(error, MuninnError) else str(error.strerror)
+        why = f"its control block: {why.removeprefix(f'{paths.linkPath} ')}"
         return Domain(uid, name, "unreadable", shmBytes, processes=_lockers(paths), why=why)
 
 

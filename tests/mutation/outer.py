@@ -8,7 +8,6 @@ _OUTPUT = "muninn/cli/output.py"
 _LISTING = "muninn/cli/listing.py"
 _PURGING = "muninn/broker/purging.py"
 _DOMAINS = "muninn/service/domains.py"
-_COMPLETION = "muninn/cli/completion.py"
 _DOCTOR = "muninn/cli/doctor.py"
 _SIZES = "muninn/config/sizes.py"
 _VERDICTS = "muninn/devices/topology/cache.py"
@@ -42,7 +41,6 @@ MUTANTS = [
     Mutant(_PURGING, "        return key not in known\n", "        return False\n", "a segment that nothing knows goes", "test_cliPurge.py::test_removesASegmentThatNothingKnows"),
     Mutant(_DOMAINS, "        if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:\n", "        if False:\n", "only files of the user are read", "test_cliDomains.py::test_whatCanNotBeReadIsSaid"),
     Mutant(_DOMAINS, "        if isNear and processIsGone(identity.pid, identity.startTime):\n", "        if isNear:\n", "a lost byte is no death", "test_cliDomains.py::test_aProcessThatHasLostItsByteStillCounts"),
-    Mutant(_COMPLETION, "$(printf %q \"$name\")", "$name", "a name is no code", "test_cliCompletion.py::test_aNameIsNoCode"),
     Mutant("muninn/cli/systemd.py", "        if member.client.awaitAnswer(pause or 0.0):\n            tell", "        if member.client.awaitAnswer(pause or 0.0) or True:\n            tell", "a stuck keeper gives no sign of life", "test_cliSystemd.py::test_aKeeperWhoseBrokerDoesNotAnswerGivesNoSignOfLife"),
     # --- verdicts on links ------------------------------------------------------------
     Mutant(_VERDICTS, "        if not isOwnFile(os.fstat(fd.number), os.geteuid()):\n", "        if False:\n", "a file that others can write is not read", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
