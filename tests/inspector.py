@@ -6,14 +6,18 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import struct
 import subprocess
 import sys
 import termios
+import time
 from typing import Any
 
 import spawning
 from spawning import Zygote
+
+from support import BOUND_SECONDS
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,25 +41,28 @@ def answer(*arguments: str) -> dict[str, Any]:
 
 
 def onTerminal(*arguments: str, columns: int = 80, **environment: str) -> str:
-    """The output of a command in a terminal of that width."""
+    """The output of a command in a terminal of that width. It is read while the command
+    runs: a terminal that nobody reads holds up who writes to it.
+    """
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     settings = {"TERM": "xterm", "COLUMNS": str(columns), **environment}
-    ended = subprocess.run(
+    running = subprocess.Popen(
         [sys.executable, "-m", "muninn", *arguments],
         stdout=theirs,
         stderr=theirs,
         stdin=theirs,
-        timeout=60,
         env={**os.environ, **settings},
     )
-    assert ended.returncode == 0
     os.close(theirs)
-    raw = b""
+    raw, deadline = b"", time.monotonic() + BOUND_SECONDS
     with contextlib.suppress(OSError):  # a terminal ends with EIO
-        while chunk := os.read(ours, 65536):
-            raw += chunk
+        while select.select([ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raw += os.read(ours, 65536)
     os.close(ours)
+    if time.monotonic() > deadline:
+        running.kill()
+    assert running.wait(BOUND_SECONDS) == 0, raw.decode()
     return raw.decode()
 
 
