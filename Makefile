@@ -78,6 +78,7 @@ lint: $(CUDA) ## style, names, spelling and dead code
 	@$(VENV)/bin/codespell muninn cshim tests bench examples ops docs .github .ci *.md *.py Makefile pyproject.toml
 	@$(VENV)/bin/vulture
 	@$(PY) ops/sentences.py --check
+	@$(PY) ops/clipage.py --check
 	@$(VENV)/bin/clang-format --dry-run --Werror $(C_SOURCES)
 	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/interrupts tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
 
@@ -135,6 +136,7 @@ gpu: $(CUDA) ## what needs a real GPU: suite, kills, demos, benchmarks, in one t
 format: $(STAMP) ## lay out the code, and the pages with one sentence a line
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+	@$(PY) ops/clipage.py
 	@$(PY) ops/sentences.py
 	@$(VENV)/bin/clang-format -i $(C_SOURCES)
 

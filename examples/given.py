@@ -50,6 +50,12 @@ def gib(text: str) -> float:
     return number
 
 
+def requireTenant(buffer: muninn.MuninnBuffer, tenant: str | None) -> None:
+    """End the program if the buffer is another tenant's than the one that was given."""
+    if tenant is not None and (found := buffer.describe()["tenant"]) != tenant:
+        sys.exit(f"{buffer.name} is of tenant {found}, and not of {tenant}")
+
+
 def answerOf(program: str, *arguments: str) -> str:
     """What another process prints that runs `program` with these arguments."""
     command = [sys.executable, "-W", "ignore", program, *arguments]

@@ -23,6 +23,9 @@ _.runEvict
 _.runDrain
 _.runKeep
 _.runLoad
+_.runDomains
+_.runPurge
+_.runCompletion
 _.runDoctor
 _.runList
 _.runDescribe

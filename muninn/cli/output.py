@@ -21,6 +21,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muninn.cli.hints import inWords
 from muninn.errors import MuninnError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _COLOURS = {
     "replaced": "yellow",
     "expired": "yellow",
 }
-_LEAST_WIDTH = 8
+_LEAST_WIDTH, _SHORT_WIDTH = 8, 14
 
 
 class Row(NamedTuple):
@@ -61,18 +62,22 @@ def printError(error: MuninnError, asJson: bool) -> None:
     """Print `MNN-xxxx name: reason. Fix: …` on stderr; with JSON also an object on
     stdout.
     """
+    error.fix = inWords(error.fix)
     print(printable(str(error)), file=sys.stderr)
     if asJson:
-        printJson(
-            {
-                "error": {
-                    "code": error.code,
-                    "name": type(error).__name__,
-                    "reason": error.reason,
-                    "fix": error.fix,
-                }
-            }
-        )
+        printJson(problemOf(error))
+
+
+def problemOf(error: MuninnError) -> dict[str, Any]:
+    """An error of Muninn as an object."""
+    return {
+        "error": {
+            "code": error.code,
+            "name": type(error).__name__,
+            "reason": error.reason,
+            "fix": inWords(error.fix),
+        }
+    }
 
 
 @contextlib.contextmanager
@@ -149,6 +154,7 @@ def printTable(
     ]
     if console is not None:
         _shrink(widths, shrinking, console.width)
+        rows = [_shortened(row, shrinking, widths) for row in rows]
         if wrapping:
             room = max(console.width - sum(widths[:-1]) - 2 * (len(widths) - 1), _LEAST_WIDTH)
             rows = [line for row in rows for line in _wrapped(row, room)]
@@ -230,11 +236,39 @@ def _printLine(
 
 
 def _shrink(widths: list[int], shrinking: Sequence[int], room: int) -> None:
+    """Let columns give way: all but the first of them until they are short, since the
+    first tells the rows apart; then the widest at a time.
+    """
     excess = sum(widths) + 2 * (len(widths) - 1) - room
-    for column in sorted(shrinking, key=lambda each: -widths[each]):
-        taken = max(0, min(excess, widths[column] - _LEAST_WIDTH))
-        widths[column] -= taken
-        excess -= taken
+    for columns, least in ((shrinking[1:], _SHORT_WIDTH), (shrinking, _LEAST_WIDTH)):
+        for _ in range(max(0, excess)):
+            widest = max(columns, key=lambda each: widths[each], default=None)
+            if widest is None or widths[widest] <= least:
+                break
+            widths[widest] -= 1
+            excess -= 1
+
+
+def _shortened(row: Row, columns: Sequence[int], widths: Sequence[int]) -> Row:
+    cells = list(row.cells)
+    for column in columns:
+        cells[column] = shortened(cells[column], widths[column])
+    return row._replace(cells=tuple(cells))
+
+
+def shortened(text: str, room: int) -> str:
+    """The text in so many columns of a terminal. It is cut in the middle: names of one
+    program begin alike, and their ends tell them apart.
+    """
+    if _width(text) <= room or room < 1:
+        return text
+    head, tail = "", ""
+    while _width(head + text[len(head)]) + _width(tail) < room:
+        head += text[len(head)]
+        if _width(head) + _width(text[-1 - len(tail)] + tail) >= room:
+            break
+        tail = text[-1 - len(tail)] + tail
+    return f"{head}…{tail}"
 
 
 def _width(text: str) -> int:

@@ -118,7 +118,7 @@ MUTANTS = [
     Mutant("muninn/arguments.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_variablesOfKubernetesAndDockerAreIgnored"),
-    Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
+    Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "        if failure:\n            return False\n", "", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndTheWaitForItIsBounded"),
     # --- descriptors ------------------------------------------------------------------

@@ -6,6 +6,8 @@ from tests.mutation.mutant import Mutant
 
 _OUTPUT = "muninn/cli/output.py"
 _LISTING = "muninn/cli/listing.py"
+_PURGING = "muninn/broker/purging.py"
+_DOMAINS = "muninn/service/domains.py"
 _DOCTOR = "muninn/cli/doctor.py"
 _SIZES = "muninn/config/sizes.py"
 _VERDICTS = "muninn/devices/topology/cache.py"
@@ -39,6 +41,16 @@ MUTANTS = [
     Mutant("muninn/service/sockets.py", "        if not self._ask():\n            self._make()\n", "        self._make()\n", "members have the socket in common", "test_endpoint.py::test_anotherMemberAnswersAtOnce"),
     Mutant("muninn/cli/main.py", '        os.environ[variableOf("metricsPort")] = "0"\n', "        pass\n", "a command that is there for a moment serves nothing", "test_endpoint.py::test_aCommandThatIsThereForAMomentServesNothing"),
     Mutant("muninn/api/attachment.py", "            countError(error)\n            raise\n        return openBuffer", "            raise\n        return openBuffer", "an error of a property is counted", "test_counters.py::test_anErrorOfAPropertyAndOfAWithIsCountedToo"),
+    # --- domains from outside, and purge ----------------------------------------------
+    Mutant(_PURGING, "        if holder := withdrawal.holder() or _inhabitant(old):\n", "        if holder := _inhabitant(old):\n", "a process of another version is not purged", "test_cliPurge.py::test_aDamagedBlockOfALivingProcessIsLeftAlone"),
+    Mutant(_PURGING, "        if holder := withdrawal.holder() or _inhabitant(old):\n", "        if holder := withdrawal.holder():\n", "a free byte alone is no leave to purge", "test_cliPurge.py::test_aPurgeBelievesNoFreeByte"),
+    Mutant(_PURGING, "remains.known <= told.known and ", "", "what the user was not told of stays", "test_cliPurge.py::test_whatTheUserWasNotToldOfStays"),
+    Mutant(_PURGING, "        if not isGone:\n            withdrawal.giveBack()\n", "        pass\n", "a block that is kept gets its version back", "test_cliPurge.py::test_aKeptBlockIsTheSameAfterwards"),
+    Mutant(_PURGING, "        known = there\n", "        pass\n", "a damaged block is left to repair", "test_cliPurge.py::test_aDamagedBlockIsLeftToRepair"),
+    Mutant(_PURGING, "        return key not in known\n", "        return False\n", "a segment that nothing knows goes", "test_cliPurge.py::test_removesASegmentThatNothingKnows"),
+    Mutant(_DOMAINS, "        if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:\n", "        if False:\n", "only files of the user are read", "test_cliDomains.py::test_whatCanNotBeReadIsSaid"),
+    Mutant(_DOMAINS, "        if isNear and processIsGone(identity.pid, identity.startTime):\n", "        if isNear:\n", "a lost byte is no death", "test_cliDomains.py::test_aProcessThatHasLostItsByteStillCounts"),
+    Mutant("muninn/cli/systemd.py", "        if member.client.awaitAnswer(pause or 0.0):\n            tell", "        if member.client.awaitAnswer(pause or 0.0) or True:\n            tell", "a stuck keeper gives no sign of life", "test_cliSystemd.py::test_aKeeperWhoseBrokerDoesNotAnswerGivesNoSignOfLife"),
     # --- verdicts on links ------------------------------------------------------------
     Mutant(_VERDICTS, "        if not isOwnFile(os.fstat(fd.number), os.geteuid()):\n", "        if False:\n", "a file that others can write is not read", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
     Mutant(_VERDICTS, "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY", "a FIFO is not waited for", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
