@@ -121,7 +121,7 @@ def exchanging(options: Options) -> list[Row]:
 def _exchangeOurs(exchanges: int, payload: np.ndarray, out: np.ndarray) -> float:
     request = muninn.share(payload, name="request", access="readWrite")
     answer = muninn.share(payload, name="answer", access="readWrite")
-    peer = Peer("echoOurs", exchanges)
+    peer = Peer("echo", exchanges)
     peer.line()
     known = answer.generation
 

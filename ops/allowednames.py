@@ -29,10 +29,13 @@ _.runDescribe
 _.runTopology
 _.runPromote
 _.runHint
+_.runProf
 _.runLater
 
+# The program `muninn-prof`, which pyproject.toml names.
+_.runProfiler
+
 # The parts that bench starts in processes of their own, by name.
-_.echoOurs
 _.echoPyshmem
 _.streamShared
 _.streamPrivate

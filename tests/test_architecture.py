@@ -34,6 +34,7 @@ LAYERS = (
     "api",
     "torch",
     "service",
+    "prof",
     "cli",
 )
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 #: Commands that the manual has and this version does not.
-LATER = {"top": "the live view", "prof": "the profiler"}
-_MAX_SECONDS = 10**9
+LATER = {"top": "the live view"}
+_MAX_SECONDS, _MAX_PERCENT = 10**9, 10**6
 
 
 class UsageError(Exception):
@@ -71,6 +71,16 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MAX_PERCENT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to {_MAX_PERCENT}")
+    return value
+
+
 def _named(command: argparse.ArgumentParser, isNeeded: bool = True) -> None:
     """The buffer's name, by position or by `--name`, as the manual of `muninctl` has
     it. It is None where it is not needed and not given.
@@ -130,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     _addHolding(add)
     _addPromoting(add)
     _addChanging(add)
+    _addMeasuring(add)
     return parser
 
 
@@ -345,4 +356,31 @@ def _addChanging(add: _Add) -> None:
         "--repair",
         action="store_true",
         help="rebuild a damaged control block; no process may be in the domain",
+    )
+
+
+def _addMeasuring(add: _Add) -> None:
+    """The commands that measure."""
+    command = add(
+        "prof",
+        "prof:runProf",
+        "measure Muninn on this machine, beside what the machine itself can do",
+        "prof --csv today.csv --compare yesterday.csv",
+    )
+    command.add_argument("--quick", action="store_true", help="seconds, with smaller sizes")
+    command.add_argument(
+        "--only", action="append", metavar="ROW", help="only this row; again for more"
+    )
+    command.add_argument("--list", action="store_true", help="say which rows there are")
+    command.add_argument("--csv", metavar="FILE", help="write the rows to this file too")
+    command.add_argument(
+        "--compare",
+        metavar="OLD.csv",
+        help="compare with that run; the exit status is 1 if a row is slower",
+    )
+    command.add_argument(
+        "--within",
+        type=_percent,
+        metavar="PERCENT",
+        help="by how much the p50 and p95 of a row may be larger than before (default: 10)",
     )

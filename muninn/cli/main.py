@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def runProfiler() -> int:
+    """The program `muninn-prof`: the command `prof`."""
+    return main(["prof", *sys.argv[1:]])
+
+
 def _decoded(argument: str) -> str:
     """The argument, read as UTF-8 if the locale could not decode its bytes: names are
     UTF-8 in every locale.
