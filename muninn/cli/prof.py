@@ -22,12 +22,13 @@ from muninn.cli.profreport import (
     printComparison,
     printList,
     printReport,
+    printWrapped,
 )
 from muninn.prof import results
 from muninn.prof.comparison import Comparison, better, compared
 from muninn.prof.measuring import Outcome, measured
 from muninn.prof.results import Result
-from muninn.prof.rows import ROWS, RowSpec
+from muninn.prof.rows import GPU, ROWS, RowSpec
 from muninn.prof.run import Run, gpusHere, isBusy, machineText
 from muninn.system import clock
 from muninn.terms import nearest
@@ -57,7 +58,7 @@ def runProf(arguments: argparse.Namespace) -> int:
             signal.signal(number, _interrupt)
     with run.ground:
         outcomes = _measuredAll(run, rows)
-        comparison = None if old is None else _comparedAll(run, old, outcomes, rows, within)
+        comparison = None if old is None else _comparedAll(run, old, outcomes, within)
     if arguments.csv is not None:
         results.write(_resultsOf(outcomes), arguments.csv)
     report = Report(machineText(), run.gpus, arguments.quick, outcomes, busy)
@@ -124,14 +125,17 @@ def _requireWritable(arguments: argparse.Namespace) -> None:
 
 def _announce(run: Run, rows: list[RowSpec], busy: str) -> None:
     seconds = sum(run.secondsOf(row) for row in rows)
-    where = "there is no GPU here, so GPUs are emulated" if run.gpus.isEmulated else run.gpus.name
-    print(
+    where = ""
+    if any(row.group == GPU for row in rows):
+        emulated = "there is no GPU here, so GPUs are emulated"
+        where = f"; {emulated if run.gpus.isEmulated else run.gpus.name}"
+    printWrapped(
         f"prof: {len(rows)} row{'s' * (len(rows) != 1)}, about {max(1, round(seconds))} s, in a "
-        f"domain of its own; {where}",
-        file=sys.stderr,
+        f"domain of its own{where}",
+        sys.stderr,
     )
     if busy:
-        print(f"prof: {busy}: the figures will be worse than this machine's", file=sys.stderr)
+        printWrapped(f"prof: {busy}: the figures will be worse than this machine's", sys.stderr)
     sys.stderr.flush()
 
 
@@ -154,9 +158,7 @@ def _measuredAll(run: Run, rows: list[RowSpec]) -> list[Outcome]:
     return outcomes
 
 
-def _comparedAll(
-    run: Run, old: list[Result], outcomes: list[Outcome], rows: list[RowSpec], within: float
-) -> Comparison:
+def _comparedAll(run: Run, old: list[Result], outcomes: list[Outcome], within: float) -> Comparison:
     """Compare, and measure again what is slower. The smaller figures replace those of
     `outcomes`.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import muninn
 from muninn.cli.output import Row, printable, printTable
@@ -21,7 +21,7 @@ _ROW_WIDTH, _NUMBER_WIDTHS = max(map(len, ROWS)), (8, 8, 10, 8, 7)
 _HEADINGS = ("ROW", "P50", "P95", "SPEED", "LIMIT", "RATIO", "")
 _COMPARED = ("ROW", "P50", "", "P95", "", "ITS LIMIT", "")
 _MAX_WIDTH, _LEAST_SHOWN_BYTES = 100, 1 << 20
-_SIZES = f"\n{asText(FULL_BYTES)} is less with --quick, and where /dev/shm is small."
+_SIZES = f"{asText(FULL_BYTES)} is less with --quick, and where /dev/shm is small."
 OK, SLOW, EMULATED = "ok", "slow", "emulated"
 
 
@@ -69,7 +69,7 @@ def printReport(report: Report) -> None:
             printTable(_aligned(*_HEADINGS), [_rowOf(each) for each in chosen])
     print()
     for paragraph in _conclusions(report):
-        _printWrapped(paragraph)
+        printWrapped(paragraph)
 
 
 def _aligned(name: str, *cells: str) -> tuple[str, ...]:
@@ -150,7 +150,8 @@ def printList(rows: Sequence[RowSpec]) -> None:
         ],
         wrapping=True,
     )
-    _printWrapped(_SIZES)
+    print()
+    printWrapped(_SIZES)
 
 
 def listed(rows: Sequence[RowSpec]) -> list[dict[str, Any]]:
@@ -186,9 +187,9 @@ def printComparison(comparison: Comparison, path: str, withinPercent: float) -> 
         {getattr(change, side).machine for change in comparison.changes} for side in ("old", "new")
     )
     if then - now:
-        _printWrapped(f"That was another machine: {', '.join(sorted(then - now))}.")
+        printWrapped(f"That was another machine: {', '.join(sorted(then - now))}.")
     if any(change.limitPercent > withinPercent for change in comparison.regressed):
-        _printWrapped(
+        printWrapped(
             "Where ITS LIMIT takes longer too, look at the machine first: other programs, heat, "
             "another kernel."
         )
@@ -307,6 +308,6 @@ def _wrapped(text: str) -> list[str]:
     )
 
 
-def _printWrapped(text: str) -> None:
+def printWrapped(text: str, file: TextIO | None = None) -> None:
     for line in textwrap.wrap(printable(text), _width(), break_on_hyphens=False):
-        print(line)
+        print(line, file=file)

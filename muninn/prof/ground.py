@@ -48,13 +48,14 @@ class Ground:
         The beginning of the names.
     """
 
-    def __init__(self, settings: dict[str, str] | None = None, kind: str = _KIND) -> None:
+    def __init__(self, settings: dict[str, str] | None = None, kind: str | None = None) -> None:
         known = {key for keys in CHECKS.values() for key in keys}
         quiet = {key: value for key, value in _QUIET.items() if key in known}
         self._settings = {
             variableOf(key): value for key, value in {**quiet, **(settings or {})}.items()
         }
-        self._prefix, self._peers, self._domains = kind, list[Peer](), 0
+        self._prefix = kind or _KIND
+        self._peers, self._domains = list[Peer](), 0
         self._before: dict[str, str | None] = {}
 
     def __enter__(self) -> Self:
@@ -124,11 +125,11 @@ def enter(name: str) -> str:
     return name
 
 
-def sweep(kind: str = _KIND) -> list[str]:
+def sweep(kind: str | None = None) -> list[str]:
     """Remove what runs have left of which no process lives any more; returns their
     tokens.
     """
-    gone = []
+    gone, kind = list[str](), kind or _KIND
     for path in _entries(f"{_stem(kind)}-"):
         match = re.fullmatch(
             rf"{re.escape(_stem(kind))}-([0-9a-f]{{8}})\.mark", path.rpartition("/")[2]
