@@ -449,7 +449,7 @@ def test_anInterruptedRunLeavesNothing(domain: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--only", "oepn"), "there is no row 'oepn' (did you mean 'open'?)"),
+        (("--only", "opem"), "there is no row 'opem' (did you mean 'open'?)"),
         (("--within", "5"), "--within is for --compare"),
         (("--compare", "x", "--within", "-1"), "'-1' is no percentage"),
         (("--compare", "x", "--within", "nan"), "'nan' is no percentage"),
@@ -552,3 +552,10 @@ def test_timesHaveThreeDigits(seconds: float, text: str) -> None:
 def test_aRowThatWasNotMeasuredSaysWhy(capsys: pytest.CaptureFixture[str]) -> None:
     profreport.printReport(reportOf(Outcome(ROWS["p2p"], None, "there is one GPU")))
     assert "not measured: there is one GPU" in capsys.readouterr().out
+
+
+def test_thePageHasEveryRowAsItIs() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "prof.md").read_text()
+    for name, row in ROWS.items():
+        line = f"| `{name}` | {row.what.format(size=profreport._sizeText(row))} | {row.limit} | {row.usual:g} × | {row.meaning} |"
+        assert line in page, line

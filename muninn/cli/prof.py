@@ -135,7 +135,8 @@ def _announce(run: Run, rows: list[RowSpec], busy: str) -> None:
         sys.stderr,
     )
     if busy:
-        printWrapped(f"prof: {busy}: the figures will be worse than this machine's", sys.stderr)
+        worse = "it takes longer, and the figures will be worse than this machine's"
+        printWrapped(f"prof: {busy}: {worse}", sys.stderr)
     sys.stderr.flush()
 
 
