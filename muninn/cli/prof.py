@@ -61,7 +61,7 @@ def runProf(arguments: argparse.Namespace) -> int:
         comparison = None if old is None else _comparedAll(run, old, outcomes, within)
     if arguments.csv is not None:
         results.write(_resultsOf(outcomes), arguments.csv)
-    report = Report(machineText(), run.gpus, arguments.quick, outcomes, busy)
+    report = Report(machineText(), run.gpus, arguments.quick, outcomes, busy, run.smallBytes)
     if arguments.json:
         printJson(asJson(report, comparison, within))
     else:

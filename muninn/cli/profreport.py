@@ -32,6 +32,8 @@ class Report(NamedTuple):
     ----------
     busy
         Why the figures are worse than the machine's, or "".
+    smallBytes
+        The size of large buffers where /dev/shm has no room for the usual one, or 0.
     """
 
     machine: str
@@ -39,6 +41,7 @@ class Report(NamedTuple):
     isQuick: bool
     outcomes: list[Outcome]
     busy: str
+    smallBytes: int = 0
 
 
 def verdictOf(outcome: Outcome) -> str:
@@ -132,6 +135,11 @@ def _conclusions(report: Report) -> list[str]:
         said.append(
             f"When it began, {report.busy}. Measure again on a quiet machine before you "
             "believe a row that is slow."
+        )
+    if report.smallBytes:
+        said.append(
+            f"As /dev/shm is small, large buffers have {asText(report.smallBytes)} only, and what "
+            "a call costs however large they are weighs more: enlarge it (see `doctor`)."
         )
     if report.isQuick:
         said.append("With --quick the sizes are small, and each figure has few samples.")
@@ -230,6 +238,7 @@ def asJson(report: Report, comparison: Comparison | None, withinPercent: float) 
         "isEmulated": report.gpus.isEmulated,
         "isQuick": report.isQuick,
         "busy": report.busy or None,
+        "smallBytes": report.smallBytes or None,
         "rows": [_rowJson(each) for each in measured],
         "notMeasured": [
             {"row": each.row.name, "reason": each.reason, "isFailure": each.isFailure}

@@ -112,8 +112,9 @@ class Ground:
 
 def leave() -> None:
     """Leave the present domain, if this process is in one."""
-    if membership._current is not None:
-        membership.current().leave()
+    current = membership._current
+    if current is not None and not current.isStale():
+        current.leave()
 
 
 def enter(name: str) -> str:

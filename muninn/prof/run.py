@@ -55,6 +55,8 @@ class Run:
     ----------
     bigBytes
         The size of the rows that move many bytes: less where /dev/shm is small.
+    smallBytes
+        The same where it is less, else 0.
     kept
         Samples of a row that were taken with those of another one.
     """
@@ -63,7 +65,9 @@ class Run:
         settings = {"device": "host", "hostGpus": str(gpus.number)} if gpus.isEmulated else {}
         self.ground = Ground(settings)
         self.gpus, self.isQuick = gpus, isQuick
-        self.bigBytes = fitting(_QUICK_BYTES if isQuick else FULL_BYTES, _freeBytes())
+        wanted = _QUICK_BYTES if isQuick else FULL_BYTES
+        self.bigBytes = fitting(wanted, _freeBytes())
+        self.smallBytes = self.bigBytes if self.bigBytes < wanted else 0
         self.rounds = _QUICK_ROUNDS if isQuick else _FULL_ROUNDS
         self.kills = _QUICK_KILLS if isQuick else _FULL_KILLS
         self.kept: dict[str, Samples] = {}
