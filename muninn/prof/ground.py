@@ -112,9 +112,9 @@ class Ground:
 
 def leave() -> None:
     """Leave the present domain, if this process is in one."""
-    current = membership._current
-    if current is not None and not current.isStale():
-        current.leave()
+    # Not `membership.current()`, which joins anew if this process has left.
+    if (last := membership._current) is not None:
+        last.leave()
 
 
 def enter(name: str) -> str:
