@@ -8,8 +8,7 @@ of the ratios, with the smallest and the largest.
 
 from __future__ import annotations
 
-import os
-import secrets
+import atexit
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from muninn.prof import limits, peer
-from muninn.prof.ground import enter
+from muninn.prof.ground import Ground
 from muninn.prof.peer import environment as environment
 from muninn.prof.quantiles import quantile as quantile
 from muninn.prof.timing import alternated as alternated
@@ -26,6 +25,8 @@ from muninn.prof.timing import microseconds as microseconds
 from muninn.prof.timing import seconds as seconds
 
 ROOT = Path(__file__).parent.parent
+#: The ground of this process, once it has a domain.
+_grounds: list[Ground] = []
 
 
 class Row(NamedTuple):
@@ -82,14 +83,27 @@ class Options(NamedTuple):
 
 def writingSeconds(arrays: Sequence[np.ndarray]) -> float:
     """The seconds in which the bytes of arrays are written to a new file in `/dev/shm`."""
-    return limits.writingSeconds(arrays, f"/dev/shm/muninn-{os.getuid()}-bench-file-{os.getpid()}")
+    return limits.writingSeconds(arrays, str(newFile()))
 
 
 def newDomain() -> str:
     """Leave the present domain, and choose a fresh one for this process and the
-    processes that it starts.
+    processes that it starts. All of them are removed at the end of this process.
     """
-    return enter(f"bench-{secrets.token_hex(4)}")
+    return _ground().another()
+
+
+def newFile(ending: str = "") -> Path:
+    """A path in `/dev/shm` for a file that goes at the end of this process at the latest."""
+    return Path(f"{_ground().file()}{ending}")
+
+
+def _ground() -> Ground:
+    if not _grounds:
+        _grounds.append(Ground(kind="bench"))
+        atexit.register(_grounds[0].__exit__, None, None, None)
+        _grounds[0].__enter__()
+    return _grounds[0]
 
 
 class Peer(peer.Peer):

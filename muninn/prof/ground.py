@@ -24,7 +24,6 @@ import types
 from typing import Self
 
 from muninn.config import variableOf
-from muninn.config.checks import CHECKS
 from muninn.errors import HostMemoryFull
 from muninn.prof.peer import Peer
 from muninn.session import membership
@@ -32,9 +31,6 @@ from muninn.system.oserrors import SHM_ROOT, fileError
 
 _KIND = "prof"
 _TRIES = 10
-#: What a measurement must not do to the user's other processes: serve their metrics,
-#: and keep verdicts on links that may be emulated.
-_QUIET = {"cachePath": "-", "metricsPort": "0"}
 
 
 class Ground:
@@ -49,11 +45,7 @@ class Ground:
     """
 
     def __init__(self, settings: dict[str, str] | None = None, kind: str | None = None) -> None:
-        known = {key for keys in CHECKS.values() for key in keys}
-        quiet = {key: value for key, value in _QUIET.items() if key in known}
-        self._settings = {
-            variableOf(key): value for key, value in {**quiet, **(settings or {})}.items()
-        }
+        self._settings = {variableOf(key): value for key, value in (settings or {}).items()}
         self._prefix = kind or _KIND
         self._peers, self._domains = list[Peer](), 0
         self._before: dict[str, str | None] = {}
@@ -72,6 +64,10 @@ class Ground:
         of the one before.
         """
         self._clear()
+        return self.another()
+
+    def another(self) -> str:
+        """Go to a new domain, and keep those of before until the end."""
         self._domains += 1
         return enter(f"{self._prefix}-{self._token}-{self._domains}")
 

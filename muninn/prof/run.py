@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from muninn.config import loadSettings
+from muninn.config.checks import CHECKS
 from muninn.devices.choose import chooseDevice
 from muninn.prof.ground import Ground
 from muninn.prof.rows import AS_FITS, DEATH, RowSpec
@@ -15,6 +16,9 @@ from muninn.prof.timing import Sample, Samples, repeated, sampled
 from muninn.system.oserrors import SHM_ROOT
 
 EMULATED = "emulated GPU"
+#: What a measurement must not do beside the user's other processes: serve their metrics,
+#: and keep verdicts on links that may be emulated.
+_QUIET = {"cachePath": "-", "metricsPort": "0"}
 FULL_BYTES, _QUICK_BYTES, _LEAST_BYTES, _PART_OF_FREE = 64 << 20, 16 << 20, 1 << 20, 8
 _FULL_ROUNDS, _QUICK_ROUNDS, _QUICK_PART = 7, 3, 0.12
 _FULL_KILLS, _QUICK_KILLS, _KILL_SECONDS = 20, 4, 0.8
@@ -62,7 +66,10 @@ class Run:
     """
 
     def __init__(self, gpus: Gpus, isQuick: bool) -> None:
-        settings = {"device": "host", "hostGpus": str(gpus.number)} if gpus.isEmulated else {}
+        known = {key for keys in CHECKS.values() for key in keys}
+        settings = {key: value for key, value in _QUIET.items() if key in known}
+        if gpus.isEmulated:
+            settings |= {"device": "host", "hostGpus": str(gpus.number)}
         self.ground = Ground(settings)
         self.gpus, self.isQuick = gpus, isQuick
         wanted = _QUICK_BYTES if isQuick else FULL_BYTES
