@@ -555,6 +555,20 @@ def test_everyLineOfAnEmulatedGpuSaysSo(capsys: pytest.CaptureFixture[str]) -> N
     assert "what to do" not in text, "its ratio says nothing about a GPU"
 
 
+@pytest.mark.parametrize("percent", [7, 107])
+def test_aComparisonFitsIntoEightyColumns(
+    capsys: pytest.CaptureFixture[str], percent: float
+) -> None:
+    old = [resultOf(name, p50=0.412e-3, p95=987.6e-3) for name in ROWS]
+    new = [each._replace(p50=each.p50 * (1 + percent / 100), p95=each.p95 / 2) for each in old]
+    profreport.printComparison(compared(old, new, 10), "old.csv", 10, "the cat is at work")
+    text = capsys.readouterr().out
+    table = text[text.index("ROW") :].splitlines()[: len(ROWS) + 1]
+    assert table[-1].startswith(list(ROWS)[-1]) and max(map(len, table)) <= 80
+    assert ("the cat is at work: measure again" in text) == (percent > 10)
+    assert all(line.endswith("slow") == (percent > 10) for line in table[1:])
+
+
 def test_throughputIsOfBytesThatMove() -> None:
     large = resultOf("open-vram", sizeBytes=1 << 30, p50=1e-3)
     assert profreport._speedText(Outcome(ROWS["open-vram"], large), 1e-3) == "-"

@@ -67,7 +67,7 @@ def runProf(arguments: argparse.Namespace) -> int:
     else:
         printReport(report)
         if comparison is not None:
-            printComparison(comparison, arguments.compare, within)
+            printComparison(comparison, arguments.compare, within, busy)
         if arguments.csv is not None:
             print(f"\nwritten to {arguments.csv}")
     for outcome in outcomes:

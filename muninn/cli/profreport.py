@@ -19,7 +19,7 @@ from muninn.prof.run import FULL_BYTES, Gpus
 #: Numbers are on the right of their columns, which are the same in all groups.
 _ROW_WIDTH, _NUMBER_WIDTHS = max(map(len, ROWS)), (8, 8, 10, 8, 7)
 _HEADINGS = ("ROW", "P50", "P95", "SPEED", "LIMIT", "RATIO", "")
-_COMPARED = ("ROW", "P50", "", "P95", "", "ITS LIMIT", "")
+_COMPARED = ("ROW", "P50", "", "P95", "", "LIMIT", "")
 _MAX_WIDTH, _LEAST_SHOWN_BYTES = 100, 1 << 20
 _SIZES = f"{asText(FULL_BYTES)} is less with --quick, and where /dev/shm is small."
 OK, SLOW, EMULATED = "ok", "slow", "emulated"
@@ -181,10 +181,12 @@ def _sizeText(row: RowSpec) -> str:
     return asText(FULL_BYTES if row.sizeBytes == AS_FITS else row.sizeBytes)
 
 
-def printComparison(comparison: Comparison, path: str, withinPercent: float) -> None:
+def printComparison(
+    comparison: Comparison, path: str, withinPercent: float, busy: str = ""
+) -> None:
     print(f"\nCompared with {printable(path)}, {withinPercent:g} % allowed")
     if comparison.changes:
-        printTable(_COMPARED, [_changeRow(each) for each in comparison.changes])
+        _printChanges(comparison.changes)
     for name, reason in comparison.unlike:
         print(printable(f"{name}: not compared: {reason}"))
     for name in comparison.onlyOld:
@@ -198,9 +200,11 @@ def printComparison(comparison: Comparison, path: str, withinPercent: float) -> 
         printWrapped(f"That was another machine: {', '.join(sorted(then - now))}.")
     if any(change.limitPercent > withinPercent for change in comparison.regressed):
         printWrapped(
-            "Where ITS LIMIT takes longer too, look at the machine first: other programs, heat, "
-            "another kernel."
+            "Where LIMIT, what the machine does without Muninn, takes longer too, look at the "
+            "machine first: other programs, heat, another kernel."
         )
+    if busy and comparison.regressed:
+        printWrapped(f"When it began, {busy}: measure again on a quiet machine.")
     print(f"\n{comparisonText(comparison, withinPercent)}")
 
 
@@ -214,18 +218,35 @@ def comparisonText(comparison: Comparison, withinPercent: float) -> str:
     return f"slower by more than {withinPercent:g} %, each time it was measured: {', '.join(names)}"
 
 
-def _changeRow(change: Change) -> Row:
-    return Row.of(
+def _printChanges(changes: Sequence[Change]) -> None:
+    """A line for each; 80 columns are enough."""
+    rows = [
         (
-            change.new.row,
-            f"{duration(change.old.p50)} → {duration(change.new.p50)}",
-            _signed(change.p50Percent),
-            f"{duration(change.old.p95)} → {duration(change.new.p95)}",
-            _signed(change.p95Percent),
-            _signed(change.limitPercent),
-            SLOW if change.slower else OK,
+            each.new.row,
+            _fromTo(each.old.p50, each.new.p50),
+            _signed(each.p50Percent),
+            _fromTo(each.old.p95, each.new.p95),
+            _signed(each.p95Percent),
+            _signed(each.limitPercent),
+            SLOW if each.slower else OK,
         )
-    )
+        for each in changes
+    ]
+    widths = [max(map(len, column)) for column in zip(_COMPARED, *rows, strict=True)]
+    headings, *lines = (_numbersRight(cells, widths) for cells in (_COMPARED, *rows))
+    printTable(headings, [Row.of(cells) for cells in lines])
+
+
+def _numbersRight(cells: Sequence[str], widths: Sequence[int]) -> tuple[str, ...]:
+    """Words are on the left of their columns: the first and the last."""
+    numbers = zip(cells[1:-1], widths[1:-1], strict=True)
+    return (cells[0], *(cell.rjust(width) for cell, width in numbers), cells[-1])
+
+
+def _fromTo(before: float, now: float) -> str:
+    """Two times in the unit of the longer one."""
+    factor, unit = _unitOf(max(before, now))
+    return f"{before * factor:.3g} → {now * factor:.3g} {unit}"
 
 
 def asJson(report: Report, comparison: Comparison | None, withinPercent: float) -> dict[str, Any]:
@@ -292,10 +313,15 @@ def _comparisonJson(comparison: Comparison, withinPercent: float) -> dict[str, A
 
 def duration(seconds: float) -> str:
     """A time with three digits and its unit."""
-    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+    factor, unit = _unitOf(seconds)
+    return f"{seconds * factor:.3g} {unit}"
+
+
+def _unitOf(seconds: float) -> tuple[float, str]:
+    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
         if seconds * factor < 999.5:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return factor, unit
+    return 1.0, "s"
 
 
 def ratioText(ratio: float) -> str:
@@ -303,7 +329,7 @@ def ratioText(ratio: float) -> str:
 
 
 def _signed(percent: float) -> str:
-    return f"{percent:+.0f} %"
+    return f"{round(percent):+d} %"
 
 
 def _width() -> int:
