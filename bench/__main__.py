@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 
@@ -71,10 +68,6 @@ def main() -> int:
     short = [row.what for row in rows if row.verdict == "SHORT"]
     if short:
         console.print(f"[red]short of what it must reach:[/] {'; '.join(short)}")
-    for entry in os.listdir("/dev/shm"):
-        if entry.startswith(f"muninn-{os.getuid()}-bench-"):
-            path = Path("/dev/shm") / entry
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return 1 if short and not arguments.quick else 0
 
 

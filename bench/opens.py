@@ -122,7 +122,7 @@ def exchangeOurs(exchanges: int, payload: np.ndarray, out: np.ndarray) -> float:
     """The median time of 64 KiB to another process and back, in µs."""
     request = muninn.share(payload, name="request", access="readWrite")
     answer = muninn.share(payload, name="answer", access="readWrite")
-    peer = Peer("echoOurs", exchanges)
+    peer = Peer("echo", exchanges)
     peer.line()
     known = answer.generation
 

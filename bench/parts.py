@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from muninn.prof.parts import broker as broker
+from muninn.prof.parts import echo as echo
+from muninn.prof.parts import say as say
+
 #: The pause of a worker between two requests.
 _THINKING_SECONDS = 0.001
-
-
-def say(value: Any) -> None:
-    print(json.dumps(value), flush=True)
 
 
 def idle(name: str) -> None:
@@ -29,22 +29,6 @@ def idle(name: str) -> None:
     say(True)
     for _ in sys.stdin:
         say(bool(kept))
-
-
-def echoOurs(rounds: int) -> None:
-    """Answer each request of the buffer `request` in `answer`."""
-    import numpy as np
-
-    import muninn
-
-    request, answer = muninn.open("request"), muninn.open("answer", access="readWrite")
-    out = np.empty(request.shape, request.dtype)
-    known = request.generation
-    say(True)
-    for _ in range(rounds):
-        known = request.waitNext(30, after=known, out=out)
-        with answer.write() as view:
-            view[:] = out
 
 
 def echoPyshmem(prefix: str, rounds: int) -> None:

@@ -33,15 +33,17 @@ _.runTopology
 _.runPromote
 _.runHint
 _.runPlan
-_.runLater
+_.runProf
 _.runTop
 
 # What Python calls for a name that a module does not have yet, and for the list of all.
 _.__getattr__
 _.__dir__
 
+# The program `muninn-prof`, which pyproject.toml names.
+_.runProfiler
+
 # The parts that bench starts in processes of their own, by name.
-_.echoOurs
 _.echoPyshmem
 _.streamShared
 _.streamPrivate

@@ -35,6 +35,7 @@ LAYERS = (
     "torch",
     "plans",
     "service",
+    "prof",
     "cli",
 )
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}

@@ -886,27 +886,12 @@ def test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff(domain: str) -> N
         assert ("MUNINN_BOGUS" in ran.stderr) == said
 
 
-@pytest.mark.parametrize("arguments", [("prof",), ("prof", "x")])
-def test_aCommandOfALaterVersionSaysSo(arguments: tuple[str, ...]) -> None:
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "not in this version" in done.stderr
-    assert "not in this version" in json.loads(run(*arguments, "--json").stdout)["error"]["reason"]
-    asJson = run("--domain", "prof", *arguments, "--json")
-    assert "not in this version" in json.loads(asJson.stdout)["error"]["reason"]
-
-
-def test_noHelpNamesACommandOfALaterVersion() -> None:
-    """Broken: three of fourteen commands of the help, and two of three programs, only
-    said that they did not exist yet.
-    """
-    for text in (run("--help").stdout, run("bogus").stderr, (ROOT / "docs" / "cli.md").read_text()):
-        assert "describe" in text
-        assert not re.search(r"\bprof\b", text)
+def test_theProgramsAreThoseOfTheSpecification() -> None:
     assert list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]) == [
         "muninn",
         "muninctl",
         "muninn-top",
+        "muninn-prof",
     ]
 
 

@@ -10,11 +10,10 @@ from typing import Any, NoReturn
 
 from muninn.cli import housekeeping
 from muninn.cli.housekeeping import Add
-from muninn.cli.numbers import count, port, seconds, whole
+from muninn.cli.numbers import count, percent, port, seconds, whole
 from muninn.cli.top.options import addOptions
 
 #: Commands that the manual has and this version does not.
-LATER = {"prof": "the profiler"}
 #: The port of the metrics in the specification.
 USUAL_PORT = 9618
 
@@ -36,13 +35,6 @@ class _Parser(argparse.ArgumentParser):
 
 def argumentsOf(argv: Sequence[str]) -> argparse.Namespace:
     """What the command line says. Raises `UsageError`."""
-    # A command of a later version has no grammar yet. It says that it is not there, and
-    # not that its options are wrong.
-    early, rest = _common(json=False, domain=None).parse_known_args(argv)
-    if rest and rest[0] in LATER:
-        return argparse.Namespace(
-            run="main:runLater", command=rest[0], json=early.json, domain=early.domain
-        )
     arguments, unknown = (parser := parserOf(program())).parse_known_args(argv)
     if unknown:  # the command's own usage helps, and not that of all commands
         getattr(arguments, "fail", parser.error)(f"unrecognized arguments: {' '.join(unknown)}")
@@ -118,6 +110,7 @@ def parserOf(prog: str) -> argparse.ArgumentParser:
     _addPromoting(add)
     _addChanging(add)
     housekeeping.addHousekeeping(add)
+    _addMeasuring(add)
     return parser
 
 
@@ -390,4 +383,31 @@ def _addChanging(add: Add) -> None:
         "--repair",
         action="store_true",
         help="rebuild a damaged control block; no process may be in the domain",
+    )
+
+
+def _addMeasuring(add: _Add) -> None:
+    """The commands that measure."""
+    command = add(
+        "prof",
+        "prof:runProf",
+        "measure Muninn on this machine, beside what the machine itself can do",
+        "prof --csv today.csv --compare yesterday.csv",
+    )
+    command.add_argument("--quick", action="store_true", help="seconds, with smaller sizes")
+    command.add_argument(
+        "--only", action="append", metavar="ROW", help="only this row; again for more"
+    )
+    command.add_argument("--list", action="store_true", help="say which rows there are")
+    command.add_argument("--csv", metavar="FILE", help="write the rows to this file too")
+    command.add_argument(
+        "--compare",
+        metavar="OLD.csv",
+        help="compare with that run; the exit status is 1 if a row is slower",
+    )
+    command.add_argument(
+        "--within",
+        type=percent,
+        metavar="PERCENT",
+        help="by how much the p50 and p95 of a row may be larger than before (default: 10)",
     )

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from muninn.cli.grammar import LATER, UsageError, argumentsOf
+from muninn.cli.grammar import UsageError, argumentsOf
 from muninn.errors import InvalidConfig, MuninnError
 
 
@@ -47,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def runTop() -> int:
     """The console script `muninn-top`: `python -m muninn top`."""
     return main(["top", *sys.argv[1:]])
+
+
+def runProfiler() -> int:
+    """The program `muninn-prof`: the command `prof`."""
+    return main(["prof", *sys.argv[1:]])
 
 
 def _decoded(argument: str) -> str:
@@ -85,16 +90,6 @@ def _run(argv: Sequence[str]) -> int:
             raise  # stdout is full: for memory that is full Muninn has errors of its own
         printProblem(str(error), asJson)
     return 1
-
-
-def runLater(arguments: argparse.Namespace) -> int:
-    """A command that the manual has and this version does not; no help text names it."""
-    from muninn.cli.output import printProblem
-
-    printProblem(
-        f"{LATER[arguments.command]} ({arguments.command}) is not in this version", arguments.json
-    )
-    return 2
 
 
 def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-_MAX_SECONDS = 10**9
+_MAX_SECONDS, _MAX_PERCENT = 10**9, 10**6
 
 
 def count(text: str) -> int:
@@ -41,4 +41,14 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no number of seconds from 0 to {_MAX_SECONDS}"
         )
+    return value
+
+
+def percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= _MAX_PERCENT:
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage from 0 to {_MAX_PERCENT}")
     return value

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _COLOURS = {
     "ok": "green",
     "warn": "yellow",
+    "slow": "yellow",
+    "emulated": "dim",
     "fail": "bold red",
     "corrupt": "bold red",
     "bad": "bold red",

@@ -13,6 +13,7 @@ _SIZES = "muninn/config/sizes.py"
 _VERDICTS = "muninn/devices/topology/cache.py"
 _TOPOLOGY = "muninn/cli/topology.py"
 _BUILD = "hatch_build.py"
+_COMPARISON, _GROUND = "muninn/prof/comparison.py", "muninn/prof/ground.py"
 _ENDPOINT = "muninn/service/endpoint.py"
 _KERNELS = "muninn/kernels/device.py"
 _REFERENCES = "muninn/kernels/references.py"
@@ -66,6 +67,16 @@ MUTANTS = [
     Mutant(_VERDICTS, "    while first and (room := room - len(lines[first - 1]) - len(\",\\n\")) >= 0:\n        first -= 1\n", "    first = 0\n", "a file that is full loses its oldest", "test_topology.py::test_aFileThatIsFullLosesItsOldest"),
     Mutant("muninn/devices/topology/matrix.py", "self.verdict is None and self.link.canAccess", "self.verdict is None", "a pair without a path is not waited for", "test_topology.py::test_aPairWithoutAPathIsNotWaitedFor"),
     Mutant(_TOPOLOGY, "    if not corrupt:\n", "    if True:\n", "doctor warns of a link that corrupts", "test_topology.py::test_doctorWarnsOfALinkThatCorrupts"),
+    # --- prof -------------------------------------------------------------------------
+    Mutant(_COMPARISON, '("p50", old.p50, new.p50), ("p95", old.p95, new.p95)', '("p50", old.p50, new.p50),', "a row whose p95 is larger has regressed", "test_prof.py::test_aRowThatIsSlowerThanIsAllowedHasRegressed"),
+    Mutant(_COMPARISON, "    if old.device != new.device:\n", "    if False:\n", "only what is alike is compared", "test_prof.py::test_whatIsNotAlikeIsNotCompared"),
+    Mutant("muninn/cli/prof.py", "_REPEATS = 2\n", "_REPEATS = 0\n", "noise is no regression", "test_prof.py::test_aRowIsMeasuredAgainBeforeItHasRegressed"),
+    Mutant("muninn/cli/prof.py", " or not comparison.changes):\n", "):\n", "a gate that compares nothing fails", "test_prof.py::test_aComparisonOfNothingFails"),
+    Mutant(_GROUND, "        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        _remove", "        _remove", "a run that lives is left alone", "test_prof.py::test_aRunWhosePeerLivesIsLeftAlone"),
+    Mutant(_GROUND, "        sweep(self._prefix)\n", "", "a run removes what a dead one has left", "test_prof.py::test_aNewRunRemovesWhatADeadOneHasLeft"),
+    Mutant(_GROUND, "        last.leave()\n", "        membership.current().leave()\n", "a domain that was left is not joined to leave it again", "test_prof.py::test_aDomainThatWasLeftIsNotJoinedAgain"),
+    Mutant("muninn/prof/results.py", "0 < value < math.inf", "0 < value", "a time is a number", "test_prof.py::test_aFileOfAnotherKindIsRefusedWithItsLine"),
+    Mutant("muninn/cli/profreport.py", "not outcome.row.isMoving or ", "", "bytes that are mapped have no throughput", "test_prof.py::test_throughputIsOfBytesThatMove"),
     # --- kernels ----------------------------------------------------------------------
     Mutant("muninn/kernels/launch.py", "    numbacuda.requireCompiler()\n", "", "a numpy that is too new is named", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
     Mutant("muninn/kernels/numbacuda.py", "* (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)", "", "a later numba-cuda is believed", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
