@@ -28,6 +28,7 @@ from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
+from muninn.observe.progressbar import ProgressBar
 from muninn.sync.lock import Lock
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = [
     "Lock",
     "MuninnBuffer",
     "MuninnError",
+    "ProgressBar",
     "SharedArray",
     "array",
     "createStream",

@@ -33,6 +33,7 @@ from muninn.devices.ways import streamFor
 from muninn.errors import HolderSilent, InvalidArgument, MuninnError, PromotionDenied
 from muninn.kernels import launch
 from muninn.observe.counters import count
+from muninn.observe.progressbar import expect
 from muninn.session.gpus import deviceOf
 from muninn.session.windownames import WindowPlace
 from muninn.sync.moves import Sending
@@ -307,6 +308,7 @@ class Filler:
             if asked.progress is not None:
                 asked.progress(sizeBytes)
 
+        expect(asked.progress, self._window.sizeBytes)
         # Its deadline is for the waits, and not for the copy.
         size = self._window.sizeBytes
         transfer: Transfer[int] = Transfer(place, target, size, progress=arrived)

@@ -46,6 +46,7 @@ from muninn.errors import (
     TableFull,
 )
 from muninn.observe.counters import count
+from muninn.observe.progressbar import expect
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, exported
@@ -263,6 +264,7 @@ def _make(
     """The other steps, for all segments."""
     halves = list[_Half]()
     try:
+        expect(contents.progress, sum(grant.spec.segmentBytes for grant in grants))
         for number, grant in enumerate(grants):
             extents = contents.extentsOf(number)
             halves.append(_half(membership, grant, extents, contents.progress))
