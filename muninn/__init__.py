@@ -29,6 +29,7 @@ from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
+from muninn.observe.progressbar import ProgressBar
 from muninn.plans.entry import applyPlan
 from muninn.service.joining import endpointIfAsked
 from muninn.session.services import atJoin
@@ -45,6 +46,7 @@ __all__ = [
     "Lock",
     "MuninnBuffer",
     "MuninnError",
+    "ProgressBar",
     "SharedArray",
     "applyPlan",
     "array",

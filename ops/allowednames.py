@@ -96,6 +96,9 @@ _.ROW_SUCCESSOR_OFFSET
 _.ROBUST_TID
 _.ROBUST_WAITERS
 
+# What a notebook asks an object for.
+_._repr_html_
+
 # A method that `io` calls.
 _.readable
 

@@ -16,6 +16,7 @@ import numpy as np
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.lending import DeviceArray, awaitWriters
 from muninn.api.manifests import unpacked
+from muninn.api.notebooks import bundleHtml, entriesHtml, shownOr
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.placement import endOf, keyed, planned
@@ -33,6 +34,7 @@ from muninn.session import creation
 from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer
 from muninn.session.privatememory import PrivateMemory
+from muninn.system import markup
 from muninn.system.closable import Closable
 from muninn.system.structures import Extent
 from muninn.terms import OpenAccessWord, RenewWord, asRenew
@@ -162,7 +164,9 @@ class Bundle(Mapping[str, Any], Closable):
         return Bundle, (self.buffer,)
 
     def _repr_html_(self) -> str:
-        return self.buffer._repr_html_()
+        return shownOr(
+            "Bundle", lambda: bundleHtml("Bundle", self.buffer.describe(), self._entries, {})
+        )
 
 
 class BundleDraft:
@@ -188,6 +192,13 @@ class BundleDraft:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<muninn.BundleDraft of {len(self._entries)} arrays>"
+
+    def _repr_html_(self) -> str:
+        facts = {"arrays": len(self._entries), "state": "being filled: no process can open it yet"}
+        return markup.card("BundleDraft", facts, entriesHtml(self._entries))
 
 
 @named

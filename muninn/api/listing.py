@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.api import hints
 from muninn.api.freedmemory import lingering
+from muninn.api.notebooks import BufferList, DomainDict
 from muninn.control import cells, layout, leases
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
@@ -92,7 +93,7 @@ def listBuffers() -> list[dict[str, Any]]:
         clock.sleep(_LOOK_SECONDS)
         described = _listed(membership, membership.rows.notFree())
     described += lingering(membership.tables, {buffer["bufferId"] for buffer in described})
-    return sorted(described, key=lambda buffer: buffer["name"])
+    return BufferList(sorted(described, key=lambda buffer: buffer["name"]))
 
 
 def _isOver(described: dict[str, Any]) -> bool:
@@ -147,7 +148,7 @@ def domainInfo() -> dict[str, Any]:
     members = [_describeMember(membership.tables, key.slot) for key in membership.members.there()]
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
     why = Drain(membership.block).reason()
-    return {
+    said = {
         "domain": membership.domain,
         "brokerPid": broker,
         "epoch": term.epoch,
@@ -159,6 +160,7 @@ def domainInfo() -> dict[str, Any]:
             f"GPU {gpu}": sums for gpu, sums in _happened("usedWindows", counted).items()
         },
     }
+    return DomainDict(said)
 
 
 def _happened(family: str, counted: list[int]) -> dict[str, dict[str, int]]:

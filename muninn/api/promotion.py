@@ -37,6 +37,7 @@ from muninn.devices.ways import streamFor
 from muninn.errors import HolderSilent, InvalidArgument, MuninnError, PromotionDenied
 from muninn.kernels import launch
 from muninn.observe import events
+from muninn.observe.progressbar import expect
 from muninn.observe.spans import spanned
 from muninn.session.gpus import deviceOf
 from muninn.session.windownames import WindowPlace
@@ -314,6 +315,7 @@ class Filler:
             if asked.progress is not None:
                 asked.progress(sizeBytes)
 
+        expect(asked.progress, self._window.sizeBytes)
         # Its deadline is for the waits, and not for the copy.
         size = self._window.sizeBytes
         name = openBuffer.description.name

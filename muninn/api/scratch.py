@@ -19,6 +19,7 @@ import numpy as np
 
 from muninn.api import views, windowevents
 from muninn.api.attachment import Attachment, readsOnly
+from muninn.api.notebooks import windowHtml
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import Room, rangeWithin, regionOf
@@ -171,6 +172,10 @@ class Scratch(Protocols, Closable):
         window = f"{asText(self.sizeBytes)} from {asText(self.offset)} on of {self._name!r}"
         end = " closed" if self._isOver else f" gpu={self.gpu}"
         return f"<muninn.Scratch {window} {self._region.element}{list(self.shape)}{end}>"
+
+    def _repr_html_(self) -> str:
+        array = f"{self._region.element} {self.shape}"
+        return windowHtml(self, self._name, array, self._isWritten, self._isOver)
 
     def __reduce__(self) -> Never:
         raise TypeError(

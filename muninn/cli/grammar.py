@@ -386,7 +386,7 @@ def _addChanging(add: Add) -> None:
     )
 
 
-def _addMeasuring(add: _Add) -> None:
+def _addMeasuring(add: Add) -> None:
     """The commands that measure."""
     command = add(
         "prof",

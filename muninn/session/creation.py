@@ -47,6 +47,7 @@ from muninn.errors import (
 )
 from muninn.observe import events
 from muninn.observe.counters import count
+from muninn.observe.progressbar import expect
 from muninn.observe.spans import spanned
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
@@ -267,6 +268,7 @@ def _make(
     """The other steps, for all segments."""
     halves = list[_Half]()
     try:
+        expect(contents.progress, sum(grant.spec.segmentBytes for grant in grants))
         for number, grant in enumerate(grants):
             extents = contents.extentsOf(number)
             halves.append(_half(membership, grant, extents, contents.progress))
