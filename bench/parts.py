@@ -381,18 +381,6 @@ def answerEvents(exchanges: int, raw: str) -> None:
     call(cu.cuStreamSynchronize, stream)
 
 
-def broker() -> None:
-    """Join before the others, to become the broker, and share a buffer."""
-    import numpy as np
-
-    import muninn
-
-    kept = muninn.share(np.zeros(1024), name="kept")
-    say(muninn.domainInfo()["brokerPid"])
-    for _ in sys.stdin:
-        say(bool(kept))
-
-
 def forkMembers(count: int, buffers: int, held: int) -> None:
     """Fork so many members, each of which holds some of the buffers; end them when the
     input ends.

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from muninn.cli import housekeeping
+from muninn.cli import housekeeping, machine
 from muninn.cli.housekeeping import Add
-from muninn.cli.numbers import count, percent, port, seconds, whole
+from muninn.cli.numbers import count, port, seconds, whole
 from muninn.cli.top.options import addOptions
 
 #: Commands that the manual has and this version does not.
@@ -110,7 +110,7 @@ def parserOf(prog: str) -> argparse.ArgumentParser:
     _addPromoting(add)
     _addChanging(add)
     housekeeping.addHousekeeping(add)
-    _addMeasuring(add)
+    machine.addMachine(add)
     return parser
 
 
@@ -372,42 +372,4 @@ def _addChanging(add: Add) -> None:
     command.add_argument("--tenant", help="whose quota it counts against")
     command.add_argument(
         "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"
-    )
-    command = add(
-        "doctor",
-        "doctor:runDoctor",
-        "check whether this machine can run Muninn, and advise",
-        "doctor",
-    )
-    command.add_argument(
-        "--repair",
-        action="store_true",
-        help="rebuild a damaged control block; no process may be in the domain",
-    )
-
-
-def _addMeasuring(add: Add) -> None:
-    """The commands that measure."""
-    command = add(
-        "prof",
-        "prof:runProf",
-        "measure Muninn on this machine, beside what the machine itself can do",
-        "prof --csv today.csv --compare yesterday.csv",
-    )
-    command.add_argument("--quick", action="store_true", help="seconds, with smaller sizes")
-    command.add_argument(
-        "--only", action="append", metavar="ROW", help="only this row; again for more"
-    )
-    command.add_argument("--list", action="store_true", help="say which rows there are")
-    command.add_argument("--csv", metavar="FILE", help="write the rows to this file too")
-    command.add_argument(
-        "--compare",
-        metavar="OLD.csv",
-        help="compare with that run; the exit status is 1 if a row is slower",
-    )
-    command.add_argument(
-        "--within",
-        type=percent,
-        metavar="PERCENT",
-        help="by how much the p50 and p95 of a row may be larger than before (default: 10)",
     )
