@@ -365,7 +365,7 @@ def test_aMissingThreadIsNamed(domain: str, actor: Callable[..., Actor]) -> None
         "from muninn.system import threads, atomics\ndef refused(*_): raise RuntimeError\nthreads._begin = refused"
     )
     program.do(
-        "threads._thread.start_new_thread = refused; threads.Started.__init__.__defaults__ = (refused,)"
+        "threads._thread.start_new_thread = refused; threads.LateThread.__init__.__defaults__ = (refused,)"
     )
     with pytest.raises(
         ActorError, match="ThreadsExhausted.*no thread can be started.*ulimit -u.*ulimit -d"

@@ -157,6 +157,6 @@ def test_aThreadIsKnownWhileItRuns() -> None:
     (known,) = (each for each in threading.enumerate() if each.name == "known")
     assert known.is_alive() and known.daemon
     goesOn.set()
-    thread.join(30)
-    known.join(30)
+    thread.join()
+    known.join(timeout=30)
     assert not known.is_alive()

@@ -53,6 +53,10 @@ def _shown(limit: int) -> str:
     return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
 
 
+#: How long a starter waits until its thread is there; the thread comes in any case.
+_BEGIN_SECONDS = 5.0
+
+
 class Once:
     """A call that is made at most once, by the first thread that comes to it.
 
@@ -94,9 +98,11 @@ class Once:
         return True
 
 
-class Started:
-    """A daemon thread that makes a call. By default the C library starts it; then Python
-    knows it while it runs Python code, as it knows any thread of a C library.
+class LateThread:
+    """A daemon thread that `threading` does not know. By default the C library starts
+    it.
+
+    Python knows it while it runs Python code, as it knows any thread of a C library.
     """
 
     def __init__(self, call: Once, begin: Callable[[Once], object] = atomics.startThread) -> None:
@@ -114,7 +120,7 @@ class NoThread:
         """It has ended."""
 
 
-AnyThread: TypeAlias = "Started | NoThread"
+AnyThread: TypeAlias = "threading.Thread | LateThread | NoThread"
 
 
 def start(target: Callable[[], object], name: str) -> AnyThread:
@@ -126,34 +132,44 @@ def start(target: Callable[[], object], name: str) -> AnyThread:
     call = Once(target)
     if green.areGreen():
         return _started(call)
-    thread = threading.Thread(target=_known, args=(call,), name=name, daemon=True)
+    begun = Latch()
+    thread = threading.Thread(target=_known, args=(call, begun), name=name, daemon=True)
+
+    def join(timeout: float | None = None) -> None:
+        call.ended.wait(timeout)
+
+    # `threading` does not know that the thread was started before it runs.
+    thread.join = join  # type: ignore[method-assign]
     try:
-        return Started(call, lambda _: _begin(thread))
+        _begin(thread)
     except RuntimeError:
         return _last(call)
+    begun.wait(_BEGIN_SECONDS)
+    return thread
 
 
 def _begin(thread: Any) -> None:
-    """Start a thread that `threading` will know."""
+    """Start a thread of `threading` by one call of C."""
     if (handle := getattr(thread, "_handle", None)) is None:
-        _thread.start_new_thread(_bootstrap, (thread,))
+        _thread.start_new_thread(_enter, (thread,))
     else:  # from Python 3.13 on, by which others can join it
         joinable: Any = vars(_thread)["start_joinable_thread"]
-        joinable(partial(_bootstrap, thread), handle=handle, daemon=True)
+        joinable(partial(_enter, thread), handle=handle, daemon=True)
 
 
-def _bootstrap(thread: Any) -> None:
-    """What `Thread.start` does before it starts a thread, and then that thread's part."""
-    starting: Any = threading
-    with starting._active_limbo_lock:
-        starting._limbo[thread] = thread
+def _enter(thread: Any) -> None:
+    """What `Thread.start` does before it starts a thread, and then the thread's part."""
+    library: Any = threading
+    with library._active_limbo_lock:
+        library._limbo[thread] = thread
     thread._bootstrap()
 
 
-def _known(target: Callable[[], object]) -> None:
-    """Call `target` on a thread that `threading` knows. `threading` looks for the
+def _known(target: Callable[[], object], begun: Latch) -> None:
+    """Call `target` on a thread that `threading` knows by now. `threading` looks for the
     thread by its identity when it ends.
     """
+    begun.set()
     began = green.identity()
     try:
         target()
@@ -177,16 +193,16 @@ def startBare(target: Callable[[], object]) -> None:
         _last(call)
 
 
-def _started(call: Once) -> Started:
+def _started(call: Once) -> LateThread:
     with contextlib.suppress(RuntimeError):
-        return Started(call, lambda run: green.startThread(run, ()))
+        return LateThread(call, lambda run: green.startThread(run, ()))
     return _last(call)
 
 
-def _last(call: Once) -> Started:
+def _last(call: Once) -> LateThread:
     """Let the C library start a thread, because Python has refused."""
     try:
-        return Started(call)
+        return LateThread(call)
     except RuntimeError:
         raise exhausted() from None
 
