@@ -189,7 +189,7 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
     asked = _asked(_OPEN_ROUTES, route, caller)
     openBuffer = buffer._checked()
     gpu = deviceOf(openBuffer.context).requireGpu(targetGpu)
-    if not isinstance(asked, Route | None):
+    if not isinstance(asked, Route | None):  # MAPPED, by which nothing is copied
         if buffer._isPrivate:
             raise privateForKernels(buffer.name)
         transfers.requireLink(openBuffer, gpu)

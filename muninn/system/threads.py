@@ -36,6 +36,8 @@ _LIMITS = (
     ("data", resource.RLIMIT_DATA, "`ulimit -d`"),
     ("locked memory", resource.RLIMIT_MEMLOCK, "`ulimit -l`, for mlockall"),
 )
+#: How long a starter waits until its thread is there; the thread comes in any case.
+_BEGIN_SECONDS = 5.0
 
 
 def exhausted() -> ThreadsExhausted:
@@ -51,10 +53,6 @@ def exhausted() -> ThreadsExhausted:
 def _shown(limit: int) -> str:
     soft = resource.getrlimit(limit)[0]
     return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)
-
-
-#: How long a starter waits until its thread is there; the thread comes in any case.
-_BEGIN_SECONDS = 5.0
 
 
 class Once:

@@ -91,14 +91,13 @@ def make(made: Made, function: Callable[..., tuple[Any, ...]], *arguments: objec
     """`call` of a function that makes something. `made` gets the answer in the step in
     which the function returns: no interruption comes between the two.
     """
-    before = len(made)
     try:
         made.extend(starmap(function, (arguments,)))
     except RuntimeError as error:
         raise _missing(function, error) from error
-    if made[before][0] != _SUCCESS:
+    if made[-1][0] != _SUCCESS:
         raise DriverError(function.__name__, str(made.pop()[0].name))
-    return made[before][1] if len(made[before]) > 1 else None
+    return made[-1][1] if len(made[-1]) > 1 else None
 
 
 def unmake(made: Made, function: Callable[..., tuple[Any, ...]], *more: object) -> None:

@@ -15,6 +15,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cuda.bindings import driver as cu
@@ -143,11 +144,7 @@ class IpcMemory:
         `DriverError`.
         """
         made: Made = []
-
-        def dispose() -> None:
-            with gpu.entered():
-                driver.unmake(made, cu.cuMemFree)
-
+        dispose = partial(_unmakeInside, gpu, made, cu.cuMemFree)
         try:
             address = int(driver.make(made, cu.cuMemAlloc, sizeBytes))
             handle = _exported(gpu, address, sizeBytes, 0, NO_DESCRIPTOR_EXPORT)
@@ -198,12 +195,8 @@ class IpcMemory:
         opened = cu.CUipcMemHandle()
         ctypes.memmove(opened.getPtr(), handle.ipc, IPC_BYTES)
         made: Made = []
-
-        def dispose() -> None:
-            # The driver counts how often a handle was opened; each close subtracts one.
-            with gpu.entered():
-                driver.unmake(made, cu.cuIpcCloseMemHandle)
-
+        # The driver counts how often a handle was opened; each close subtracts one.
+        dispose = partial(_unmakeInside, gpu, made, cu.cuIpcCloseMemHandle)
         try:
             base = int(driver.make(made, cu.cuIpcOpenMemHandle, opened, _LAZY_PEER_ACCESS))
             lent = Lent(self._deferredFree, base + handle.offset, dispose, True)
@@ -229,3 +222,8 @@ def _exported(gpu: Gpu, address: int, sizeBytes: int, offset: int, reason: int) 
     return Handle(
         "cudaIpc", driver.version(), gpu.uuid, os.getpid(), reason, offset, sizeBytes, ipc
     )
+
+
+def _unmakeInside(gpu: Gpu, made: Made, function: Any) -> None:
+    with gpu.entered():
+        driver.unmake(made, function)
