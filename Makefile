@@ -19,7 +19,7 @@ STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 C_SOURCES := $(filter-out cshim/layout.h,$(wildcard cshim/*.[ch] tests/c/*.[ch] tests/standin/*.[ch] tests/standin/*/*.c))
 
 .DEFAULT_GOAL := help
-.PHONY: help wheel setup interop gpu demo test test-long model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
+.PHONY: help wheel setup testtools interop gpu demo test test-long model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ $(CUDA): $(STAMP)
 	@echo "setup: Numba and the CUDA bindings (830 MB, once); they need no GPU"
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[cuda]'
 	@touch $@
+
+testtools: ## install the Debian packages that some tests use: Prometheus, Chromium, shells, systemd's tools
+	@sh ops/testtools.sh
 
 interop: $(CUDA) ## install PyTorch and JAX too, for the tests that share tensors with them
 	@test -e $(INTEROP) || $(PY) -m pip install --quiet --quiet --disable-pip-version-check 'torch==2.13.0' 'jax==0.10.2'

@@ -36,6 +36,15 @@ _.runPlan
 _.runProf
 _.runTop
 
+# The operations of the HTTP interface, which `service/web/operations.py` names, and what
+# its server calls or reads.
+_.createBuffer
+_.promoteBuffer
+_.deleteBuffer
+_.health
+_.capture_signals
+_.should_exit
+
 # What Python calls for a name that a module does not have yet, and for the list of all.
 _.__getattr__
 _.__dir__

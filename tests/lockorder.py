@@ -68,7 +68,7 @@ ORDER = [
     "transfer.steps._changing",
     "transfer.handle._changed",
     "service.sockets._having",
-    "observe.counters._changing",
+    "service.web.held._changing",
 ]
 #: The tests of this module replace it.
 ranks = {name: rank for rank, name in enumerate(ORDER)}  # pylint: disable=invalid-name

@@ -23,7 +23,7 @@ from inspector import answer, onTerminal, run
 
 import muninn
 from muninn.cli import hints
-from muninn.cli.output import shortened
+from muninn.cli.fitting import shortened, widthOf
 from muninn.errortable import ERRORS
 from support import BOUND_SECONDS, Actor, eventually
 
@@ -281,17 +281,15 @@ def test_aDeadProcessIsNotNamedAsAHolder(domain: str, actor: Start) -> None:
 @pytest.mark.parametrize("room", range(1, 16))
 @pytest.mark.parametrize("text", ["abcdefghijkl", "日本語日本語", "é" * 12, "a日b本c語"])
 def test_aNameIsCutInTheMiddle(room: int, text: str) -> None:
-    from muninn.cli.output import _width
-
     cut = shortened(text, room)
-    assert _width(cut) <= max(room, 1)
-    if _width(text) <= room:
+    assert widthOf(cut) <= max(room, 1)
+    if widthOf(text) <= room:
         assert cut == text
     else:
         head, _, tail = cut.partition("…")
         assert text.startswith(head) and text.endswith(tail)
         assert len(head) >= len(tail) >= len(head) - 2
-        assert _width(cut) >= room - 2 or room < 4
+        assert widthOf(cut) >= room - 2 or room < 4
 
 
 def test_namesThatEndDifferentlyAreToldApart(domain: str) -> None:

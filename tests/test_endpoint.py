@@ -158,7 +158,8 @@ def test_keepServesWhereItSays(domain: str, port: int) -> None:
         text=True,
     )
     assert kept.stdout is not None
-    assert f"http://127.0.0.1:{port}/metrics" in kept.stdout.readline()
+    assert kept.stdout.readline().startswith("keeping domain ")
+    assert kept.stdout.readline() == f"metrics: http://127.0.0.1:{port}/metrics\n"
     eventually(lambda: isServed(port), "it serves")
     kept.terminate()
     assert kept.wait(30) == 0

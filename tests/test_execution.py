@@ -15,7 +15,7 @@ import muninn
 from muninn import plans
 from muninn.api import executing, inprocess
 from muninn.devices.host.device import HostDevice
-from muninn.devices.port import Condition, Slowdown
+from muninn.devices.port import GpuCondition, Slowdown
 from muninn.errors import InvalidArgument, PromotionDenied
 from muninn.plans import GO, Answer, Kind, Rehearsal, Verdict, Work
 from muninn.session import membership
@@ -28,9 +28,9 @@ Start = Callable[..., Actor]
 BYTES = 1 << 20
 REFUSED = Answer(Verdict.REFUSE, "GPU 1 is at 91 °C")
 LATER = Answer(Verdict.LATER, "GPU 1 is at 90 °C", 0.001)
-CUT = Condition(92, 90, 400.0, 700.0, (Slowdown.HARDWARE_HEAT,))
-NEAR = Condition(88, 90)
-COOL = Condition(40, 90, 100.0, 700.0)
+CUT = GpuCondition(92, 90, 400.0, 700.0, (Slowdown.HARDWARE_HEAT,))
+NEAR = GpuCondition(88, 90)
+COOL = GpuCondition(40, 90, 100.0, 700.0)
 
 
 @pytest.fixture(autouse=True)
@@ -240,19 +240,19 @@ def work(kind: Kind, waited: float = 0.0) -> Work:
     ("condition", "waiting"),
     [
         (None, set()),
-        (Condition(), set()),
+        (GpuCondition(), set()),
         (COOL, set()),
-        (Condition(87, 90), set()),
+        (GpuCondition(87, 90), set()),
         (NEAR, {Kind.PREFETCH}),
-        (Condition(88, None), set()),
-        (Condition(slowdowns=(Slowdown.DRIVER_HEAT,)), {Kind.PREFETCH}),
-        (Condition(slowdowns=(Slowdown.POWER_CAP,)), set()),
+        (GpuCondition(88, None), set()),
+        (GpuCondition(slowdowns=(Slowdown.DRIVER_HEAT,)), {Kind.PREFETCH}),
+        (GpuCondition(slowdowns=(Slowdown.POWER_CAP,)), set()),
         (CUT, set(Kind)),
-        (Condition(slowdowns=(Slowdown.POWER_BRAKE,)), set(Kind)),
-        (Condition(slowdowns=(Slowdown.HARDWARE,)), set(Kind)),
+        (GpuCondition(slowdowns=(Slowdown.POWER_BRAKE,)), set(Kind)),
+        (GpuCondition(slowdowns=(Slowdown.HARDWARE,)), set(Kind)),
     ],
 )
-def test_whatWaitsForWhat(condition: Condition | None, waiting: set[Kind]) -> None:
+def test_whatWaitsForWhat(condition: GpuCondition | None, waiting: set[Kind]) -> None:
     for conditions in ({0: condition, 1: COOL}, {0: None, 1: condition}):
         answers = {kind: backoff.decided(work(kind), conditions) for kind in Kind}
         assert {kind for kind, each in answers.items() if each != GO} == waiting
@@ -267,16 +267,16 @@ def test_aCopyWaitsForASecondAndThenGoes() -> None:
 
 
 @pytest.fixture
-def heat(monkeypatch: pytest.MonkeyPatch) -> dict[int, Condition]:
+def heat(monkeypatch: pytest.MonkeyPatch) -> dict[int, GpuCondition]:
     """The conditions of the emulated GPUs, which the default looks at each time."""
-    told = dict[int, Condition]()
+    told = dict[int, GpuCondition]()
     monkeypatch.setattr(HostDevice, "condition", lambda self, gpu: told.get(gpu))
     monkeypatch.setattr(inprocess, "FRESH_SECONDS", 0.0)
     return told
 
 
 def test_aPromotionToAHotGpuIsDeniedWithFigures(
-    buffer: muninn.MuninnBuffer, heat: dict[int, Condition]
+    buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition]
 ) -> None:
     heat[1] = CUT
     with pytest.raises(PromotionDenied) as caught:
@@ -288,7 +288,7 @@ def test_aPromotionToAHotGpuIsDeniedWithFigures(
 
 
 def test_aPromotionGoesWhenTheGpuHasCooledDown(
-    buffer: muninn.MuninnBuffer, heat: dict[int, Condition]
+    buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition]
 ) -> None:
     heat[1] = CUT
     timer = threading.Timer(0.3, lambda: heat.update({1: COOL}))
@@ -299,7 +299,7 @@ def test_aPromotionGoesWhenTheGpuHasCooledDown(
 
 
 def test_whatNobodyWaitsForIsLeftAloneEarlier(
-    buffer: muninn.MuninnBuffer, heat: dict[int, Condition]
+    buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition]
 ) -> None:
     heat[1] = NEAR
     with pytest.raises(PromotionDenied, match="close to its limit: 88 of 90 °C"):
@@ -309,7 +309,7 @@ def test_whatNobodyWaitsForIsLeftAloneEarlier(
 
 
 def test_aCopyToAHotGpuIsOnlyLate(
-    buffer: muninn.MuninnBuffer, heat: dict[int, Condition], monkeypatch: pytest.MonkeyPatch
+    buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backoff, "COPY_SECONDS", 0.05)
     heat[1] = CUT
@@ -317,7 +317,7 @@ def test_aCopyToAHotGpuIsOnlyLate(
 
 
 def test_theDriverIsAskedOnceASecond(
-    buffer: muninn.MuninnBuffer, heat: dict[int, Condition], monkeypatch: pytest.MonkeyPatch
+    buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = list[int]()
     monkeypatch.setattr(HostDevice, "condition", lambda self, gpu: asked.append(gpu))
@@ -329,7 +329,7 @@ def test_theDriverIsAskedOnceASecond(
     assert asked == [1]
 
 
-def test_theTopologySaysHowWarmTheGpusAre(heat: dict[int, Condition]) -> None:
+def test_theTopologySaysHowWarmTheGpusAre(heat: dict[int, GpuCondition]) -> None:
     heat[1] = CUT
     found = plans.executor().topology()
     assert [each.condition for each in found.gpus] == [None, CUT]

@@ -133,11 +133,8 @@ def test_aBrokerStoppedDuringARequestIsDeposed(domain: str, actor: Start) -> Non
 # --- deaths in the middle -----------------------------------------------------------
 
 _KEEPER = """
-import threading
-from muninn.api import admin
-stop = threading.Event()
-keeper = threading.Thread(target=admin.keep, args=(stop,), daemon=True)
-keeper.start()
+from muninn.session import membership
+membership.joinPreferred()
 """
 
 _WORKER = program("worker")

@@ -240,7 +240,8 @@ def test_aBarIsAsLongAsItsRoomAndHidesNoPart(parts: tuple[int, ...], width: int)
         ("weights", 7, "weights"),
         ("layers/0/weights", 9, "laye…ghts"),
         ("日本語の名前です", 9, "日本…です"),
-        ("abc", 1, "a"),
+        ("abc", 1, "…"),
+        ("abc", 0, ""),
         ("a\x1b[2Jb", 6, "a�[2Jb"),
     ],
 )

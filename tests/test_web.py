@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,10 +111,10 @@ def test_aHandleHasTheRightsOfItsPurpose(client: TestClient, actor: Start) -> No
     [
         ({"process": 2**31 - 1}, 400, "MNN-0026"),
         ({"process": 1, "tenant": "another"}, 403, "MNN-0008"),
-        ({"process": 0}, 422, None),
-        ({}, 422, None),
-        ({"process": 1, "purpose": "thief"}, 422, None),
-        ({"process": 1, "extra": 1}, 422, None),
+        ({"process": 0}, 422, "MNN-0026"),
+        ({}, 422, "MNN-0026"),
+        ({"process": 1, "purpose": "thief"}, 422, "MNN-0026"),
+        ({"process": 1, "extra": 1}, 422, "MNN-0026"),
     ],
 )
 def test_anOpenThatCanNotBeIsRefused(
@@ -170,27 +171,27 @@ def test_aTakenNameAndAnUnknownIdAreSaid(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status"),
+    ("content", "kind", "status", "code"),
     [
-        (b"{}", "text/plain", 415),
-        (b"{}", "application/x-www-form-urlencoded", 415),
-        (b"{", "application/json", 422),
-        (b"[]", "application/json", 422),
-        (b"\xff\xfe", "application/json", 422),
-        (b'{"size": NaN}', "application/json", 422),
-        (b'{"size": 1e999}', "application/json", 422),
-        (b'{"size": true}', "application/json", 422),
-        (b'{"size": 0}', "application/json", 422),
-        (b"[" * 60_000, "application/json", 422),
-        (b'{"size": 1, "name": "' + b"x" * 70_000 + b'"}', "application/json", 413),
-        (b'{"size": 1' + b"0" * 5000 + b"}", "application/json", 422),
+        (b"{}", "text/plain", 415, None),
+        (b"{}", "application/x-www-form-urlencoded", 415, None),
+        (b"{", "application/json", 422, None),
+        (b"[]", "application/json", 422, "MNN-0026"),
+        (b"\xff\xfe", "application/json", 422, None),
+        (b'{"size": NaN}', "application/json", 422, None),
+        (b'{"size": 1e999}', "application/json", 422, "MNN-0026"),
+        (b'{"size": true}', "application/json", 422, "MNN-0026"),
+        (b'{"size": 0}', "application/json", 422, "MNN-0026"),
+        (b"[" * 60_000, "application/json", 422, None),
+        (b'{"size": 1, "name": "' + b"x" * 70_000 + b'"}', "application/json", 413, None),
+        (b'{"size": 1' + b"0" * 5000 + b"}", "application/json", 422, None),
     ],
 )
 def test_aBodyThatMakesNoSenseIsRefused(
-    client: TestClient, content: bytes, kind: str, status: int
+    client: TestClient, content: bytes, kind: str, status: int, code: str | None
 ) -> None:
     answer = client.post("/buffers", content=content, headers={"content-type": kind})
-    assert refused(answer, status)
+    assert refused(answer, status, code)
     assert muninn.listBuffers() == []
 
 
@@ -342,6 +343,73 @@ def test_noErrorClassIsForgotten() -> None:
     kinds = [kind for kind in vars(muninn.errors).values() if isinstance(kind, type)]
     assert len([kind for kind in kinds if issubclass(kind, MuninnError)]) >= len(ERRORS)
 
+
+# --- keep --http -----------------------------------------------------------------------
+
+
+def keeping(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "muninn", "keep", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def ended(kept: subprocess.Popen[str]) -> int:
+    kept.terminate()
+    assert kept.stdout is not None
+    kept.stdout.close()
+    return kept.wait(60)
+
+
+def test_keepServesOnASocketOfTheUser(domain: str) -> None:
+    kept = keeping("--http", "--json")
+    assert kept.stdout is not None
+    http = json.loads(kept.stdout.readline())["http"]
+    assert http["url"] is None and http["token"] is None
+    transport = httpx.HTTPTransport(uds=http["socket"])
+    with httpx.Client(transport=transport, base_url="http://muninn", timeout=60) as asking:
+        asking.post("/buffers", json={"size": 4096, "name": "v", "mode": "fastMode"})
+        assert muninn.open("v").nbytes == 4096
+        assert asking.get("/healthz").json()["brokerPid"] == kept.pid
+    assert ended(kept) == 0 and not os.path.exists(http["socket"])
+    assert muninn.open("v").nbytes == 4096, "this process goes on as the broker"
+
+
+def test_keepTellsATokenThatItHasMadeAndNoOther(domain: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    kept = keeping("--http-port", port)
+    assert kept.stdout is not None
+    lines = [kept.stdout.readline() for _ in range(3)]
+    assert re.fullmatch(rf"page: http://127\.0\.0\.1:{port}/#token=[\w-]{{40,}}\n", lines[2])
+    token = lines[2].rstrip().rpartition("=")[2]
+    asked = httpx.get(
+        f"http://127.0.0.1:{port}/buffers", headers={"Authorization": f"Bearer {token}"}, timeout=60
+    )
+    assert asked.json() == {"buffers": []}
+    assert ended(kept) == 0
+    secret = "a token that nobody prints"
+    kept = keeping("--http-port", port, MUNINN_HTTP_TOKEN=secret)
+    assert kept.stdout is not None
+    lines = [kept.stdout.readline() for _ in range(3)]
+    assert lines[2] == f"page: http://127.0.0.1:{port}/#token=$MUNINN_HTTP_TOKEN\n"
+    assert ended(kept) == 0
+
+
+def test_keepSaysWhichExtraIsMissing(domain: str) -> None:
+    code = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from muninn.cli.main import main; sys.exit(main(['keep', '--http']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("MNN-0001") and "uvicorn" in done.stderr
+    assert "pip install 'muninn-gpu[http]'" in done.stderr
+
+
+# --- the page ---------------------------------------------------------------------------
 
 CHROMIUM = shutil.which("chromium")
 

@@ -18,7 +18,6 @@ takes over the buffers that the journals or the old block name (`broker/repair.p
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.broker import holders as holding
@@ -188,13 +187,6 @@ def drain(on: bool = True, reason: str = "") -> int:
     """
     reply, _ = membership.current().client.request("drain", on=on, reason=reason[:200])
     return int(reply["holds"])
-
-
-def keep(stop: threading.Event) -> None:
-    """Join as a member that is preferred as broker, and stay until `stop` is set."""
-    member = membership.joinPreferred()
-    stop.wait()
-    member.leave()
 
 
 def fewestDescriptors() -> int:

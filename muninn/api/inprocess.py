@@ -24,7 +24,7 @@ from muninn.transfer.execution import Answer, GpuState, Topology, Work
 
 if TYPE_CHECKING:
     from muninn.api.attachment import Attachment
-    from muninn.devices.port import Condition
+    from muninn.devices.port import GpuCondition
     from muninn.session.context import Context
     from muninn.session.openbuffer import OpenBuffer
 
@@ -36,7 +36,7 @@ class InProcess:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._known: dict[int, tuple[float, Condition | None]] = {}
+        self._known: dict[int, tuple[float, GpuCondition | None]] = {}
 
     def decide(self, work: Work) -> Answer:
         """See `Executor`."""
@@ -107,7 +107,7 @@ class InProcess:
             backoff.trouble(gpu, condition),
         )
 
-    def _condition(self, gpu: int) -> Condition | None:
+    def _condition(self, gpu: int) -> GpuCondition | None:
         now = clock.now()
         askedSeconds, condition = self._known.get(gpu, (-FRESH_SECONDS, None))
         if now - askedSeconds >= FRESH_SECONDS:

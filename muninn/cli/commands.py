@@ -1,14 +1,13 @@
 """The commands that change a buffer or the domain: `alloc`, `open`, `close`, `free`,
-`evict`, `drain`, `keep`, `load`.
+`evict`, `drain`, `load`.
 
 A command joins the domain as any process does, and leaves it when it ends. `alloc` of
-fastMode memory, `open` and `keep` stay in the domain until SIGINT or SIGTERM.
+fastMode memory and `open` stay in the domain until SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -19,8 +18,6 @@ from muninn.cli.ending import hold, say, stopped
 from muninn.cli.listing import printDescription
 from muninn.cli.output import bar, counted, printable, printError, problemOf, waitingBy
 from muninn.cli.transfers import transferOf, wayOf
-from muninn.config import variableOf
-from muninn.config.settings import Server
 from muninn.config.sizes import asText
 from muninn.errors import BufferNotFound, MuninnError
 
@@ -265,39 +262,6 @@ def runDrain(arguments: argparse.Namespace) -> int:
         f"lease{'s are' if held != 1 else ' is'} still held"
     )
     return say(arguments, {"draining": not arguments.off, "leases": held}, text)
-
-
-def runKeep(arguments: argparse.Namespace) -> int:
-    from muninn.api import admin
-    from muninn.cli import systemd
-    from muninn.session import membership
-
-    stop = stopped()
-    if arguments.metrics is not None:
-        os.environ[variableOf("metricsPort")] = str(arguments.metrics)
-    address = systemd.addressOf() if arguments.systemd else None
-    member = membership.joinPreferred()
-    domain, pid, url = member.domain, os.getpid(), _metricsOf(member.settings.server)
-    say(
-        arguments,
-        {"domain": domain, "pid": pid, "metrics": url},
-        f"keeping domain {domain!r} as process {pid}, until Ctrl-C"
-        + (f"; metrics: {url}" if url else ""),
-    )
-    with contextlib.ExitStack() as beside:  # what a keeper does beside its membership
-        if address is not None:
-            beside.enter_context(systemd.notifying(member, address, stop))
-        admin.keep(stop)
-    return 0
-
-
-def _metricsOf(server: Server) -> str | None:
-    """Where this process serves metrics."""
-    if not server.metricsPort:
-        return None
-    from muninn.service.endpoint import urlOf
-
-    return urlOf(server.metricsAddress, server.metricsPort)
 
 
 def runLoad(arguments: argparse.Namespace) -> int:

@@ -10,12 +10,8 @@ from typing import Any, NoReturn
 
 from muninn.cli import housekeeping, machine
 from muninn.cli.housekeeping import Add
-from muninn.cli.numbers import count, port, seconds, whole
+from muninn.cli.numbers import count, seconds, whole
 from muninn.cli.top.options import addOptions
-
-#: Commands that the manual has and this version does not.
-#: The port of the metrics in the specification.
-USUAL_PORT = 9618
 
 
 class UsageError(Exception):
@@ -337,26 +333,6 @@ def _addChanging(add: Add) -> None:
         "--reason", default="", help="shown to processes that create buffers or list them"
     )
     command.add_argument("--off", action="store_true", help="let it create buffers again")
-    command = add(
-        "keep",
-        "commands:runKeep",
-        "stay in the domain, and be its broker, until Ctrl-C",
-        "keep --metrics",
-    )
-    command.add_argument(
-        "--metrics",
-        type=port,
-        nargs="?",
-        const=USUAL_PORT,
-        metavar="PORT",
-        help=f"serve the domain's metrics for Prometheus, by default on port {USUAL_PORT} of "
-        "this machine",
-    )
-    command.add_argument(
-        "--systemd",
-        action="store_true",
-        help="tell systemd when it is ready, when it stops, and that it is not stuck",
-    )
     command = add(
         "load",
         "commands:runLoad",

@@ -5,12 +5,63 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from muninn.cli.numbers import port
+
 #: (name, function that runs it, help text, an example) → its parser.
 Add = Callable[[str, str, str, str], argparse.ArgumentParser]
+#: The port of the metrics in the specification.
+_USUAL_PORT = 9618
 
 
 def addHousekeeping(add: Add) -> None:
-    """`domains`, `purge`, `completion`."""
+    """`keep`, `domains`, `purge`, `completion`."""
+    _addKeep(add)
+    _addDomains(add)
+    command = add(
+        "completion",
+        "completion:runCompletion",
+        "print what completes this command line in a shell; with --json the words alone",
+        "completion bash > ~/.local/share/bash-completion/completions/muninn",
+    )
+    command.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")
+
+
+def _addKeep(add: Add) -> None:
+    command = add(
+        "keep",
+        "keep:runKeep",
+        "stay in the domain, and be its broker, until Ctrl-C",
+        "keep --metrics",
+    )
+    command.add_argument(
+        "--metrics",
+        type=port,
+        nargs="?",
+        const=_USUAL_PORT,
+        metavar="PORT",
+        help=f"serve the domain's metrics for Prometheus, by default on port {_USUAL_PORT} of "
+        "this machine",
+    )
+    command.add_argument(
+        "--http",
+        action="store_true",
+        help="serve HTTP for plans, and the live page, on a Unix socket of this user",
+    )
+    command.add_argument(
+        "--http-port",
+        type=port,
+        metavar="PORT",
+        help="and on this port of 127.0.0.1, with a bearer token that is printed, or that "
+        "MUNINN_HTTP_TOKEN has",
+    )
+    command.add_argument(
+        "--systemd",
+        action="store_true",
+        help="tell systemd when it is ready, when it stops, and that it is not stuck",
+    )
+
+
+def _addDomains(add: Add) -> None:
     command = add(
         "domains",
         "domains:runDomains",
@@ -46,10 +97,3 @@ def addHousekeeping(add: Add) -> None:
     command.add_argument(
         "--user", metavar="UID", help="as root: the domains of this user, or of `all` users"
     )
-    command = add(
-        "completion",
-        "completion:runCompletion",
-        "print what completes this command line in a shell; with --json the words alone",
-        "completion bash > ~/.local/share/bash-completion/completions/muninn",
-    )
-    command.add_argument("shell", metavar="SHELL", help="bash, zsh or fish")

@@ -17,10 +17,10 @@ import contextlib
 import json
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muninn.cli.fitting import shortened, widthOf
 from muninn.cli.hints import inWords
 from muninn.errors import MuninnError
 
@@ -151,7 +151,7 @@ def printTable(
     """
     console = _console()
     widths = [
-        max([_width(heading), *(_width(row.cells[column]) for row in rows)])
+        max([widthOf(heading), *(widthOf(row.cells[column]) for row in rows)])
         for column, heading in enumerate(headings)
     ]
     if console is not None:
@@ -220,7 +220,7 @@ def _printLine(
     console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str, isCut: bool
 ) -> None:
     padded = [
-        cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)
+        cell + " " * (width - widthOf(cell)) for cell, width in zip(cells, widths, strict=True)
     ]
     if console is None:
         print("  ".join(padded).rstrip())
@@ -256,28 +256,3 @@ def _shortened(row: Row, columns: Sequence[int], widths: Sequence[int]) -> Row:
     for column in columns:
         cells[column] = shortened(cells[column], widths[column])
     return row._replace(cells=tuple(cells))
-
-
-def shortened(text: str, room: int) -> str:
-    """The text in so many columns of a terminal. It is cut in the middle: names of one
-    program begin alike, and their ends tell them apart.
-    """
-    if _width(text) <= room or room < 1:
-        return text
-    head, tail = "", ""
-    while _width(head + text[len(head)]) + _width(tail) < room:
-        head += text[len(head)]
-        if _width(head) + _width(text[-1 - len(tail)] + tail) >= room:
-            break
-        tail = text[-1 - len(tail)] + tail
-    return f"{head}…{tail}"
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: East Asian characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        2 if unicodedata.east_asian_width(each) in "WF" else int(not unicodedata.combining(each))
-        for each in text
-    )

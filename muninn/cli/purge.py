@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muninn.cli.output import counted, printable, printJson, shortened
+from muninn.cli.fitting import shortened
+from muninn.cli.output import counted, printable, printJson
 from muninn.config.sizes import asText
 from muninn.errors import MuninnError, PermissionDenied
 

@@ -46,7 +46,9 @@ def used(block: ControlBlock) -> list[int]:
 
 
 def sums(block: ControlBlock) -> list[int]:
-    """The sum of each cell over all slots. Each count is of a moment ago."""
+    """The sum of each cell over all slots. Each count is of a moment ago (SYNC cells: pairs
+    with Counting.join).
+    """
     offsets = map(block.geometry.cellsOffset, used(block))
     pages = (_PAGE.unpack_from(block.bytes, each) for each in offsets)
     return [*map(sum, zip(*pages, strict=True))] or [0] * CELLS

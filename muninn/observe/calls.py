@@ -4,7 +4,6 @@ is named.
 
 from __future__ import annotations
 
-import errno
 import functools
 from collections.abc import Callable
 from ctypes import ArgumentError
@@ -14,6 +13,7 @@ from muninn.arguments import callerOf, checkKeywords, keywordsOf, unwrapped
 from muninn.errors import DescriptorsExhausted, MuninnError
 from muninn.observe import events
 from muninn.observe.counters import count
+from muninn.system.oserrors import fileError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -42,12 +42,12 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except ArgumentError as error:
             raise unwrapped(error) from None
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
             # Also of an import, at the first use of a feature.
-            short = DescriptorsExhausted(f"{error.filename or 'a file'}: {error.strerror}")
-            countError(short)
-            raise short from error
+            typed = fileError(error, str(error.filename or "a file"))
+            if not isinstance(typed, DescriptorsExhausted):
+                raise
+            countError(typed)
+            raise typed from error
         except TypeError as error:
             # The traceback ends here, so `function` was never entered.
             if error.__traceback__ is not None and error.__traceback__.tb_next is None:

@@ -45,6 +45,7 @@ class Counting:
         """
         start, own = cellsAddress(block, slot), atomics.addressOfBytes(self._own)
         self.isOn, self.now = isOn, (keepsMapped, start)
+        # SYNC cells: pairs with sums, which may read them a moment late.
         for offset in range(0, CELLS * CELL_BYTES, CELL_BYTES):
             if count := atomics.exchangeSeqCst64(own + offset, 0):
                 atomics.fetchAddAcqRel64(start + offset, count)

@@ -22,6 +22,7 @@ import sys
 
 from muninn.errors import InvalidConfig
 from muninn.system import clock, green
+from muninn.system.descriptors import Descriptor, own
 from muninn.system.logs import surroundings
 
 STDERR = 2
@@ -58,7 +59,7 @@ class Outlet:
         if not self.path:
             return
         try:
-            os.close(os.open(self.path, _FLAGS, 0o600))
+            self._opened(_FLAGS).close()
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return  # a pipe whose reader is still to come
@@ -104,11 +105,11 @@ class Outlet:
             if not self.path:
                 # Without a stderr, the number may be a file of the program's.
                 return sys.stderr is not None and self._put(STDERR, line)
-            descriptor = os.open(self.path, _FLAGS, 0o600)
+            descriptor = self._opened(_FLAGS)
             try:
-                return self._put(descriptor, line)
+                return self._put(descriptor.number, line)
             finally:
-                os.close(descriptor)
+                descriptor.close()
         except OSError:
             return False
 
@@ -131,20 +132,25 @@ class Outlet:
         if self._end < 0:
             return False
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = self._opened(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             return True
+        number = descriptor.number
         try:
             # Another process may be in the midst of its write: an end that is not whole is
             # looked at again, unless such a wait was in vain just now.
             for _ in range(1 if self._dropped else _LOOKS):
-                end = os.lseek(descriptor, 0, os.SEEK_END)
-                if end == 0 or os.pread(descriptor, 1, end - 1) == b"\n":
+                end = os.lseek(number, 0, os.SEEK_END)
+                if end == 0 or os.pread(number, 1, end - 1) == b"\n":
                     return True
                 clock.sleep(_PATIENCE_MS / 1e3 / _LOOKS)
             return False
         finally:
-            os.close(descriptor)
+            descriptor.close()
+
+    def _opened(self, flags: int) -> Descriptor:
+        """The file, which may be a link of the user's."""
+        return own(os.open(self.path, flags, 0o600))
 
     def _isReady(self, descriptor: int) -> bool:
         """Whether a pipe or a terminal takes a line at once: a pipe with room for less is

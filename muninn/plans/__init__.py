@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from muninn.plans.grendel import executor, setExecutor
     from muninn.plans.reading import planOf
     from muninn.plans.rehearsal import Rehearsal
-    from muninn.plans.schemas import BUFFER_SCHEMA, OPEN_SCHEMA, PLAN_SCHEMA, PROMOTE_SCHEMA
+    from muninn.plans.schemas import PLAN_SCHEMA
     from muninn.transfer.execution import GO, Answer, Executor, Kind, Reservation, Verdict, Work
 
 #: Where the other names are, which are looked for at their first use: `import muninn`
@@ -42,12 +42,7 @@ _HOMES = {
     ),
     "muninn.plans.reading": ("planOf",),
     "muninn.plans.rehearsal": ("Rehearsal",),
-    "muninn.plans.schemas": (
-        "BUFFER_SCHEMA",
-        "OPEN_SCHEMA",
-        "PLAN_SCHEMA",
-        "PROMOTE_SCHEMA",
-    ),
+    "muninn.plans.schemas": ("PLAN_SCHEMA",),
     "muninn.transfer.execution": (
         "GO",
         "Answer",
@@ -60,11 +55,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "BUFFER_SCHEMA",
     "GO",
-    "OPEN_SCHEMA",
     "PLAN_SCHEMA",
-    "PROMOTE_SCHEMA",
     "Action",
     "Answer",
     "AppliedPlan",

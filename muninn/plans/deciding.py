@@ -62,7 +62,7 @@ def differences(planned: PlannedBuffer, there: Existing, facts: Facts) -> list[s
     ]
     if there.mode == planned.mode == Mode.FAST:
         pairs.append(("preferredGpu", str(there.gpu), str(wantedGpu)))
-    return [f"{what} is {is_}, not {wanted}" for what, is_, wanted in pairs if is_ != wanted]
+    return [f"{what} is {there}, not {wanted}" for what, there, wanted in pairs if there != wanted]
 
 
 class _Deciding:

@@ -76,7 +76,7 @@ def shown(value: object) -> str:
 # --- values --------------------------------------------------------------------------------
 
 
-def _number(least: int, most: int, what: str) -> Field:
+def number(least: int, most: int, what: str) -> Field:
     def check(path: str, value: Any) -> int:
         if type(value) is not int:
             raise refused(path, f"{shown(value)} is no whole number", f"Give {what}")
@@ -122,7 +122,7 @@ def _bytes(least: int) -> Field:
     )
 
 
-def _word(*words: str) -> Field:
+def word(*words: str) -> Field:
     def check(path: str, value: Any) -> str:
         if not isinstance(value, str) or value not in words:
             meant = nearest(value, list(words)) if isinstance(value, str) else ""
@@ -173,11 +173,15 @@ def listed(item: Field, most: int, *, isNeeded: bool = False) -> Field:
     return Field(check, {"type": "array", "items": item.schema, "maxItems": most}, isNeeded)
 
 
-def made(fields: Mapping[str, Field], make: Callable[[str, dict[str, Any]], Any]) -> Field:
-    """An object with these fields. `make` gets the fields that are there, checked."""
+def made(
+    fields: Mapping[str, Field], make: Callable[[str, dict[str, Any]], Any], title: str = "a plan"
+) -> Field:
+    """An object with these fields. `make` gets the fields that are there, checked. `title`
+    is what a message calls an object that has no path.
+    """
 
     def check(path: str, value: Any) -> Any:
-        what = path or "a plan"
+        what = path or title
         if not isinstance(value, Mapping):
             raise refused(
                 what, f"{shown(value)} is no object", f"Give an object with {', '.join(fields)}"
@@ -236,15 +240,13 @@ def _range() -> Field:
 
 SIZE, OFFSET = _bytes(1), _bytes(0)
 NAME, TENANT = _text(asName, MAX_NAME_BYTES), _text(asTenant, MAX_TENANT_BYTES)
-GPU = _number(0, MAX_GPUS - 1, "the number of a GPU")
-MILLISECONDS = _number(1, LONGEST_MS, "milliseconds")
-PROCESS = _number(1, (1 << 31) - 1, "a process id")
-PURPOSE = _word("reader", "writer")
-VERSION = _number(1, 1, "the version of the format")
-MODE = _word(*map(str, Mode))
-ACCESS = _word(*map(str, ACCESSES))
-LIFETIME = _word(*map(str, LIFETIMES))
-RESERVE = _word(*map(str, Reserve))
-PRIORITY = _word(*map(str, Priority))
+GPU = number(0, MAX_GPUS - 1, "the number of a GPU")
+MILLISECONDS = number(1, LONGEST_MS, "milliseconds")
+VERSION = number(1, 1, "the version of the format")
+MODE = word(*map(str, Mode))
+ACCESS = word(*map(str, ACCESSES))
+LIFETIME = word(*map(str, LIFETIMES))
+RESERVE = word(*map(str, Reserve))
+PRIORITY = word(*map(str, Priority))
 FLAG = _flag()
 HOT_RANGES = listed(_range(), layout.MAX_HOT_RANGES)

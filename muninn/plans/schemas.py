@@ -1,6 +1,4 @@
-"""The objects of a plan, as values, with their fields; and the JSON Schemas of a plan and
-of the bodies of R§4.2, for whoever takes them over a wire.
-"""
+"""The objects of a plan, as values, with their fields; and the JSON Schema of a plan."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from typing import Any, NamedTuple
 
 from muninn.config.sizes import exactly
 from muninn.plans import fields
-from muninn.plans.fields import Field, listed, made, needed, refused
+from muninn.plans.fields import listed, made, needed, refused
 from muninn.terms import Lifetime, Mode
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -133,41 +131,31 @@ def requireWindow(promotion: PlannedPromotion, sizeBytes: int) -> None:
         )
 
 
-_HINTS = made(
-    {
-        "hotRanges": fields.HOT_RANGES,
-        "lifetimeMs": fields.MILLISECONDS,
-        "priority": fields.PRIORITY,
-    },
-    _hintsOf,
-)
-BUFFER = made(
-    {
-        "size": needed(fields.SIZE),
-        "name": needed(fields.NAME),
-        "mode": fields.MODE,
-        "preferredGpu": fields.GPU,
-        "access": fields.ACCESS,
-        "tenant": fields.TENANT,
-        "lifetime": fields.LIFETIME,
-        "lifetimeMs": fields.MILLISECONDS,
-        "reserve": fields.RESERVE,
-        "hints": _HINTS,
-    },
-    _bufferOf,
-)
-_WINDOW = {
-    "offset": fields.OFFSET,
-    "length": fields.SIZE,
-    "targetGpu": fields.GPU,
-    "track": fields.FLAG,
+HINTS = {
+    "hotRanges": fields.HOT_RANGES,
+    "lifetimeMs": fields.MILLISECONDS,
+    "priority": fields.PRIORITY,
 }
-_PROMOTION = made({"buffer": needed(fields.NAME), **_WINDOW}, _promotionOf)
+#: What may be said of a buffer, wherever it is said.
+BUFFER = {
+    "size": needed(fields.SIZE),
+    "name": fields.NAME,
+    "mode": fields.MODE,
+    "preferredGpu": fields.GPU,
+    "access": fields.ACCESS,
+    "tenant": fields.TENANT,
+    "lifetime": fields.LIFETIME,
+    "lifetimeMs": fields.MILLISECONDS,
+    "reserve": fields.RESERVE,
+}
+WINDOW = {"offset": fields.OFFSET, "length": fields.SIZE, "targetGpu": fields.GPU}
+_BUFFER = made({**BUFFER, "name": needed(fields.NAME), "hints": made(HINTS, _hintsOf)}, _bufferOf)
+_PROMOTION = made({"buffer": needed(fields.NAME), **WINDOW, "track": fields.FLAG}, _promotionOf)
 _PREFETCH = made({"buffer": needed(fields.NAME), "targetGpu": fields.GPU}, _prefetchOf)
 PLAN = made(
     {
         "version": fields.VERSION,
-        "buffers": listed(BUFFER, fields.MAX_ENTRIES),
+        "buffers": listed(_BUFFER, fields.MAX_ENTRIES),
         "promotions": listed(_PROMOTION, fields.MAX_ENTRIES),
         "prefetches": listed(_PREFETCH, fields.MAX_ENTRIES),
     },
@@ -175,26 +163,7 @@ PLAN = made(
 )
 
 
-def _schemaOf(title: str, field: Field) -> dict[str, Any]:
-    return {"$schema": _DIALECT, "title": title, **field.schema}
-
-
-#: JSON Schemas. They say which shapes may be; that a range is within its buffer, that a
-#: name has so many bytes and that no two buffers have one name is checked besides.
-PLAN_SCHEMA = _schemaOf("A plan", PLAN)
-#: The body of ``POST /buffers``.
-BUFFER_SCHEMA = _schemaOf("A buffer", BUFFER)
-#: The body of ``POST /buffers/{id}/promote``.
-PROMOTE_SCHEMA = _schemaOf("A window", made(_WINDOW, lambda path, found: found))
-#: The body of ``POST /buffers/{id}/open``.
-OPEN_SCHEMA = _schemaOf(
-    "A process that opens a buffer",
-    made(
-        {
-            "process": needed(fields.PROCESS),
-            "tenant": fields.TENANT,
-            "purpose": fields.PURPOSE,
-        },
-        lambda path, found: found,
-    ),
-)
+#: The JSON Schema of a plan. It says which shapes may be; that a range is within its
+#: buffer, that a name has so many bytes and that no two buffers have one name is checked
+#: besides.
+PLAN_SCHEMA = {"$schema": _DIALECT, "title": "A plan", **PLAN.schema}

@@ -27,6 +27,7 @@ from muninn.config import variableOf
 from muninn.errors import HostMemoryFull
 from muninn.prof.peer import Peer
 from muninn.session import membership
+from muninn.system.descriptors import Descriptor, opened
 from muninn.system.oserrors import SHM_ROOT, fileError
 
 _KIND = "prof"
@@ -73,7 +74,7 @@ class Ground:
 
     def peer(self, function: str, *arguments: object, passing: tuple[int, ...] = ()) -> Peer:
         """Start a peer, which ends with this domain at the latest."""
-        self._peers.append(Peer(function, *arguments, passing=(self._mark, *passing)))
+        self._peers.append(Peer(function, *arguments, passing=(self._mark.number, *passing)))
         return self._peers[-1]
 
     def file(self) -> str:
@@ -94,7 +95,7 @@ class Ground:
                 if value is not None:
                     os.environ[variable] = value
             _remove(self._prefix, self._token)
-            os.close(self._mark)
+            self._mark.close()
 
     def _clear(self) -> None:
         """End what belongs to the present domain, and remove it."""
@@ -136,22 +137,22 @@ def sweep(kind: str | None = None) -> list[str]:
     return gone
 
 
-def _marked(kind: str) -> tuple[str, int]:
+def _marked(kind: str) -> tuple[str, Descriptor]:
     """A new token, and the locked descriptor of its mark."""
     for _ in range(_TRIES):
         token = secrets.token_hex(4)
         path = _markPath(kind, token)
         try:
-            mark = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            mark = opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             continue
         except OSError as error:
             raise fileError(error, path) from error
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(mark).st_nlink:
+            fcntl.flock(mark.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(mark.number).st_nlink:
                 return token, mark
-        os.close(mark)  # another run took it for a dead one's, before it was locked
+        mark.close()  # another run took it for a dead one's, before it was locked
     raise HostMemoryFull(f"no mark of a measurement could be made in {SHM_ROOT}", "Try again")
 
 
@@ -160,18 +161,18 @@ def _isRemoved(path: str, kind: str, token: str) -> bool:
     has made its mark, and not locked it yet, takes another token then.
     """
     try:
-        mark = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        mark = opened(path, os.O_RDONLY)
     except OSError:
         return False  # it has gone meanwhile, or is no mark
     try:
-        if not stat.S_ISREG(os.fstat(mark).st_mode):
+        if not stat.S_ISREG(os.fstat(mark.number).st_mode):
             return False
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(mark.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove(kind, token)
     except BlockingIOError:
         return False
     finally:
-        os.close(mark)
+        mark.close()
     return True
 
 

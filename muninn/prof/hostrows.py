@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -58,10 +57,11 @@ def exchanging(run: Run, row: RowSpec) -> Samples:
 def _bareExchange(run: Run, sizeBytes: int) -> Sample:
     memory = memoryFor(sizeBytes)
     try:
-        run.ground.peer("answerWakes", memory, sizeBytes, passing=(memory,)).line()
-        return timed(Wakes(memory, 0, sizeBytes).ask)
+        peer = run.ground.peer("answerWakes", memory.number, sizeBytes, passing=(memory.number,))
+        peer.line()
+        return timed(Wakes(memory.number, 0, sizeBytes).ask)
     finally:
-        os.close(memory)
+        memory.close()
 
 
 def locking(run: Run, row: RowSpec) -> Samples:
@@ -89,11 +89,11 @@ def _bareWake(run: Run) -> Sample:
     """
     memory = memoryFor(0)
     try:
-        waker = run.ground.peer("wakeSleeper", memory, passing=(memory,))
+        waker = run.ground.peer("wakeSleeper", memory.number, passing=(memory.number,))
         waker.line()
-        wakes = Wakes(memory, 0, 0)
+        wakes = Wakes(memory.number, 0, 0)
     finally:
-        os.close(memory)
+        memory.close()
 
     def sample() -> float:
         waker.say()

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from muninn.system import atomics
+from muninn.system import atomics, descriptors
+from muninn.system.descriptors import Descriptor
 
 _WORD_OFFSETS = (0, 64)
 _PAYLOAD_OFFSET, _LOOK_NS, _BOUND_LOOKS = 4096, 1_000_000_000, 30
@@ -66,11 +67,11 @@ class Wakes:
             atomics.copy(self._private.ctypes.data, self._back, self._sizeBytes)
 
 
-def memoryFor(payloadBytes: int) -> int:
+def memoryFor(payloadBytes: int) -> Descriptor:
     """A descriptor of new memory for both sides, which the caller closes."""
-    descriptor = os.memfd_create("prof")
-    os.ftruncate(descriptor, _PAYLOAD_OFFSET + 2 * payloadBytes)
-    return descriptor
+    made = descriptors.memfd("prof")
+    os.ftruncate(made.number, _PAYLOAD_OFFSET + 2 * payloadBytes)
+    return made
 
 
 def answering(descriptor: int, payloadBytes: int, ready: Callable[[], object]) -> None:

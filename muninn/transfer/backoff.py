@@ -7,7 +7,7 @@ end does so for seconds, and not for ever.
 
 from __future__ import annotations
 
-from muninn.devices.port import Condition, Slowdown
+from muninn.devices.port import GpuCondition, Slowdown
 from muninn.transfer.execution import GO, Answer, Kind, Verdict, Work
 
 #: How near to the temperature of the hardware's slowdown a GPU is left alone.
@@ -19,19 +19,19 @@ _PAUSE_SECONDS = 0.25
 _HARDWARE = frozenset({Slowdown.HARDWARE_HEAT, Slowdown.POWER_BRAKE, Slowdown.HARDWARE})
 
 
-def isCut(condition: Condition) -> bool:
+def isCut(condition: GpuCondition) -> bool:
     """Whether the hardware has cut the clocks."""
     return bool(_HARDWARE.intersection(condition.slowdowns))
 
 
-def isNear(condition: Condition) -> bool:
+def isNear(condition: GpuCondition) -> bool:
     """Whether it may do so soon, so that nothing is begun that nobody waits for."""
     heat, most = condition.temperatureC, condition.slowdownC
     isHot = heat is not None and most is not None and heat > most - MARGIN_C
     return isHot or Slowdown.DRIVER_HEAT in condition.slowdowns
 
 
-def trouble(gpu: int, condition: Condition | None) -> str:
+def trouble(gpu: int, condition: GpuCondition | None) -> str:
     """Why work waits for a GPU, with the figures; "" if none does."""
     if condition is None or not (isCut(condition) or isNear(condition)):
         return ""
@@ -39,7 +39,7 @@ def trouble(gpu: int, condition: Condition | None) -> str:
     return f"GPU {gpu} is left alone, as {why}: {condition}"
 
 
-def decided(work: Work, conditions: dict[int, Condition | None]) -> Answer:
+def decided(work: Work, conditions: dict[int, GpuCondition | None]) -> Answer:
     """Whether work may begin, by the conditions of its GPUs."""
     for gpu in work.gpus:
         condition = conditions.get(gpu)

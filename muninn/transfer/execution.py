@@ -14,7 +14,7 @@ import enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from muninn.devices.port import Condition
+    from muninn.devices.port import GpuCondition
     from muninn.transfer.tiers import Place
 
 
@@ -108,7 +108,7 @@ class GpuState(NamedTuple):
     numaNode: int | None
     totalBytes: int
     freeBytes: int
-    condition: Condition | None
+    condition: GpuCondition | None
     trouble: str
 
 

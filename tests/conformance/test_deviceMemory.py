@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from muninn.devices.port import SAME_GPU, Allocation, Condition, Device
+from muninn.devices.port import SAME_GPU, Allocation, Device, GpuCondition
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
@@ -142,7 +142,7 @@ def test_tellsItsHeatAndPowerOrNothing(device: Device) -> None:
     for gpu in range(device.gpuCount):
         condition = device.condition(gpu)
         if condition is not None:
-            assert condition != Condition() and str(condition)
+            assert condition != GpuCondition() and str(condition)
             assert condition.temperatureC is None or 0 < condition.temperatureC < 200
             assert condition.powerW is None or condition.powerW > 0
 

@@ -13,7 +13,7 @@ import pytest
 
 from muninn.devices.cuda import nvml
 from muninn.devices.cuda.nvml import Nvml
-from muninn.devices.port import Condition, Slowdown
+from muninn.devices.port import GpuCondition, Slowdown
 from support import Actor, ActorError
 
 Start = Callable[..., Actor]
@@ -63,7 +63,7 @@ class Library:
         return int(self._tell("bits"))
 
 
-def conditionOf(**told: Any) -> Condition | None:
+def conditionOf(**told: Any) -> GpuCondition | None:
     return Nvml(lambda: Library(**told)).condition(BUS)
 
 
@@ -87,15 +87,15 @@ def test_theConstantsAreThoseOfTheBindings() -> None:
 def test_allThatIsToldIsThere() -> None:
     found = conditionOf(heat=92, most=90, power=412_345, limit=700_000, bits=0x01 | 0x08 | 0x40)
     words = (Slowdown.HARDWARE_HEAT, Slowdown.HARDWARE)
-    assert found == Condition(92, 90, 412.345, 700.0, words)
+    assert found == GpuCondition(92, 90, 412.345, 700.0, words)
     assert str(found) == "92 of 90 °C, 412 of 700 W, clocks cut: hardwareHeat, hardware"
 
 
 def test_whatIsMissingIsNone() -> None:
-    assert conditionOf(heat=40) == Condition(40)
-    assert str(Condition(40)) == "40 °C"
+    assert conditionOf(heat=40) == GpuCondition(40)
+    assert str(GpuCondition(40)) == "40 °C"
     # An idle GPU, or one whose clocks were set, is in no trouble.
-    assert conditionOf(bits=0x01 | 0x02 | 0x10 | 0x100, heat=30) == Condition(30)
+    assert conditionOf(bits=0x01 | 0x02 | 0x10 | 0x100, heat=30) == GpuCondition(30)
 
 
 def test_whatTellsNothingHasNoCondition() -> None:
@@ -111,7 +111,7 @@ def test_whatTellsNothingHasNoCondition() -> None:
 
 def test_aForkedChildDoesNotAsk(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Nvml(lambda: Library(heat=40))
-    assert asked.condition(BUS) == Condition(40)
+    assert asked.condition(BUS) == GpuCondition(40)
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert asked.condition(BUS) is None
 

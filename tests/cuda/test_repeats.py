@@ -26,7 +26,6 @@ from muninn.errors import (
     TopologyNotPeerable,
     WriterDied,
 )
-from muninn.observe.counters import counted
 from muninn.plans import Answer, Rehearsal, Verdict
 from muninn.session import gpus, membership
 from support import Actor, program
@@ -84,11 +83,11 @@ def noLongWay(pair: object, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_aCopyIsMadeAgain(pair: Any, gpu: int, noLongWay: None) -> None:
     source, target = pair
     label = "p2p/peerAccess" if gpu else "local/sameGpu"
-    before, generation = counted("transfers")[label], target.generation
+    before, generation = muninn.domainInfo()["transfers"][label], target.generation
     for turn in range(1, 4):
         assert target.copyFrom(source) == generation + 2 * turn == target.generation
-    after = counted("transfers")[label]
-    assert after == (before.times + 3, before.sizeBytes + 3 * BYTES)
+    after = muninn.domainInfo()["transfers"][label]
+    assert after == {"times": before["times"] + 3, "bytes": before["bytes"] + 3 * BYTES}
     assert (target.read() == 1).all()
 
 
@@ -285,11 +284,11 @@ def test_whatGoesAnotherWayIsNotMadeAgain(pair: Any, gpu: int) -> None:
         pytest.skip("there is one way within a GPU")
     assert target.copyFrom(source) == 4
     assert target.copyFrom(source, route="staged") == 6
-    before = counted("transfers")["p2p/peerAccess"].times
+    before = muninn.domainInfo()["transfers"]["p2p/peerAccess"]
     links = transfers.engineFor(target._checked()).links
     links._verdicts[1, 0] = links._verdicts[1, 0]._replace(isIntact=False, note="found later")
     assert target.copyFrom(source) == 8
-    assert counted("transfers")["p2p/peerAccess"].times == before
+    assert muninn.domainInfo()["transfers"]["p2p/peerAccess"] == before
 
 
 def test_aTargetThatIsClosedInTheMidstStaysClosed(pair: Any) -> None:

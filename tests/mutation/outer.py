@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant(_COMPARISON, "    if old.device != new.device:\n", "    if False:\n", "only what is alike is compared", "test_prof.py::test_whatIsNotAlikeIsNotCompared"),
     Mutant("muninn/cli/prof.py", "_REPEATS = 2\n", "_REPEATS = 0\n", "noise is no regression", "test_prof.py::test_aRowIsMeasuredAgainBeforeItHasRegressed"),
     Mutant("muninn/cli/prof.py", " or not comparison.changes):\n", "):\n", "a gate that compares nothing fails", "test_prof.py::test_aComparisonOfNothingFails"),
-    Mutant(_GROUND, "        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        _remove", "        _remove", "a run that lives is left alone", "test_prof.py::test_aRunWhosePeerLivesIsLeftAlone"),
+    Mutant(_GROUND, "        fcntl.flock(mark.number, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        _remove", "        _remove", "a run that lives is left alone", "test_prof.py::test_aRunWhosePeerLivesIsLeftAlone"),
     Mutant(_GROUND, "        sweep(self._prefix)\n", "", "a run removes what a dead one has left", "test_prof.py::test_aNewRunRemovesWhatADeadOneHasLeft"),
     Mutant(_GROUND, "        last.leave()\n", "        membership.current().leave()\n", "a domain that was left is not joined to leave it again", "test_prof.py::test_aDomainThatWasLeftIsNotJoinedAgain"),
     Mutant("muninn/prof/results.py", "0 < value < math.inf", "0 < value", "a time is a number", "test_prof.py::test_aFileOfAnotherKindIsRefusedWithItsLine"),

@@ -21,6 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from muninn.system import clock
+from muninn.system.descriptors import own
 
 #: Enter the other screen, hide the cursor, no wrapping; and back.
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J", "\x1b[?7h\x1b[?25h\x1b[?1049l"
@@ -73,7 +74,7 @@ class Terminal:
                 self._input = sys.stdin.fileno()
             else:
                 with contextlib.suppress(OSError):  # no controlling terminal: no keys
-                    self._input = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)
+                    self._input = own(os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)).release()
                     self._ownsInput = True
             for number in _HANDLED:
                 self._handlers[number] = signal.signal(number, self._onSignal)

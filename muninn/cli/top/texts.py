@@ -6,8 +6,7 @@ long name is shortened in its middle, since names of one program often differ at
 
 from __future__ import annotations
 
-from rich.cells import cell_len, set_cell_size
-
+from muninn.cli import fitting
 from muninn.cli.output import printable
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -33,24 +32,12 @@ def throughput(bytesPerSecond: float) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """The text in at most so many columns, with an ellipsis in its middle."""
-    text = printable(text)
-    if cell_len(text) <= width:
-        return text
-    if width < 2:
-        return set_cell_size(text, max(0, width)).rstrip()
-    front = (width - 1 + 1) // 2
-    head = set_cell_size(text, front).rstrip()
-    left, tail = width - 1 - cell_len(head), ""
-    for each in reversed(text):
-        if cell_len(each + tail) > left:
-            break
-        tail = each + tail
-    return f"{head}…{tail}"
+    """The text in at most so many columns."""
+    return fitting.shortened(printable(text), width) if width > 0 else ""
 
 
 def padded(text: str, width: int, isRight: bool = False) -> str:
     """The text in exactly so many columns."""
     text = shortened(text, width)
-    blank = " " * (width - cell_len(text))
+    blank = " " * (width - fitting.widthOf(text))
     return blank + text if isRight else text + blank

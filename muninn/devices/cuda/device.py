@@ -32,9 +32,9 @@ from muninn.devices.cuda.streamtable import StreamTable
 from muninn.devices.handle import gpuText, unpacked
 from muninn.devices.port import (
     Allocation,
-    Condition,
     Device,
     FenceWord,
+    GpuCondition,
     Lane,
     Link,
     MemoryInfo,
@@ -137,7 +137,7 @@ class CudaDevice(Device):
     def site(self, gpu: int) -> Site:
         return self._links.siteOf(self._gpu(gpu))
 
-    def condition(self, gpu: int) -> Condition | None:
+    def condition(self, gpu: int) -> GpuCondition | None:
         return self._links.nvml.condition(self._gpu(gpu).busId)
 
     def driverText(self) -> str:

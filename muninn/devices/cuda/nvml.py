@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from muninn.devices.port import Condition, Slowdown
+from muninn.devices.port import GpuCondition, Slowdown
 from muninn.system.logs import Log
 
 _log = Log("muninn.devices")
@@ -90,12 +90,12 @@ class Nvml:
 
         return self._answer(f"the BAR1 of {busId}", asked, None)
 
-    def condition(self, busId: str) -> Condition | None:
+    def condition(self, busId: str) -> GpuCondition | None:
         """The heat and the power of a GPU; None if it tells none of it. Of the facts some may
         be missing: a virtual machine has a temperature, and perhaps no power.
         """
 
-        def asked(library: Any) -> Condition:
+        def asked(library: Any) -> GpuCondition:
             gpu = _handleOf(library, busId)
             heat = _orNone(lambda: int(library.device_get_temperature_v(gpu, 0)))
             most = _orNone(
@@ -105,10 +105,10 @@ class Nvml:
             limit = _orNone(lambda: int(library.device_get_enforced_power_limit(gpu)) / 1e3)
             bits = _orNone(lambda: int(library.device_get_current_clocks_event_reasons(gpu)))
             told = tuple(word for bit, word in _SLOWDOWNS.items() if (bits or 0) & bit)
-            return Condition(heat, most, power, limit, told)
+            return GpuCondition(heat, most, power, limit, told)
 
         found = self._answer(f"the condition of {busId}", asked, None)
-        return None if found == Condition() else found
+        return None if found == GpuCondition() else found
 
     def freeBytes(self, busId: str) -> int | None:
         """The free bytes in the memory of a GPU, over all processes."""

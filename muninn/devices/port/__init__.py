@@ -40,7 +40,7 @@ outside of `muninn.devices` asks which back-end it has; it asks the device what 
 do.
 """
 
-from muninn.devices.port.conditions import Condition, Slowdown
+from muninn.devices.port.conditions import GpuCondition, Slowdown
 from muninn.devices.port.device import Device, UsedBytes, badCopy
 from muninn.devices.port.fences import READY_SLICE_SECONDS, FenceWord, OnReached, Ready
 from muninn.devices.port.lanes import Lane
@@ -52,7 +52,7 @@ __all__ = [
     "READY_SLICE_SECONDS",
     "SAME_GPU",
     "Allocation",
-    "Condition",
+    "GpuCondition",
     "Device",
     "FenceWord",
     "Lane",

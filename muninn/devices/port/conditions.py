@@ -23,7 +23,7 @@ class Slowdown(enum.StrEnum):
     POWER_CAP = "powerCap"
 
 
-class Condition(NamedTuple):
+class GpuCondition(NamedTuple):
     """The condition of one GPU.
 
     Attributes

@@ -7,7 +7,6 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Never
 
-from jsonschema import Draft202012Validator
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 import muninn
-from muninn.errors import MuninnError
+from muninn.errors import InvalidArgument, MuninnError
 from muninn.observe.calls import countError
 from muninn.service.metrics import DomainCollector
 from muninn.service.readings import read
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from muninn.plans.fields import Field
     from muninn.service.web.guards import Guard
     from muninn.service.web.held import Held
 
@@ -52,9 +52,9 @@ _PAGE_HEADERS = {
 class _Refused(Exception):
     """A request that no handler gets."""
 
-    def __init__(self, status: int, reason: str, fix: str | None = None) -> None:
-        super().__init__(reason)
-        self.status, self.body = status, problem(reason, fix)
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
 
 
 def applicationOf(held: Held, guard: Guard) -> Starlette:
@@ -77,15 +77,14 @@ def _endpoint(
     operation: Operation, handlers: Handlers, guard: Guard
 ) -> Callable[[Request], Awaitable[Response]]:
     handler = getattr(handlers, operation.handler)
-    check = None if operation.body is None else Draft202012Validator(operation.body)
 
     async def answer(request: Request) -> Response:
         if (refused := guard(request)) is not None:
             return refused
         try:
             arguments: list[Any] = [_idOf(request)] if operation.hasId else []
-            if check is not None:
-                arguments.append(_checked(check, await _bodyOf(request)))
+            if operation.body is not None:
+                arguments.append(_checked(operation.body, await _bodyOf(request)))
             result = await run_in_threadpool(handler, *arguments)
         except _Refused as refusal:
             return JSONResponse(refusal.body, refusal.status)
@@ -132,7 +131,9 @@ def _unrouted(_: Request, error: Exception) -> Response:
 def _idOf(request: Request) -> str:
     bufferId: str = request.path_params["id"]
     if not _ID.fullmatch(bufferId):
-        raise _Refused(404, f"{bufferId[:40]!r} is no id of a buffer", "GET /buffers lists them")
+        raise _Refused(
+            404, problem(f"{bufferId[:40]!r} is no id of a buffer", "GET /buffers lists them")
+        )
     return bufferId
 
 
@@ -140,16 +141,16 @@ async def _bodyOf(request: Request) -> Any:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # A form of any page in a browser could send another one.
-        raise _Refused(415, "the body is no JSON", "Send `Content-Type: application/json`")
+        raise _Refused(415, problem("the body is no JSON", "Send `Content-Type: application/json`"))
     content = b""
     async for chunk in request.stream():
         content += chunk
         if len(content) > _MOST_BODY_BYTES:
-            raise _Refused(413, f"the body has more than {_MOST_BODY_BYTES} bytes")
+            raise _Refused(413, problem(f"the body has more than {_MOST_BODY_BYTES} bytes"))
     try:
         return json.loads(content, parse_float=_number, parse_constant=_noNumber)
     except (ValueError, RecursionError) as error:
-        raise _Refused(422, f"the body is no JSON: {error}") from error
+        raise _Refused(422, problem(f"the body is no JSON: {error}")) from error
 
 
 def _number(text: str) -> float | int:
@@ -162,12 +163,13 @@ def _noNumber(text: str) -> Never:
     raise ValueError(f"{text} is no number")
 
 
-def _checked(check: Draft202012Validator, body: Any) -> Any:
+def _checked(body: Field, value: Any) -> Any:
     """The body, if it fits. The reason names the member that does not."""
-    for error in check.iter_errors(body):
-        where = error.json_path.removeprefix("$").removeprefix(".") or "the body"
-        raise _Refused(422, f"{where}: {error.message[:200]}", "GET /openapi.json has the schemas")
-    return body
+    try:
+        return body.check("", value)
+    except InvalidArgument as error:
+        countError(error)
+        raise _Refused(422, bodyOf(error)) from error
 
 
 def _page() -> Response:

@@ -46,12 +46,7 @@ class Handlers:
     def createBuffer(self, body: Body) -> Body:
         """It is held if it would go with its last holder."""
         options = {key: value for key, value in body.items() if key != "size"}
-        hints = options.pop("hints", None)
-        if hints is not None and "hotRanges" in hints:
-            hints = {**hints, "hotRanges": [tuple(each) for each in hints["hotRanges"]]}
-        buffer = muninn.MuninnBuffer(
-            body["size"], options.pop("mode", "bigMode"), hints=hints, **options
-        )
+        buffer = muninn.MuninnBuffer(body["size"], options.pop("mode", "bigMode"), **options)
         described = buffer.describe()
         if buffer.mode == "fastMode" or described["lifetime"] == "lastClose":
             self._held.keep(described["bufferId"], buffer)

@@ -9,11 +9,11 @@ process.
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.errors import MuninnError
 from muninn.system import clock
+from muninn.system.forks import Guard
 
 if TYPE_CHECKING:
     from muninn import MuninnBuffer
@@ -33,22 +33,22 @@ class Held:
     def __init__(self) -> None:
         self._buffers: dict[str, MuninnBuffer] = {}
         self._windows: dict[str, list[_Window]] = {}
-        self._changing = threading.Lock()
+        self._changing = Guard()
 
     def keep(self, bufferId: str, buffer: MuninnBuffer) -> None:
         """Hold a buffer until it is dropped."""
-        with self._changing:
+        with self._changing.lock:
             self._buffers[bufferId] = buffer
 
     def keepWindow(self, bufferId: str, scratch: Scratch, seconds: float) -> None:
         """Hold a window for so long."""
-        with self._changing:
+        with self._changing.lock:
             ends = clock.now() + seconds
             self._windows.setdefault(bufferId, []).append(_Window(scratch, ends))
 
     def drop(self, bufferId: str) -> None:
         """Hold a buffer and its windows no more."""
-        with self._changing:
+        with self._changing.lock:
             windows = self._windows.pop(bufferId, [])
             buffer = self._buffers.pop(bufferId, None)
         for window in windows:
@@ -59,7 +59,7 @@ class Held:
     def tidy(self) -> None:
         """End the windows whose time is over."""
         now = clock.now()
-        with self._changing:
+        with self._changing.lock:
             over = [
                 (bufferId, window)
                 for bufferId, windows in self._windows.items()
@@ -75,7 +75,7 @@ class Held:
 
     def close(self) -> None:
         """Drop everything."""
-        with self._changing:
+        with self._changing.lock:
             every = {*self._buffers, *self._windows}
         for bufferId in every:
             self.drop(bufferId)

@@ -74,6 +74,6 @@ def _described(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         described["requestBody"] = {
             "required": True,
-            "content": {_JSON: {"schema": operation.body}},
+            "content": {_JSON: {"schema": operation.body.schema}},
         }
     return described

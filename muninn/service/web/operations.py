@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from muninn.service.web import schemas
+from muninn.plans.fields import Field
+from muninn.service.web import bodies, schemas
 from muninn.service.web.schemas import Schema
 
 
@@ -18,7 +19,7 @@ class Operation(NamedTuple):
     status
         Of an answer that is no error.
     body
-        The schema of the request's body; None: it has none.
+        What the request's body may be; None: it has none.
     answer
         The schema of the answer's body.
     """
@@ -29,7 +30,7 @@ class Operation(NamedTuple):
     summary: str
     status: int
     answer: Schema
-    body: Schema | None = None
+    body: Field | None = None
 
     @property
     def hasId(self) -> bool:
@@ -45,7 +46,7 @@ OPERATIONS = (
         "Allocate a buffer. Memory of a GPU is held until it is deleted.",
         201,
         schemas.BUFFER,
-        schemas.CREATE,
+        bodies.CREATE,
     ),
     Operation("GET", "/buffers/{id}", "describeBuffer", "Describe a buffer.", 200, schemas.BUFFER),
     Operation(
@@ -55,7 +56,7 @@ OPERATIONS = (
         "Get a handle by which a process opens the buffer.",
         200,
         schemas.OPENED,
-        schemas.OPEN,
+        bodies.OPEN,
     ),
     Operation(
         "POST",
@@ -64,7 +65,7 @@ OPERATIONS = (
         "Promote a window to a GPU, and hold it for a while.",
         201,
         schemas.PROMOTED,
-        schemas.PROMOTE,
+        bodies.PROMOTE,
     ),
     Operation(
         "DELETE",

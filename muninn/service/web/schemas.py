@@ -1,22 +1,12 @@
-"""Schemas: what the bodies of requests and answers are, as JSON Schema.
-
-The requests are those of R§4.2. They are checked before anything is done, and the same
-schemas are in the OpenAPI document.
-"""
+"""Schemas: what the bodies of answers are, as JSON Schema, for the OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from muninn.terms import ACCESSES, MODES, PRIORITIES
+from muninn.terms import MODES
 
 Schema = dict[str, Any]
-_MOST = 1 << 56
-_BYTES: Schema = {"type": "integer", "minimum": 0, "maximum": _MOST}
-_GPU: Schema = {"type": "integer", "minimum": 0, "maximum": 1023}
-_TENANT: Schema = {"type": "string", "minLength": 1, "maxLength": 64}
-_NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 120}
-_MILLISECONDS: Schema = {"type": "integer", "minimum": 1, "maximum": 1 << 40}
 
 
 def closed(properties: Schema, required: tuple[str, ...] = ()) -> Schema:
@@ -29,52 +19,6 @@ def closed(properties: Schema, required: tuple[str, ...] = ()) -> Schema:
     }
 
 
-HINTS = closed(
-    {
-        "hotRanges": {
-            "type": "array",
-            "maxItems": 15,
-            "items": {"type": "array", "items": _BYTES, "minItems": 2, "maxItems": 2},
-        },
-        "lifetimeMs": _MILLISECONDS,
-        "priority": {"enum": [each.value for each in PRIORITIES]},
-    }
-)
-CREATE = closed(
-    {
-        "size": {
-            "oneOf": [
-                {**_BYTES, "minimum": 1},
-                {"type": "string", "pattern": r"^[1-9][0-9]{0,5}[KMGT]?$"},
-            ]
-        },
-        "mode": {"enum": [each.value for each in MODES]},
-        "preferredGpu": {"oneOf": [_GPU, {"type": "null"}]},
-        "name": _NAME,
-        "access": {"enum": [each.value for each in ACCESSES]},
-        "tenant": _TENANT,
-        "lifetimeMs": _MILLISECONDS,
-        "hints": HINTS,
-    },
-    ("size",),
-)
-OPEN = closed(
-    {
-        "process": {"type": "integer", "minimum": 1, "maximum": (1 << 31) - 1},
-        "tenant": _TENANT,
-        "purpose": {"enum": ["reader", "writer"]},
-    },
-    ("process",),
-)
-PROMOTE = closed(
-    {
-        "offset": _BYTES,
-        "length": {**_BYTES, "minimum": 1},
-        "targetGpu": _GPU,
-        "holdMs": {**_MILLISECONDS, "maximum": 86_400_000},
-        "timeoutMs": {**_MILLISECONDS, "maximum": 60_000},
-    }
-)
 ERROR = {
     "type": "object",
     "required": ["error"],

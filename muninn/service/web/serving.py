@@ -17,7 +17,7 @@ from muninn.service.web.application import applicationOf
 from muninn.service.web.guards import Guard, byFile, byToken
 from muninn.service.web.held import Held
 from muninn.session.membership import current
-from muninn.system import threads
+from muninn.system import descriptors, threads
 from muninn.system.logs import Log
 
 _log = Log("muninn.http")
@@ -41,6 +41,25 @@ class Where(NamedTuple):
     address: str
     port: int | None
     token: str
+
+    @property
+    def url(self) -> str | None:
+        """The address of the port."""
+        if self.port is None:
+            return None
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}/"
+
+    @property
+    def madeToken(self) -> str | None:
+        """The token, unless the user knows it: what is printed may end in a log."""
+        return None if os.environ.get(TOKEN_VARIABLE) else self.token or None
+
+    @property
+    def page(self) -> str:
+        """Where a browser finds the page."""
+        token = self.madeToken or f"${TOKEN_VARIABLE}"
+        return f"{self.url}#token={token}"
 
 
 class _Server(uvicorn.Server):
@@ -101,7 +120,7 @@ def _unixSocket(path: str) -> socket.socket:
     directory is the user's alone, and one process is told to serve.
     """
     _unlink(path)
-    listener = socket.socket(socket.AF_UNIX)
+    listener = _socketOf(socket.AF_UNIX)
     before = os.umask(_SOCKET_MASK)
     try:
         listener.bind(path)
@@ -117,7 +136,7 @@ def _loopback(address: str, port: int) -> socket.socket:
             f"{address} is not loopback: the interface is for programs of this machine",
             "Use 127.0.0.1, and a proxy with TLS for others",
         )
-    listener = socket.socket(family)
+    listener = _socketOf(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((address, port))
@@ -127,6 +146,11 @@ def _loopback(address: str, port: int) -> socket.socket:
             f"port {port} of {address} can not be served: {error.strerror}", "Use another port"
         ) from error
     return listener
+
+
+def _socketOf(family: socket.AddressFamily) -> socket.socket:
+    """A new socket, of the class that asyncio wants."""
+    return socket.socket(fileno=descriptors.streamSocket(family).detach())
 
 
 def _token() -> str:
