@@ -614,7 +614,9 @@ def test_aReaderThatHasStoppedHoldsNobodyUp(actor: Start, tmp_path: Path) -> Non
     other.do("events.say('drain', state='on', reason='after')")
     lost, after = map(json.loads, _readable(reader).splitlines())
     assert (lost["event"], after["reason"]) == ("linesLost", "after")
-    assert raw.count(b'"drain"') + lost["lines"] == 2000
+    # The broker's thread says something now and then.
+    others = len(raw.splitlines()) - raw.count(b'"drain"')
+    assert 2000 <= raw.count(b'"drain"') + lost["lines"] <= 2000 + others + 5
     os.close(reader)
 
 
@@ -662,12 +664,12 @@ def test_noDescriptorIsKept(actor: Start, file: Path) -> None:
 def test_anInterruptionWithinALineIsTheProgramsAlone(actor: Start, file: Path) -> None:
     other = actor(MUNINN_LOG=f"debug:{file}").join()
     other.do("from muninn.observe import events")
-    for _ in range(10):
-        size = file.stat().st_size
+    for turn in range(10):
+        reason = f"turn {turn}"
         other.begin(
-            "try:\n    while True: events.say('drain', state='on', reason='r')\nexcept KeyboardInterrupt: pass"
+            f"try:\n    while True: events.say('drain', state='on', reason={reason!r})\nexcept KeyboardInterrupt: pass"
         )
-        eventually(lambda: file.stat().st_size > size, "it writes")
+        eventually(lambda: reason in file.read_text(), "it writes")
         os.kill(other.pid, signal.SIGINT)
         other.result()
     other.do("events.say('drain', state='on', reason='after')")

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from muninn.prof.rows import GPU, ROWS
 from muninn.prof.run import EMULATED, Gpus, Run, fitting
 from muninn.prof.timing import repeated, sampled
 from muninn.session import membership
-from support import BOUND_SECONDS
+from support import BOUND_SECONDS, Background
 
 #: The command as a process, with domains that are the test's own.
 _COMMAND = (
@@ -336,8 +337,28 @@ def test_aDomainThatWasLeftIsNotJoinedAgain(domain: str, monkeypatch: pytest.Mon
     membership.current().leave()
     joined = list[str]()
     monkeypatch.setattr(membership, "_joinNow", lambda: joined.append("joined"))
-    ground.leave()
+    membership.leave()
     assert joined == []
+
+
+def test_whoLeavesWaitsForAJoinThatWasInterrupted(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: the join went on in a directory that the end of the run had removed."""
+    usual, begun, mayJoin = membership.settingsToJoin, threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        begun.set()
+        mayJoin.wait(60)
+        return usual()
+
+    monkeypatch.setattr(membership, "settingsToJoin", slow)
+    joiner = Background(membership.current)
+    assert begun.wait(60)
+    leaver = Background(membership.leave).asleep()
+    mayJoin.set()
+    joiner.ended(), leaver.ended()
+    assert not membership.isJoined()
 
 
 def test_aRunWhosePeerLivesIsLeftAlone(domain: str) -> None:

@@ -10,10 +10,10 @@ from ctypes import ArgumentError
 from typing import ParamSpec, TypeVar
 
 from muninn.arguments import callerOf, checkKeywords, keywordsOf, unwrapped
-from muninn.errors import DescriptorsExhausted, MuninnError
+from muninn.errors import MuninnError
 from muninn.observe import events
 from muninn.observe.counters import count
-from muninn.system.oserrors import fileError
+from muninn.system.oserrors import fileError, lacksDescriptors
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -42,10 +42,11 @@ def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         except ArgumentError as error:
             raise unwrapped(error) from None
         except OSError as error:
+            if not lacksDescriptors(error):
+                raise
             # Also of an import, at the first use of a feature.
             typed = fileError(error, str(error.filename or "a file"))
-            if not isinstance(typed, DescriptorsExhausted):
-                raise
+            assert isinstance(typed, MuninnError)
             countError(typed)
             raise typed from error
         except TypeError as error:

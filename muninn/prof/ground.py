@@ -27,11 +27,14 @@ from muninn.config import variableOf
 from muninn.errors import HostMemoryFull
 from muninn.prof.peer import Peer
 from muninn.session import membership
+from muninn.system import clock
 from muninn.system.descriptors import Descriptor, opened
 from muninn.system.oserrors import SHM_ROOT, fileError
 
 _KIND = "prof"
 _TRIES = 10
+#: How long the end waits for peers that it does not know; then the next run removes it.
+_LAST_SECONDS, _LOOK_SECONDS = 5.0, 0.01
 
 
 class Ground:
@@ -57,7 +60,7 @@ class Ground:
         for variable in (*self._settings, variableOf("domain")):
             self._before[variable] = os.environ.get(variable)
         os.environ.update(self._settings)
-        leave()
+        membership.leave()
         return self
 
     def fresh(self) -> str:
@@ -94,31 +97,24 @@ class Ground:
                 os.environ.pop(variable, None)
                 if value is not None:
                     os.environ[variable] = value
-            _remove(self._prefix, self._token)
             self._mark.close()
+            _removeWithLast(self._prefix, self._token)
 
     def _clear(self) -> None:
         """End what belongs to the present domain, and remove it."""
         for peer in self._peers:
             peer.end(kill=True)
         self._peers.clear()
-        leave()
+        membership.leave()
         for path in _entries(f"{_stem(self._prefix)}-{self._token}-"):
             _removeAt(path)
-
-
-def leave() -> None:
-    """Leave the present domain, if this process is in one."""
-    # Not `membership.current()`, which joins anew if this process has left.
-    if (last := membership._current) is not None:
-        last.leave()
 
 
 def enter(name: str) -> str:
     """Leave the present domain; this process, and those that it starts, use another one
     from now on.
     """
-    leave()
+    membership.leave()
     os.environ[variableOf("domain")] = name
     return name
 
@@ -174,6 +170,15 @@ def _isRemoved(path: str, kind: str, token: str) -> bool:
     finally:
         mark.close()
     return True
+
+
+def _removeWithLast(kind: str, token: str) -> None:
+    """Remove a run when its last process has ended. An interruption may have come between
+    the start of a peer and its place in the list: such a peer ends by itself.
+    """
+    path, deadline = _markPath(kind, token), clock.now() + _LAST_SECONDS
+    while os.path.exists(path) and not _isRemoved(path, kind, token) and clock.now() < deadline:
+        clock.sleep(_LOOK_SECONDS)
 
 
 def _remove(kind: str, token: str) -> None:

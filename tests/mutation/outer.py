@@ -74,7 +74,7 @@ MUTANTS = [
     Mutant("muninn/cli/prof.py", " or not comparison.changes):\n", "):\n", "a gate that compares nothing fails", "test_prof.py::test_aComparisonOfNothingFails"),
     Mutant(_GROUND, "        fcntl.flock(mark.number, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        _remove", "        _remove", "a run that lives is left alone", "test_prof.py::test_aRunWhosePeerLivesIsLeftAlone"),
     Mutant(_GROUND, "        sweep(self._prefix)\n", "", "a run removes what a dead one has left", "test_prof.py::test_aNewRunRemovesWhatADeadOneHasLeft"),
-    Mutant(_GROUND, "        last.leave()\n", "        membership.current().leave()\n", "a domain that was left is not joined to leave it again", "test_prof.py::test_aDomainThatWasLeftIsNotJoinedAgain"),
+    Mutant("muninn/session/membership.py", "    if _current is not None:\n        _current.leave()\n", "    current().leave()\n", "a domain that was left is not joined to leave it again", "test_prof.py::test_aDomainThatWasLeftIsNotJoinedAgain"),
     Mutant("muninn/prof/results.py", "0 < value < math.inf", "0 < value", "a time is a number", "test_prof.py::test_aFileOfAnotherKindIsRefusedWithItsLine"),
     Mutant("muninn/cli/profreport.py", "not outcome.row.isMoving or ", "", "bytes that are mapped have no throughput", "test_prof.py::test_throughputIsOfBytesThatMove"),
     # --- kernels ----------------------------------------------------------------------
