@@ -19,7 +19,7 @@ STANDIN_SOURCES := $(wildcard tests/standin/*.c)
 C_SOURCES := $(filter-out cshim/layout.h,$(wildcard cshim/*.[ch] tests/c/*.[ch] tests/standin/*.[ch] tests/standin/*/*.c))
 
 .DEFAULT_GOAL := help
-.PHONY: help wheel setup interop gpu demo test test-long model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
+.PHONY: help wheel setup testtools interop gpu demo test test-long model stateful failpoints interrupts fuzz mutation soak lint types docs bench sanitize standin format clean
 
 help: ## say what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ $(CUDA): $(STAMP)
 	@echo "setup: Numba and the CUDA bindings (830 MB, once); they need no GPU"
 	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[cuda]'
 	@touch $@
+
+testtools: ## install the Debian packages that some tests use: Prometheus, Chromium, shells, systemd's tools
+	@sh ops/testtools.sh
 
 interop: $(CUDA) ## install PyTorch and JAX too, for the tests that share tensors with them
 	@test -e $(INTEROP) || $(PY) -m pip install --quiet --quiet --disable-pip-version-check 'torch==2.13.0' 'jax==0.10.2'
@@ -78,6 +81,7 @@ lint: $(CUDA) ## style, names, spelling and dead code
 	@$(VENV)/bin/codespell muninn cshim tests bench examples ops docs .github .ci *.md *.py Makefile pyproject.toml
 	@$(VENV)/bin/vulture
 	@$(PY) ops/sentences.py --check
+	@$(PY) ops/clipage.py --check
 	@$(VENV)/bin/clang-format --dry-run --Werror $(C_SOURCES)
 	@$(VENV)/bin/pylint muninn tests/*.py tests/model/*.py tests/failpoints tests/interrupts tests/stateful tests/fuzz tests/mutation tests/soak tests/cuda tests/crash bench ops/*.py examples/*.py hatch_build.py
 
@@ -112,7 +116,7 @@ sanitize: ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
 			-Icshim -o $(SANITIZE)/$$each cshim/$$each.c $$with tests/c/test_$$each.c && $(SANITIZE)/$$each || exit 1; \
 	done
 
-standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/references.so ## build the stand-in CUDA driver
+standin: $(STANDIN)/libcuda.so.1 $(STANDIN)/references.so $(STANDIN)/nvml/libnvidia-ml.so.1 ## build the stand-in CUDA driver
 
 $(STANDIN)/libcuda.so.1: $(STANDIN_SOURCES) tests/standin/standin.h
 	@mkdir -p $(STANDIN)
@@ -124,12 +128,18 @@ $(STANDIN)/references.so: tests/standin/references/references.c $(STANDIN)/libcu
 	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -shared -o $@.new $< -L$(STANDIN) -lcuda
 	@mv $@.new $@
 
+$(STANDIN)/nvml/libnvidia-ml.so.1: tests/standin/nvml/nvml.c
+	@mkdir -p $(STANDIN)/nvml
+	@$${CC:-cc} -std=c11 -g -O2 -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -Wl,-soname,libnvidia-ml.so.1 -o $@.new $<
+	@mv $@.new $@
+
 gpu: $(CUDA) ## what needs a real GPU: suite, kills, demos, benchmarks, in one table; REHEARSE=1 on the stand-in
 	@$(if $(REHEARSE),$(MAKE) --no-print-directory standin && STANDIN_MEMORY=8G sh ops/standin.sh )$(PY) ops/gpu.py $(if $(REHEARSE),--rehearse)
 
 format: $(STAMP) ## lay out the code, and the pages with one sentence a line
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+	@$(PY) ops/clipage.py
 	@$(PY) ops/sentences.py
 	@$(VENV)/bin/clang-format -i $(C_SOURCES)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 
-from bench import bulk, crowd, hints, loading, opens, relays, versions, windows
+from bench import bulk, crowd, hints, loading, observing, opens, relays, seeing, versions, windows
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -34,6 +31,9 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "idle": crowd.idling,
     "wake": crowd.waking,
     "memory": crowd.memory,
+    "scrape": observing.scraping,
+    "counters": observing.counting,
+    "unseen": seeing.unseen,
 }
 
 
@@ -68,10 +68,6 @@ def main() -> int:
     short = [row.what for row in rows if row.verdict == "SHORT"]
     if short:
         console.print(f"[red]short of what it must reach:[/] {'; '.join(short)}")
-    for entry in os.listdir("/dev/shm"):
-        if entry.startswith(f"muninn-{os.getuid()}-bench-"):
-            path = Path("/dev/shm") / entry
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return 1 if short and not arguments.quick else 0
 
 

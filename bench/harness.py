@@ -1,5 +1,5 @@
-"""The parts that every measurement shares: rounds, medians, peer processes, and a
-domain of its own.
+"""The parts that every measurement shares: rows with their bounds, peer processes, and a
+domain of its own. What `python -m muninn prof` needs too is in `muninn/prof/`.
 
 A figure of a busy machine means little alone, so every row is a ratio. A round measures
 Muninn and the peer one after the other, and gives one ratio. The table shows the median
@@ -8,21 +8,25 @@ of the ratios, with the smallest and the largest.
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import secrets
+import atexit
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from muninn.prof import limits, peer
+from muninn.prof.ground import Ground
+from muninn.prof.peer import environment as environment
+from muninn.prof.quantiles import quantile as quantile
+from muninn.prof.timing import alternated as alternated
+from muninn.prof.timing import microseconds as microseconds
+from muninn.prof.timing import seconds as seconds
+
 ROOT = Path(__file__).parent.parent
+#: The ground of this process, once it has a domain.
+_grounds: list[Ground] = []
 
 
 class Row(NamedTuple):
@@ -77,112 +81,35 @@ class Options(NamedTuple):
         return quick if self.quick else full
 
 
-def microseconds(action: Callable[[], object], repeats: int) -> float:
-    """The median duration of `action`, in µs."""
-    durations = []
-    for _ in range(repeats):
-        started = time.perf_counter_ns()
-        action()
-        durations.append(time.perf_counter_ns() - started)
-    return statistics.median(durations) / 1e3
-
-
-def seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
 def writingSeconds(arrays: Sequence[np.ndarray]) -> float:
     """The seconds in which the bytes of arrays are written to a new file in `/dev/shm`."""
-    path = Path("/dev/shm") / f"muninn-{os.getuid()}-bench-file-{os.getpid()}"
-    try:
-        with path.open("wb", buffering=0) as written:
-            return seconds(lambda: [_writeAll(written, memoryview(array)) for array in arrays])
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _writeAll(file: io.FileIO, left: memoryview) -> None:
-    while left:
-        left = left[file.write(left) :]
-
-
-def alternated(
-    rounds: int, ours: Callable[[], float], peer: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """The milliseconds of both, which give seconds, one after the other."""
-    for _ in range(2):
-        ours(), peer()
-    pairs = [(ours() * 1e3, peer() * 1e3) for _ in range(rounds)]
-    return [mine for mine, _ in pairs], [other for _, other in pairs]
-
-
-def quantile(values: Sequence[float], part: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+    return limits.writingSeconds(arrays, str(newFile()))
 
 
 def newDomain() -> str:
     """Leave the present domain, and choose a fresh one for this process and the
-    processes that it starts.
+    processes that it starts. All of them are removed at the end of this process.
     """
-    from muninn.session import membership
-
-    if membership._current is not None:
-        membership.current().leave()
-    os.environ["MUNINN_DOMAIN"] = f"bench-{secrets.token_hex(4)}"
-    return os.environ["MUNINN_DOMAIN"]
+    return _ground().another()
 
 
-def environment() -> dict[str, str]:
-    """For child processes: the checkout is importable, and compiled modules are kept as
-    they would be on a user's machine.
-    """
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]),
-    }
+def newFile(ending: str = "") -> Path:
+    """A path in `/dev/shm` for a file that goes at the end of this process at the latest."""
+    return Path(f"{_ground().file()}{ending}")
 
 
-class Peer:
+def _ground() -> Ground:
+    if not _grounds:
+        _grounds.append(Ground(kind="bench"))
+        atexit.register(_grounds[0].__exit__, None, None, None)
+        _grounds[0].__enter__()
+    return _grounds[0]
+
+
+class Peer(peer.Peer):
     """Another Python process that runs `bench.parts:function(*arguments)` and talks in
     lines of JSON.
     """
 
-    def __init__(self, function: str, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.parts", function, json.dumps(arguments)],
-            cwd=ROOT,
-            env=environment(),
-            text=True,
-            bufsize=1,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.pid = self.process.pid
-
-    def line(self) -> Any:
-        assert self.process.stdout is not None
-        text = self.process.stdout.readline()
-        if not text:
-            raise RuntimeError(
-                f"{self.process.args!r:.200} ended with status {self.process.wait()}"
-            )
-        return json.loads(text)
-
-    def say(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-
-    def ask(self) -> Any:
-        self.say()
-        return self.line()
-
-    def end(self, kill: bool = False) -> None:
-        if kill:
-            self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
-        self.process.wait()
+    module = "bench.parts"
+    boundSeconds = 3600.0

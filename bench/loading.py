@@ -5,7 +5,6 @@ The file is in memory already, so the rows compare the ways of the bytes and not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import muninn
-from bench.harness import Options, Row, alternated, newDomain, seconds
+from bench.harness import Options, Row, alternated, newDomain, newFile, seconds
 
 _TENSORS = 64
 
@@ -96,7 +95,7 @@ def _model(sizeBytes: int) -> Iterator[tuple[Path, int]]:
     """A model's file in `/dev/shm`, and the bytes of its tensors."""
     count = sizeBytes // _TENSORS
     values = np.random.default_rng(1).integers(0, 255, count, np.uint8).view(np.float16)
-    path = Path("/dev/shm") / f"muninn-{os.getuid()}-bench-model-{os.getpid()}.safetensors"
+    path = newFile(".safetensors")
     try:
         save_file({f"layer{number}": values for number in range(_TENSORS)}, path)
         yield path, _TENSORS * values.nbytes

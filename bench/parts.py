@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from muninn.prof.parts import broker as broker
+from muninn.prof.parts import echo as echo
+from muninn.prof.parts import say as say
+
 #: The pause of a worker between two requests.
 _THINKING_SECONDS = 0.001
-
-
-def say(value: Any) -> None:
-    print(json.dumps(value), flush=True)
 
 
 def idle(name: str) -> None:
@@ -29,22 +29,6 @@ def idle(name: str) -> None:
     say(True)
     for _ in sys.stdin:
         say(bool(kept))
-
-
-def echoOurs(rounds: int) -> None:
-    """Answer each request of the buffer `request` in `answer`."""
-    import numpy as np
-
-    import muninn
-
-    request, answer = muninn.open("request"), muninn.open("answer", access="readWrite")
-    out = np.empty(request.shape, request.dtype)
-    known = request.generation
-    say(True)
-    for _ in range(rounds):
-        known = request.waitNext(30, after=known, out=out)
-        with answer.write() as view:
-            view[:] = out
 
 
 def echoPyshmem(prefix: str, rounds: int) -> None:
@@ -397,16 +381,34 @@ def answerEvents(exchanges: int, raw: str) -> None:
     call(cu.cuStreamSynchronize, stream)
 
 
-def broker() -> None:
-    """Join before the others, to become the broker, and share a buffer."""
-    import numpy as np
+def forkMembers(count: int, buffers: int, held: int) -> None:
+    """Fork so many members, each of which holds some of the buffers; end them when the
+    input ends.
+    """
+    import os
+    import signal
 
     import muninn
 
-    kept = muninn.share(np.zeros(1024), name="kept")
-    say(muninn.domainInfo()["brokerPid"])
+    ready, told = os.pipe()
+    members = []
+    for number in range(count):
+        if (member := os.fork()) == 0:
+            first = number * 37
+            kept = [muninn.open(f"buffer{(first + each) % buffers}") for each in range(held)]
+            os.write(told, b"x")
+            signal.pause()
+            os._exit(len(kept))
+        members.append(member)
+    left = count
+    while left:
+        left -= len(os.read(ready, left))
+    say(True)
     for _ in sys.stdin:
-        say(bool(kept))
+        say(True)
+    for member in members:
+        os.kill(member, signal.SIGKILL)
+        os.waitpid(member, 0)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
-import platform
 import statistics
 from pathlib import Path
 
 from rich.table import Table
 
 from bench.harness import Row
+from muninn.prof.run import machineText
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,10 +44,7 @@ def tableOf(rows: list[Row], title: str = "Muninn beside its peers, in one run")
 
 def write(rows: list[Row], path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} processors, Linux "
-        f"{platform.release()}, Python {platform.python_version()}"
-    )
+    machine = machineText()
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(

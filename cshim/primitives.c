@@ -77,6 +77,31 @@ uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend)
 {
 	return __atomic_fetch_add(word, addend, __ATOMIC_ACQ_REL);
 }
+void mnnAddThree(uint64_t *words, uint64_t first, uint64_t second, uint64_t third)
+{
+	const uint64_t addends[] = {first, second, third};
+	for (size_t index = 0; index < 3; index++)
+		if (addends[index] != 0)
+			__atomic_fetch_add(&words[index], addends[index], __ATOMIC_RELAXED);
+}
+void mnnCountTimed(uint64_t *words, const struct mnnTimed *timed, int64_t begunNs)
+{
+	const int64_t now = mnnMonotonicNs();
+	const uint64_t took = now > begunNs ? (uint64_t)(now - begunNs) : 0;
+	uint64_t bucket = 0;
+	while (bucket < timed->bounds && took > timed->boundsNs[bucket])
+		bucket++;
+	__atomic_fetch_add(&words[timed->times], 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&words[timed->buckets + 2 * bucket], 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&words[timed->buckets + 2 * bucket + 1], took, __ATOMIC_RELAXED);
+}
+uint32_t mnnCountIfEqual(const uint64_t *word, uint64_t mask, uint64_t value, uint64_t *counter)
+{
+	if ((__atomic_load_n(word, __ATOMIC_SEQ_CST) & mask) != value)
+		return 0;
+	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+	return 1;
+}
 
 /* --- many words --- */
 

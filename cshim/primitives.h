@@ -42,6 +42,21 @@ MNN_API uint64_t mnnCasSeqCst64(uint64_t *word, uint64_t expected, uint64_t desi
 /* Return the value before the addition. */
 MNN_API uint32_t mnnFetchAddAcqRel32(uint32_t *word, uint32_t addend);
 MNN_API uint64_t mnnFetchAddAcqRel64(uint64_t *word, uint64_t addend);
+/* Add to three neighbouring words, relaxed: a count publishes nothing. An addend of 0
+ * touches no word. */
+MNN_API void mnnAddThree(uint64_t *words, uint64_t first, uint64_t second, uint64_t third);
+/* Where something that is timed is counted, as indices of words: how often, and the first
+ * of its buckets. These are pairs of words, how often and how many nanoseconds, one for
+ * each of the ascending bounds and one more. */
+struct mnnTimed {
+	uint64_t times, buckets, bounds;
+	uint64_t boundsNs[];
+};
+/* Count something that began at `begunNs` and is over now, relaxed. */
+MNN_API void mnnCountTimed(uint64_t *words, const struct mnnTimed *timed, int64_t begunNs);
+/* Whether (word & mask) == value, by a SeqCst load; if so, `counter` goes up by one, relaxed. */
+MNN_API uint32_t mnnCountIfEqual(
+	const uint64_t *word, uint64_t mask, uint64_t value, uint64_t *counter);
 
 /* --- many words --- */
 

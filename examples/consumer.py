@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)"
     )
+    parser.add_argument("--tenant", help="whose buffer it must be (default: anybody's)")
     parser.add_argument(
         "--wait",
         type=given.seconds,
@@ -50,6 +51,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with muninn.open(arguments.buffer, timeout=arguments.wait) as buffer:
+        given.requireTenant(buffer, arguments.tenant)
         try:
             if arguments.target_gpu is None:
                 printEach(buffer)

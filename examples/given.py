@@ -5,6 +5,8 @@ a copy, or a refusal, in one line.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,11 +50,26 @@ def gib(text: str) -> float:
     return number
 
 
+def requireTenant(buffer: muninn.MuninnBuffer, tenant: str | None) -> None:
+    """End the program if the buffer is another tenant's than the one that was given."""
+    if tenant is not None and (found := buffer.describe()["tenant"]) != tenant:
+        sys.exit(f"{buffer.name} is of tenant {found}, and not of {tenant}")
+
+
 def answerOf(program: str, *arguments: str) -> str:
     """What another process prints that runs `program` with these arguments."""
     command = [sys.executable, "-W", "ignore", program, *arguments]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return ran.stdout.strip()
+
+
+def twoGpus() -> dict[str, Any]:
+    """Emulate two GPUs if the machine has fewer; returns what it has, as `topology --json`."""
+    seen: dict[str, Any] = json.loads(answerOf("-m", "muninn", "topology", "--json"))
+    if len(seen["gpus"]) < 2:
+        # Muninn reads the environment when the process first uses it.
+        os.environ |= {"MUNINN_DEVICE": "host", "MUNINN_HOST_GPUS": "2"}
+    return seen
 
 
 def wayOf(transfer: Transfer[Any]) -> str:

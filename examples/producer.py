@@ -14,12 +14,12 @@ import numpy
 import muninn
 
 
-def opened(name: str) -> muninn.MuninnBuffer:
-    """The buffer that is there, or else a new one."""
+def opened(name: str, tenant: str | None) -> muninn.MuninnBuffer:
+    """The buffer that is there, or else a new one of this tenant."""
     try:
         return muninn.open(name, access="readWrite")
     except muninn.errors.BufferNotFound:
-        return muninn.array(name, shape=4, dtype="f8", lifetime="lastClose")
+        return muninn.array(name, shape=4, dtype="f8", lifetime="lastClose", tenant=tenant)
 
 
 def publish(buffer: muninn.MuninnBuffer, number: int) -> None:
@@ -39,6 +39,9 @@ def main() -> None:
         "--buffer", default="example/ticks", help="name of the buffer (default: %(default)s)"
     )
     parser.add_argument(
+        "--tenant", help="whose quota it counts against, or whose it must be if it is there"
+    )
+    parser.add_argument(
         "--count", type=given.count, default=10, help="how many publications (default: %(default)s)"
     )
     parser.add_argument(
@@ -48,7 +51,8 @@ def main() -> None:
         help="pause between two (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    with opened(arguments.buffer) as buffer:
+    with opened(arguments.buffer, arguments.tenant) as buffer:
+        given.requireTenant(buffer, arguments.tenant)
         for number in range(1, arguments.count + 1):
             publish(buffer, number)
             print(f"published {number} as generation {buffer.generation}", flush=True)

@@ -8,7 +8,6 @@ mapped, which copies nothing. Where there are fewer than two GPUs it emulates th
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from typing import Any, NamedTuple
@@ -36,12 +35,10 @@ class Row(NamedTuple):
 
 def emulateWhereNeeded() -> str:
     """Emulate two GPUs if the machine has fewer. Returns a sentence about the GPUs."""
-    seen = json.loads(given.answerOf("-m", "muninn", "topology", "--json"))
+    seen = given.twoGpus()
     gpus = [gpu["name"] for gpu in seen["gpus"]]
     if len(gpus) >= 2:
         return f"{gpus[SOURCE]} and {gpus[TARGET]}, by the back-end {seen['backend']}."
-    # Muninn reads the environment when the process first uses it.
-    os.environ |= {"MUNINN_DEVICE": "host", "MUNINN_HOST_GPUS": "2"}
     return (
         f"This machine shows {len(gpus)} GPU{'s' * (len(gpus) != 1)}, so two are emulated in host "
         "memory (MUNINN_DEVICE=host MUNINN_HOST_GPUS=2): the figures are those of memcpy."

@@ -3,7 +3,8 @@
     buffer = muninn.share(array, name="weights")      # one script
     buffer = muninn.open("weights"); buffer.array      # another, unrelated one: the same bytes
 
-The map, from the outside in: `cli` is `python -m muninn`. `torch` is for modules of
+The map, from the outside in: `cli` is `python -m muninn`. `service` shows a domain to
+others. `plans` has plans, and who decides when bytes move. `torch` is for modules of
 PyTorch. `api` has the names that this module exports. `sync` lets processes wait for
 each other. `session` is this process in a domain. `broker` decides for the whole
 domain, in one process at a time. `formats` reads files, `kernels` run on GPUs,
@@ -28,9 +29,15 @@ from muninn.api.sharedarray import SharedArray
 from muninn.api.sharing import array, loadArray, share
 from muninn.api.streams import createStream
 from muninn.errors import MuninnError
+from muninn.observe.progressbar import ProgressBar
+from muninn.plans.entry import applyPlan
+from muninn.service.joining import endpointIfAsked
+from muninn.session.services import atJoin
 from muninn.sync.lock import Lock
 
 __version__ = "0.1.0"
+
+atJoin(endpointIfAsked)
 
 __all__ = [
     "Bundle",
@@ -39,7 +46,9 @@ __all__ = [
     "Lock",
     "MuninnBuffer",
     "MuninnError",
+    "ProgressBar",
     "SharedArray",
+    "applyPlan",
     "array",
     "createStream",
     "domainInfo",

@@ -8,49 +8,21 @@ a function lists all its keywords, and the nearest keyword from 3.13 on.
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import ArgumentError
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from muninn.errors import DescriptorsExhausted, InvalidArgument
+from muninn.errors import InvalidArgument
 from muninn.terms import nearest
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 #: A longer timeout means for ever. This is 31 years, which every clock and system call
 #: can still count in nanoseconds.
 LONGEST_SECONDS = 1e9
 _NUMBERS = (float, int)
-
-
-def named(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Wrap `function` so that the error for a keyword which it does not have names its
-    nearest keyword, and that a process without a descriptor left is told so, also where an
-    import at the first use of a feature finds none.
-    """
-
-    @functools.wraps(function)
-    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
-        try:
-            return function(*arguments, **keywords)
-        except ArgumentError as error:
-            raise unwrapped(error) from None
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            raise DescriptorsExhausted(f"{error.filename or 'a file'}: {error.strerror}") from error
-        except TypeError as error:
-            # The traceback ends here, so `function` was never entered.
-            if error.__traceback__ is not None and error.__traceback__.tb_next is None:
-                checkKeywords(callerOf(function, arguments), keywords, keywordsOf(function))
-            raise
-
-    return call
 
 
 def unwrapped(error: ArgumentError) -> Exception:

@@ -29,7 +29,11 @@ class MuninnError(Exception):
         ``docs/troubleshooting.md``.
     number
         The number in the code. The C part returns it negated.
+    isCounted
+        Whether it has been counted as an error that a program got.
     """
+
+    isCounted = False
 
     row: ClassVar[ErrorRow]
     code: ClassVar[str]

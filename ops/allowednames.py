@@ -23,16 +23,36 @@ _.runEvict
 _.runDrain
 _.runKeep
 _.runLoad
+_.runDomains
+_.runPurge
+_.runCompletion
 _.runDoctor
 _.runList
 _.runDescribe
 _.runTopology
 _.runPromote
 _.runHint
-_.runLater
+_.runPlan
+_.runProf
+_.runTop
+
+# The operations of the HTTP interface, which `service/web/operations.py` names, and what
+# its server calls or reads.
+_.createBuffer
+_.promoteBuffer
+_.deleteBuffer
+_.health
+_.capture_signals
+_.should_exit
+
+# What Python calls for a name that a module does not have yet, and for the list of all.
+_.__getattr__
+_.__dir__
+
+# The program `muninn-prof`, which pyproject.toml names.
+_.runProfiler
 
 # The parts that bench starts in processes of their own, by name.
-_.echoOurs
 _.echoPyshmem
 _.streamShared
 _.streamPrivate
@@ -49,6 +69,7 @@ _.openTorch
 _.answerTickets
 _.answerEvents
 _.launchAndAllocate
+_.forkMembers
 
 # The kernels and their CPU references, which `kernels/launch.py` takes by name; `ptxOf`
 # is for the tests that look at what is compiled.
@@ -84,8 +105,18 @@ _.ROW_SUCCESSOR_OFFSET
 _.ROBUST_TID
 _.ROBUST_WAITERS
 
+# What a notebook asks an object for.
+_._repr_html_
+
 # A method that `io` calls.
 _.readable
+
+# Methods and attributes that the HTTP server of the standard library calls and reads.
+_.base_environ
+_.setup
+_.raw_requestline
+_.request_handler
+_.log_message
 
 # Part of the contract of the device port, which the conformance suite holds.
 

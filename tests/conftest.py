@@ -7,6 +7,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +21,8 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and "STANDIN_DOMAIN" in os.
     os.environ["STANDIN_DOMAIN"] += f"-{worker}"
 # Each thread of BLAS costs every actor a hundredth of a second, and no test needs one.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# A shell starts what it runs in the background with SIGINT ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _reports, os.environ[lockorder.VARIABLE] = tempfile.mkstemp(prefix="lockorder-")
 os.close(_reports)
 lockorder.install(os.environ[lockorder.VARIABLE])

@@ -67,7 +67,8 @@ ORDER = [
     "devices.host.device._changing",
     "transfer.steps._changing",
     "transfer.handle._changed",
-    "observe.counters._changing",
+    "service.sockets._having",
+    "service.web.held._changing",
 ]
 #: The tests of this module replace it.
 ranks = {name: rank for rank, name in enumerate(ORDER)}  # pylint: disable=invalid-name

@@ -33,6 +33,9 @@ LAYERS = (
     "transfer",
     "api",
     "torch",
+    "plans",
+    "service",
+    "prof",
     "cli",
 )
 EVERYBODYS = {"errors", "errortable", "terms", "config", "arguments"}
@@ -145,7 +148,7 @@ def test_wordsAreReachedThroughTheirPrimitivesOnly() -> None:
 
 def test_importingLoadsNoGpuLibraryAndStartsNothing() -> None:
     code = (
-        "import sys, threading, os; import muninn; heavy = {'numba', 'cuda', 'torch', 'cupy', 'asyncio', 'rich', 'psutil', 'safetensors'};"
+        "import sys, threading, os; import muninn; heavy = {'numba', 'cuda', 'torch', 'cupy', 'asyncio', 'rich', 'psutil', 'safetensors', 'prometheus_client', 'wsgiref', 'http'};"
         "print(sorted(heavy & set(sys.modules)), threading.active_count())"
     )
     printed = subprocess.run(

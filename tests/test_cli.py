@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -13,7 +11,6 @@ import signal
 import struct
 import subprocess
 import sys
-import termios
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -22,8 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import spawning
-from spawning import Zygote
+from inspector import answer, onTerminal, run
 
 import muninn
 from muninn.cli.commands import runClose
@@ -50,28 +46,12 @@ COMMANDS = (
     "keep",
     "load",
     "topology",
+    "top",
     "doctor",
+    "domains",
+    "purge",
+    "completion",
 )
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as `python -m muninn` does, and start Python for it only where
-    the environment asks for that.
-    """
-    environment = {**os.environ, **environment}
-    if Zygote.current().suits(environment):
-        return spawning.run("command", *arguments, environment=environment, timeout=60)
-    command = [sys.executable, "-m", "muninn", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, env=environment, check=False
-    )
-
-
-def answer(*arguments: str) -> dict[str, Any]:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
 
 
 @pytest.fixture
@@ -79,29 +59,6 @@ def folder(request: pytest.FixtureRequest) -> Path:
     """A fresh folder; pytest's own name for it is not in our style."""
     path: Path = request.getfixturevalue("tmp_path")
     return path
-
-
-def onTerminal(*arguments: str, columns: int = 80, **environment: str) -> str:
-    """The output of a command in a terminal of that width."""
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    settings = {"TERM": "xterm", "COLUMNS": str(columns), **environment}
-    ended = subprocess.run(
-        [sys.executable, "-m", "muninn", *arguments],
-        stdout=theirs,
-        stderr=theirs,
-        stdin=theirs,
-        timeout=60,
-        env={**os.environ, **settings},
-    )
-    assert ended.returncode == 0
-    os.close(theirs)
-    raw = b""
-    with contextlib.suppress(OSError):  # a terminal ends with EIO
-        while chunk := os.read(ours, 65536):
-            raw += chunk
-    os.close(ours)
-    return raw.decode()
 
 
 def test_listsWithTheColumnsOfTheManual(domain: str, actor: Start) -> None:
@@ -125,7 +82,9 @@ def test_listsWithTheColumnsOfTheManual(domain: str, actor: Start) -> None:
     bare = run().stdout
     assert f"held by {holder.pid} zygote.py" in bare
     assert "broker" in bare.splitlines()[-1]
-    assert len(run("list", "--tenant", "org/a").stdout.splitlines()) == 2
+    assert run("list", "--tenant", "org/a").stdout.splitlines()[2:] == [
+        "1 buffer of tenant 'org/a', 1M host; 1 other not listed"
+    ]
     assert len(run("list", "--mode", "fastMode").stdout.splitlines()) == 2
 
 
@@ -134,9 +93,10 @@ def test_aTerminalGetsColoursAndLinesThatFit(domain: str) -> None:
     shown = onTerminal("list", columns=72)
     assert "\x1b[32mok" in shown
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
-    assert len(plain) == 2
+    assert len(plain) == 3
     assert all(len(line) <= 72 for line in plain)
-    assert "…" in plain[1]
+    assert re.match(r"a-na\S*…\S*ame- ", plain[1]), "cut in the middle"
+    assert re.search(r" tena\S*…\S*nt/ ", plain[1])
     assert held.name in run("list").stdout
     assert "\x1b[32m" not in onTerminal("list", NO_COLOR="1")
     assert "\x1b" not in run("list").stdout
@@ -150,10 +110,9 @@ def test_aNarrowWindowBreaksNoRow(domain: str, columns: int) -> None:
     """
     held = muninn.share(b"x", name="a-name-" * 15, tenant="tenant/" * 8)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", onTerminal("list", columns=columns)).splitlines()
-    assert len(lines) == 2 and all(len(line) <= columns for line in lines)
-    assert (
-        lines[0].startswith("BUFFER") and lines[0].endswith("…") and lines[1].startswith("a-name-")
-    )
+    assert len(lines) == 3 and all(len(line) <= columns for line in lines)
+    assert lines[0].startswith("BUFFER") and lines[0].endswith("…") and lines[1].startswith("a-na")
+    assert lines[2] == "1 buffer, 1 B host"
     described = re.sub(r"\x1b\[[0-9;]*m", "", onTerminal("describe", held.name, columns=columns))
     assert "…" not in described
     whole = "".join(line[len("transportReason") + 2 :] for line in described.splitlines())
@@ -191,7 +150,7 @@ def test_allocatesDescribesAndFrees(domain: str) -> None:
         [],
     )
     assert not muninn.open("zeros").array.any()
-    assert answer("free", "zeros") == {"freed": "zeros"}
+    assert answer("free", "zeros") == {"freed": ["zeros"]}
     assert leftovers(domain) == []
 
 
@@ -376,7 +335,7 @@ def test_anEmptyListSaysWhatIsNotListed(domain: str) -> None:
         (("evict", "a", "--windows", "--gpu", "-1"), "'-1' is no whole number from 0 up"),
         (("load", "a.npy", "--name", "a", "--gpu", "x"), "'x' is no whole number from 0 up"),
         (("close", "a", "--pid", "0"), "'0' is no whole number above 0"),
-        (("free", "a", "b"), "usage: python -m muninn free "),
+        (("drain", "a"), "usage: python -m muninn drain "),
         (("evict", "a", "--bogus"), "unrecognized arguments: --bogus"),
         (("evict", "a", "--bogus"), "usage: python -m muninn evict "),
     ],
@@ -927,42 +886,25 @@ def test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff(domain: str) -> N
         assert ("MUNINN_BOGUS" in ran.stderr) == said
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("top",),
-        ("prof", "x"),
-    ],
-)
-def test_aCommandOfALaterVersionSaysSo(arguments: tuple[str, ...]) -> None:
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "not in this version" in done.stderr
-    assert "not in this version" in json.loads(run(*arguments, "--json").stdout)["error"]["reason"]
-    asJson = run("--domain", "top", *arguments, "--json")
-    assert "not in this version" in json.loads(asJson.stdout)["error"]["reason"]
-
-
-def test_noHelpNamesACommandOfALaterVersion() -> None:
-    """Broken: three of fourteen commands of the help, and two of three programs, only
-    said that they did not exist yet.
-    """
-    for text in (run("--help").stdout, run("bogus").stderr, (ROOT / "docs" / "cli.md").read_text()):
-        assert "describe" in text
-        assert not re.search(r"\b(top|prof)\b", text)
+def test_theProgramsAreThoseOfTheSpecification() -> None:
     assert list(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]) == [
-        "muninctl"
+        "muninn",
+        "muninctl",
+        "muninn-top",
+        "muninn-prof",
     ]
 
 
-def test_theConsoleScriptExists() -> None:
+@pytest.mark.parametrize("program", ["muninn", "muninctl"])
+def test_theConsoleScriptsExistAndCallThemselvesByTheirName(program: str) -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "muninctl"), "--help"],
+        [str(Path(sys.executable).parent / program), "free", "--help"],
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0 and "python -m muninn" in done.stdout
+    assert done.returncode == 0 and f"usage: {program} free " in done.stdout
+    assert f"example: {program} free weights" in done.stdout
 
 
 def test_doctorFindsThisMachineFit(domain: str) -> None:

@@ -92,7 +92,7 @@ def test_aLockThatIsInheritedFromIsLeftAlone(planted: Callable[..., _Names]) -> 
 def created(folder: Path) -> list[str]:
     """Each place below a folder that creates a lock, by module and attribute."""
     makers = re.compile(
-        r"(?<!class )\b(?:_thread\.RLock|allocate_lock|Lock|Guard|Condition)\(\w*=?\w*\)"
+        r"(?<!class )(?<!muninn\.)\b(?:_thread\.RLock|allocate_lock|Lock|Guard|Condition)\(\w*=?\w*\)"
     )
     found = []
     for path in sorted(folder.rglob("*.py")):

@@ -10,7 +10,8 @@ import pytest
 from lab import Lab, bring, describe, usage
 from peers import Peer
 
-from muninn.broker import journal, repair, snapshot
+from muninn.broker import journal, snapshot
+from muninn.broker.vouching import livingRows
 from muninn.control import layout
 from muninn.errors import HostMemoryFull, OwnerDied
 from muninn.storage import segments
@@ -120,7 +121,7 @@ def test_brokersThatDieBeforeTheirCopyIsWholeLeaveNothing(
         broker._journal._copy = None
         assert len(lab.paths.epochsOf("journal")) == 2
     assert "written anew" not in caplog.text, "its own journal was not removed"
-    assert len(repair._livingRows(lab.paths.journals())[0]) == 1
+    assert len(livingRows(lab.paths.journals())[0]) == 1
 
 
 def test_aNewTermHasAJournalOfItsOwnAndDropsTheOldOnes(lab: Lab) -> None:
@@ -228,7 +229,7 @@ def test_theJournalOfATermDoesNotGrowWithRowsThatAreGone(lab: Lab) -> None:
             broker._maintenance.workOnce()
         largest = max(largest, os.stat(path).st_size)
     assert largest < 2 * 4 * 512 + journal.SLACK_BYTES
-    living = repair._livingRows(lab.paths.journals())[0]
+    living = livingRows(lab.paths.journals())[0]
     assert sorted(key[1:] for key in living) == sorted(kept)
     successor = lab.broker(lab.member())
     assert successor._directory.grant(member.key, usage("half"), 0) == half
@@ -260,7 +261,7 @@ def test_aJournalIsCopiedWhileThereIsStillRoomForACopy(
         while broker._maintenance.isPending():
             broker._maintenance.workOnce()
         assert room("").f_bavail > 0
-    assert len(repair._livingRows(lab.paths.journals())[0]) == 200
+    assert len(livingRows(lab.paths.journals())[0]) == 200
 
 
 def test_aChangeWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
@@ -281,7 +282,7 @@ def test_aChangeWhileTheJournalIsCopiedIsInTheCopy(lab: Lab) -> None:
     while maintenance.isPending():
         maintenance.workOnce()
     rows.append(lab.make(directory, member, "later"))
-    assert sorted(key[1:] for key in repair._livingRows(lab.paths.journals())[0]) == sorted(rows)
+    assert sorted(key[1:] for key in livingRows(lab.paths.journals())[0]) == sorted(rows)
 
 
 def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
@@ -295,7 +296,7 @@ def test_aDeposedBrokersCopyDoesNotBringItsJournalBack(lab: Lab) -> None:
     while old._maintenance.snapshot.isUnderWay():
         old._maintenance.workOnce()
     assert lab.paths.epochsOf("journal") == [2]
-    assert len(repair._livingRows(lab.paths.journals())[0]) == 1
+    assert len(livingRows(lab.paths.journals())[0]) == 1
     assert not new._maintenance.isPending()
 
 
@@ -332,7 +333,7 @@ def test_aJournalThatWasRemovedIsWrittenAnew(lab: Lab, seenBy: str) -> None:
         broker._maintenance._sweepMembers()
     lab.afterMaintenance(broker)
     rows.append(lab.make(broker._directory, member, "later"))
-    assert sorted(key[1:] for key in repair._livingRows(lab.paths.journals())[0]) == sorted(rows)
+    assert sorted(key[1:] for key in livingRows(lab.paths.journals())[0]) == sorted(rows)
     assert not broker._journal.isTooLong() and not broker._maintenance.isPending()
 
 

@@ -330,6 +330,7 @@ def test_aSharedWindowWhoseHolderStandsStillIsCopiedAgain(
     # The patience with a silent holder, which goes with it, is to be shorter than the time
     # for which a window is kept.
     monkeypatch.setenv("MUNINN_TAKEOVER_MS", "300")
+    caplog.set_level("INFO")
     broker = actor("muninn.share(np.arange(5000, dtype='u4'), 'r', access='readOnly') is None")
     maker = actor("s = muninn.open('r').promote(0, WINDOW, 1)".replace("WINDOW", str(WINDOW)))
     shared = muninn.open("r")

@@ -614,12 +614,9 @@ def version(value, mode):
     return muninn.publish('a', np.full(50_000, value), mode=mode)
 """
 _KEEPER = """
-import threading
-from muninn.api import admin
+from muninn.session import membership
 from muninn.broker.directory import Directory
-stop = threading.Event()
-keeper = threading.Thread(target=admin.keep, args=(stop,), daemon=True)
-keeper.start()
+membership.joinPreferred()
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 from lab import PAGE, Lab, Member, describe, usage
 
 from muninn.broker import journal as journals
-from muninn.broker import repair
+from muninn.broker import repair, vouching
 from muninn.broker.directory import Directory
 from muninn.broker.journal import Journal
 from muninn.control import layout
@@ -402,7 +402,7 @@ def test_aDeathOfBrokerAndCreatorLeavesOneOfTheTwoVersions(
     kept = new if isNew else old
     assert successor.find("a") == (*kept, True)
     assert lab.paths.segments() == [kept]
-    living, _, _ = repair._livingRows([(lab.paths, 1), (lab.paths, 2)])
+    living, _, _ = vouching.livingRows([(lab.paths, 1), (lab.paths, 2)])
     assert set(living) == {SegmentKey(lab.paths.identity, *kept)}
 
 
@@ -421,10 +421,10 @@ def test_aDeathOfEveryProcessLeavesOneOfTheTwoVersionsToRepair(
     isLive = lab.rows.isLive(*new)
     older = [(lab.paths, 1)]
     for block in (None, lab.block):
-        living, unread, ended = repair._livingRows(older)
+        living, unread, ended = vouching.livingRows(older)
         repair.Adoption(block)._addRows(living, unread, ended)
         there = set(lab.paths.segmentKeys())
-        (found,) = repair._newestOfName(living, there)
+        (found,) = vouching.newestOfName(living, there)
         assert (found.row, found.incarnation) in (old, new)
         assert not isLive or (found.row, found.incarnation) == new
         assert lab.paths.segmentName(found.row, found.incarnation)
@@ -445,10 +445,10 @@ def test_theOldBlockIsBelievedWhereTheJournalOnlyKnowsAnExchangeThatWasTakenBack
     monkeypatch.setattr(Journal, "note", lambda *_, **__: False)
     successor.succession.finishLeft()
     successor.orphaned(new[0])
-    living, unread, ended = repair._livingRows([(lab.paths, 1), (lab.paths, 2)])
+    living, unread, ended = vouching.livingRows([(lab.paths, 1), (lab.paths, 2)])
     repair.Adoption(lab.block)._addRows(living, unread, ended)
     there = set(lab.paths.segmentKeys())
-    assert {(key.row, key.incarnation) for key in repair._newestOfName(living, there)} == {old}
+    assert {(key.row, key.incarnation) for key in vouching.newestOfName(living, there)} == {old}
 
 
 @pytest.mark.parametrize(("step", "isBefore"), _DEATHS)
@@ -577,11 +577,11 @@ def test_aSnapshotBetweenTwoVersionsVouchesForTheNewOne(
             if snapshot.isUnderWay() or snapshot.isDue():
                 snapshot.workOnce()
         assert not snapshot.isUnderWay()
-        living, _, _ = repair._livingRows([(lab.paths, epoch)])
+        living, _, _ = vouching.livingRows([(lab.paths, epoch)])
         there = set(lab.paths.segmentKeys())
         ours = {
             (key.row, key.incarnation)
-            for key, description in repair._newestOfName(living, there).items()
+            for key, description in vouching.newestOfName(living, there).items()
             if description.name == f"n{copied}"
         }
         assert ours == {new}
@@ -615,7 +615,7 @@ def test_aSnapshotSaysWhichVersionsAreReplaced(
     assert not snapshot.isUnderWay() and states(lab, old) == [layout.ROW_REPLACED]
     without = [(lab.paths, 1), (lab.paths, lab.election.epoch())]
     for read in (without, [*without[:1], (lab.paths, epoch), *without[1:]]):
-        assert set(repair._livingRows(read)[0]) == {SegmentKey(lab.paths.identity, *new)}
+        assert set(vouching.livingRows(read)[0]) == {SegmentKey(lab.paths.identity, *new)}
 
 
 @pytest.mark.parametrize("origin", [None, "5", [5], 1.5])
@@ -625,7 +625,7 @@ def test_aRecordOfAReplacedRowWithAnotherIdeaOfItsOriginEndsNothing(
     directory = lab.directory(1)
     old = publish(lab, directory, lab.member())
     directory._journal.append("replaced", row=old[0], incarnation=old[1], origin=origin)
-    assert set(repair._livingRows([(lab.paths, 1)])[0]) == {SegmentKey(lab.paths.identity, *old)}
+    assert set(vouching.livingRows([(lab.paths, 1)])[0]) == {SegmentKey(lab.paths.identity, *old)}
 
 
 @pytest.mark.parametrize("how", ["replaced", "freed", "exchanged"])
@@ -656,7 +656,7 @@ def test_aRowThatTheOldBlockShowsAsOverIsNotAdopted(
         }
     living, unread, ended = dict(descriptions), set(descriptions), set[SegmentKey]()
     repair.Adoption(lab.block)._addRows(living, unread, ended)
-    found = repair._newestOfName(living, set(lab.paths.segmentKeys()))
+    found = vouching.newestOfName(living, set(lab.paths.segmentKeys()))
     assert {(key.row, key.incarnation) for key in found} == wanted
     assert {(key.row, key.incarnation) for key in unread} == wanted
 
@@ -690,7 +690,7 @@ def test_aRecordWithAnotherIdeaOfWhatItReplacesEndsNothing(lab: Lab, replaced: o
         description=lab.rows.packed(other[0]),
         replaced=replaced,
     )
-    living, _, _ = repair._livingRows([(lab.paths, 1)])
+    living, _, _ = vouching.livingRows([(lab.paths, 1)])
     assert {(key.row, key.incarnation) for key in living} == {old, other}
 
 

@@ -133,11 +133,8 @@ def test_aBrokerStoppedDuringARequestIsDeposed(domain: str, actor: Start) -> Non
 # --- deaths in the middle -----------------------------------------------------------
 
 _KEEPER = """
-import threading
-from muninn.api import admin
-stop = threading.Event()
-keeper = threading.Thread(target=admin.keep, args=(stop,), daemon=True)
-keeper.start()
+from muninn.session import membership
+membership.joinPreferred()
 """
 
 _WORKER = program("worker")
@@ -248,7 +245,7 @@ def test_aMemberThatStaysTakesOverPolitely(domain: str, actor: Start) -> None:
     eventually(
         lambda: brokerPid() == second.pid, "the other member that stays is preferred, or takes over"
     )
-    second.do("stop.set(); keeper.join(30); keeper.is_alive()")
+    second.do("membership.current().leave()")
     muninn.share(b"w", name="d")
     assert brokerPid() == os.getpid()
     assert len(nameList()) == 4
@@ -407,7 +404,7 @@ def test_aNamedFastModeBufferSurvivesAPoliteTakeover(domain: str, actor: Start) 
     owner.leave()
     assert second.do("int(muninn.open('f').array.sum())") == 15
     second.do("muninn.open('f').close()")
-    first.do("stop.set(); keeper.join(30); keeper.is_alive()")
+    first.do("membership.current().leave()")
     eventually(lambda: brokerPid() not in (None, first.pid), "a successor")
     assert second.do("int(muninn.open('f').array.sum())") == 15
 

@@ -23,6 +23,7 @@ from muninn.control.header import bootId
 from muninn.devices.host.device import HostDevice
 from muninn.devices.port import Link
 from muninn.devices.topology import Kept, Verdict, cache, keptFor
+from muninn.devices.topology.matrix import keptVerdicts, pairsOf
 from support import Actor, leftovers, program
 
 Start = Callable[..., Actor]
@@ -553,7 +554,7 @@ def test_pairsOfManyGpusThatAreAlikeShareALine(capsys: pytest.CaptureFixture[str
 
 def test_aPairWithoutAPathIsNotWaitedFor(capsys: pytest.CaptureFixture[str]) -> None:
     device = HostDevice(2, 1, links="0-1=none")
-    pairs = topology.pairsOf(device, topology.keptVerdicts(device, keptFor(device, "")))
+    pairs = pairsOf(device, keptVerdicts(device, keptFor(device, "")))
     lines = _printed(device, pairs, capsys)
     assert sum("->" in line and line.endswith("no path") for line in lines) == 2
     assert "no: the driver has no path" in lines and not any("measured" in each for each in lines)

@@ -18,11 +18,12 @@ takes over the buffers that the journals or the old block name (`broker/repair.p
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muninn.broker import holders as holding
 from muninn.control import layout, leases
 from muninn.errors import BrokerUnavailable, BufferNotFound, ControlBlockInvalid
+from muninn.observe import spans
 from muninn.session import membership
 from muninn.session.gpus import deviceOf
 from muninn.session.names import LOOK
@@ -72,21 +73,23 @@ def evict(
         "" if name is None else asName(name),
         "" if tenant is None else asTenant(tenant),
     )
+    with spans.span("evict", bufferId=name, tenant=tenant, holderPid=pid, reason=reason):
+        return _evicted(wantedName, wantedTenant, pid, reason)
+
+
+def _evicted(name: str, tenant: str, pid: int | None, reason: str) -> Evicted:
+    """`evict`. An empty name or tenant is any."""
     member = membership.current()
-    called = _called(member, wantedName) if wantedName else []
-    reply, _ = member.client.request(
-        "evict", name=wantedName, tenant=wantedTenant, pid=pid or 0, reason=reason
-    )
+    called = _called(member, name) if name else []
+    reply, _ = member.client.request("evict", name=name, tenant=tenant, pid=pid or 0, reason=reason)
     if not reply["buffers"]:
         wanted = " and ".join(
-            f"{what} {value!r}"
-            for what, value in (("name", name), ("tenant", tenant))
-            if value is not None
+            f"{what} {value!r}" for what, value in (("name", name), ("tenant", tenant)) if value
         )
         raise BufferNotFound(f"there is no buffer of {wanted} in domain {member.domain!r}", LOOK)
     windows: set[int] = set()
     for base in called:
-        windows |= _windows(member, base, tenant=wantedTenant)
+        windows |= _windows(member, base, tenant=tenant)
     ofWindows = _revokeOn(member, windows, reason, pid)
     return Evicted(int(reply["revoked"]) + ofWindows, ofWindows)
 
@@ -106,7 +109,8 @@ def evictWindows(name: str, gpu: int | None = None) -> int:
     windows = _windows(member, member.located(asName(name)), gpu)
     if gpu is not None and not windows and deviceOf(member).gpuCount:
         deviceOf(member).requireGpu(gpu)
-    return _revokeOn(member, windows, "evicted")
+    with spans.span("evict", bufferId=name, gpu=gpu, reason="evicted"):
+        return _revokeOn(member, windows, "evicted")
 
 
 def _called(member: Membership, name: str) -> list[tuple[int, int]]:
@@ -135,11 +139,10 @@ def _revokeOn(member: Membership, rows: set[int], reason: str, pid: int | None =
     """Revoke the leases on some rows, of one process or of all."""
     holds = leases.scanHolds(member.block, member.members) if rows else []
     meant = [each for each in holds if each.row in rows]
-    return sum(
-        leases.revoke(member.block, each, reason)
-        for each in meant
-        if pid is None or member.members.identity(each.slot).pid == pid
+    ofProcess = (
+        each for each in meant if pid is None or member.members.identity(each.slot).pid == pid
     )
+    return holding.revoke(member.block, member.members, member.rows, ofProcess, reason)
 
 
 class Holder(NamedTuple):
@@ -172,8 +175,10 @@ def holders(name: str) -> list[Holder]:
 
 def revoke(held: list[Holder]) -> int:
     """Revoke these leases; returns how many were revoked."""
-    block = membership.current().block
-    return sum(leases.revoke(block, holder.hold, "evicted") for holder in held)
+    member = membership.current()
+    holds = (holder.hold for holder in held)
+    with spans.span("evict", reason="evicted"):
+        return holding.revoke(member.block, member.members, member.rows, holds, "evicted")
 
 
 def drain(on: bool = True, reason: str = "") -> int:
@@ -182,13 +187,6 @@ def drain(on: bool = True, reason: str = "") -> int:
     """
     reply, _ = membership.current().client.request("drain", on=on, reason=reason[:200])
     return int(reply["holds"])
-
-
-def keep(stop: threading.Event) -> None:
-    """Join as a member that is preferred as broker, and stay until `stop` is set."""
-    member = membership.joinPreferred()
-    stop.wait()
-    member.leave()
 
 
 def fewestDescriptors() -> int:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from muninn.api.repeats import Repeat
-from muninn.arguments import named, timeoutOf
+from muninn.arguments import timeoutOf
 from muninn.config.sizes import asText
-from muninn.errors import BufferFreed, PermissionDenied
+from muninn.errors import BufferFreed, MuninnError, PermissionDenied
 from muninn.interop.dtypes import elementOf
+from muninn.observe.calls import countError, named
 from muninn.session.gpus import deviceOf
 from muninn.session.lateimports import load
 from muninn.session.membership import current
@@ -101,13 +102,18 @@ class Attachment:
         """The open buffer, for one more operation. Raises if this object is closed, the
         buffer was freed, or its lease is not in force. A forked child opens it again.
         """
-        openBuffer = self._held()
-        if openBuffer.context.isStale():
-            openBuffer = self._reopen(openBuffer)
-        if self._expiresMs:
-            checkExpiry(openBuffer.description.name, self._expiresMs)
-            self._expiresMs = monotonicMs() + openBuffer.ttlMs
-        openBuffer.check()
+        try:
+            openBuffer = self._held()
+            if openBuffer.context.isStale():
+                openBuffer = self._reopen(openBuffer)
+            if self._expiresMs:
+                checkExpiry(openBuffer.description.name, self._expiresMs)
+                self._expiresMs = monotonicMs() + openBuffer.ttlMs
+            openBuffer.check()
+        except MuninnError as error:
+            # Here, because `array` and `with` are no calls that count their errors.
+            countError(error)
+            raise
         return openBuffer
 
     def _held(self) -> OpenBuffer:

@@ -16,15 +16,16 @@ from muninn.api import views
 from muninn.api.attachment import readsOnly
 from muninn.api.handles import held
 from muninn.api.listing import describeRow
-from muninn.api.notebooks import htmlOf
+from muninn.api.notebooks import htmlOf, shownOr
 from muninn.api.options import BufferKeywords, describesOptions, optionsOf, takesOptions
 from muninn.api.promoting import Promotes
 from muninn.api.protocols import Exposure, Protocols, privateForKernels
 from muninn.api.specs import asSize, specOf
 from muninn.api.views import Region
-from muninn.arguments import named, secondsOf, timeoutOf
+from muninn.arguments import secondsOf, timeoutOf
 from muninn.control import layout
 from muninn.interop.dtypes import elementOf
+from muninn.observe.calls import named
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.session.membership import current
@@ -373,7 +374,9 @@ class MuninnBuffer(Protocols, Promotes, Closable):
         return _unpickle, (self.name, self.handle, access)
 
     def _repr_html_(self) -> str:
-        return htmlOf(None if self._openBuffer is None else self.describe())
+        return shownOr(
+            "MuninnBuffer", lambda: htmlOf(None if self._openBuffer is None else self.describe())
+        )
 
 
 def _unpickle(name: str, handle: bytes, access: Access | None = None) -> MuninnBuffer:

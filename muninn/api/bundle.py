@@ -16,6 +16,7 @@ import numpy as np
 from muninn.api.buffer import MuninnBuffer
 from muninn.api.lending import DeviceArray, awaitWriters
 from muninn.api.manifests import unpacked
+from muninn.api.notebooks import bundleHtml, entriesHtml, shownOr
 from muninn.api.opening import openAny
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.placement import endOf, keyed, planned
@@ -23,15 +24,17 @@ from muninn.api.protocols import Exposure
 from muninn.api.sharedarray import SharedArray
 from muninn.api.sources import Source, asSource
 from muninn.api.views import Region
-from muninn.arguments import named, requireCallable
+from muninn.arguments import requireCallable
 from muninn.control import layout
 from muninn.errors import BufferMismatch
 from muninn.interop.hostarrays import Flat
 from muninn.interop.hostarrays import fill as fillMemory
+from muninn.observe.calls import named
 from muninn.session import creation
 from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer
 from muninn.session.privatememory import PrivateMemory
+from muninn.system import markup
 from muninn.system.closable import Closable
 from muninn.system.structures import Extent
 from muninn.terms import OpenAccessWord, RenewWord, asRenew
@@ -161,7 +164,9 @@ class Bundle(Mapping[str, Any], Closable):
         return Bundle, (self.buffer,)
 
     def _repr_html_(self) -> str:
-        return self.buffer._repr_html_()
+        return shownOr(
+            "Bundle", lambda: bundleHtml("Bundle", self.buffer.describe(), self._entries, {})
+        )
 
 
 class BundleDraft:
@@ -187,6 +192,13 @@ class BundleDraft:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<muninn.BundleDraft of {len(self._entries)} arrays>"
+
+    def _repr_html_(self) -> str:
+        facts = {"arrays": len(self._entries), "state": "being filled: no process can open it yet"}
+        return markup.card("BundleDraft", facts, entriesHtml(self._entries))
 
 
 @named

@@ -15,8 +15,9 @@ from muninn.api import transfers
 from muninn.api.attachment import Attachment
 from muninn.api.protocols import privateForKernels
 from muninn.api.transfers import Progress
-from muninn.arguments import named
 from muninn.errors import InvalidArgument
+from muninn.observe.calls import named
+from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
 from muninn.terms import AccessWord, chosen
 from muninn.transfer.routes import ASKABLE, Route
@@ -193,6 +194,7 @@ def openedFor(buffer: Buffer, caller: str, targetGpu: int, route: str | None) ->
             raise privateForKernels(buffer.name)
         transfers.requireLink(openBuffer, gpu)
         buffer._mapFor(gpu, openBuffer)
+        count("transfers", "mapped/asked")
         return buffer
     if openBuffer.memory.gpu == gpu:
         return buffer

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from muninn.api.bundle import Bundle
+from muninn.api.notebooks import bundleHtml, shownOr
 from muninn.api.opening import openAny
 from muninn.api.upcoming import Upcoming
-from muninn.arguments import named
 from muninn.errors import BufferFreed
+from muninn.observe.calls import named
 from muninn.system.closable import Closable
 from muninn.terms import OpenAccessWord, asName
 
@@ -68,6 +69,24 @@ class BundleFollower(Closable):
         """Close the newest version, and follow no longer."""
         self._upcoming, self._isClosed = None, True
         self._bundle.close()
+
+    def __repr__(self) -> str:
+        return f"<muninn.BundleFollower {self._name!r}{' closed' if self._isClosed else ''}>"
+
+    def _repr_html_(self) -> str:
+        return shownOr("BundleFollower", self._shown)
+
+    def _shown(self) -> str:
+        """The version that was given last. To show it takes no newer one."""
+        bundle = self._bundle
+        version = "the newest" if bundle.isCurrent else "newest() has a newer one"
+        ahead = "on a thread, ahead" if self._upcoming is not None else "by newest()"
+        return bundleHtml(
+            "BundleFollower",
+            bundle.buffer.describe(),
+            bundle._entries,
+            {"version": version, "opened": ahead},
+        )
 
 
 def _opened(

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.api import hints
 from muninn.api.freedmemory import lingering
-from muninn.arguments import named
-from muninn.control import layout, leases
+from muninn.api.notebooks import BufferList, DomainDict
+from muninn.control import cells, layout, leases
 from muninn.control.drain import Drain
 from muninn.control.generations import Generation
 from muninn.devices import handle
 from muninn.errors import ControlBlockInvalid, MuninnError
 from muninn.interop.dtypes import nameOf, plain
-from muninn.observe import counters
+from muninn.observe.calls import named
+from muninn.observe.families import FAMILIES
 from muninn.session.membership import current
 from muninn.session.windownames import WindowPlace
 from muninn.system import aside, clock
@@ -92,7 +93,7 @@ def listBuffers() -> list[dict[str, Any]]:
         clock.sleep(_LOOK_SECONDS)
         described = _listed(membership, membership.rows.notFree())
     described += lingering(membership.tables, {buffer["bufferId"] for buffer in described})
-    return sorted(described, key=lambda buffer: buffer["name"])
+    return BufferList(sorted(described, key=lambda buffer: buffer["name"]))
 
 
 def _isOver(described: dict[str, Any]) -> bool:
@@ -111,7 +112,7 @@ def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[di
     )
     described = []
     for row, state in rows:
-        description = _stableDescription(membership.tables, row, state)
+        description = stableDescription(membership.tables, row, state)
         if description is None or description.kind in _UNLISTED or _isFlags(description):
             continue
         # A damaged row must not hide the others; `doctor` reports it.
@@ -135,38 +136,37 @@ def domainInfo() -> dict[str, Any]:
     dict
         ``domain``, ``brokerPid`` (None between two brokers), ``epoch``, ``draining``,
         ``drainReason``, ``members``: a list of ``pid``, ``program``, ``slot``,
-        ``preferred`` and ``leases``. Of this process, and of no other: ``transfers``, the
-        copies to and between GPUs, by ``route/reason``: the ``times`` and the ``bytes``;
-        and ``promotions``, the windows whose use was marked, by GPU: the ``times``, the
-        ``bytes``, and the ``usedBytes`` among them.
+        ``preferred`` and ``leases``. Of all processes since the domain began:
+        ``transfers``, the copies to and between GPUs, by ``route/reason``: the ``times``,
+        the ``bytes`` and the nanoseconds, ``ns``; and ``promotions``, the windows whose
+        use was marked, by GPU: the ``times``, the ``bytes``, and the ``usedBytes`` among
+        them.
     """
     membership = current()
+    counted = cells.sums(membership.block)
     term = membership.election.term()
     members = [_describeMember(membership.tables, key.slot) for key in membership.members.there()]
     broker = next((member["pid"] for member in members if member["slot"] == term.slot), None)
     why = Drain(membership.block).reason()
-    return {
+    said = {
         "domain": membership.domain,
         "brokerPid": broker,
         "epoch": term.epoch,
         "draining": why is not None,
         "drainReason": why or None,
         "members": members,
-        "transfers": {
-            label: {"times": each.times, "bytes": each.sizeBytes}
-            for label, each in sorted(counters.counted("transfers").items())
+        "transfers": _happened("transfers", counted),
+        "promotions": {
+            f"GPU {gpu}": sums for gpu, sums in _happened("usedWindows", counted).items()
         },
-        "promotions": _promotions(),
     }
+    return DomainDict(said)
 
 
-def _promotions() -> dict[str, dict[str, int]]:
-    used = counters.counted("used")
-    return {
-        gpu: {"times": each.times, "bytes": each.sizeBytes, "usedBytes": used[gpu].sizeBytes}
-        for gpu, each in sorted(counters.counted("promoted").items())
-        if gpu in used
-    }
+def _happened(family: str, counted: list[int]) -> dict[str, dict[str, int]]:
+    """The sums of a family, without the labels that were never counted."""
+    read = FAMILIES[family].read(counted)
+    return {label: sums for label, sums in sorted(read.items()) if sums["times"]}
 
 
 def describeRow(
@@ -254,7 +254,7 @@ class _Moment:
             return []
         rows = self._tables.rows
         described = (
-            _stableDescription(self._tables, part, rows.state(part))
+            stableDescription(self._tables, part, rows.state(part))
             for part, _ in rows.partsOf(row, state.incarnation)
         )
         return [each for each in described if each is not None]
@@ -266,7 +266,7 @@ class _Moment:
             return None
         rows, base = self._tables.rows, None
         if place.row < rows.count() and rows.state(place.row).incarnation == place.incarnation:
-            base = _stableDescription(self._tables, place.row, rows.state(place.row))
+            base = stableDescription(self._tables, place.row, rows.state(place.row))
         return {
             "bufferId": f"{place.row}.{place.incarnation}",
             "name": None if base is None else base.name,
@@ -351,7 +351,7 @@ def _describeMember(tables: Tables, slot: int) -> dict[str, Any]:
     }
 
 
-def _stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
+def stableDescription(tables: Tables, row: int, state: RowState) -> RowDescription | None:
     """The description of a row on which this process may have no lease. It is believed
     if the state is the same before and after the read.
     """

@@ -17,8 +17,10 @@ from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOpt
 from muninn.api.placement import planned
 from muninn.api.specs import asItems, specOf
 from muninn.api.views import Region
-from muninn.arguments import named, requireCallable
+from muninn.arguments import requireCallable
 from muninn.errors import MuninnError
+from muninn.observe.calls import named
+from muninn.observe.progressbar import expect
 from muninn.session import creation
 from muninn.session.membership import current
 from muninn.system.threads import refuseImports
@@ -94,6 +96,7 @@ def loadedSource(caller: str, source: Source, options: BufferOptions) -> Bundle 
         regions = {"": Region(0, entry.shape, entry.element)}
     else:
         regions, wanted = planned(caller, source.entries, options)
+    expect(options.progress, sum(each.sizeBytes for each in source.entries.values()))
     made = _made(source, wanted, regions, options)
     buffer = MuninnBuffer._of(made, wanted.access, renewal)
     return Bundle(buffer) if source.isBundle else buffer

@@ -24,10 +24,11 @@ from muninn.api.modules import sharedModule
 from muninn.api.options import BufferOptions, NamedKeywords, optionsOf, takesOptions
 from muninn.api.sharing import shared
 from muninn.api.sources import FOR_MODULES
-from muninn.arguments import named, requireCallable, timeoutOf
+from muninn.arguments import requireCallable, timeoutOf
 from muninn.control import layout
 from muninn.errors import BufferExists, InvalidArgument
 from muninn.interop.tensors import isModule
+from muninn.observe.calls import named
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.sync.lock import OwnLock

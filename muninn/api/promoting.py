@@ -13,8 +13,9 @@ from muninn.api import hints as hinting
 from muninn.api.copying import Copies
 from muninn.api.hints import HintKeywords
 from muninn.api.transfers import Progress
-from muninn.arguments import asInteger, checkKeywords, named
+from muninn.arguments import asInteger, checkKeywords
 from muninn.errors import InvalidArgument, TransferCancelled
+from muninn.observe.calls import named
 from muninn.sync.asyncwait import waited
 
 if TYPE_CHECKING:

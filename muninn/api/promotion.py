@@ -12,6 +12,7 @@ makes a copy of its own.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -19,27 +20,34 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from muninn.api import transfers, windowtable
+from muninn.api import transfers, windowevents, windowtable
 from muninn.api.attachment import Attachment
+from muninn.api.executing import admitted
+from muninn.api.givingback import GivingBack
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
 from muninn.api.scratchmemory import Claim
-from muninn.api.scratchroom import WORD_BYTES, Room, asSlice, requireWithin
+from muninn.api.scratchroom import WORD_BYTES, Room, asSlice, requireWindow
+from muninn.api.windowevents import fieldsOf
 from muninn.api.windowwork import WindowWork
 from muninn.arguments import requireCallable, requireTruth, timeoutOf
 from muninn.config.sizes import exactly
 from muninn.control import layout
 from muninn.devices.ways import streamFor
-from muninn.errors import HolderSilent, InvalidArgument, PromotionDenied
+from muninn.errors import HolderSilent, InvalidArgument, MuninnError, PromotionDenied
 from muninn.kernels import launch
+from muninn.observe import events
+from muninn.observe.progressbar import expect
+from muninn.observe.spans import spanned
 from muninn.session.gpus import deviceOf
 from muninn.session.windownames import WindowPlace
 from muninn.sync.moves import Sending
+from muninn.system import clock
 from muninn.system.deadlines import deadlineOf, remaining
-from muninn.system.logs import Log
 from muninn.terms import Access
 from muninn.transfer import dirty
-from muninn.transfer.arena import Arena, Content, Prefetched, arenaOf
+from muninn.transfer.arena import Content, Prefetched, arenaOf
+from muninn.transfer.execution import Kind, Work
 from muninn.transfer.handle import Report, Transfer
 from muninn.transfer.tiers import Place, Tier, Window
 
@@ -48,8 +56,6 @@ if TYPE_CHECKING:
     from muninn.devices.port import Device
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
-
-_log = Log("muninn.promotion")
 
 
 class Asked(NamedTuple):
@@ -77,13 +83,21 @@ class Asked(NamedTuple):
     progress: transfers.Progress | None = None
 
 
+@spanned("promotion", lambda base, window, asked, stream: fieldsOf(base, window, asked.targetGpu))
 def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -> Scratch:
     """The scratch memory of a window, filled. See `MuninnBuffer.promote`."""
-    promotion = Promotion.of(base, asked)
-    _require(asked.caller, promotion.openBuffer, window)
-    device = deviceOf(promotion.openBuffer.context)
-    work = WindowWork.of(asked.caller, stream, promotion.gpu, device)
-    return promotion.scratch(window, work)
+    begun = clock.now()
+    try:
+        promotion = Promotion.of(base, asked)
+        requireWindow(asked.caller, promotion.openBuffer.description, window)
+        device = deviceOf(promotion.openBuffer.context)
+        work = WindowWork.of(asked.caller, stream, promotion.gpu, device)
+        made = promotion.scratch(window, work)
+    except (MuninnError, TimeoutError) as error:
+        windowevents.notPromoted(base, window, asked.targetGpu, error)
+        raise
+    windowevents.promoted(base, window, made.gpu, clock.now() - begun)
+    return made
 
 
 class Promotion(NamedTuple):
@@ -169,6 +183,19 @@ class Promotion(NamedTuple):
         base = self.openBuffer.row, self.openBuffer.incarnation
         return Content(base, self.gpu, window, self.openBuffer.generation.value())
 
+    def admitted(self, window: dirty.Range) -> contextlib.AbstractContextManager[object]:
+        """Waits until the executor lets the window go."""
+        openBuffer, asked = self.openBuffer, self.asked
+        work = Work(
+            Kind.PREFETCH if asked.isPrefetch else Kind.PROMOTION,
+            openBuffer.description.name,
+            transfers.placeOf(openBuffer),
+            Place(Tier.VRAM, self.gpu),
+            window.sizeBytes,
+            self.hints.priority.value,
+        )
+        return admitted(openBuffer.context, work, remaining(self.deadline), asked.look)
+
     def claim(self, window: dirty.Range, sizeBytes: int, filler: Filler) -> Claim:
         return Claim(
             self.openBuffer,
@@ -186,19 +213,24 @@ class Promotion(NamedTuple):
     def filled(self, window: dirty.Range, room: Room) -> tuple[OpenBuffer, int, Filler]:
         """The scratch memory of a window, where the window is in it, and how its bytes came."""
         filler = Filler(self, window, room)
+        with filler.admission:
+            return *self._filledBy(filler, window, room), filler
+
+    def _filledBy(self, filler: Filler, window: dirty.Range, room: Room) -> tuple[OpenBuffer, int]:
         claim, caller = self.claim(window, room.sizeBytes, filler), self.asked.caller
         if not self.isShared:
-            return claim.private(caller, filler.fill), 0, filler
+            return claim.private(caller, filler.fill), 0
         try:
-            return *claim.shared(caller, filler.fill), filler
+            return claim.shared(caller, filler.fill)
         except HolderSilent as silent:
-            note = f"not shared: {silent.reason}"
-        _log.warning("window %s on GPU %d is %s", tuple(window), self.gpu, note)
+            note = silent.reason
+        fields = fieldsOf(self.base, window, self.gpu)
+        events.say("promotionAlone", note=note, **fields)
         memory = arenaOf(self.openBuffer.context).takeFilled(self.content(window), room)
         if memory is None:
             memory = claim.private(caller, filler.fill)
-            filler.noted(note)
-        return memory, 0, filler
+            filler.noted(f"not shared: {note}")
+        return memory, 0
 
     def scratch(self, window: dirty.Range, work: WindowWork) -> Scratch:
         room, arena = self.room(window), arenaOf(self.openBuffer.context)
@@ -227,7 +259,7 @@ class Promotion(NamedTuple):
             work=work,
             priority=self.hints.priority,
             timeout=timeoutOf(self.asked.caller, self.asked.timeout),
-            giveBack=_GivingBack(arena, room, known, isShared, self.gpu).giveBack,
+            giveBack=GivingBack(arena, room, known, isShared, self.gpu).giveBack,
         )
         # Raises if it was evicted: this process may have had it already.
         windowtable.note(made)
@@ -235,40 +267,21 @@ class Promotion(NamedTuple):
         return made
 
 
-class _GivingBack(NamedTuple):
-    """The way of scratch memory into the arena. It keeps no buffer open."""
-
-    arena: Arena
-    room: Room
-    #: None if it can not be told later.
-    content: Content | None
-    isShared: bool
-    gpu: int
-
-    def giveBack(self, memory: OpenBuffer, generation: int | None) -> None:
-        """No kernel uses the memory any more, in which the window is whole, and of that
-        generation, unless it is None.
-        """
-        content = None
-        if generation is not None and self.content is not None:
-            content = self.content._replace(generation=generation)
-        if not self.isShared:
-            self.arena.giveBack(self.gpu, memory, content, self.room)
-            return
-        place = WindowPlace.of(memory.description.name)
-        # Of a larger window another content would have to be told.
-        if content is not None and place is not None and place.window == content.window:
-            self.arena.keepShared(content, self.room, memory)
-
-
 class Filler:
-    """Copies a window into scratch memory, and keeps what it learns."""
+    """Copies a window into scratch memory, and keeps what it learns.
+
+    Attributes
+    ----------
+    admission
+        To be entered around all of it: the executor is told the end.
+    """
 
     def __init__(self, promotion: Promotion, window: dirty.Range, room: Room) -> None:
         self._promotion, self._window, self._room = promotion, window, room
         self.generation = 0
         self.report: Report | None = None
         self._access: Sending | None = None
+        self.admission, self._isAdmitted = contextlib.ExitStack(), False
 
     def noted(self, note: str) -> None:
         """Say more in the report, for people."""
@@ -276,8 +289,13 @@ class Filler:
             self.report = self.report._replace(note=note)
 
     def inside(self) -> Sending:
-        """A read access of the buffer, in which `fill` is called."""
+        """A read access of the buffer, in which `fill` is called. It is only now that bytes
+        will be copied, so the executor is asked here: another process may have the window.
+        """
         promotion = self._promotion
+        if not self._isAdmitted:
+            self.admission.enter_context(promotion.admitted(self._window))
+            self._isAdmitted = True
         openBuffer, look = promotion.base._checked(), promotion.asked.look
         if arenaOf(openBuffer.context).covering(promotion.content(self._window)) is None:
             transfers.windowOf(openBuffer, look)  # to pin it in the access would take longer
@@ -297,9 +315,11 @@ class Filler:
             if asked.progress is not None:
                 asked.progress(sizeBytes)
 
+        expect(asked.progress, self._window.sizeBytes)
         # Its deadline is for the waits, and not for the copy.
         size = self._window.sizeBytes
-        transfer: Transfer[int] = Transfer(place, target, size, progress=arrived)
+        name = openBuffer.description.name
+        transfer: Transfer[int] = Transfer(place, target, size, None, arrived, name)
         engine, into = transfers.engineFor(openBuffer), memory.address
         anchor = weakref.ref(memory)
         memory.device = device = engine.device
@@ -372,14 +392,4 @@ def _requireShared(base: Attachment, openBuffer: OpenBuffer) -> None:
         raise InvalidArgument(
             f"{name!r} is open copyOnWrite, and a window would be of what is shared",
             "Promote an object that is open readOnly or readWrite",
-        )
-
-
-def _require(caller: str, openBuffer: OpenBuffer, window: dirty.Range) -> None:
-    sizeBytes = openBuffer.description.sizeBytes
-    name = openBuffer.description.name
-    requireWithin(caller, window, sizeBytes, f"{name!r}, which has {sizeBytes} bytes")
-    if window.sizeBytes == 0:
-        raise InvalidArgument(
-            f"{caller}: a window of 0 bytes of {name!r} can not be", "Promote at least a byte"
         )

@@ -14,10 +14,10 @@ import numpy as np
 
 from muninn.api import views
 from muninn.api.views import Region
-from muninn.arguments import named
 from muninn.errors import InvalidArgument
 from muninn.interop import arrays, readonly
 from muninn.interop.elements import shown
+from muninn.observe.calls import named
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Memory
 from muninn.session.openbuffer import OpenBuffer

@@ -40,7 +40,7 @@ from muninn.api.options import (
     versionOf,
 )
 from muninn.api.sharing import shared
-from muninn.arguments import named, timeoutOf
+from muninn.arguments import timeoutOf
 from muninn.broker.policy.heirs import requireHeir
 from muninn.config.sizes import exactly
 from muninn.control import layout
@@ -53,6 +53,8 @@ from muninn.errors import (
     QuotaExceeded,
 )
 from muninn.interop.tensors import isModule
+from muninn.observe import events, spans
+from muninn.observe.calls import named
 from muninn.session.membership import current
 from muninn.session.names import NameWatch
 from muninn.sync.lock import OwnLock
@@ -188,6 +190,7 @@ def _makerOf(source: Any) -> tuple[Callable[[BufferOptions], _Made], int]:
     return lambda options: shared("publish", source, True, options), layout.ROW_KIND_ARRAY
 
 
+@spans.spanned("publication", lambda name, *_: {"bufferId": name})
 def _published(
     name: str,
     make: Callable[[BufferOptions], _Made],
@@ -208,7 +211,12 @@ def _published(
                 raise TimeoutError(f"another process was still creating {name!r}")
             continue
         try:
-            return make(options)
+            made = make(options)
+            buffer = made.buffer if isinstance(made, Bundle) else made
+            fields = {"tenant": buffer.tenant, "bytes": buffer.nbytes}
+            spans.describe(fields)
+            events.say("publication", bufferId=name, **fields)
+            return made
         except (QuotaExceeded, HostMemoryFull) as error:
             if deadline is None or not watch.sleep(deadline, _LOOK_NS):
                 raise _forBoth(error, name, there) from None

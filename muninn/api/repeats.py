@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 from muninn.sync.moves import Again
 from muninn.system import clock
 from muninn.system.structures import RepeatedCopy
+from muninn.transfer.records import Record, isTold
 
 if TYPE_CHECKING:
+    from muninn.api.permits import Permit
     from muninn.devices.port.lanes import Lane
     from muninn.session.openbuffer import OpenBuffer
-    from muninn.transfer.records import Record
 
 #: How many sources a target remembers.
 _MOST = 8
@@ -38,11 +39,13 @@ class Repeat:
     ----------
     asked
         The route that the caller demanded, or None.
+    permit
+        Until when the executor need not be asked.
     record
         Counts and logs each copy.
     """
 
-    __slots__ = ("_asked", "_call", "_into", "_kept", "_out", "_record", "_source")
+    __slots__ = ("_asked", "_call", "_into", "_kept", "_out", "_permit", "_record", "_source")
 
     def __init__(
         self,
@@ -51,11 +54,12 @@ class Repeat:
         into: OpenBuffer,
         asked: str | None,
         lane: Lane,
+        permit: Permit,
         record: Record,
     ) -> None:
         self._source, self._out = weakref.ref(source), weakref.ref(out)
         self._into = weakref.ref(into)
-        self._asked, self._record = asked, record
+        self._asked, self._record, self._permit = asked, record, permit
         sending, receiving = Again(out, lane.settle), Again(into, lane.settle)
         fail = lane.fail
         # What C has addresses of. The buffers are not among it: both are looked at before
@@ -91,13 +95,13 @@ class Repeat:
         ):
             return None
         record = self._record
-        begun = clock.now() if record.isLogged() else 0.0
+        begun = clock.now()
+        if begun > self._permit.untilSeconds:
+            return None
         generation = self._call.copy()
         if generation is not None:
-            if begun:
-                record.keep(clock.now() - begun)
-            else:
-                record.count()
+            tell = record.keepPast if isTold() else record.count
+            tell(clock.now() - begun)
         return generation
 
 

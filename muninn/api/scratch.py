@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Never, Self
 
 import numpy as np
 
-from muninn.api import views
+from muninn.api import views, windowevents
 from muninn.api.attachment import Attachment, readsOnly
+from muninn.api.notebooks import windowHtml
 from muninn.api.protocols import Exposure, Protocols
 from muninn.api.scratchmemory import Claim
 from muninn.api.scratchroom import Room, rangeWithin, regionOf
@@ -26,13 +27,15 @@ from muninn.api.usedslices import UsedSlices
 from muninn.api.views import Region
 from muninn.api.wayback import WayBack
 from muninn.api.windowwork import WindowWork
-from muninn.arguments import named, timeoutOf
+from muninn.arguments import timeoutOf
 from muninn.config.sizes import asText
 from muninn.errors import BufferFreed, InvalidArgument, LeaseRevoked, PermissionDenied
 from muninn.interop.elements import asElement
+from muninn.observe.calls import named
+from muninn.observe.spans import spanned
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import WritingBack
-from muninn.system import aside
+from muninn.system import aside, clock
 from muninn.system.closable import Closable
 from muninn.system.deadlines import deadlineOf
 from muninn.terms import Access, Priority
@@ -170,6 +173,10 @@ class Scratch(Protocols, Closable):
         end = " closed" if self._isOver else f" gpu={self.gpu}"
         return f"<muninn.Scratch {window} {self._region.element}{list(self.shape)}{end}>"
 
+    def _repr_html_(self) -> str:
+        array = f"{self._region.element} {self.shape}"
+        return windowHtml(self, self._name, array, self._isWritten, self._isOver)
+
     def __reduce__(self) -> Never:
         raise TypeError(
             f"a window on GPU {self.gpu} is its own process's and can not be copied or pickled: "
@@ -211,10 +218,10 @@ class Scratch(Protocols, Closable):
         use the window.
         """
         self._awaitWork(self._requireWritten())
-        ranges = dirty.rangesOf(self._marked(), self.sliceBytes, self.sizeBytes)
-        return sum(each.sizeBytes for each in ranges)
+        return self._wayBack().sizeOf(self._marked())
 
     @named
+    @spanned("writeback", lambda self, timeout=None: {"bufferId": self._name, "gpu": self.gpu})
     def writeback(self, timeout: float | None = None) -> int:
         """Copy the slices that are dirty back to the buffer and publish them; returns the
         new generation, or the present one if none is dirty. No kernel may write the
@@ -234,7 +241,7 @@ class Scratch(Protocols, Closable):
             Others are inside an access for so long. The kernels of the window are waited
             for without this bound.
         """
-        opened = self._requireWritten()
+        opened, begun = self._requireWritten(), clock.now()
         aside.refuseOwn()  # it waits for the GPU
         bound = timeoutOf("writeback", timeout)
         deadline = deadlineOf(bound)
@@ -261,6 +268,9 @@ class Scratch(Protocols, Closable):
                     steps.announce(publication)
                 self._isTorn = False
                 _goOn(base, self._followed)
+            window = dirty.Range(self.offset, self.sizeBytes)
+            told = back.sizeOf(copied), clock.now() - begun, self._followed.generation
+            windowevents.writtenBack(self._base, window, self.gpu, *told)
         except BaseException:
             dirty.add(self._flags, marked)
             raise

@@ -4,7 +4,7 @@ comparison that finds out what was written there.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from muninn.interop.elements import asElement
 from muninn.system.pages import pagesUp
 from muninn.transfer import dirty
 from muninn.transfer.tiers import slicesOf
+
+if TYPE_CHECKING:
+    from muninn.control.descriptions import RowDescription
 
 #: Slices are compared word by word.
 WORD_BYTES = 8
@@ -97,6 +100,16 @@ def requireWithin(caller: str, asked: dirty.Range, sizeBytes: int, what: str) ->
     elif length < 0:
         problem = f"length {length} is below 0"
     raise InvalidArgument(f"{caller}: {problem}", "Pass an offset and a length that are in it")
+
+
+def requireWindow(caller: str, description: RowDescription, window: dirty.Range) -> None:
+    """Raise `InvalidArgument` for what is no window of a buffer."""
+    sizeBytes, name = description.sizeBytes, description.name
+    requireWithin(caller, window, sizeBytes, f"{name!r}, which has {sizeBytes} bytes")
+    if window.sizeBytes == 0:
+        raise InvalidArgument(
+            f"{caller}: a window of 0 bytes of {name!r} can not be", "Promote at least a byte"
+        )
 
 
 def asSlice(caller: str, sliceBytes: object) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from muninn.api.protocols import Exposure, Protocols
+from muninn.config.sizes import asText
+from muninn.system import markup
 
 
 class SharedArray(Protocols):
@@ -56,3 +58,11 @@ class SharedArray(Protocols):
     def __repr__(self) -> str:
         where = "host memory" if self.gpu is None else f"GPU {self.gpu}"
         return f"<muninn.SharedArray {self._exposure.region.element}{list(self.shape)} in {where}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "array": f"{self._exposure.region.element} {self.shape}",
+            "size": asText(self.nbytes),
+            "where": "host memory" if self.gpu is None else f"GPU {self.gpu}",
+        }
+        return markup.card("SharedArray", facts)

@@ -31,7 +31,7 @@ from muninn.api.options import (
 )
 from muninn.api.sources import asArray
 from muninn.api.specs import asItems, specOf
-from muninn.arguments import named, requireCallable, requireTruth, secondsOf
+from muninn.arguments import requireCallable, requireTruth, secondsOf
 from muninn.control import layout
 from muninn.errors import BufferExists, BufferMismatch, InvalidArgument
 from muninn.interop.arrays import isOnDevice
@@ -40,6 +40,7 @@ from muninn.interop.elements import ElementType
 from muninn.interop.hostarrays import Flat, addressOf
 from muninn.interop.hostarrays import fill as fillMemory
 from muninn.interop.tensors import plainTensor
+from muninn.observe.calls import named
 from muninn.session import creation
 from muninn.session.membership import current
 from muninn.session.names import NameWait

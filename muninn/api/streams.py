@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muninn.arguments import named
+from muninn.observe.calls import named
 from muninn.session.membership import current
 
 if TYPE_CHECKING:

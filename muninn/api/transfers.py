@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from muninn.api.attachment import Attachment, readsOnly
+from muninn.api.executing import Admission, admitted, permitted
 from muninn.api.options import BufferOptions
 from muninn.api.repeats import Repeat, remember
 from muninn.api.specs import specOf
@@ -23,12 +24,14 @@ from muninn.errors import (
     TopologyNotPeerable,
 )
 from muninn.interop.dtypes import elementOf
+from muninn.observe import spans
 from muninn.session import creation
 from muninn.session.gpus import deviceOf
 from muninn.sync.moves import Receiving, Sending
 from muninn.system import threads
 from muninn.system.threads import refuseImports
 from muninn.terms import Mode
+from muninn.transfer.execution import Answer, Kind, Work
 from muninn.transfer.handle import Transfer
 from muninn.transfer.routes import Route
 from muninn.transfer.tiers import Place, Tier, Window
@@ -56,7 +59,8 @@ class Copy(NamedTuple, Generic[Result]):
 
     def start(self) -> Transfer[Result]:
         engine, transfer, work = engineFor(self.openBuffer), self.transfer, self.work
-        threads.start(lambda: engine.runAside(transfer, work), "muninn-transfer")
+        run = spans.carried(lambda: engine.runAside(transfer, work))
+        threads.start(run, "muninn-transfer")
         return transfer
 
 
@@ -90,20 +94,24 @@ def copyTo(
     transfer = _transferOf(caller, openBuffer, target, timeout, progress)
 
     def work() -> Buffer:
+        with _admitted(openBuffer, transfer, _workOf(openBuffer, transfer)) as admission:
+            return made(_routeOf(admission.answer, asked))
+
+    def made(route: Route | None) -> Buffer:
         def fill(memory: Memory) -> None:
             into, anchor = memory.address, weakref.ref(memory)
             del memory  # an error keeps this frame, and not the memory
             source, engine = windowOf(openBuffer, transfer.check), engineFor(openBuffer)
             access = Sending(openBuffer, transfer.secondsLeft, transfer.checkCancelled)
-            with engine.way(transfer, source, target, asked) as way, access:
+            with engine.way(transfer, source, target, route) as way, access:
                 access.covers(way.settle)
                 engine.send(transfer, way, source, into, anchor)
 
-        made = creation.create(wanted, fill=fill)
+        opened = creation.create(wanted, fill=fill)
         if isOpening:
-            copied = type(buffer)._of(made, buffer._rights, buffer._renewed)
+            copied = type(buffer)._of(opened, buffer._rights, buffer._renewed)
         else:
-            copied = type(buffer)._of(made, wanted.access)
+            copied = type(buffer)._of(opened, wanted.access)
         copied._transfer = transfer.report()
         return copied
 
@@ -126,9 +134,14 @@ def copyFrom(
     transfer = _transferOf(caller, out, target, timeout, progress)
 
     def work() -> int:
+        asking = _workOf(out, transfer)
+        with _admitted(out, transfer, asking) as admission:
+            return copied(asking, _routeOf(admission.answer, asked))
+
+    def copied(asking: Work, route: Route | None) -> int:
         engine = engineFor(into)
         sent, received = _windowsOf(out, into, transfer.check)
-        with engine.way(transfer, sent, target, asked, received) as way:
+        with engine.way(transfer, sent, target, route, received) as way:
             accesses = (
                 Sending(out, transfer.secondsLeft, transfer.checkCancelled),
                 Receiving(into, transfer.secondsLeft, transfer.checkCancelled),
@@ -143,14 +156,30 @@ def copyFrom(
             # An object whose lease is renewed by its use takes the long way.
             isRenewed = not buffer._expiresMs and not source._expiresMs
             lane = engine.laneFor(way, sent, received) if isRenewed else None
-            if lane is None:
+            permit = permitted(asking)
+            if lane is None or permit is None:
                 buffer._repeats.pop(id(source), None)  # the way may be another one by now
             else:
-                repeat = Repeat(source, out, into, asked, lane, transfer.record())
+                repeat = Repeat(source, out, into, asked, lane, permit, transfer.record())
                 remember(buffer._repeats, source, repeat)
             return generation
 
     return Copy(transfer, into, work)
+
+
+def _workOf(source: OpenBuffer, transfer: Transfer[Any]) -> Work:
+    name, size = source.description.name, transfer.sizeBytes
+    return Work(Kind.COPY, name, transfer.source, transfer.target, size)
+
+
+def _admitted(source: OpenBuffer, transfer: Transfer[Any], work: Work) -> Admission:
+    """Waits until the executor lets a copy go."""
+    return admitted(source.context, work, transfer.secondsLeft, transfer.check)
+
+
+def _routeOf(answer: Answer, asked: Route | None) -> Route | None:
+    """The route that the caller demands, or else the executor."""
+    return Route.STAGED if asked is None and answer.byHost else asked
 
 
 def requireArray(buffer: Attachment, openBuffer: OpenBuffer) -> None:
@@ -222,6 +251,7 @@ def _transferOf(
         source.description.sizeBytes,
         timeoutOf(caller, timeout),
         progress,
+        source.description.name,
     )
 
 

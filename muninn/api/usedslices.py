@@ -14,9 +14,9 @@ import numpy as np
 from muninn.api import views
 from muninn.api.views import Region
 from muninn.interop.elements import asElement
-from muninn.observe.counters import counter
+from muninn.observe import events
+from muninn.observe.counters import count
 from muninn.session.gpus import deviceOf
-from muninn.system.logs import Log
 from muninn.transfer import dirty
 from muninn.transfer.arena import arenaOf
 from muninn.transfer.tiers import slicesOf
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from muninn.api.scratchmemory import Claim
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
-
-_log = Log("muninn.promotion")
 
 
 class UsedSlices:
@@ -88,13 +86,5 @@ class UsedSlices:
                 arenaOf(opened.context).giveBack(gpu, opened)
         if used is None:
             return
-        counter("promoted", f"GPU {gpu}").add(self._windowBytes)
-        counter("used", f"GPU {gpu}").add(used)
-        _log.info(
-            "window of %r on GPU %d: %d of %d bytes used (%.2f)",
-            self._name,
-            gpu,
-            used,
-            self._windowBytes,
-            used / self._windowBytes,
-        )
+        count("usedWindows", str(gpu), 1, self._windowBytes, used)
+        events.say("usage", bufferId=self._name, gpu=gpu, usedBytes=used, bytes=self._windowBytes)

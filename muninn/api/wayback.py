@@ -94,6 +94,11 @@ class WayBack(NamedTuple):
         with streamFor(device, self.gpu) as own:
             self._launch("compareSlices", window, shadow, flags, own)
 
+    def sizeOf(self, marked: dirty.Flags) -> int:
+        """The bytes of the slices that are marked."""
+        ranges = dirty.rangesOf(marked, self.sliceBytes, self.sizeBytes)
+        return sum(each.sizeBytes for each in ranges)
+
     def hasKernel(self, base: OpenBuffer, marked: dirty.Flags, deadline: float | None) -> bool:
         """Whether a kernel is worth it, and is compiled. Asked before the access: others
         would wait for the compiler, and its errors would leave the buffer half written.
@@ -217,7 +222,8 @@ class WayBack(NamedTuple):
         """Copy ranges to another GPU."""
         window = transfers.windowOf(self.memory, lambda: None)
         sizeBytes = sum(each.sizeBytes for each in ranges)
-        transfer: Transfer[None] = Transfer(window.place, place, sizeBytes)
+        name = base.description.name
+        transfer: Transfer[None] = Transfer(window.place, place, sizeBytes, bufferId=name)
         with transfers.engineFor(base).way(transfer, window, place, None) as way:
             access.covers(way.settle)
             for at, length in ranges:

@@ -53,6 +53,7 @@ from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
 from muninn.errors import ControlBlockInvalid, MuninnError, ProtocolViolation
+from muninn.observe import spans
 from muninn.system import aside, atomics
 from muninn.system.descriptors import Descriptor, Socket
 from muninn.system.logs import Log
@@ -63,10 +64,7 @@ _log = Log("muninn.broker")
 #: After how many steps with requests a broker does a piece of maintenance. A broker
 #: that is always busy would otherwise never do any.
 _SERVED_FIRST = 16
-_DAMAGED = (
-    "a row of the control block carries an epoch that has not come yet; run "
-    "`python -m muninn doctor`"
-)
+_DAMAGED = "a row of the control block is of an epoch to come: run `python -m muninn doctor`"
 
 
 class Broker:
@@ -319,7 +317,8 @@ class Broker:
             ):
                 # No broker would ever reclaim a row that is granted now.
                 raise SenderGone(f"member slot {session.key.slot} was given back")
-            return self._handlers[request["op"]](session, request, descriptors)
+            with spans.handling(request["op"], request.pop(requests.TRACE, None)):
+                return self._handlers[request["op"]](session, request, descriptors)
         except (MuninnError, PermissionError) as error:
             if isinstance(error, ProtocolViolation):
                 raise

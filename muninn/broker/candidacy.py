@@ -21,6 +21,7 @@ from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
 from muninn.errors import BrokerUnavailable, DescriptorsExhausted, DomainChanged, MuninnError
+from muninn.observe import events
 from muninn.system import clock
 from muninn.system.logs import Log
 from muninn.system.oserrors import fileError, missingShm
@@ -133,7 +134,7 @@ class Candidacy:
         wasPausing = self._isPausing()
         slot = self.choice(term)
         if slot is not None:
-            election.replace(term, slot)
+            self._elect(election, term, slot)
         elif mayWait:
             clock.sleep(
                 min(
@@ -145,6 +146,28 @@ class Candidacy:
             raise self._reason or BrokerUnavailable(
                 f"{self._who()} has failed as broker", "Its log says why"
             )
+
+    def _elect(self, election: Election, term: Term, slot: int) -> None:
+        """Of several processes that elect at the same time, one does, and says so."""
+        why = self._whyNeeded(term) if events.isOn("election") else ""
+        elected = election.replace(term, slot)
+        if elected is not None:
+            events.say(
+                "election",
+                term=elected.epoch,
+                chosenPid=self._members.identity(slot).pid,
+                program=self._members.program(slot),
+                reason=why,
+            )
+
+    def _whyNeeded(self, term: Term) -> str:
+        """Why `term` needs a successor. The slot of its broker is not another's yet."""
+        if term.slot is None:
+            return "there was none"
+        key = MemberKey(term.slot, self._members.state(term.slot)[1])
+        pid, program = self._members.identity(term.slot).pid, self._members.program(term.slot)
+        end = "has died" if self._members.isSuspectedDead(key) else "did not answer"
+        return f"process {pid} ({program}) {end}"
 
     def _isPausing(self) -> bool:
         return clock.now() < self._standsAgainAt
@@ -192,16 +215,30 @@ class Candidacy:
         self._reason = _typed(error)
         # Its uid was another one, perhaps for a moment only: this is no failure.
         if isinstance(self._reason, DomainChanged):
-            _log.info("resigned as broker of epoch %d: %s", term.epoch, self._reason.reason)
+            events.say(
+                "handover",
+                term=term.epoch,
+                reason=self._reason.reason,
+            )
             return
         if (
             self._reason.code == BrokerUnavailable.code
             and not isinstance(error, MuninnError)
             and not _isLoss(error)
         ):
-            _log.error("resigned as broker of epoch %d", term.epoch, exc_info=error)
+            _log.error(
+                "gave up as broker of %s in term %d, after an error that Muninn did not expect",
+                self._block.paths.domain,
+                term.epoch,
+                exc_info=error,
+            )
         else:  # the text of this error has the fix
-            _log.error("resigned as broker of epoch %d: %s", term.epoch, self._reason)
+            _log.error(
+                "gave up as broker of %s in term %d: %s",
+                self._block.paths.domain,
+                term.epoch,
+                self._reason,
+            )
         now = clock.now()
         self._failures = 1 if now - self._standsAgainAt > _FORGOTTEN_SECONDS else self._failures + 1
         self._standsAgainAt = now + min(

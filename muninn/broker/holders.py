@@ -8,16 +8,27 @@ counter; a stale read of a lease costs one more look at the row.
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterable
+
 from muninn.control import layout, leases
 from muninn.control.block import ControlBlock
+from muninn.control.memberreader import MemberReader
 from muninn.control.members import MemberKey, MemberTable
+from muninn.control.rowreader import RowReader
 from muninn.control.rows import RowTable
 from muninn.errors import BufferExists, ControlBlockInvalid
+from muninn.observe import events
+from muninn.observe.counters import count
 from muninn.system import atomics
-from muninn.terms import INTERNAL_PREFIX, Lifetime
+from muninn.terms import INTERNAL_PREFIX, WINDOW_PREFIX, Lifetime, Mode
 
 #: A user's lock has one prefix before its name (`sync/lock.py`).
 _OWN_LOCK = INTERNAL_PREFIX.encode() * 2
+#: The row of the buffer of which a window is, and where it begins
+#: (`session/windownames.py`).
+_WINDOW = re.compile(re.escape(WINDOW_PREFIX) + r"(\d{1,9})\.\d{1,9}:[^:]*:(\d{1,19})\+")
 
 
 class Holders:
@@ -98,4 +109,45 @@ class Holders:
         """
         holds = leases.scanHolds(self._block, self._members, row)
         meant = [hold for hold in holds if pid <= 0 or self._members.identity(hold.slot).pid == pid]
-        return sum(leases.revoke(self._block, hold, reason) for hold in meant)
+        return revoke(self._block, self._members, self._rows, meant, reason)
+
+
+def revoke(
+    block: ControlBlock,
+    members: MemberReader,
+    rows: RowReader,
+    holds: Iterable[leases.Hold],
+    reason: str,
+) -> int:
+    """Revoke these leases; returns how many were revoked."""
+    revoked = [hold for hold in holds if leases.revoke(block, hold, reason)]
+    count("revocations", reason, len(revoked))
+    for hold in revoked if events.isOn("revocation") else ():
+        if members.isSuspectedDead(MemberKey(hold.slot, members.state(hold.slot)[1])):
+            continue  # there is nobody any more whom it concerns
+        pid, fields = members.identity(hold.slot).pid, fieldsOf(rows, hold.row)
+        events.say(
+            "revocation",
+            holderPid=pid,
+            program=members.program(hold.slot),
+            reason=reason,
+            leaseId=f"{pid}:{fields['bufferId']}",
+            **fields,
+        )
+    return len(revoked)
+
+
+def fieldsOf(rows: RowReader, row: int) -> dict[str, object]:
+    """What a line says of a row: `bufferId`, `tenant`, `gpu`, and `window` in words."""
+    name = rows.name(row).decode(errors="replace")
+    fields: dict[str, object] = {"window": ""}
+    if found := _WINDOW.match(name):
+        base, offset = int(found[1]), int(found[2])
+        name = rows.name(base).decode(errors="replace") if base < rows.count() else ""
+        fields |= {"window": f", the window from {offset} on", "offset": offset}
+    # The description of a damaged row says nothing.
+    with contextlib.suppress(ControlBlockInvalid):
+        description = rows.description(row)
+        fields["tenant"] = description.tenant
+        fields["gpu"] = description.gpu if description.mode is Mode.FAST else None
+    return {"bufferId": name, **fields}

@@ -27,6 +27,7 @@ from itertools import islice
 
 from muninn.broker.deathwatch import DeathWatch
 from muninn.broker.directory import Directory
+from muninn.broker.holders import fieldsOf
 from muninn.broker.journal import Journal, dropEmpty
 from muninn.broker.reclaiming import Reclaimer
 from muninn.broker.snapshot import Snapshot
@@ -34,8 +35,9 @@ from muninn.control import layout
 from muninn.control.block import BlockLost, ControlBlock
 from muninn.control.members import MemberKey
 from muninn.errors import BrokerUnavailable, MuninnError
+from muninn.observe import events
 from muninn.storage import segments
-from muninn.storage.paths import SegmentKey
+from muninn.storage.paths import SHM_ROOT, SegmentKey
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.system.logs import Log
@@ -172,7 +174,7 @@ class Maintenance:
         self._mayBeLost = False
         for row in fast:
             if self._directory.descriptorStore.lacksMemory(rows, row):
-                _log.info("row %d.%d has lost its memory", row, rows.state(row).incarnation)
+                events.say("memoryLost", **fieldsOf(rows, row))
                 self._directory.ownerGone(row)
 
     def mayBeBrought(self, name: str) -> bool:
@@ -211,11 +213,13 @@ class Maintenance:
             # If this block has lost its names, there may be a newer block, and the
             # segments may be in use there.
             for key in orphans if self._block.hasName() else ():
-                _log.warning(
-                    "collected the orphaned segment %s",
-                    paths.segmentName(key.row, key.incarnation, key.origin),
-                )
+                self._tellLeak(key)
                 segments.unlink(paths, key.row, key.incarnation, key.origin)
+
+    def _tellLeak(self, key: SegmentKey) -> None:
+        name = self._paths.segmentName(key.row, key.incarnation, key.origin)
+        with contextlib.suppress(OSError):  # another process has removed it meanwhile
+            events.say("leakReclaimed", segment=name, bytes=os.stat(SHM_ROOT + name).st_size)
 
     def _isOrphan(self, key: SegmentKey) -> bool:
         rows = self._directory.rows
@@ -248,7 +252,11 @@ class Maintenance:
         try:
             self._directory.tryReclaim(row)
         except (MuninnError, OSError) as error:
-            _log.warning("the version before, row %d, is not reclaimed yet: %s", row, error)
+            _log.info(
+                "the version of %r before is not freed yet, and is tried again: %s",
+                self._directory.rows.name(row).decode(errors="replace"),
+                error,
+            )
             self._chores.append(self.tryReclaimUnheld)
 
     def _dropLeftovers(self) -> None:

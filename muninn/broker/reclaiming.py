@@ -23,15 +23,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from muninn.broker.directory import Directory
+from muninn.broker.holders import fieldsOf
 from muninn.control import layout, leases, ownerlock
 from muninn.control.block import ControlBlock
 from muninn.control.generations import Generation
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.tickets import Tickets
+from muninn.observe import events
+from muninn.observe.counters import count
 from muninn.system import atomics
-from muninn.system.logs import Log
 
-_log = Log("muninn.broker")
 _OWNER_LOCK_BITS = 0x7FFFFFFF
 #: How many rows of a dead member are reclaimed in one step. Each costs about as much as
 #: serving a request.
@@ -59,6 +60,7 @@ class Reclaimer:
         self._directory = directory
         self._forget = forget
         self._underWay: dict[MemberKey, Iterator[int]] = {}
+        self._polite = set[MemberKey]()  # those that have said good-bye
 
     def begin(self, key: MemberKey) -> None:
         """Take back everything of a member that is confirmed dead: a slice now, and the
@@ -92,6 +94,8 @@ class Reclaimer:
         # the next sweep begins again.
         if next(slices, None) is not None:
             self._underWay[key] = slices
+        else:
+            self._polite.discard(key)
 
     def _slices(self, key: MemberKey) -> Iterator[int]:
         """The steps of reclaiming, a slice at a time; yields how many rows are left of
@@ -107,11 +111,13 @@ class Reclaimer:
             return
         owned = self._directory.rows.ownedBy(key.slot)
         for done, row in enumerate(owned, 1):
+            events.say("memoryLost", **fieldsOf(self._directory.rows, row))
             self._directory.ownerGone(row)
             if done % _SLICE_ROWS == 0:
                 yield len(owned) - done
         held = leases.clearDead(self._block, self._members, key)
-        for row in self._directory.rows.createdBy(key.slot):
+        orphans = list(self._directory.rows.createdBy(key.slot))
+        for row in orphans:
             self._directory.orphaned(row)
         self._poison(key)
         rows = list(dict.fromkeys(held))
@@ -121,13 +127,25 @@ class Reclaimer:
                 self._directory.tryReclaim(row)
             if done % _SLICE_ROWS == 0:
                 yield len(rows) - done
+        # Its slot may be another process's from the release on.
+        pid, program = self._members.identity(key.slot).pid, self._members.program(key.slot)
         self._members.release(key, layout.MEMBER_DEAD)
-        _log.info("reclaimed member %d.%d: %d leases", key.slot, key.generation, len(held))
+        self._tell(key, pid, program, len(held), len(orphans))
+
+    def _tell(self, key: MemberKey, pid: int, program: str, held: int, halfMade: int) -> None:
+        if key in self._polite:
+            events.say("memberLeft", memberPid=pid, program=program)
+            return
+        count("deaths")
+        events.say(
+            "memberReclaimed", memberPid=pid, program=program, leases=held, halfMade=halfMade
+        )
 
     def leave(self, key: MemberKey, isBroker: bool = False) -> None:
         """A member said good-bye: the same, without a wait for its death. The member
         has released everything that it could.
         """
+        self._polite.add(key)
         self.begin(key)
         if isBroker:
             self.finish()  # there may be no other member that would do it

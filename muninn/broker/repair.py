@@ -35,8 +35,9 @@ import contextlib
 import os
 from typing import Any
 
-from muninn.broker.journal import Journal, read
+from muninn.broker.journal import Journal
 from muninn.broker.succession import hasTaken
+from muninn.broker.vouching import isWhole, livingRows, newestOfName
 from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.creation import create, openExisting
@@ -53,10 +54,9 @@ from muninn.control.rowstate import MAX_EPOCH
 from muninn.control.withdrawal import Withdrawal, reinstate
 from muninn.errors import BrokerUnavailable, ControlBlockInvalid
 from muninn.storage import segments
-from muninn.storage.paths import SHM_ROOT, Paths, SegmentKey
+from muninn.storage.paths import Paths, SegmentKey
 from muninn.system import atomics
 from muninn.system.logs import Log
-from muninn.terms import Mode
 
 _log = Log("muninn.broker")
 #: From this epoch on the first process of a domain begins it anew, so that no word
@@ -94,20 +94,17 @@ class Adoption:
             for ofBlock, epoch in paths.journals()
             if ofBlock.identity != block.identity
         ]
-        living, unread, ended = _livingRows(older)
-        self._addRows(living, unread, ended)
         there = set(paths.segmentKeys())
-        wanted = _newestOfName(living, there)
+        wanted, known = self.known(paths, older, there)
         adopted = self._install(block, wanted, _firstEpoch(older))
-        intact = {key for key, description in wanted.items() if _isWhole(paths, key, description)}
-        self.kept = sorted((there & (unread | intact)) - adopted)
+        self.kept = sorted(known - adopted)
         self.discarded = sorted(there - adopted - set(self.kept))
         if not self.kept:
             block.put(layout.ADOPTED_OFFSET, (1).to_bytes(4, "little"))
 
         def published() -> None:
             for key in self.discarded:
-                _log.warning(
+                _log.info(
                     "nothing knows the segment %s: it was removed",
                     paths.segmentName(key.row, key.incarnation, key.origin),
                 )
@@ -117,6 +114,19 @@ class Adoption:
                     os.unlink(ofBlock.journalPath(epoch))
 
         return published
+
+    def known(
+        self, paths: Paths, journals: list[tuple[Paths, int]], there: set[SegmentKey]
+    ) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey]]:
+        """The buffers that could be adopted, and the segments of those `there` that must
+        stay: those of these buffers, and those of which this version can not say whether
+        they are needed.
+        """
+        living, unread, ended = livingRows(journals)
+        self._addRows(living, unread, ended)
+        wanted = newestOfName(living, there)
+        intact = {key for key, description in wanted.items() if isWhole(paths, key, description)}
+        return wanted, there & (unread | intact)
 
     def _addRows(
         self,
@@ -158,7 +168,7 @@ class Adoption:
         adopted: set[SegmentKey] = set()
         try:
             for key, description in sorted(wanted.items()):
-                if key.row >= block.geometry.maxBuffers or not _isWhole(
+                if key.row >= block.geometry.maxBuffers or not isWhole(
                     block.paths, key, description
                 ):
                     continue
@@ -303,98 +313,3 @@ def _firstEpoch(journals: list[tuple[Paths, int]]) -> int:
     """The epoch after all epochs of the journals, or 1 if these are half used up."""
     last = max((epoch for _, epoch in journals), default=0)
     return last + 1 if last < RENEWAL_EPOCH else 1
-
-
-def _livingRows(
-    journals: list[tuple[Paths, int]],
-) -> tuple[dict[SegmentKey, RowDescription], set[SegmentKey], set[SegmentKey]]:
-    """The segments of the rows that lived when the journals ended, with descriptions;
-    those whose description can not be read; and those that a journal has ended.
-
-    In the journals of one block the last record of a row counts. If the journals of one
-    block have ended a row, a record of another block does not revive it: that block is
-    older, because a block adopts before its first term. A row whose name a newer
-    version has taken is in none of the three: it lives only if the old block can be
-    read, and says so.
-    """
-    living: dict[SegmentKey, RowDescription] = {}
-    unread: set[SegmentKey] = set()
-    ended: set[SegmentKey] = set()
-    taken: set[SegmentKey] = set()  # their names have newer versions
-    originOf: dict[tuple[int, int, int], int] = {}
-    for paths, epoch in journals:
-        for record in read(paths, epoch):
-            row, incarnation = record.get("row"), record.get("incarnation")
-            if not isinstance(row, int) or not isinstance(incarnation, int):
-                continue
-            named = (paths.identity, row, incarnation)
-            if record["op"] == "live":
-                try:
-                    description = RowDescription.unpacked(record["description"])
-                except (ControlBlockInvalid, KeyError, TypeError, ValueError):
-                    unread.add(SegmentKey(*named))
-                    continue
-                originOf[named] = description.origin or paths.identity
-                key = SegmentKey(originOf[named], row, incarnation)
-                living[key] = description
-                ended.discard(key)
-                taken.discard(key)
-                if (replaced := _replacedBy(record)) is not None:
-                    old = (paths.identity, *replaced)
-                    taken.add(SegmentKey(originOf.get(old, paths.identity), *replaced))
-            elif record["op"] == "replaced":
-                if isinstance(origin := record.get("origin"), int):
-                    taken.add(SegmentKey(origin or paths.identity, row, incarnation))
-            elif record["op"] in ("free", "gone"):
-                key = SegmentKey(originOf.get(named, paths.identity), row, incarnation)
-                ended.add(key)
-                unread.discard(key)
-    return (
-        {
-            key: description
-            for key, description in living.items()
-            if key not in ended and key not in taken
-        },
-        unread,
-        ended,
-    )
-
-
-def _replacedBy(record: dict[str, Any]) -> tuple[int, int] | None:
-    """(row, incarnation) of the version whose name the row of this record has taken. If
-    the exchange was taken back, a later record vouches for that version again.
-    """
-    replaced = record.get("replaced")
-    if (
-        not isinstance(replaced, list)
-        or len(replaced) != 2
-        or not all(isinstance(number, int) for number in replaced)
-    ):
-        return None
-    return replaced[0], replaced[1]
-
-
-def _newestOfName(
-    living: dict[SegmentKey, RowDescription], there: set[SegmentKey]
-) -> dict[SegmentKey, RowDescription]:
-    """The bigMode buffers whose segments are there, one for each name. Of two with the
-    same name the earlier one was freed, or the later one could not have been created.
-    """
-    newest: dict[str, SegmentKey] = {}
-    for key, description in living.items():
-        if key not in there or description.mode is not Mode.BIG:
-            continue
-        other = newest.get(description.name)
-        if other is None or living[other].createdMs <= description.createdMs:
-            newest[description.name] = key
-    return {key: living[key] for key in newest.values()}
-
-
-def _isWhole(paths: Paths, key: SegmentKey, description: RowDescription) -> bool:
-    try:
-        sizeBytes = os.lstat(
-            f"{SHM_ROOT}{paths.segmentName(key.row, key.incarnation, key.origin)}"
-        ).st_size
-    except FileNotFoundError:
-        return False
-    return sizeBytes >= description.segmentBytes

@@ -100,7 +100,10 @@ class Succession:
             return
         old, new = exchange
         if hasTaken(self._rows, exchange):
-            _log.info("row %d has taken the name of row %d", new, old)
+            _log.info(
+                "%r has its new version: a broker had died in the midst of the exchange",
+                self._rows.name(new).decode(errors="replace"),
+            )
             self.finish(old)
             with contextlib.suppress(ControlBlockInvalid):
                 self._index.tell(self._rows.description(new).name.encode())

@@ -1,8 +1,8 @@
 """The commands that change a buffer or the domain: `alloc`, `open`, `close`, `free`,
-`evict`, `drain`, `keep`, `load`.
+`evict`, `drain`, `load`.
 
 A command joins the domain as any process does, and leaves it when it ends. `alloc` of
-fastMode memory, `open` and `keep` stay in the domain until SIGINT or SIGTERM.
+fastMode memory and `open` stay in the domain until SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from muninn.cli.ending import hold, say, stopped
 from muninn.cli.listing import printDescription
-from muninn.cli.output import bar, counted, printable, waitingBy
+from muninn.cli.output import bar, counted, printable, printError, problemOf, waitingBy
 from muninn.cli.transfers import transferOf, wayOf
 from muninn.config.sizes import asText
+from muninn.errors import BufferNotFound, MuninnError
 
 if TYPE_CHECKING:
     from muninn import MuninnBuffer
+
+#: How long the random part is of the name that `alloc` makes up.
+_NAME_BYTES = 4
+#: What is not part of the name of a file that `load` reads.
+_ENDINGS = (".index.json", ".safetensors", ".npz", ".npy", ".pt", ".pth", ".bin")
 
 
 @contextmanager
@@ -49,13 +55,15 @@ def runAlloc(arguments: argparse.Namespace) -> int:
         arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
     if arguments.reserve == "lazy" and arguments.mode == "fastMode":
         arguments.fail("--reserve lazy is for --mode bigMode: a GPU's memory is there at once")
-    with _bar(f"allocating {arguments.name}", asSize(arguments.size)) as progress:
+    # A buffer that no process holds can be found by its name alone.
+    name = arguments.name or f"buffer-{os.urandom(_NAME_BYTES).hex()}"
+    with _bar(f"allocating {name}", asSize(arguments.size)) as progress:
         buffer = muninn.MuninnBuffer(
             arguments.size,
             arguments.mode,
             arguments.gpu,
             arguments.access,
-            arguments.name,
+            name,
             arguments.tenant,
             lifetime="keep",
             lifetimeMs=arguments.lifetime_ms,
@@ -125,7 +133,7 @@ def _wayTo(buffer: MuninnBuffer, name: str, gpu: int) -> str:
 
 def runClose(arguments: argparse.Namespace) -> int:
     from muninn.api import admin
-    from muninn.errors import BufferNotFound, InvalidArgument, LeaseRevoked
+    from muninn.errors import InvalidArgument, LeaseRevoked
 
     who = f"slot {arguments.slot}" if arguments.pid is None else f"process {arguments.pid}"
     wanted = arguments.slot if arguments.pid is None else arguments.pid
@@ -162,11 +170,52 @@ def runClose(arguments: argparse.Namespace) -> int:
 def runFree(arguments: argparse.Namespace) -> int:
     import muninn
 
-    muninn.free(arguments.name)
-    return say(
-        arguments,
-        {"freed": arguments.name},
-        f"{arguments.name}: freed; its memory goes with its last holder",
+    names = list(dict.fromkeys([*arguments.names, *arguments.named]))
+    isChosen = arguments.all or arguments.tenant is not None
+    if bool(names) == isChosen or (arguments.all and arguments.tenant is not None):
+        arguments.fail("give NAMEs, --tenant or --all")
+    if isChosen:
+        names = _freeable(arguments.tenant)
+    freed, errors = list[str](), list[MuninnError]()
+    for name in names:
+        try:
+            muninn.free(name)
+            freed.append(name)
+        except BufferNotFound as error:
+            if not isChosen:  # another process has freed what was listed
+                errors.append(error)
+    if arguments.json or not errors:
+        done = {"freed": freed} if not errors else {"freed": freed, **problemOf(errors[0])}
+        say(arguments, done, _freedText(freed))
+    elif freed:
+        print(_freedText(freed))
+    for each in errors:
+        printError(each, asJson=False)
+    return 1 if errors else 0
+
+
+def _freeable(tenant: str | None) -> list[str]:
+    """The buffers of a tenant, or of all; a window goes with its buffer."""
+    import muninn
+
+    every = [each for each in muninn.listBuffers() if each["windowOf"] is None and each["name"]]
+    if tenant is not None:
+        every = [each for each in every if each["tenant"] == tenant]
+    if tenant is not None and not every:
+        raise BufferNotFound(
+            f"tenant {tenant!r} has no buffer", "`python -m muninn list` shows the tenants"
+        )
+    return [each["name"] for each in every if each["state"] == "live"]
+
+
+def _freedText(names: list[str]) -> str:
+    names = [printable(name) for name in names]
+    if len(names) == 1:
+        return f"{names[0]}: freed; its memory goes with its last holder"
+    if not names:
+        return "there is no buffer to free"
+    return "\n".join(
+        [*(f"{name}: freed" for name in names), "their memory goes with their last holders"]
     )
 
 
@@ -215,22 +264,6 @@ def runDrain(arguments: argparse.Namespace) -> int:
     return say(arguments, {"draining": not arguments.off, "leases": held}, text)
 
 
-def runKeep(arguments: argparse.Namespace) -> int:
-    from muninn.api import admin
-    from muninn.session import membership
-
-    stop = stopped()
-    member = membership.joinPreferred()
-    domain, pid = member.domain, os.getpid()
-    say(
-        arguments,
-        {"domain": domain, "pid": pid},
-        f"keeping domain {domain!r} as process {pid}, until Ctrl-C",
-    )
-    admin.keep(stop)
-    return 0
-
-
 def runLoad(arguments: argparse.Namespace) -> int:
     from muninn import Bundle
     from muninn.api.loading import loadedSource
@@ -239,12 +272,13 @@ def runLoad(arguments: argparse.Namespace) -> int:
 
     if arguments.gpu is not None and arguments.mode == "bigMode":
         arguments.fail("--gpu is for --mode fastMode: the others are in host memory")
+    name = arguments.name or _nameOf(arguments.file)
     with (
         openFile(arguments.file) as source,
         _bar(f"loading {source.path.name}", source.sizeBytes) as progress,
     ):
         options = BufferOptions(
-            name=arguments.name,
+            name=name,
             mode=arguments.mode,
             preferredGpu=arguments.gpu,
             tenant=arguments.tenant,
@@ -254,7 +288,7 @@ def runLoad(arguments: argparse.Namespace) -> int:
         loaded = loadedSource("load", source, options)
     with loaded:
         what = counted(len(source.entries), "array")
-        text = f"{arguments.name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
+        text = f"{name}: {what}, {asText(source.sizeBytes)}, from {source.path.name}"
         # The handlers are set before the message tells the user to press Ctrl-C.
         buffer = loaded.buffer if isinstance(loaded, Bundle) else loaded
         stop = stopped() if buffer.mode == "fastMode" else None
@@ -264,6 +298,15 @@ def runLoad(arguments: argparse.Namespace) -> int:
         if stop is not None:
             hold(buffer.open, stop)
     return status
+
+
+def _nameOf(file: str) -> str:
+    """The name of what is loaded from a file, or from a folder, without a name."""
+    name = os.path.basename(os.path.abspath(file))
+    for ending in _ENDINGS:
+        if len(name) > len(ending):
+            name = name.removesuffix(ending)
+    return name
 
 
 def _sayHeld() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-#: Commands that the manual has and this version does not.
-LATER = {"top": "the live view", "prof": "the profiler"}
-_MAX_SECONDS = 10**9
+from muninn.cli import housekeeping, machine
+from muninn.cli.housekeeping import Add
+from muninn.cli.numbers import count, seconds, whole
+from muninn.cli.top.options import addOptions
 
 
 class UsageError(Exception):
@@ -28,47 +31,10 @@ class _Parser(argparse.ArgumentParser):
 
 def argumentsOf(argv: Sequence[str]) -> argparse.Namespace:
     """What the command line says. Raises `UsageError`."""
-    # A command of a later version has no grammar yet. It says that it is not there, and
-    # not that its options are wrong.
-    early, rest = _common(json=False, domain=None).parse_known_args(argv)
-    if rest and rest[0] in LATER:
-        return argparse.Namespace(
-            run="main:runLater", command=rest[0], json=early.json, domain=early.domain
-        )
-    arguments, unknown = (parser := _parser()).parse_known_args(argv)
+    arguments, unknown = (parser := parserOf(program())).parse_known_args(argv)
     if unknown:  # the command's own usage helps, and not that of all commands
         getattr(arguments, "fail", parser.error)(f"unrecognized arguments: {' '.join(unknown)}")
     return arguments
-
-
-def _count(text: str) -> int:
-    """A whole number above 0."""
-    if not _isWhole(text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    """A whole number from 0 up."""
-    if not _isWhole(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 up")
-    return int(text)
-
-
-def _isWhole(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 16
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds from 0 to {_MAX_SECONDS}"
-        )
-    return value
 
 
 def _named(command: argparse.ArgumentParser, isNeeded: bool = True) -> None:
@@ -78,17 +44,16 @@ def _named(command: argparse.ArgumentParser, isNeeded: bool = True) -> None:
     if not isNeeded:
         command.set_defaults(name=None)
     group = command.add_mutually_exclusive_group(required=isNeeded)
-    group.add_argument("name", metavar="NAME", nargs="?", default=argparse.SUPPRESS)
-    group.add_argument(
-        "--name", dest="name", metavar="NAME", default=argparse.SUPPRESS, help="the same"
-    )
+    given = argparse.SUPPRESS  # a default of one would replace what the other says
+    group.add_argument("name", metavar="NAME", nargs="?", default=given, help="the buffer's name")
+    group.add_argument("--name", dest="name", metavar="NAME", default=given, help="the same")
 
 
 def _common(**defaults: object) -> _Parser:
     """The options that may stand before and after the command. The parser after the
     command has no defaults, because a default would replace a value given before it.
     """
-    common = _Parser(prog="python -m muninn", add_help=False)
+    common = _Parser(prog=program(), add_help=False)
     json = defaults.get("json", argparse.SUPPRESS)
     domain = defaults.get("domain", argparse.SUPPRESS)
     common.add_argument(
@@ -106,20 +71,30 @@ def _common(**defaults: object) -> _Parser:
     return common
 
 
-def _parser() -> argparse.ArgumentParser:
+def program() -> str:
+    """How the user has called this program."""
+    name = os.path.basename(sys.argv[0])
+    return name if name in ("muninn", "muninctl") else "python -m muninn"
+
+
+def parserOf(prog: str) -> argparse.ArgumentParser:
+    """The parser of all commands, for a program of this name."""
+    from muninn import __version__
+
     parser = _Parser(
-        prog="python -m muninn",
+        prog=prog,
         parents=[_common(json=False, domain=None)],
         description="Look at, and change, the buffers that the processes of this host share.",
-        epilog="Without a command: the buffers and their holders. Example: python -m muninn "
-        "load model.safetensors --name model",
+        epilog=f"Without a command: the buffers and their holders. Example: {prog} "
+        "load model.safetensors",
     )
+    parser.add_argument("--version", action="version", version=f"muninn {__version__}")
     parser.set_defaults(run="listing:runList", command="list", mode=None, tenant=None, holders=True)
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def add(name: str, run: str, text: str, example: str) -> argparse.ArgumentParser:
         described = f"{text[0].upper()}{text[1:]}."
-        epilog = f"example: python -m muninn {example}"
+        epilog = f"example: {prog} {example}"
         command = commands.add_parser(
             name, parents=[_common()], help=text, description=described, epilog=epilog
         )
@@ -130,14 +105,26 @@ def _parser() -> argparse.ArgumentParser:
     _addHolding(add)
     _addPromoting(add)
     _addChanging(add)
+    housekeeping.addHousekeeping(add)
+    machine.addMachine(add)
     return parser
 
 
-#: (name, function that runs it, help text, an example) → its parser.
-_Add = Callable[[str, str, str, str], argparse.ArgumentParser]
+def commandsOf(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands of a parser, in the order of the help."""
+    return dict(_subparsers(parser).choices)
 
 
-def _addLooking(add: _Add) -> None:
+def helpsOf(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The help text of each command of a parser."""
+    return {each.dest: each.help or "" for each in _subparsers(parser)._choices_actions}
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> Any:
+    return next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+
+
+def _addLooking(add: Add) -> None:
     """The commands that only look."""
     command = add("list", "listing:runList", "list the buffers", "list --mode bigMode")
     command.add_argument("--mode", help="only bigMode, or only fastMode")
@@ -152,6 +139,7 @@ def _addLooking(add: _Add) -> None:
         "describe weights --json",
     )
     _named(command)
+    addOptions(add("top", "top.command:runTop", "watch the domain live", "top --sort rate"))
     command = add(
         "topology",
         "topology:runTopology",
@@ -165,7 +153,7 @@ def _addLooking(add: _Add) -> None:
     )
 
 
-def _addHolding(add: _Add) -> None:
+def _addHolding(add: Add) -> None:
     """The commands that create or open a buffer, or revoke a process's lease."""
     command = add(
         "alloc",
@@ -174,15 +162,15 @@ def _addHolding(add: _Add) -> None:
         "alloc --size 4G --name scratch --tenant org/job7",
     )
     command.add_argument("--size", required=True, help='bytes, or text such as "128G"')
-    command.add_argument("--name", required=True)
+    command.add_argument("--name", help="its name (default: a new one, which is printed)")
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
     command.add_argument("--tenant", help="the tenant for its quota")
-    command.add_argument("--gpu", type=_whole, metavar="G", help="for fastMode: the GPU")
+    command.add_argument("--gpu", type=whole, metavar="G", help="for fastMode: the GPU")
     command.add_argument(
         "--access", default="readWrite", help="readOnly, readMostly or readWrite (default)"
     )
     command.add_argument(
-        "--lifetime-ms", type=_count, metavar="MS", help="free it after so many milliseconds"
+        "--lifetime-ms", type=count, metavar="MS", help="free it after so many milliseconds"
     )
     command.add_argument(
         "--reserve", default="full", help="full (default) allocates now, lazy at the first touch"
@@ -200,14 +188,14 @@ def _addHolding(add: _Add) -> None:
         help="readOnly (default), readMostly, readWrite or copyOnWrite",
     )
     command.add_argument(
-        "--timeout", type=_seconds, metavar="S", help="wait so many seconds for the name"
+        "--timeout", type=seconds, metavar="S", help="wait so many seconds for the name"
     )
     command.add_argument(
-        "--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
+        "--seconds", type=seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
     )
     command.add_argument(
         "--target-gpu",
-        type=_whole,
+        type=whole,
         metavar="G",
         help="open it for kernels of this GPU: as a copy there, if it is elsewhere",
     )
@@ -225,18 +213,18 @@ def _addHolding(add: _Add) -> None:
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--pid",
-        type=_count,
+        type=count,
         help="the process, as it numbers itself; its next use of the buffer is LeaseRevoked",
     )
     which.add_argument(
         "--slot",
-        type=_whole,
+        type=whole,
         metavar="SLOT",
         help="or its member slot, which `describe --json` shows",
     )
 
 
-def _addPromoting(add: _Add) -> None:
+def _addPromoting(add: Add) -> None:
     """The commands about the windows of a buffer in VRAM."""
     command = add(
         "promote",
@@ -251,16 +239,38 @@ def _addPromoting(add: _Add) -> None:
     command.add_argument(
         "--hot", action="store_true", help="the hot ranges of its hints instead of one window"
     )
-    command.add_argument("--gpu", type=_whole, default=0, metavar="G", help="the GPU (default: 0)")
+    command.add_argument("--gpu", type=whole, default=0, metavar="G", help="the GPU (default: 0)")
     command.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=10.0,
         metavar="S",
         help="wait so many seconds for room (default: 10)",
     )
     command.add_argument(
-        "--seconds", type=_seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
+        "--seconds", type=seconds, metavar="S", help="hold it so long instead of until Ctrl-C"
+    )
+    command = add(
+        "plan",
+        "plan:runPlan",
+        "say what a plan would do and why, or do it",
+        "plan check job.toml",
+    )
+    command.add_argument(
+        "verb", choices=("check", "apply"), help="check only says it; apply does it, or nothing"
+    )
+    command.add_argument("file", metavar="FILE", help="a plan: .json or .toml")
+    command.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="apply: wait so many seconds for room and for another application (default: 10)",
+    )
+    command.add_argument(
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help="apply: hold what goes with this process so long instead of until Ctrl-C",
     )
     command = add(
         "hint",
@@ -278,20 +288,25 @@ def _addPromoting(add: _Add) -> None:
     )
     command.add_argument("--priority", help="low, normal or high")
     command.add_argument(
-        "--lifetime-ms", type=_count, metavar="MS", help="the hints hold for so many milliseconds"
+        "--lifetime-ms", type=count, metavar="MS", help="the hints hold for so many milliseconds"
     )
     command.add_argument("--clear", action="store_true", help="forget what was said before")
 
 
-def _addChanging(add: _Add) -> None:
+def _addChanging(add: Add) -> None:
     """The commands that change a buffer or the domain, or can: `doctor --repair`."""
     command = add(
         "free",
         "commands:runFree",
-        "free a buffer: its name now, its memory with its last holder",
-        "free weights",
+        "free buffers: their names now, their memory with their last holders",
+        "free weights tables",
     )
-    _named(command)
+    command.add_argument("names", metavar="NAME", nargs="*", help="the buffers' names")
+    command.add_argument(
+        "--name", dest="named", metavar="NAME", action="append", default=[], help="the same"
+    )
+    command.add_argument("--tenant", help="all buffers of this tenant")
+    command.add_argument("--all", action="store_true", help="all buffers of the domain")
     command = add(
         "evict",
         "commands:runEvict",
@@ -306,7 +321,7 @@ def _addChanging(add: _Add) -> None:
         help="only the promoted windows of the buffer: its scratch memory in VRAM",
     )
     command.add_argument(
-        "--gpu", type=_whole, metavar="G", help="with --windows: only those on this GPU"
+        "--gpu", type=whole, metavar="G", help="with --windows: only those on this GPU"
     )
     command = add(
         "drain",
@@ -318,31 +333,19 @@ def _addChanging(add: _Add) -> None:
         "--reason", default="", help="shown to processes that create buffers or list them"
     )
     command.add_argument("--off", action="store_true", help="let it create buffers again")
-    add("keep", "commands:runKeep", "stay in the domain, and be its broker, until Ctrl-C", "keep")
     command = add(
         "load",
         "commands:runLoad",
         "read a file of arrays, or a model in several files, into shared memory",
-        "load model.safetensors --name model",
+        "load model.safetensors",
     )
     command.add_argument(
         "file", metavar="FILE", help=".safetensors, .npz, .npy, .pt, an index, or a folder"
     )
-    command.add_argument("--name", required=True)
+    command.add_argument("--name", help="its name (default: that of the file, without its ending)")
     command.add_argument("--mode", default="bigMode", help="bigMode (default) or fastMode")
-    command.add_argument("--gpu", type=_whole, metavar="G", help="for fastMode: the GPU")
+    command.add_argument("--gpu", type=whole, metavar="G", help="for fastMode: the GPU")
     command.add_argument("--tenant", help="whose quota it counts against")
     command.add_argument(
         "--access", default="readOnly", help="readOnly (default), readMostly or readWrite"
-    )
-    command = add(
-        "doctor",
-        "doctor:runDoctor",
-        "check whether this machine can run Muninn, and advise",
-        "doctor",
-    )
-    command.add_argument(
-        "--repair",
-        action="store_true",
-        help="rebuild a damaged control block; no process may be in the domain",
     )

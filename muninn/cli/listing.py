@@ -13,7 +13,7 @@ from muninn.config.sizes import asText
 from muninn.system import clock
 
 _HEADINGS = ("BUFFER", "MODE", "SIZE", "TENANT", "GPU", "IMPORTERS", "LEASE", "AGE")
-#: The columns whose texts users choose: they are cut in a narrow window.
+#: The columns whose texts users choose: they are cut in a narrow window, the name last.
 _SHRINKING = (0, 3)
 #: How long there may be no broker before a list says so, and how often it looks.
 _BROKER_SECONDS, _LOOK_SECONDS = 1.0, 0.01
@@ -40,8 +40,7 @@ def runList(arguments: argparse.Namespace) -> int:
         [Row.of(_cells(each), _holders(each) if arguments.holders else ()) for each in buffers],
         _SHRINKING,
     )
-    if not buffers:
-        print(printable(_nothing(arguments, info["domain"], len(every))))
+    print(printable(_footer(arguments, info["domain"], buffers, len(every))))
     if arguments.holders or info["draining"]:
         print()
     if arguments.holders:
@@ -57,12 +56,28 @@ def runList(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _nothing(arguments: argparse.Namespace, domain: str, count: int) -> str:
-    """What a list says that is empty, where the domain has `count` buffers."""
+def _footer(
+    arguments: argparse.Namespace, domain: str, buffers: list[dict[str, Any]], count: int
+) -> str:
+    """The totals of a list, where the domain has `count` buffers: how many there are,
+    and their bytes by tier. A window in VRAM is no buffer, and takes bytes.
+    """
     mode = "" if arguments.mode is None else f"{arguments.mode} "
     tenant = "" if arguments.tenant is None else f" of tenant {arguments.tenant!r}"
-    others = f"; {counted(count, 'other')} not listed" if count else ""
-    return f"(no {mode}buffer{tenant} in domain {domain!r}{others})"
+    others = count - len(buffers)
+    left = f"; {counted(others, 'other')} not listed" if others else ""
+    if not buffers:
+        return f"(no {mode}buffer{tenant} in domain {domain!r}{left})"
+    windows = sum(buffer["windowOf"] is not None for buffer in buffers)
+    parts = [counted(len(buffers) - windows, f"{mode}buffer") + tenant]
+    parts += [counted(windows, "window")] if windows else []
+    tiers = {"host": 0, "vram": 0}
+    for buffer in buffers:
+        tiers["vram" if buffer["mode"] == "fastMode" else "host"] += buffer["size"]
+    shown = [f"{asText(size)} {tier}" for tier, size in tiers.items() if size]
+    if len(shown) > 1:
+        shown = [f"{asText(sum(tiers.values()))} ({', '.join(shown)})"]
+    return f"{', '.join([*parts, *shown])}{left}"
 
 
 def domainNow() -> dict[str, Any]:

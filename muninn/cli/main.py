@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from muninn.cli.grammar import LATER, UsageError, argumentsOf
+from muninn.cli.grammar import UsageError, argumentsOf
 from muninn.errors import InvalidConfig, MuninnError
 
 
@@ -42,6 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"muninn: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def runTop() -> int:
+    """The console script `muninn-top`: `python -m muninn top`."""
+    return main(["top", *sys.argv[1:]])
+
+
+def runProfiler() -> int:
+    """The program `muninn-prof`: the command `prof`."""
+    return main(["prof", *sys.argv[1:]])
 
 
 def _decoded(argument: str) -> str:
@@ -82,16 +92,6 @@ def _run(argv: Sequence[str]) -> int:
     return 1
 
 
-def runLater(arguments: argparse.Namespace) -> int:
-    """A command that the manual has and this version does not; no help text names it."""
-    from muninn.cli.output import printProblem
-
-    printProblem(
-        f"{LATER[arguments.command]} ({arguments.command}) is not in this version", arguments.json
-    )
-    return 2
-
-
 def _runnerOf(path: str) -> Callable[[argparse.Namespace], int]:
     """The function that `path` names, as `module:function` below `muninn.cli`. Its
     module is loaded only now, so that `--help` is quick.
@@ -110,15 +110,22 @@ def _configure(arguments: argparse.Namespace) -> None:
     import logging
 
     from muninn.config import loadSettings, variableOf
+    from muninn.observe import outlet
 
     overrides = {} if arguments.domain is None else {"domain": arguments.domain}
     logging.basicConfig(format="muninn: %(message)s")  # warnings about settings use it too
     try:
         settings = loadSettings(overrides=overrides)
+        outlet.attach(settings.server.log)
     except InvalidConfig:
         if arguments.command != "doctor":
             raise
         return
     if arguments.domain is not None:
         os.environ[variableOf("domain")] = arguments.domain
+    if arguments.command != "keep":  # the others are there for a moment
+        os.environ[variableOf("metricsPort")] = "0"
     logging.getLogger().setLevel(settings.server.logLevel.upper())
+    if settings.server.log and not outlet.isFile(settings.server.log):
+        # The lines of the setting go to stderr, and are all that a program wants to read.
+        logging.getLogger().handlers.clear()

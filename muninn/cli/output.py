@@ -17,10 +17,11 @@ import contextlib
 import json
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from muninn.cli.fitting import shortened, widthOf
+from muninn.cli.hints import inWords
 from muninn.errors import MuninnError
 
 if TYPE_CHECKING:
@@ -29,15 +30,18 @@ if TYPE_CHECKING:
 _COLOURS = {
     "ok": "green",
     "warn": "yellow",
+    "slow": "yellow",
+    "emulated": "dim",
     "fail": "bold red",
     "corrupt": "bold red",
     "bad": "bold red",
+    "refuse": "bold red",
     "-": "dim",
     "dying": "yellow",
     "replaced": "yellow",
     "expired": "yellow",
 }
-_LEAST_WIDTH = 8
+_LEAST_WIDTH, _SHORT_WIDTH = 8, 14
 
 
 class Row(NamedTuple):
@@ -60,18 +64,22 @@ def printError(error: MuninnError, asJson: bool) -> None:
     """Print `MNN-xxxx name: reason. Fix: …` on stderr; with JSON also an object on
     stdout.
     """
+    error.fix = inWords(error.fix)
     print(printable(str(error)), file=sys.stderr)
     if asJson:
-        printJson(
-            {
-                "error": {
-                    "code": error.code,
-                    "name": type(error).__name__,
-                    "reason": error.reason,
-                    "fix": error.fix,
-                }
-            }
-        )
+        printJson(problemOf(error))
+
+
+def problemOf(error: MuninnError) -> dict[str, Any]:
+    """An error of Muninn as an object."""
+    return {
+        "error": {
+            "code": error.code,
+            "name": type(error).__name__,
+            "reason": error.reason,
+            "fix": inWords(error.fix),
+        }
+    }
 
 
 @contextlib.contextmanager
@@ -143,11 +151,12 @@ def printTable(
     """
     console = _console()
     widths = [
-        max([_width(heading), *(_width(row.cells[column]) for row in rows)])
+        max([widthOf(heading), *(widthOf(row.cells[column]) for row in rows)])
         for column, heading in enumerate(headings)
     ]
     if console is not None:
         _shrink(widths, shrinking, console.width)
+        rows = [_shortened(row, shrinking, widths) for row in rows]
         if wrapping:
             room = max(console.width - sum(widths[:-1]) - 2 * (len(widths) - 1), _LEAST_WIDTH)
             rows = [line for row in rows for line in _wrapped(row, room)]
@@ -211,7 +220,7 @@ def _printLine(
     console: Console | None, cells: Sequence[str], widths: Sequence[int], style: str, isCut: bool
 ) -> None:
     padded = [
-        cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)
+        cell + " " * (width - widthOf(cell)) for cell, width in zip(cells, widths, strict=True)
     ]
     if console is None:
         print("  ".join(padded).rstrip())
@@ -229,18 +238,21 @@ def _printLine(
 
 
 def _shrink(widths: list[int], shrinking: Sequence[int], room: int) -> None:
+    """Let columns give way: all but the first of them until they are short, since the
+    first tells the rows apart; then the widest at a time.
+    """
     excess = sum(widths) + 2 * (len(widths) - 1) - room
-    for column in sorted(shrinking, key=lambda each: -widths[each]):
-        taken = max(0, min(excess, widths[column] - _LEAST_WIDTH))
-        widths[column] -= taken
-        excess -= taken
+    for columns, least in ((shrinking[1:], _SHORT_WIDTH), (shrinking, _LEAST_WIDTH)):
+        for _ in range(max(0, excess)):
+            widest = max(columns, key=lambda each: widths[each], default=None)
+            if widest is None or widths[widest] <= least:
+                break
+            widths[widest] -= 1
+            excess -= 1
 
 
-def _width(text: str) -> int:
-    """Columns on a terminal: East Asian characters take two, combining ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        2 if unicodedata.east_asian_width(each) in "WF" else int(not unicodedata.combining(each))
-        for each in text
-    )
+def _shortened(row: Row, columns: Sequence[int], widths: Sequence[int]) -> Row:
+    cells = list(row.cells)
+    for column in columns:
+        cells[column] = shortened(cells[column], widths[column])
+    return row._replace(cells=tuple(cells))

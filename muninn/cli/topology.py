@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from muninn.cli.finding import Finding
 from muninn.cli.output import Row, bar, counted, printable, printJson, printTable
 from muninn.config.sizes import asText
+from muninn.devices.topology import matrix
+from muninn.devices.topology.matrix import Ends, Pair, endsOf, keptVerdicts, pairsOf
 
 if TYPE_CHECKING:
     from muninn.config.settings import Topology
-    from muninn.devices.port import Device, Link
+    from muninn.devices.port import Device
     from muninn.devices.topology import Kept, Verdict
 
 _GPU_HEADINGS = ("GPU", "NAME", "NUMA", "BUS", "BAR1")
 _PAIR_HEADINGS = ("PAIR", "PATH", "ACCESS", "RANK", "P2P", "STAGED", "VERDICT")
 _WIDTH = 80
-#: Source and target.
-_Ends = tuple[int, int]
 #: The words of `nvidia-smi topo -m` for paths, and one more.
 _WORDS = {
     "emulated": "emul",
@@ -47,44 +47,12 @@ _IOMMU = (
 )
 
 
-class Pair(NamedTuple):
-    """An ordered pair of GPUs: what is stated, and what was found out."""
-
-    source: int
-    target: int
-    link: Link
-    verdict: Verdict | None
-
-    def isCorrupt(self) -> bool:
-        return self.verdict is not None and self.verdict.isIntact is False
-
-    def isUnmeasured(self) -> bool:
-        return self.verdict is None and self.link.canAccess
-
-
-def pairsOf(device: Device, verdicts: Mapping[_Ends, Verdict]) -> list[Pair]:
-    """Every ordered pair of the GPUs, by source and target."""
-    return [
-        Pair(*ends, device.link(*ends), verdicts.get(ends)) for ends in _endsOf(device.gpuCount)
-    ]
-
-
-def keptVerdicts(device: Device, kept: Kept) -> dict[_Ends, Verdict]:
-    """The verdicts of earlier processes."""
-    uuids, pairs = [device.gpuUuid(gpu) for gpu in range(device.gpuCount)], kept.pairs()
-    found = {
-        (source, target): pairs.get((uuids[source], uuids[target]))
-        for source, target in _endsOf(device.gpuCount)
-    }
-    return {ends: verdict for ends, verdict in found.items() if verdict is not None}
-
-
-def _refreshed(device: Device, kept: Kept) -> dict[_Ends, Verdict]:
+def _refreshed(device: Device, kept: Kept) -> dict[Ends, Verdict]:
     """Verdicts that are found out now."""
     from muninn.devices.topology.links import Links
 
-    links, ends = Links(device, kept, isProbing=True), _endsOf(device.gpuCount)
-    found: dict[_Ends, Verdict] = {}
+    links, ends = Links(device, kept, isProbing=True), endsOf(device.gpuCount)
+    found: dict[Ends, Verdict] = {}
     with bar("verifying and measuring links") as show:
         for source, target in ends:
             what = f"verifying and measuring {source}->{target}"
@@ -93,20 +61,11 @@ def _refreshed(device: Device, kept: Kept) -> dict[_Ends, Verdict]:
     return found
 
 
-def _endsOf(gpuCount: int) -> list[_Ends]:
-    return [
-        (source, target)
-        for source in range(gpuCount)
-        for target in range(gpuCount)
-        if source != target
-    ]
-
-
 def runTopology(arguments: argparse.Namespace) -> int:
     settings, device, kept = _chosen()
     pairs = pairsOf(device, (_refreshed if arguments.refresh else keptVerdicts)(device, kept))
     if arguments.json:
-        _printJson(device, kept, pairs)
+        printJson(matrix.asDict(device, kept, pairs))
     elif device.gpuCount:
         _printText(settings, device, kept, pairs)
     else:
@@ -122,37 +81,6 @@ def _chosen() -> tuple[Topology, Device, Kept]:
     settings = loadSettings()
     device = chooseDevice(settings.devices)
     return settings.topology, device, keptFor(device, settings.topology.cachePath)
-
-
-def _printJson(device: Device, kept: Kept, pairs: Sequence[Pair]) -> None:
-    gpus = [
-        {
-            "index": gpu,
-            "name": device.gpuName(gpu),
-            "uuid": device.gpuUuid(gpu),
-            **device.site(gpu)._asdict(),
-        }
-        for gpu in range(device.gpuCount)
-    ]
-    printJson(
-        {
-            "backend": device.backend,
-            "reason": device.reason,
-            "driver": device.driverText(),
-            "missingFacts": device.missingFacts(),
-            "cachePath": kept.path,
-            "gpus": gpus,
-            "pairs": [
-                {
-                    "source": pair.source,
-                    "target": pair.target,
-                    **pair.link._asdict(),
-                    "verdict": None if pair.verdict is None else pair.verdict._asdict(),
-                }
-                for pair in pairs
-            ],
-        }
-    )
 
 
 def _printText(settings: Topology, device: Device, kept: Kept, pairs: Sequence[Pair]) -> None:

@@ -1,8 +1,8 @@
-"""The settings, their sources, and the checks of their values.
+"""The settings and their sources.
 
 `loadSettings` reads the defaults, the file named by ``MUNINN_CONFIG``, the ``MUNINN_*``
 variables and the caller's overrides, in that order, and checks every value against the
-tables below. A value that does not fit is `InvalidConfig`, with the file and line, the
+tables of `checks.py`. A value that does not fit is `InvalidConfig`, with the file and line, the
 variable or the argument that it came from. Settings belong to one process. Only the
 sizes of tables are shared: the creator of a domain writes them into its control block.
 """
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from muninn.config import variables
-from muninn.config.sizes import MAX_BYTES, asBytes
+from muninn.config.checks import CHECKS
 from muninn.errors import InvalidArgument, InvalidConfig
-from muninn.terms import asTenant, nearest
+from muninn.terms import nearest
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
@@ -30,6 +30,10 @@ _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, o
 
 class Server(NamedTuple):
     logLevel: str
+    log: str
+    enableTracing: bool
+    metricsPort: int
+    metricsAddress: str
 
 
 class Memory(NamedTuple):
@@ -65,6 +69,10 @@ class Security(NamedTuple):
     handleBytes: int
 
 
+class Observability(NamedTuple):
+    counters: bool
+
+
 class Control(NamedTuple):
     domain: str
     takeoverMs: int
@@ -94,6 +102,7 @@ class Settings(NamedTuple):
     promotion: Promotion
     topology: Topology
     security: Security
+    observability: Observability
     control: Control
     devices: Devices
 
@@ -105,105 +114,7 @@ class Found(NamedTuple):
     where: str
 
 
-def _size(least: int, unit: int = 1) -> Callable[[Any], int]:
-    check = _count(least, unit=unit)
-    return lambda value: check(asBytes(value) if isinstance(value, str) else value)
-
-
-def _count(least: int, most: int = MAX_BYTES, unit: int = 1) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"-?\d{1,1000}", value, re.ASCII):
-            value = int(value)  # the value of a variable is always text
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InvalidArgument(f"{str(value)[:40]!r} is no whole number")
-        if not least <= value <= most:
-            raise InvalidArgument(f"{str(value)[:40]} is not between {least} and {most}")
-        if value % unit:
-            raise InvalidArgument(f"{value} is no multiple of {unit}")
-        return value
-
-    return check
-
-
-def _tenant(value: Any) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument(f"{value!r} is no text")
-    return asTenant(value)
-
-
-def _word(*choices: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value not in choices:
-            raise InvalidArgument(f"{value!r} is not one of {', '.join(choices)}")
-        return str(value)
-
-    return check
-
-
-def _flag(value: Any) -> bool:
-    if value in ("true", "false"):
-        return bool(value == "true")  # the value of a variable is always text
-    if not isinstance(value, bool):
-        raise InvalidArgument(f"{str(value)[:40]!r} is neither true nor false")
-    return value
-
-
-def _text(pattern: str, words: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise InvalidArgument(f"{value!r:.80} is not {words}")
-        return value
-
-    return check
-
-
-_CHECKS: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "server": {"logLevel": _word("debug", "info", "warning", "error")},
-    "memory": {
-        "bigModeMaxBytes": _size(0),
-        "fastModeMaxBytes": _size(0),
-        "prefaultThreads": _count(0, 1024),
-        "loadThreads": _count(0, 1024),
-    },
-    "tenancy": {
-        "defaultTenant": _tenant,
-        "defaultPinnedHostQuota": _size(0),
-        "defaultVramQuota": _size(0),
-    },
-    "promotion": {
-        "defaultPolicy": _word("readOnly", "readMostly", "readWrite"),
-        "enablePromotion": _flag,
-        "defaultSliceBytes": _size(4096, unit=8),
-        "perGpuScratchBytes": _size(0),
-        "perTenantScratchBytes": _size(0),
-        "maxConcurrentPromotions": _count(1, 1024),
-    },
-    "topology": {
-        "enablePeerProbing": _flag,
-        "preferP2P": _flag,
-        "cachePath": _text(
-            r"|-|/[^\0]*", 'an absolute path, or "-" for none, or "" for the usual place'
-        ),
-    },
-    "security": {"leaseTtlMs": _count(10, 1 << 40), "handleBytes": _count(64, 64)},
-    "control": {
-        "domain": _text(r"[A-Za-z0-9_-]{1,32}", "1 to 32 letters, digits, - and _"),
-        "takeoverMs": _count(10, 60_000),
-        "requestTimeoutMs": _count(100, 3_600_000),
-        "maxMembers": _count(1, 4094),
-        "maxBuffers": _count(1, 1_048_320),
-        "maxLeases": _count(1, 65_536),
-    },
-    "devices": {
-        "device": _word("auto", "host", "cuda"),
-        "hostGpus": _count(0, 64),
-        "hostGpuBytes": _size(1),
-        "hostLinks": _text(r"[^\n]{0,4096}", "one line of at most 4096 characters"),
-        "mappedWindowBytes": _size(0),
-        "ipcGraceMs": _count(0, 3_600_000),
-    },
-}
-_TABLE_OF_KEY = {key: table for table, keys in _CHECKS.items() for key in keys}
+_TABLE_OF_KEY = {key: table for table, keys in CHECKS.items() for key in keys}
 _TABLES: dict[str, type[Any]] = {
     "server": Server,
     "memory": Memory,
@@ -211,6 +122,7 @@ _TABLES: dict[str, type[Any]] = {
     "promotion": Promotion,
     "topology": Topology,
     "security": Security,
+    "observability": Observability,
     "control": Control,
     "devices": Devices,
 }
@@ -218,9 +130,6 @@ _TABLES: dict[str, type[Any]] = {
 _NOT_HERE = {
     "udsPath": "sockets live in the domain's own directory below /dev/shm",
     "udsPerm": "the domain's directory below /dev/shm is 0700, always",
-    **dict.fromkeys(
-        ("metricsPort", "enableTracing"), "metrics and traces are not yet in this version"
-    ),
     **dict.fromkeys(
         ("nvmeEnabled", "nvmePath", "nvmePrefetch", "nvmeAioDepth", "defaultNvmeQuota"),
         "NVMe spill is not yet in this version",
@@ -270,7 +179,7 @@ def loadSettings(
     for key, (value, where) in found.items():
         table = _TABLE_OF_KEY[key]
         try:
-            values[table][key] = _CHECKS[table][key](value)
+            values[table][key] = CHECKS[table][key](value)
         except InvalidArgument as error:
             raise InvalidConfig(
                 f"{where}: {key}: {error.reason}",
@@ -292,7 +201,7 @@ def _known(key: str, where: str, table: str = "") -> str:
         return key
     if key in _NOT_HERE:
         raise InvalidConfig(f"{where}: {key} has no meaning here: {_NOT_HERE[key]}", "Remove it")
-    known = sorted(_CHECKS.get(table, _TABLE_OF_KEY))
+    known = sorted(CHECKS.get(table, _TABLE_OF_KEY))
     meant = nearest(key, known)
     raise InvalidConfig(
         f"{where}: {key} is not known{f' ({meant}?)' if meant else ''}",
@@ -306,7 +215,8 @@ def _ofVariables(environ: Mapping[str, str]) -> dict[str, Found]:
         key, reason = _KEY_OF_VARIABLE.get(variable), _REASON_OF_VARIABLE.get(variable)
         if reason is not None and not variables.isLink(variable, value):
             raise InvalidConfig(f"variable {variable} has no meaning here: {reason}", "Remove it")
-        if key is not None:
+        # A Service `muninn-metrics` has a MUNINN_METRICS_PORT too.
+        if key is not None and not variables.isLink(variable, value):
             found[key] = Found(value, f"variable {variable}")
     return found
 
@@ -335,11 +245,11 @@ def _ofFile(path: Path) -> dict[str, Found]:
         where = f"{path}:{heading}"
         if not isinstance(entries, dict):
             raise InvalidConfig(f"{where}: {table} stands outside of a table", _whereTo(table))
-        if table not in _CHECKS:
+        if table not in CHECKS:
             reason = _NOT_HERE.get(next(iter(entries), ""))
             raise InvalidConfig(
                 f"{where}: [{table}] is not known" + (f": {reason}" if reason else ""),
-                f"Use {', '.join(f'[{each}]' for each in _CHECKS)}",
+                f"Use {', '.join(f'[{each}]' for each in CHECKS)}",
             )
         for key, value in entries.items():
             where = f"{path}:{lines.get((table, key), heading)}"
@@ -353,7 +263,7 @@ def _ofFile(path: Path) -> dict[str, Found]:
 
 
 def _whereTo(key: str) -> str:
-    if key in _CHECKS:
+    if key in CHECKS:
         return f"Write [{key}], and its keys below"
     return f"Write it below [{_TABLE_OF_KEY[key]}]" if key in _TABLE_OF_KEY else "Remove it"
 

@@ -63,12 +63,17 @@ class ControlBlock:
     """
 
     def __init__(
-        self, paths: Paths, lockFile: LockFile, fd: Descriptor, geometry: Geometry
+        self,
+        paths: Paths,
+        lockFile: LockFile,
+        fd: Descriptor,
+        geometry: Geometry,
+        isReadOnly: bool = False,
     ) -> None:
         self.lockFile: Final = lockFile
         self.geometry: Final = geometry
         self._status = os.fstat(fd.number)
-        self.address: Final = atomics.mapped(fd, geometry.totalBytes, writable=True)
+        self.address: Final = atomics.mapped(fd, geometry.totalBytes, not isReadOnly)
         self.bytes: Final = memoryview(
             (ctypes.c_char * geometry.totalBytes).from_address(self.address)
         ).cast("B")

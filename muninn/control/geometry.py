@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from muninn.control.layout import (
+    CELLS_BYTES,
     FENCE_BYTES,
     INDEX_ENTRY_BYTES,
     LEASE_BYTES,
@@ -70,9 +71,14 @@ class Geometry(NamedTuple):
         return pagesUp(self.indexOffset + self.indexSlots * INDEX_ENTRY_BYTES)
 
     @property
-    def areaBytes(self) -> int:
+    def leasesBytes(self) -> int:
         """Bytes of one member's lease slots, whole pages."""
         return pagesUp(self.maxLeases * LEASE_BYTES)
+
+    @property
+    def areaBytes(self) -> int:
+        """Bytes of one member's area: its lease slots and its cells."""
+        return self.leasesBytes + CELLS_BYTES
 
     @property
     def fencesOffset(self) -> int:
@@ -81,6 +87,9 @@ class Geometry(NamedTuple):
     @property
     def areasOffset(self) -> int:
         return pagesUp(self.fencesOffset + self.maxBuffers * FENCE_BYTES)
+
+    def cellsOffset(self, slot: int) -> int:
+        return self.areasOffset + slot * self.areaBytes + self.leasesBytes
 
     @property
     def totalBytes(self) -> int:

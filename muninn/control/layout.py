@@ -18,7 +18,7 @@ and survives all of them.
     ├──────────────────────────────┤ Geometry.fencesOffset (grown with the rows)
     │ fence words                  │ maxBuffers x 256 B: what GPUs write and wait for
     ├──────────────────────────────┤ Geometry.areasOffset  (grown when a member joins)
-    │ member areas                 │ maxMembers x maxLeases x 16 B: lease slots {hold, expiry}
+    │ member areas                 │ maxMembers x (maxLeases x 16 B: lease slots, 4 KiB: cells)
     └──────────────────────────────┘ Geometry.totalBytes
 
 The object is sparse. The creator allocates header, slots and index. Rows and areas are
@@ -41,18 +41,16 @@ epoch                 24     from half of it on, the first process of a domain b
 incarnation of a row  24     the row is granted no more until the domain begins anew
 rows (`rowsReady`)    40     not reached: maxBuffers is the bound
 generation of a slot  32     begins at 1 again. Leases carry 12 bits of it, tickets 16,
-                             owner locks 19. The words of a dead member are cleared or
-                             marked before its slot is free again. So only one process
-                             could take one member for another: a deposed broker that
-                             was stopped between a look and its CAS for exactly so many
-                             members of that slot
+                             owner locks 19; a dead member's words are cleared first. So
+                             only a deposed broker, stopped between a look and its CAS
+                             for exactly so many members, could take one for another
 publications          64     not reached
 tickets               64     not reached. The ring keeps 32 bits, of which half are
                              enough to tell before from after
 heartbeat             64     not reached
 wake words            16-32  wrap. They are compared with a value that was read a moment
                              before, and every sleep has a bound
-times                 63     not reached, in milliseconds
+times, cells          63-64  not reached: milliseconds, and what members count
 ====================  =====  ===========================================================
 """
 
@@ -64,7 +62,7 @@ from muninn.system.pages import PAGE_BYTES
 MAGIC = b"MUNINN\x00\x01"
 #: Raised when a process of the old version could misread anything in the block; members
 #: of different versions refuse each other by MNN-0019.
-VERSION = 10
+VERSION = 11
 CACHE_LINE_BYTES = 64
 
 # --- header --------------------------------------------------------------------------
@@ -179,11 +177,16 @@ MEMBER_PROGRAM_BYTES = 64
 # decides nothing. u64, inode of /proc/self/ns/time, by whose clock the member counts;
 # 0: its times mean nothing
 MEMBER_TIME_NAMESPACE_OFFSET = MEMBER_PROGRAM_OFFSET + MEMBER_PROGRAM_BYTES
+# owner: a member before LIVE, once and for all. A stale read misses the counts of a member
+# that is only joining. u32, 1: the pages of the area are there
+MEMBER_AREA_OFFSET = MEMBER_TIME_NAMESPACE_OFFSET + 8
 MEMBER_BYTES = 256
 
 MEMBER_FREE, MEMBER_CLAIMING, MEMBER_LIVE, MEMBER_DEAD = 0, 1, 2, 3
 #: The member stays (`python -m muninn keep`) and is preferred as broker.
 MEMBER_FLAG_PREFERRED = 1
+#: The member has the listening socket of an endpoint, and may answer there.
+MEMBER_FLAG_ANSWERS = 2
 
 # --- name index ----------------------------------------------------------------------
 # owner: the broker, CAS. {hash:20 | incarnation:24 | row+1:20}. 0: never used, ends a
@@ -357,6 +360,9 @@ LEASE_ROW, LEASE_REASON, LEASE_GENERATION, LEASE_INCARNATION = (
 LEASE_EXPIRY_OFFSET = LEASE_HOLD_OFFSET + 8  # u64
 LEASE_EXPIRY, LEASE_READING = BitField(0, 63), BitField(63, 1)
 LEASE_BYTES = 16
+# owner: the member, fetch-add; never cleared. A stale read is a count of a moment ago.
+# u64 each, at the end of the area. See control/cells.py.
+CELLS_BYTES = PAGE_BYTES
 
 #: A slot or row number is stored plus one. The largest value of the field stands for no
 #: slot and no row.
@@ -369,17 +375,13 @@ assert SHORTAGES_OFFSET + 4 * SHORTAGE_GROUPS * SHORTAGE_RANKS <= NAME_WAKES_OFF
 assert REPLACEMENT_OFFSET % 8 == 0
 assert NAME_WAKES & (NAME_WAKES - 1) == 0
 assert MEMBER_SPARE_OFFSET % 4 == 0 and MEMBER_SPARE_OFFSET + 4 <= MEMBER_PROGRAM_OFFSET
-assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_TIME_NAMESPACE_OFFSET + 8 <= MEMBER_BYTES
+assert MEMBER_TIME_NAMESPACE_OFFSET % 8 == 0 and MEMBER_AREA_OFFSET + 4 <= MEMBER_BYTES
 assert ROW_TRANSPORT_OFFSET < ROW_SHAPE_OFFSET and ROW_ORIGIN_OFFSET % 8 == 0
 assert ROW_HEAD_OFFSET + 8 <= ROW_GENERATION_OFFSET
 assert ROW_IN_PLACE_OFFSET + 4 <= ROW_TICKETS_OFFSET
 assert ROW_BYTES % CACHE_LINE_BYTES == 0 and ROW_CHUNK * ROW_BYTES % PAGE_BYTES == 0
 assert ROW_CHUNK * FENCE_BYTES % PAGE_BYTES == 0
-assert (
-    ROW_TICKET_NEXT_OFFSET % 8 == 0
-    and ROW_READERS_OFFSET % 4 == 0
-    and ROW_LAST_WRITER_OFFSET % 8 == 0
-)
+assert ROW_TICKET_NEXT_OFFSET % 8 == ROW_LAST_WRITER_OFFSET % 8 == ROW_READERS_OFFSET % 4 == 0
 assert MEMBER_START_TIME_OFFSET % 8 == 0
 assert (
     ELECTION_OFFSET % CACHE_LINE_BYTES

@@ -92,12 +92,19 @@ def heldBy(block: ControlBlock, members: MemberTable, slot: int) -> int:
 
 def _leases(block: ControlBlock, mask: int, value: int) -> list[tuple[int, ...]]:
     """(slot, position, hold, expiry) of the leases of all members whose words match."""
+    return [*_LEASE.iter_unpack(packed(block, mask, value))]
+
+
+def packed(block: ControlBlock, mask: int = 0, value: int = 0) -> bytearray:
+    """The leases of all members whose words match, each as `struct mnnLease`: slot and
+    position of 32 bits, hold and expiry of 64.
+    """
     room = _scan(block, mask, value)
     while True:
         leases = bytearray(_LEASE.size * room)
         found = _scan(block, mask, value, leases)
         if found <= room:
-            return [*_LEASE.iter_unpack(leases[: _LEASE.size * found])]
+            return leases[: _LEASE.size * found]
         room = 2 * found
 
 

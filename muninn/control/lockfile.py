@@ -28,7 +28,8 @@ from muninn.system.files import openFile
 from muninn.system.oserrors import fileError
 
 _CREATE_BYTE = 0
-_FIRST_SLOT_BYTE = 16
+#: The byte of the first member slot.
+FIRST_SLOT_BYTE = 16
 _CREATE_BOUND_SECONDS = 10.0
 #: The byte of a slot is taken again no sooner than after so long, although each request
 #: asks for it.
@@ -100,7 +101,7 @@ class LockFile:
         lost = [
             slot
             for slot in list(self._slots)
-            if atomics.byteLock(self._file.number, _FIRST_SLOT_BYTE + slot) == -errno.EAGAIN
+            if atomics.byteLock(self._file.number, FIRST_SLOT_BYTE + slot) == -errno.EAGAIN
         ]
         if lost:
             self._slots.clear()
@@ -158,7 +159,7 @@ class LockFile:
         """Take the byte of a slot for the rest of this process's life. Returns False if
         another process has it.
         """
-        failure = int(atomics.byteLock(self._fd(), _FIRST_SLOT_BYTE + slot))
+        failure = int(atomics.byteLock(self._fd(), FIRST_SLOT_BYTE + slot))
         if failure not in (0, -errno.EAGAIN, -errno.EACCES):
             raise BrokerUnavailable(
                 f"the lock file can not be locked: {os.strerror(-failure)}",
@@ -171,15 +172,15 @@ class LockFile:
 
     def unlockSlot(self, slot: int) -> None:
         self._slots.discard(slot)
-        atomics.byteUnlock(self._fd(), _FIRST_SLOT_BYTE + slot)
+        atomics.byteUnlock(self._fd(), FIRST_SLOT_BYTE + slot)
 
     def slotIsLocked(self, slot: int) -> bool:
         """Whether *another* process has the byte; a process does not see its own locks."""
-        return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0
+        return int(atomics.byteHolder(self._fd(), FIRST_SLOT_BYTE + slot)) != 0
 
     def anyLocked(self) -> int:
         """The pid of another process that has the byte of any slot; 0: none has."""
-        return int(atomics.rangeHolder(self._fd(), _FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
+        return int(atomics.rangeHolder(self._fd(), FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT))
 
     def close(self) -> None:
         """Close the file, and with it drop every lock that this process has on it."""

@@ -245,6 +245,22 @@ class MemberReader:
             None,
         )
 
+    def answering(self) -> list[int]:
+        """The slots of the members that can answer at the endpoint of the domain, and
+        are not suspected dead.
+        """
+        # SYNC answers: pairs with MemberTable.tellAnswers. An older flag costs a moment
+        # more before another member answers.
+        return [
+            key.slot
+            for key in self.live()
+            if atomics.loadAcquire32(
+                self._block.memberAddress(key.slot) + layout.MEMBER_FLAGS_OFFSET
+            )
+            & layout.MEMBER_FLAG_ANSWERS
+            and not self.isSuspectedDead(key)
+        ]
+
     def spareDescriptors(self, slot: int) -> int:
         """How many descriptors the member could spend as broker, by its last
         measurement.

@@ -120,6 +120,8 @@ class MemberTable(MemberReader):
         block.allocate(
             block.geometry.areasOffset + slot * block.geometry.areaBytes, block.geometry.areaBytes
         )
+        # SYNC area: pairs with used. The pages are there before the word says so.
+        atomics.storeRelease32(block.memberAddress(slot) + layout.MEMBER_AREA_OFFSET, 1)
         # The slot was released after its leases were cleared. Only the slot's owner
         # lowers this word, so no late broker can hide a lease from a scan. SYNC
         # leaseHigh: pairs with MemberReader.leaseHigh. The area of the slot is empty,
@@ -180,6 +182,16 @@ class MemberTable(MemberReader):
         # nothing else.
         atomics.storeRelease32(
             self._block.memberAddress(slot) + layout.MEMBER_SPARE_OFFSET, min(count, 0xFFFFFFFF)
+        )
+
+    def tellAnswers(self, slot: int, answers: bool) -> None:
+        """Say whether this member can answer at the endpoint of the domain."""
+        flags = self.identity(slot).flags & ~layout.MEMBER_FLAG_ANSWERS
+        # SYNC answers: pairs with MemberReader.answering. No other process changes the
+        # word, and it publishes nothing else.
+        atomics.storeRelease32(
+            self._block.memberAddress(slot) + layout.MEMBER_FLAGS_OFFSET,
+            flags | (layout.MEMBER_FLAG_ANSWERS if answers else 0),
         )
 
     def markDead(self, key: MemberKey) -> bool:

@@ -44,3 +44,9 @@ class RowState(NamedTuple):
             | self.epoch << _EPOCH_SHIFT
             | self.incarnation << _INCARNATION_SHIFT
         )
+
+
+def liveWord(incarnation: int) -> tuple[int, int]:
+    """(mask, value) of the state words of that incarnation while it is live."""
+    mask = _STATE_MASK | _INCARNATION_MASK << _INCARNATION_SHIFT
+    return mask, layout.ROW_LIVE | incarnation << _INCARNATION_SHIFT

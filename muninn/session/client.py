@@ -29,6 +29,7 @@ from muninn.errors import (
     DomainChanged,
     MuninnError,
 )
+from muninn.observe import spans
 from muninn.session.clientcontext import ClientContext
 from muninn.session.connections import Lines
 from muninn.session.connector import BrokerLost, Connector
@@ -94,6 +95,8 @@ class Client:
             and broker.lacks(str(fields["name"]))
         ):
             return {}, []
+        if (parent := spans.traceparent()) is not None:
+            message[requests.TRACE] = parent
         try:
             return self._requested(op, message, descriptors)
         except MuninnError:
@@ -277,7 +280,7 @@ class Client:
             return False
         except DescriptorsExhausted as error:
             if epoch != self._refusedBy:
-                _log.warning("not connected to the broker of epoch %d: %s", epoch, error.reason)
+                _log.warning("not connected to the broker: %s", error.reason)
             self._refusedBy, self._connectAgainAt = epoch, clock.now() + _REFUSED_SECONDS
         self._stall = None
         return True

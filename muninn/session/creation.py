@@ -45,6 +45,10 @@ from muninn.errors import (
     QuotaExceeded,
     TableFull,
 )
+from muninn.observe import events
+from muninn.observe.counters import count
+from muninn.observe.progressbar import expect
+from muninn.observe.spans import spanned
 from muninn.session.departure import Departing
 from muninn.session.gpus import deviceOf
 from muninn.session.mappings import Bytes, Memory, exported
@@ -53,6 +57,7 @@ from muninn.session.newmemory import Progress, makeBytes
 from muninn.session.othersroom import OTHERS_SECONDS, askOthers
 from muninn.session.reservation import Reservation
 from muninn.session.silence import holderSilent
+from muninn.session.spec import fieldsOf
 from muninn.system import clock
 from muninn.system.clock import monotonicMs
 from muninn.system.oserrors import typedErrors
@@ -69,8 +74,10 @@ if TYPE_CHECKING:
 #: How long a creation waits for memory that this process had and did not use, and how often
 #: it asks again.
 _WAY_SECONDS, _PAUSE_SECONDS = 1.0, 0.005
+_TIERS = {Mode.FAST: "vram", Mode.BIG: "host"}
 
 
+@spanned("alloc", lambda wanted, *_, **__: fieldsOf(wanted))
 def create(
     wanted: BufferSpec,
     fill: Callable[..., None] | None = None,
@@ -261,6 +268,7 @@ def _make(
     """The other steps, for all segments."""
     halves = list[_Half]()
     try:
+        expect(contents.progress, sum(grant.spec.segmentBytes for grant in grants))
         for number, grant in enumerate(grants):
             extents = contents.extentsOf(number)
             halves.append(_half(membership, grant, extents, contents.progress))
@@ -280,6 +288,7 @@ def _make(
         # The head comes last: a bundle that can be opened has all of its parts.
         for number in (*range(1, len(halves)), 0):
             _commit(grants[number].reservation, halves[number].made)
+            _count(halves[number].description)
         parts = tuple(_opened(membership, half) for half in halves[1:])
         created = _opened(membership, halves[0], parts)
         for grant in grants:
@@ -326,6 +335,17 @@ def _opened(membership: Membership, half: _Half, parts: tuple[OpenBuffer, ...] =
     """The open buffer of what was committed just now."""
     row, incarnation, description, memory, _ = half
     return membership.openBuffers.created(row, incarnation, description, memory, parts)
+
+
+def _count(description: RowDescription) -> None:
+    """Count what was committed. A lock has no memory to speak of, and a part or a window is
+    no buffer of its own.
+    """
+    if description.kind != layout.ROW_KIND_LOCK:
+        count("allocations", _TIERS[description.mode], 1, description.segmentBytes)
+    if description.kind in (layout.ROW_KIND_ARRAY, layout.ROW_KIND_BUNDLE):
+        count("buffers", description.mode.value)
+        events.say("creation", **fieldsOf(description))
 
 
 def _commit(reservation: Reservation, made: Bytes) -> None:

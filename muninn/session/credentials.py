@@ -22,6 +22,7 @@ import os
 from typing import TYPE_CHECKING
 
 from muninn.errors import DomainChanged
+from muninn.observe import events
 from muninn.system import atomics, clock
 from muninn.system.files import openFile
 from muninn.system.oserrors import missingShm
@@ -75,5 +76,6 @@ def standAside(election: Election, slot: int, successor: int | None) -> None:
     """
     clock.sleep(_PAUSE_SECONDS)
     term = election.term()
-    if term.slot == slot:
-        election.replace(term, successor)
+    if term.slot == slot and election.replace(term, successor) is not None:
+        reason = "its process has another uid or another /dev/shm now"
+        events.say("handover", term=term.epoch, reason=reason)

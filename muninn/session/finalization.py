@@ -34,7 +34,7 @@ class _LoneRole(BrokerRole):
         if mine is None:
             return
         broker = self._made(mine, lambda: None)
-        broker.start()
+        self._begin(broker, mine)
         for _ in range(_STEPS):
             broker.step(0)
         self.broker = broker

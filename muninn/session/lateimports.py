@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from muninn.config import Settings, loadSettings
+from muninn.observe import outlet, spans
 from muninn.system import clock
 from muninn.system.logs import setLevel
 from muninn.system.threads import refuseImports
@@ -66,9 +67,13 @@ def patiently(call: Callable[[], Value]) -> Value:
 
 
 def settingsToJoin() -> Settings:
-    """The settings of now; the level of Muninn's loggers is theirs from here on."""
+    """The settings of now; what this process writes to logs and spans is theirs from here
+    on.
+    """
     settings = loadSettings()
     setLevel(settings.server.logLevel)
+    outlet.attach(settings.server.log)
+    spans.turn(settings.server.enableTracing)
     return settings
 
 

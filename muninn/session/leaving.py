@@ -28,6 +28,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from muninn.errors import BrokerUnavailable, MuninnError
+from muninn.observe import events
+from muninn.observe.counters import counting
 from muninn.session.credentials import isDisplaced
 from muninn.session.departure import keepPromises
 from muninn.session.entry import Entry, retire
@@ -36,9 +38,11 @@ from muninn.system.forks import Guard
 from muninn.system.logs import Log
 
 if TYPE_CHECKING:
+    from muninn.control.election import Term
     from muninn.control.lockfile import LockFile
     from muninn.session.openbuffers import OpenBuffers
     from muninn.session.role import BrokerRole
+    from muninn.session.services import Services
     from muninn.session.standing import Standing
     from muninn.session.worker import Worker
 
@@ -58,12 +62,14 @@ class Leaving:
         role: BrokerRole,
         openBuffers: OpenBuffers,
         worker: Worker,
+        services: Services,
     ) -> None:
         self._standing = standing
         self._lockFile = lockFile
         self._role = role
         self._openBuffers = openBuffers
         self._worker = worker
+        self._services = services
         context = openBuffers.context
         self._tables, self._departure, self._client = (
             context.tables,
@@ -107,13 +113,12 @@ class Leaving:
             # The election word goes first, and the good-bye second, as for any other
             # member: so the successor receives the descriptors in the descriptor store.
             role.handOverUntil = clock.now() + 2 * tables.settings.control.takeoverMs / 1000
-            tables.election.replace(term, tables.members.preferredOther(tables.key))
+            self._handOver(term)
             self._worker.wake()
         if not isAtRest:
             # A good-bye would say that this process is done with everything. Its death
             # will say so, once it is confirmed.
-            say = _log.info if openBuffers.isInside() else _log.warning
-            say(
+            _log.info(
                 "threads or GPUs are at work for this process: it does not leave %s before it ends",
                 tables.paths.domain,
             )
@@ -125,6 +130,7 @@ class Leaving:
         # The broker, which may be this very process, takes the slot back. No other
         # process may: this one is alive, so its death is not confirmed.
         standing.isLeaving = True
+        self._services.end()
         with tables.leaseLock:
             # Before the slot is another process's: an interruption may come anywhere.
             standing.hasLeft = True
@@ -134,12 +140,20 @@ class Leaving:
         term = tables.election.term()
         standing.isStopping = True
         if term.slot == tables.key.slot:
-            tables.election.replace(term, tables.members.preferredOther(tables.key))
+            self._handOver(term)
         self._worker.wake()
         self._worker.thread.join(LEAVE_BOUND_SECONDS)
         with contextlib.suppress(MuninnError):
             self.retire()
         self._close()
+
+    def _handOver(self, term: Term) -> None:
+        tables = self._tables
+        successor = tables.members.preferredOther(tables.key)
+        # The last process of a domain has nobody to hand over to.
+        isLast = not tables.members.othersAlive(tables.key)
+        if tables.election.replace(term, successor) is not None and not isLast:
+            events.say("handover", term=term.epoch, reason="its process leaves")
 
     def _keepPromises(self) -> bool:
         openBuffers = self._openBuffers
@@ -169,6 +183,8 @@ class Leaving:
         self._close()
 
     def _close(self) -> None:
+        self._services.end()
+        counting.leave(self._tables)
         self._role.handover.drop()
         self._client.close()
         self._lockFile.close()

@@ -45,7 +45,8 @@ class Lent:
         try:
             self._client.request("recall", row=row, incarnation=incarnation)
         except MuninnError as error:
-            _log.info("%r: %s", name, error)  # freed meanwhile; our lease goes in any case
+            # It was freed meanwhile; our lease goes in any case.
+            _log.debug("%r is taken back already: %s", name, error)
 
     def awaitAll(self) -> None:
         """Wait for the importers of all of it."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from muninn.arguments import requireCallable
 from muninn.devices.port import Allocation
 from muninn.errors import TopologyNotPeerable
+from muninn.observe.progressbar import expect
 from muninn.storage.segments import Mapping
 from muninn.system import atomics
 
@@ -170,6 +171,7 @@ class Memory:
                 if progress is not None:
                     requireCallable("open: progress", progress)
                 source, isWritable = self.source, self.source.writable
+                expect(progress, source.sizeBytes)
                 with contextlib.ExitStack() as meanwhile:
                     if self.mayBeWritten and isinstance(source, Mapping):
                         meanwhile.enter_context(source.writableMeanwhile())

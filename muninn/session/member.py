@@ -24,6 +24,7 @@ from muninn.control.index import NameIndex
 from muninn.control.lockfile import LockFile
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import RowTable
+from muninn.observe.counters import counting
 from muninn.session.client import Client
 from muninn.session.clientcontext import ClientContext
 from muninn.session.context import Context
@@ -38,6 +39,7 @@ from muninn.session.openbuffers import OpenBuffers
 from muninn.session.owners import Owners
 from muninn.session.releases import Releases
 from muninn.session.role import BrokerRole
+from muninn.session.services import Begin, Services
 from muninn.session.standing import Standing
 from muninn.session.tables import Tables
 from muninn.session.unclaimed import Unclaimed
@@ -45,6 +47,7 @@ from muninn.session.wakeup import Wakeup
 from muninn.session.worker import Worker
 from muninn.storage.paths import Paths
 from muninn.system import atomics
+from muninn.system.logs import surroundings
 
 if TYPE_CHECKING:
     from muninn.devices.port import Registration
@@ -71,6 +74,7 @@ class Membership:
             undo.callback(self._lockFile.close)
             entry = enter(self._lockFile.paths, self._lockFile, settings.control, isPreferred, undo)
             self.tables = tables = Tables.of(settings, *entry)
+            surroundings.fields = {"domain": tables.paths.domain}
             self.wakeup = Wakeup(tables.block, tables.key.slot)
             undo.callback(self.wakeup.close)
             self.standing = standing = Standing(tables.identity, self._isAlone)
@@ -94,8 +98,9 @@ class Membership:
             )
             self.openBuffers = OpenBuffers(context, self.wakeup.wake)
             self.worker = Worker(standing, self._lockFile, self.wakeup, self.role, self.openBuffers)
+            self.services = Services()
             self.leaving = Leaving(
-                standing, self._lockFile, self.role, self.openBuffers, self.worker
+                standing, self._lockFile, self.role, self.openBuffers, self.worker, self.services
             )
             self._begin()
             undo.pop_all()
@@ -105,6 +110,7 @@ class Membership:
         weakref.finalize(tables, _letGo, *given).atexit = False
         weakref.finalize(self.wakeup, self.wakeup.event.close).atexit = False
         self.worker.awaitEntry()
+        counting.join(tables.block, tables.key.slot, tables, settings.observability.counters)
 
     def _connected(self) -> Client:
         tables, control, role = self.tables, self.tables.settings.control, self.role
@@ -137,6 +143,10 @@ class Membership:
 
     def _begin(self) -> None:
         self.worker.begin()
+
+    def beginServices(self, begins: list[Begin]) -> None:
+        """Begin the services of other layers that the settings ask for."""
+        self.services.begin(begins, self.tables, self.gpus, self.role.isPreferred)
 
     # --- its parts -------------------------------------------------------------------
 
@@ -224,6 +234,8 @@ class Membership:
         # SYNC forked: pairs with lingering. The child's mappings were made before this
         # store.
         atomics.storeRelease32(self.block.forkedAddress, 1)
+        counting.leave(self.tables)
+        self.services.forget()
         broker, self.role.broker = self.role.broker, None  # the parent is the broker
         self.client.closeInChild()
         if broker is not None:

@@ -11,17 +11,19 @@ finds its result.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from muninn.config import loadSettings
 from muninn.devices.choose import importBackEnd
-from muninn.errors import BrokerUnavailable
+from muninn.errors import BrokerUnavailable, MuninnError
 from muninn.session.credentials import isDisplaced, requireWhole
 from muninn.session.departure import awaitPast
 from muninn.session.lateimports import load, patiently, settingsToJoin
 from muninn.session.leaving import LEAVE_BOUND_SECONDS, changing
+from muninn.session.services import wanted
 from muninn.session.standing import JOIN_BOUND_SECONDS, Standing
 from muninn.system import green
 from muninn.system.aside import Job, refuseOwn
@@ -131,7 +133,10 @@ def _joinAside(preferred: bool) -> Membership:
         with changing.lock, typedErrors("joining"):
             member = _loaded().member
             if _current is None or _partFrom(_current):
-                _current = member(patiently(settingsToJoin), preferred)
+                settings = patiently(settingsToJoin)
+                services = patiently(lambda: wanted(settings))
+                _current = member(settings, preferred)
+                _current.beginServices(services)
                 awaitPast(_current.members, _current.key)
             return _current
     finally:
@@ -171,6 +176,18 @@ def joined() -> Membership | None:
 def isJoined() -> bool:
     """Whether this process is in a domain now."""
     return joined() is not None
+
+
+def leave() -> None:
+    """Leave the domain, if this process is in one, or is just joining it: an interruption
+    has left the join running.
+    """
+    job = _joining.get("now")
+    if job is not None and not job.isOwn():
+        with contextlib.suppress(MuninnError):  # it has not joined, so there is nothing to leave
+            job.result(2 * JOIN_BOUND_SECONDS + LEAVE_BOUND_SECONDS)
+    if _current is not None:
+        _current.leave()
 
 
 def _leaveAtExit() -> None:

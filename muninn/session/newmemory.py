@@ -37,7 +37,7 @@ def makeBytes(
     if device is not None:
         # With a progress function the copies are made piece by piece.
         allocation = _allocated(device, wanted, extents if progress is None else ())
-        _log.info(
+        _log.debug(
             "%r: transport %s (%s)", wanted.name, allocation.transport, allocation.transportReason
         )
         if progress is not None:

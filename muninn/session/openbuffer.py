@@ -12,7 +12,7 @@ import _thread
 import weakref
 from typing import TYPE_CHECKING
 
-from muninn.control import layout, ownerlock
+from muninn.control import layout, ownerlock, rowstate
 from muninn.control.generations import Generation
 from muninn.control.leases import holdsOn
 from muninn.control.tickets import Tickets
@@ -24,6 +24,7 @@ from muninn.errors import (
     OwnerDied,
     PermissionDenied,
 )
+from muninn.observe.counters import OPENS
 from muninn.session.privatememory import PrivateMemory
 from muninn.storage import segments
 from muninn.system import atomics, clock, green
@@ -53,6 +54,7 @@ class OpenBuffer:
         "_isInPlace",
         "_leaseAddress",
         "_leaseWord",
+        "_liveness",
         "_owner",
         "_renewAtMs",
         "_renewal",
@@ -105,6 +107,8 @@ class OpenBuffer:
         )
         self._renewal: weakref.ref[Renewal] | None = None
         self._isInPlace = False
+        #: Where the row says that it is live, how it says so, and where opens are counted.
+        self._liveness = (rowAddress, *rowstate.liveWord(incarnation), OPENS.address())
         # A lease that was kept from an earlier use may be about to run out.
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0
 
@@ -161,6 +165,13 @@ class OpenBuffer:
     def segments(self) -> tuple[OpenBuffer, ...]:
         """This one and its parts, in the order of a manifest's segments."""
         return self, *self.parts
+
+    def isOpenedAgain(self) -> bool:
+        """`isLive`; if so, it also counts an open, in the same call of C."""
+        # SYNC row: pairs with RowTable.change, as in RowReader.isLive.
+        return (not self.description.deadlineMs or self.isLive()) and bool(
+            atomics.countIfEqual(*self._liveness)
+        )
 
     def isLive(self) -> bool:
         """Whether the buffer may be opened. It may not once its deadline has passed,

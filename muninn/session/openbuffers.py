@@ -88,6 +88,13 @@ class OpenBuffers:
         """
         return self.known(name) or self.asked(name)[0]
 
+    def openedAgain(self, name: str) -> OpenBuffer | None:
+        """The open buffer of a live name that this process has open already. An open is
+        counted.
+        """
+        openBuffer = self._byName.get(name)
+        return openBuffer if openBuffer is not None and openBuffer.isOpenedAgain() else None
+
     def known(self, name: str) -> OpenBuffer | None:
         """The open buffer of a live name, as far as this process and the index know it.
         If this returns None, the broker may still know the name.

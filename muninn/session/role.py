@@ -30,9 +30,12 @@ from typing import TYPE_CHECKING
 from muninn.broker.candidacy import Candidacy
 from muninn.broker.policy.limits import Limits
 from muninn.config import Settings
+from muninn.control import layout
 from muninn.control.block import BlockLost
 from muninn.control.election import Term
 from muninn.control.rows import Deposed
+from muninn.observe import events
+from muninn.observe.counters import count
 from muninn.session.credentials import isAstray, isDisplaced
 from muninn.session.handover import Allocation, Handover
 from muninn.session.lateimports import load
@@ -113,13 +116,14 @@ class BrokerRole:
         broker: Broker | None = None
         try:
             broker = self._made(term, self.candidacy.abler)
-            broker.start()
+            self._begin(broker, term)
             # The other members bring their descriptors with their hello.
             broker.inherit([*self.handover.taken(), *held()])
             self.broker = broker
             run(broker)
         except Deposed:
-            _log.info("deposed as broker of epoch %d", term.epoch)
+            if not (self._standing.isLeaving or self.handOverUntil):
+                events.say("deposed", term=term.epoch)
         except BlockLost:
             # A process of another uid, or with another /dev/shm, finds no name either.
             if not isAstray(tables.paths.uid):
@@ -143,6 +147,20 @@ class BrokerRole:
             self.broker = None
             if broker is not None:
                 broker.close()
+
+    def _begin(self, broker: Broker, term: Term) -> None:
+        begun = clock.now()
+        broker.start()
+        count("elections")
+        if not events.isOn("takeover"):
+            return
+        tables = self._tables
+        events.say(
+            "takeover",
+            term=term.epoch,
+            buffers=tables.rows.countInState(layout.ROW_LIVE),
+            durationMs=(clock.now() - begun) * 1e3,
+        )
 
     def _made(self, term: Term, abler: Callable[[], int | None]) -> Broker:
         tables, wakeFd = self._tables, self._wakeup.event.checked()

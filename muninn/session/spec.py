@@ -11,7 +11,7 @@ import os
 from typing import Any, NamedTuple
 
 from muninn.control import layout
-from muninn.control.descriptions import Head
+from muninn.control.descriptions import Head, RowDescription
 from muninn.control.hints import NO_HINTS, Hints
 from muninn.system.pages import pagesUp
 from muninn.terms import INTERNAL_PREFIX, Access, Lifetime, Mode, Reserve
@@ -79,6 +79,18 @@ class BufferSpec(NamedTuple):
         # An array without elements has a page too, which is mapped and leased as any
         # other memory.
         return pagesUp(max(1, self.sizeBytes)) + pagesUp(len(self.manifest))
+
+
+def fieldsOf(described: BufferSpec | RowDescription) -> dict[str, Any]:
+    """What a line and a span say of a buffer. Names of Muninn's own say nothing."""
+    isOwn = described.name.startswith(INTERNAL_PREFIX)
+    return {
+        "bufferId": None if isOwn else described.name,
+        "tenant": described.tenant,
+        "gpu": described.gpu if described.mode is Mode.FAST else None,
+        "bytes": described.sizeBytes,
+        "mode": described.mode.value,
+    }
 
 
 def versionSpec(wanted: BufferSpec) -> BufferSpec:

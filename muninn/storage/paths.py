@@ -122,6 +122,21 @@ class Paths(NamedTuple):
     def descriptorServerPath(self, epoch: int) -> str:
         return f"{self.directory}/descriptorServer-{self.identity:016x}-{epoch}.sock"
 
+    def httpPath(self) -> str:
+        """The socket of the HTTP interface."""
+        return f"{self.directory}/http-{self.identity:016x}.sock"
+
+    def endpointPath(self, port: int) -> str:
+        """The socket at which the members that answer on a TCP port hand on that
+        port's listening socket.
+        """
+        return f"{self.directory}/endpoint-{self.identity:016x}-{port}.sock"
+
+    def endpointPaths(self, port: int) -> list[str]:
+        """Such sockets that exist, of all blocks."""
+        pattern = re.compile(rf"endpoint-[0-9a-f]{{16}}-{port}\.sock")
+        return [f"{self.directory}/{each}" for each in self._entries() if pattern.fullmatch(each)]
+
     def epochsOf(self, kind: str) -> list[int]:
         """The epochs of this block, ascending, of which there is a `journal`, or a
         `broker` or `descriptorServer` socket.

@@ -78,6 +78,19 @@ def ownerShown(openBuffer: OpenBuffer, word: int) -> str:
     return f"another {'thread' if isOwn else 'process'}"
 
 
+def holderOf(openBuffer: OpenBuffer) -> str:
+    """The process that has the owner lock of an open buffer at this moment, for people."""
+    # SYNC claim: pairs with takeFrom. Nothing is done with the answer.
+    word = int(atomics.loadAcquire32(ownerLockAddress(openBuffer)))
+    owner, members = ownerlock.ownerOf(word), openBuffer.tables.members
+    if owner is None:
+        return "nobody"
+    if openBuffer.tables.isDead(*owner):
+        return "a process that has died"
+    pid, program = members.identity(owner[0]).pid, members.program(owner[0])
+    return f"{program} ({pid})"
+
+
 def writerIsDead(openBuffer: OpenBuffer) -> bool:
     """Whether no living process is writing: the owner lock is free, or names a member
     that is confirmed dead.

@@ -31,15 +31,16 @@ from ctypes import ArgumentError
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 
-from muninn.arguments import checkKeywords, isTruth, keywordsOf, named, timeoutOf, unwrapped
+from muninn.arguments import checkKeywords, isTruth, keywordsOf, timeoutOf, unwrapped
 from muninn.errors import BufferExists, BufferNotFound
+from muninn.observe.calls import named
 from muninn.session import creation, owners
 from muninn.session.membership import current
 from muninn.session.names import NameWait
 from muninn.session.openbuffer import OpenBuffer
 from muninn.session.spec import lockSpec
-from muninn.sync.contention import OwnerWait, awaitOwner, ownerShown
-from muninn.system import atomics
+from muninn.sync.contention import OwnerWait, awaitOwner, holderOf, ownerShown
+from muninn.system import atomics, markup
 from muninn.system.deadlines import deadlineOf, shown
 from muninn.system.digests import digestOf
 from muninn.terms import INTERNAL_PREFIX, asName
@@ -215,6 +216,14 @@ class Lock(_Taking):
 
     def __repr__(self) -> str:
         return f"<muninn.Lock {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "name": self.name.removeprefix(INTERNAL_PREFIX),
+            "held by": holderOf(self._openBuffer),
+            "recovered": "its last holder died" if self.recovered else None,
+        }
+        return markup.card("Lock", facts)
 
 
 def _nameOf(purpose: str, name: str) -> str:

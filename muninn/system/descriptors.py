@@ -83,7 +83,7 @@ class Socket(_socket.socket):
     def accept(self) -> Socket:
         """The next connection."""
         descriptor, _ = self._accept()  # type: ignore[attr-defined]
-        return Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+        return Socket(self.family, self.type, self.proto, descriptor)
 
 
 def epoll() -> select.epoll:
@@ -107,12 +107,19 @@ def unixSocket() -> Socket:
     return ownSocket(made)
 
 
+def streamSocket(family: int) -> Socket:
+    """A non-blocking socket for a TCP listener."""
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    return ownSocket(Socket(family, kind))
+
+
 def ownSocket(made: Socket) -> Socket:
     """Give the socket a number of ours, and make it non-blocking. Returns it, or a new
     object for it.
     """
     if made.fileno() < FIRST:
-        made = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, own(made.detach()).release())
+        kind = made.family, made.type, made.proto
+        made = Socket(*kind, own(made.detach()).release())
     else:
         atomics.mark(made.fileno())
     made.setblocking(False)

@@ -65,14 +65,19 @@ def typedErrors(what: str) -> Iterator[None]:
         raise typed from error
 
 
+def lacksDescriptors(error: OSError) -> bool:
+    """Whether the process, or the machine, has no descriptor left."""
+    # posix_ipc has its own texts for EMFILE and ENFILE, and gives no errno.
+    return error.errno in (errno.EMFILE, errno.ENFILE) or (
+        error.errno is None and "files" in str(error)
+    )
+
+
 def fileError(error: OSError, path: str) -> Exception:
     """The typed error for an operation that failed at `path`, which is a path or the
     name of the operation. If there is no type for it, the error itself.
     """
-    # posix_ipc has its own texts for EMFILE and ENFILE, and gives no errno.
-    if error.errno in (errno.EMFILE, errno.ENFILE) or (
-        error.errno is None and "files" in str(error)
-    ):
+    if lacksDescriptors(error):
         return DescriptorsExhausted(f"{path}: {error.strerror or error}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _full(error, path)

@@ -12,10 +12,10 @@ from muninn.api.bundle import Bundle
 from muninn.api.modules import sharedModule
 from muninn.api.opening import openAny
 from muninn.api.options import NamedKeywords, optionsOf, takesOptions
-from muninn.arguments import named
 from muninn.errors import BufferMismatch
 from muninn.interop import arrays
 from muninn.interop.tensors import Place, isLazy, placesOf
+from muninn.observe.calls import named
 from muninn.sync import fences
 from muninn.system.beside import rest
 from muninn.terms import Access, Mode

@@ -13,11 +13,11 @@ import torch
 
 from muninn.api.bundle import Bundle
 from muninn.api.upcoming import Prepared, Upcoming
-from muninn.arguments import named
 from muninn.errors import BufferMismatch, InvalidArgument
 from muninn.interop.tensors import Structure, placesOf
+from muninn.observe.calls import named
 from muninn.sync.versions import Version
-from muninn.system import beside
+from muninn.system import beside, markup
 from muninn.system.beside import rest
 from muninn.system.green import Condition, identity
 from muninn.torch.attaching import Change, apply, attached, attachModule, fitOf, holdBack, opened
@@ -63,6 +63,15 @@ class Follower:
         #: The thread of each use of the module that is going on.
         self._inside: dict[object, int] = {}
         self._changed = Condition()
+
+    def __repr__(self) -> str:
+        return f"<muninn.torch.Follower of {type(self.module).__name__} on {self._name!r}>"
+
+    def _repr_html_(self) -> str:
+        bundle = self.bundle
+        version = "the newest" if bundle.isCurrent else "the next call has a newer one"
+        facts = {"module": type(self.module).__name__, "weights": self._name, "version": version}
+        return markup.card("Follower", facts)
 
     @contextmanager
     def held(self) -> Iterator[torch.nn.Module]:

@@ -27,6 +27,7 @@ from muninn.devices.ways import (
     byLink,
 )
 from muninn.errors import MuninnError, QuotaExceeded, ThreadsExhausted, TopologyNotPeerable
+from muninn.observe import spans
 from muninn.system import aside, clock, threads
 from muninn.system.logs import Log
 from muninn.transfer.handle import Stop, Transfer
@@ -124,13 +125,14 @@ class Engine:
         aside.refuseOwn()
         if not transfer.begin():
             return transfer.result(0)
-        try:
-            made = work()
-        except Stop as stop:
-            transfer.fail(stop)
-            return transfer.result(0)
-        transfer.end(made)
-        return made
+        with spans.span("copy") as transfer.span:
+            try:
+                made = work()
+            except Stop as stop:
+                transfer.fail(stop)
+                return transfer.result(0)
+            transfer.end(made)
+            return made
 
     def runAside(self, transfer: Transfer[Result], work: Callable[[], Result]) -> None:
         """Run a transfer to its end on a thread of its own, which keeps its result or its
@@ -139,7 +141,8 @@ class Engine:
         if not transfer.begin():
             return
         try:
-            transfer.end(work())
+            with spans.span("copy") as transfer.span:
+                transfer.end(work())
         except BaseException as error:
             transfer.fail(error)
 
@@ -161,7 +164,7 @@ class Engine:
             way.send(source.address, target, source.sizeBytes, transfer.told, anchor, meanwhile)
         finally:
             transfer.arrive()
-            transfer.record().keep(transfer.seconds, transfer.doneBytes)
+            transfer.record().keep(transfer.seconds, transfer.doneBytes, transfer.span)
 
     def laneFor(self, way: Way, source: Window, received: Window) -> Lane | None:
         """A lane for copies like one that went by `way`; None if there is none, or not yet."""

@@ -12,9 +12,12 @@ from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from muninn.arguments import timeoutOf
+from muninn.config.sizes import asText
 from muninn.errors import TransferCancelled
+from muninn.observe import spans
+from muninn.observe.progressbar import expect
 from muninn.sync.asyncwait import waited
-from muninn.system import aside, clock
+from muninn.system import aside, clock, markup
 from muninn.system.deadlines import deadlineOf, remaining, shown
 from muninn.system.forks import Origin
 from muninn.system.green import Condition
@@ -48,6 +51,25 @@ class Report(NamedTuple):
     sizeBytes: int
     seconds: float
 
+    def _repr_html_(self) -> str:
+        return markup.card("Report", {**_facts(self), "size": asText(self.sizeBytes)})
+
+
+def _facts(shown: Any) -> dict[str, object]:
+    """What a transfer and the report of one state in the same words."""
+    way = f"{shown.source} → {shown.target}"
+    return {
+        "copy": way,
+        "route": f"{shown.route} ({shown.reason})" if shown.route else "not chosen yet",
+        "because": shown.note or None,
+        "state": getattr(shown, "state", None),
+        "took": f"{shown.seconds * 1e3:.1f} ms" if shown.seconds else None,
+    }
+
+
+def _doneOf(doneBytes: int, sizeBytes: int) -> str:
+    return f"{asText(doneBytes)} of {asText(sizeBytes)}"
+
 
 class Transfer(Generic[Result]):
     """A copy between two places.
@@ -60,8 +82,13 @@ class Transfer(Generic[Result]):
         Called by the runner with the bytes that have arrived since the last call. An
         exception that it raises ends the transfer.
 
+    bufferId
+        The name of the buffer whose bytes they are, for the log.
+
     Attributes
     ----------
+    span
+        While it runs.
     source, target
         The places.
     sizeBytes, doneBytes
@@ -75,11 +102,15 @@ class Transfer(Generic[Result]):
         sizeBytes: int,
         timeout: float | None = None,
         progress: Callable[[int], object] | None = None,
+        bufferId: str = "",
     ) -> None:
+        self._bufferId = bufferId
+        self.span: spans.Span | spans.Nothing = spans.NOTHING
         self.source, self.target, self.sizeBytes = source, target, sizeBytes
         self.doneBytes = 0
         self._timeout, self._deadline = timeout, deadlineOf(timeout)
         self._progress = progress
+        expect(progress, sizeBytes)
         self._changed = Condition()
         self._state = State.QUEUED
         self._isToStop = False
@@ -203,6 +234,10 @@ class Transfer(Generic[Result]):
 
     __str__ = __repr__
 
+    def _repr_html_(self) -> str:
+        done, size = self.doneBytes, self.sizeBytes
+        return markup.card("Transfer", _facts(self), markup.bar(done, size, _doneOf(done, size)))
+
     # --- for the runner ------------------------------------------------------------------
 
     def begin(self) -> bool:
@@ -222,7 +257,7 @@ class Transfer(Generic[Result]):
     def record(self) -> Record:
         """What is the same for all transfers of its bytes by its way. It was chosen."""
         choice: Choice = self._choice  # type: ignore[assignment]  # by now
-        return Record(self.source, self.target, choice, self.sizeBytes)
+        return Record(self.source, self.target, choice, self.sizeBytes, self._bufferId)
 
     def send(self) -> None:
         """The first of its bytes go now."""

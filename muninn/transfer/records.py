@@ -1,49 +1,64 @@
-"""Records: each transfer is counted, and logged once."""
+"""Records: each transfer is counted, and said in one line and one span."""
 
 from __future__ import annotations
 
-from muninn.observe.counters import counter
-from muninn.system.logs import Log
+from muninn.observe import events, spans
+from muninn.observe.counters import Counter
 from muninn.transfer.routes import Choice
 from muninn.transfer.tiers import Place
 
-_log = Log("muninn.transfer")
+#: Whether anybody may want the line or the span of a transfer.
+isTold = events.wish("transfer")
 
 
 class Record:
-    """What is the same for all transfers of some bytes by one way."""
+    """What is the same for all transfers of some bytes by one way.
 
-    __slots__ = ("_choice", "_counter", "_sizeBytes", "_source", "_target")
+    Parameters
+    ----------
+    bufferId
+        The name of the buffer whose bytes they are.
+    """
 
-    def __init__(self, source: Place, target: Place, choice: Choice, sizeBytes: int) -> None:
+    __slots__ = ("_bufferId", "_choice", "_counter", "_sizeBytes", "_source", "_target")
+
+    def __init__(
+        self, source: Place, target: Place, choice: Choice, sizeBytes: int, bufferId: str
+    ) -> None:
         self._source, self._target = source, target
-        self._choice, self._sizeBytes = choice, sizeBytes
-        self._counter = counter("transfers", f"{choice.route}/{choice.reason}")
+        self._choice, self._sizeBytes, self._bufferId = choice, sizeBytes, bufferId
+        self._counter = Counter("transfers", f"{choice.route}/{choice.reason}")
 
-    def isLogged(self) -> bool:
-        """Whether the line goes anywhere."""
-        return _log.isInfo()
+    def count(self, seconds: float) -> None:
+        """Count a transfer of all bytes, and say nothing."""
+        self._counter.add(1, self._sizeBytes, int(seconds * 1e9))
 
-    def count(self) -> None:
-        """Count a transfer of all bytes, and log nothing."""
-        self._counter.add(self._sizeBytes)
+    def keepPast(self, seconds: float) -> None:
+        """`keep`, of a transfer of all bytes that had no span while it ran."""
+        with spans.past("copy", seconds) as span:
+            self.keep(seconds, self._sizeBytes, span)
 
-    def keep(self, seconds: float, doneBytes: int | None = None) -> None:
-        """Count and log a transfer, of all bytes or of the first `doneBytes`."""
-        if doneBytes is None:
-            doneBytes = self._sizeBytes
-        self._counter.add(doneBytes)
+    def keep(self, seconds: float, doneBytes: int, span: spans.Span | spans.Nothing) -> None:
+        """Count a transfer of the first `doneBytes`, and say which way they went, also in
+        its span.
+        """
+        self._counter.add(1, doneBytes, int(seconds * 1e9))
+        if not isTold():
+            return
+        source, target = self._source.gpu, self._target.gpu
         route, reason, note = self._choice
-        _log.info(
-            "transfer from %s to %s: route=%s reason=%s bytes=%d of %d durationMs=%.3f "
-            "(%.1f GB/s)%s",
-            self._source,
-            self._target,
-            route,
-            reason,
-            doneBytes,
-            self._sizeBytes,
-            seconds * 1e3,
-            doneBytes / max(seconds, 1e-9) / 1e9,
-            f": {note}" if note else "",
-        )
+        cut = "" if doneBytes == self._sizeBytes else f", of {self._sizeBytes}: it was stopped"
+        fields = {
+            "bufferId": self._bufferId,
+            "gpu": source if target < 0 else target,
+            "route": str(route),
+            "reason": str(reason),
+            "source": str(self._source),
+            "target": str(self._target),
+            "bytes": doneBytes,
+            "durationMs": seconds * 1e3,
+            "gigabytesPerSecond": doneBytes / max(seconds, 1e-9) / 1e9,
+            "note": cut + (f": {note}" if note else ""),
+        }
+        span.describe(fields)
+        events.say("transfer", **fields)

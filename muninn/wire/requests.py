@@ -7,6 +7,7 @@ is shared memory, and nothing survives a crash.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,6 +25,10 @@ LATER = -1
 #: what, and `short` which budget has no room: "gpu", "tenant", or none.
 QUEUED = -2
 _ROW = {"row": int, "incarnation": int}
+#: The one field that every request may have beside its own: the span in which it was
+#: made, as W3C's Trace Context writes it. No id is zero.
+TRACE = "traceparent"
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 
 class Operation(NamedTuple):
@@ -33,7 +38,7 @@ class Operation(NamedTuple):
     ----------
     request
         The type of each field of the request. Every field is required, and no other is
-        allowed.
+        allowed, except `TRACE`.
     answer
         The type of each field that the answer must have. Other fields may stand beside
         them.
@@ -93,11 +98,13 @@ def checked(message: Message) -> Message:
             else "a message without an op is no request"
         )
     fields = operation.request
-    if message.keys() - {"op"} != fields.keys():
+    if message.keys() - {"op", TRACE} != fields.keys():
         raise ProtocolViolation(
             f"the fields of {op!r} are {sorted(fields)}, not "
             f"{sorted(message.keys() - {'op'})!r:.200}"
         )
+    if TRACE in message:
+        _checkTrace(message[TRACE])
     for field, kind in fields.items():
         value = message[field]
         wrongInteger = kind is int and (
@@ -111,6 +118,11 @@ def checked(message: Message) -> Message:
                 f"{kind.__name__}"
             )
     return message
+
+
+def _checkTrace(value: object) -> None:
+    if not isinstance(value, str) or not _TRACEPARENT.fullmatch(value):
+        raise ProtocolViolation(f"a {TRACE} is no context of a span")
 
 
 def allocationsOf(message: Message, descriptors: list[Descriptor]) -> list[tuple[int, int]]:

@@ -399,11 +399,27 @@ static void copiesAreNeverTorn(void)
 	printf("%d of %d copies were whole\n", whole, ROUNDS);
 }
 
+static void timesFallIntoTheirBuckets(void)
+{
+	const uint64_t hourNs = 3600ull * 1000000000ull;
+	const uint64_t timed[] = {0, 1, 2, hourNs, 2 * hourNs};
+	const struct mnnTimed *where = (const struct mnnTimed *)timed;
+	uint64_t words[7] = {0};
+	for (uint64_t hours = 0; hours < 3; hours++)
+		mnnCountTimed(words, where, mnnMonotonicNs() - (int64_t)(hours * hourNs + hourNs / 2));
+	mnnCountTimed(words, where, mnnMonotonicNs() + (int64_t)hourNs);
+	CHECK(words[0] == 4);
+	CHECK(words[1] == 2 && words[3] == 1 && words[5] == 1);
+	CHECK(words[2] >= hourNs / 2 && words[2] < hourNs);
+	CHECK(words[4] > hourNs && words[4] < 2 * hourNs && words[6] > 2 * hourNs);
+}
+
 int main(void)
 {
 	casLosesNothing();
 	oneOfTwoSeesTheOther();
 	scansAndRaisesFields();
+	timesFallIntoTheirBuckets();
 	sleepsEndByTheirDeadlineOrASignal();
 	futexWakesAndTimesOut();
 	waitsForWhatCanBeReadEnd();

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from muninn.devices.port import SAME_GPU, Allocation, Device
+from muninn.devices.port import SAME_GPU, Allocation, Device, GpuCondition
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
@@ -138,10 +138,20 @@ def test_statesWhatIsBetweenItsGpusAndWhereTheyAre(device: Device) -> None:
     assert device.driverText()
 
 
+def test_tellsItsHeatAndPowerOrNothing(device: Device) -> None:
+    for gpu in range(device.gpuCount):
+        condition = device.condition(gpu)
+        if condition is not None:
+            assert condition != GpuCondition() and str(condition)
+            assert condition.temperatureC is None or 0 < condition.temperatureC < 200
+            assert condition.powerW is None or condition.powerW > 0
+
+
 @pytest.mark.parametrize("gpu", [-1, 1 << 20])
 def test_linksAndPlacesOfUnknownGpusAreRefused(device: Device, gpu: int) -> None:
     for use in (
         lambda: device.site(gpu),
+        lambda: device.condition(gpu),
         lambda: device.link(gpu, last(device)),
         lambda: device.link(last(device), gpu),
     ):

@@ -58,6 +58,10 @@ class Library:
         self._call("bar1")
         return SimpleNamespace(bar1_total=1 << 38, bar1_used=device << 20, bar1_free=7)
 
+    def device_get_memory_info_v2(self, device: int) -> Any:
+        self._call("memory")
+        return SimpleNamespace(total=1 << 37, free=device << 30, used=7)
+
     def device_get_topology_common_ancestor(self, device: int, peer: int) -> int:
         assert {device, peer} == {1, 2}
         self._call("ancestor")
@@ -166,6 +170,14 @@ def test_nvmlStartsOnceAtTheFirstQuestion() -> None:
     for _ in range(3):
         assert asked.bar1(SECOND) == (1 << 38, 2 << 20)
     assert library.starts == 1 and asked.reason == ""
+
+
+def test_freeMemoryIsToldWithoutAContext() -> None:
+    library = Library()
+    assert Nvml(lambda: library).freeBytes(SECOND) == 2 << 30
+    library.broken = {"memory"}
+    asked = Nvml(lambda: library)
+    assert asked.freeBytes(SECOND) is None and "memory is not supported" in asked.reason
 
 
 def test_aForkedChildDoesNotAskNvml() -> None:

@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 
 import muninn
-from muninn.api import transfers
+from muninn.api import executing, permits, transfers
 from muninn.devices.cuda import lanes
 from muninn.devices.mapped import MappedAllocation
 from muninn.errors import (
     BufferFreed,
     DeviceUnavailable,
     InvalidArgument,
+    PromotionDenied,
     TopologyNotPeerable,
     WriterDied,
 )
-from muninn.observe.counters import counted
+from muninn.plans import Answer, Rehearsal, Verdict
 from muninn.session import gpus, membership
 from support import Actor, program
 
@@ -37,6 +38,12 @@ LONG_BYTES = 128 << 20
 
 class LongWay(Exception):
     """A copy was about to take the long way."""
+
+
+@pytest.fixture(autouse=True)
+def _permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A permit holds for the whole test, however slow the machine is."""
+    monkeypatch.setattr(executing, "FRESH_SECONDS", 1e6)
 
 
 @pytest.fixture(params=[0, 1], ids=["local", "p2p"])
@@ -76,11 +83,11 @@ def noLongWay(pair: object, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_aCopyIsMadeAgain(pair: Any, gpu: int, noLongWay: None) -> None:
     source, target = pair
     label = "p2p/peerAccess" if gpu else "local/sameGpu"
-    before, generation = counted("transfers")[label], target.generation
+    before, generation = muninn.domainInfo()["transfers"][label], target.generation
     for turn in range(1, 4):
         assert target.copyFrom(source) == generation + 2 * turn == target.generation
-    after = counted("transfers")[label]
-    assert after == (before.times + 3, before.sizeBytes + 3 * BYTES)
+    after = muninn.domainInfo()["transfers"][label]
+    assert after == {"times": before["times"] + 3, "bytes": before["bytes"] + 3 * BYTES}
     assert (target.read() == 1).all()
 
 
@@ -277,11 +284,11 @@ def test_whatGoesAnotherWayIsNotMadeAgain(pair: Any, gpu: int) -> None:
         pytest.skip("there is one way within a GPU")
     assert target.copyFrom(source) == 4
     assert target.copyFrom(source, route="staged") == 6
-    before = counted("transfers")["p2p/peerAccess"].times
+    before = muninn.domainInfo()["transfers"]["p2p/peerAccess"]
     links = transfers.engineFor(target._checked()).links
     links._verdicts[1, 0] = links._verdicts[1, 0]._replace(isIntact=False, note="found later")
     assert target.copyFrom(source) == 8
-    assert counted("transfers")["p2p/peerAccess"].times == before
+    assert muninn.domainInfo()["transfers"]["p2p/peerAccess"] == before
 
 
 def test_aTargetThatIsClosedInTheMidstStaysClosed(pair: Any) -> None:
@@ -384,3 +391,37 @@ def _far() -> tuple[Any, Any]:
 def _reach(buffer: Any, gpu: int) -> bool:
     allocation = buffer._checked().memory.source
     return bool(allocation.isReachedBy(gpu))
+
+
+def test_aProgramsOwnExecutorIsAskedEachTime(pair: Any) -> None:
+    """Also about a copy that C would make again; and afterwards C makes it again."""
+    source, target = pair
+    with Rehearsal() as rehearsal:
+        for _ in range(3):
+            target.copyFrom(source)
+    assert len(rehearsal.asked) == len(rehearsal.over) == 3
+    assert not target._repeats
+    target.copyFrom(source)
+    assert target._repeats
+
+
+def test_anExecutorThatRefusesStopsACopyThatIsMadeAgain(pair: Any) -> None:
+    source, target = pair
+    generation = target.generation
+    with (
+        Rehearsal(lambda work: Answer(Verdict.REFUSE, "no")),
+        pytest.raises(PromotionDenied, match=r"the copy of 65536 bytes .* may not begin: no"),
+    ):
+        target.copyFrom(source)
+    assert target.generation == generation
+
+
+def test_aPermitEnds(pair: Any, noLongWay: None) -> None:
+    """So the driver is asked about the heat of the GPUs now and then."""
+    source, target = pair
+    permit = target._repeats[id(source)]._permit
+    assert isinstance(permit, permits.Permit)
+    target.copyFrom(source)
+    permit.untilSeconds = 0.0
+    with pytest.raises(LongWay):
+        target.copyFrom(source)

@@ -77,6 +77,22 @@ _UNPASSED = {
         ),
         "real GPUs (tests/cuda)",
     ),
+    "counters.Counting.join:fetchAddAcqRel64": "something is counted before the join (test_counters)",
+    "domains._opened:opened": "`domains` (test_cliDomains)",
+    **dict.fromkeys(
+        (
+            "members.MemberTable.tellAnswers:storeRelease32",
+            "sockets.Sockets._ask:receive",
+            "sockets.Sockets._make:unlink",
+            "sockets.Sockets.handOn:send",
+        ),
+        "a port for metrics (test_endpoint)",
+    ),
+    "outlet.Outlet._opened:open": "a file of lines (test_lines)",
+    **dict.fromkeys(
+        ("serving._loopback:bind", "serving._unixSocket:bind", "serving._unlink:unlink"),
+        "`keep --http` (test_web)",
+    ),
     "cache._replace:unlink#2": "the disk of the verdicts is full (test_topology)",
     "names.NameWatch.wake:futexWake32": "an asyncio task that is cancelled (test_publishing)",
     "segments._reserveSlice:posix_fallocate": "a kernel that can not populate, or /dev/shm is full (test_segments)",

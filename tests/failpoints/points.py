@@ -26,8 +26,8 @@ import muninn
 from muninn.control import block
 
 _ROOT = Path(muninn.__file__).resolve().parent
-#: This package shows a domain, and changes only state of its own.
-_INSPECTOR = "cli"
+#: These packages show a domain, or measure in domains of their own.
+_OUTSIDE = ("cli", "prof")
 #: The functions that change state which outlives the call or which others see, by the
 #: module through which they are called.
 _CHANGES: dict[str, frozenset[str]] = {
@@ -93,7 +93,8 @@ def allPoints() -> tuple[Point, ...]:
     A module's name is enough for the name of a point. Where two files of one name have
     the same point, the name of the package goes before it.
     """
-    files = (file for file in sorted(_ROOT.rglob("*.py")) if _ROOT / _INSPECTOR not in file.parents)
+    outside = {_ROOT / each for each in _OUTSIDE}
+    files = (file for file in sorted(_ROOT.rglob("*.py")) if outside.isdisjoint(file.parents))
     found = [point for file in files for point in _pointsOf(file)]
     counts = Counter(point.name for point in found)
     return tuple(

@@ -76,6 +76,8 @@ class MessageTarget(Target):
             {"holds": 3},
             {"yielded": True},
         ]
+        span = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        asked += [msgpack.packb({"op": "ping", requests.TRACE: each}) for each in (span, span[:-1])]
         return [
             *asked,
             *(msgpack.packb(answer) for answer in answers),
@@ -90,6 +92,9 @@ class MessageTarget(Target):
         request = requests.checked(message)
         if "allocations" in request:
             requests.allocationsOf(request, [0] * len(request["allocations"]))
+        if requests.TRACE in request:  # as `observe/spans.py` takes it apart
+            version, *ids = (int(each, 16) for each in request[requests.TRACE].split("-"))
+            assert (version, len(ids)) == (0, 3), request
 
 
 class AnswerTarget(MessageTarget):

@@ -157,6 +157,16 @@ def _prefetch(kit: muninn.MuninnBuffer) -> None:
     assert kit.hints["priority"] == "high"
 
 
+def _applyPlan(_: None) -> None:
+    name = OWN + "planned"
+    plan = {
+        "buffers": [{"name": name, "size": 4096, "hints": {"hotRanges": [[0, 4096]]}}],
+        "promotions": [{"buffer": name}],
+    }
+    with muninn.applyPlan(plan, timeout=BOUND_SECONDS) as applied:
+        assert list(applied.buffers) == [name] and len(applied.windows) == 1
+
+
 # --- links --------------------------------------------------------------------------
 
 
@@ -186,6 +196,7 @@ CALLS: dict[str, Call] = {
     "promote across": Call(_promote, _near, isWhole=True, mend=_mend),
     "promoteAsync": Call(_promoteAsync, _onHost, mend=_mend),
     "prefetch": Call(_prefetch, _onHost, mend=_mend),
+    "applyPlan": Call(_applyPlan),
     "describe on a GPU": Call(_describe, _near),
     "topology": Call(_topology),
 }

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutation import api, broker, control, outer, promotion, shim, transfers
+from tests.mutation import api, broker, control, outer, plans, promotion, shim, transfers
 from tests.mutation.mutant import Mutant
 from tests.mutation.quotes import placesOf
 
@@ -30,6 +30,7 @@ MUTANTS: list[Mutant] = [
     *outer.MUTANTS,
     *shim.MUTANTS,
     *transfers.MUTANTS,
+    *plans.MUTANTS,
     *promotion.MUTANTS,
 ]
 BUILD = Path("build/mutation")

@@ -25,6 +25,7 @@ _CLIENT = "muninn/session/client.py"
 _CONNECTOR = "muninn/session/connector.py"
 _STALLS = "muninn/session/stalldetector.py"
 _REPAIR = "muninn/broker/repair.py"
+_VOUCHING = "muninn/broker/vouching.py"
 _SNAPSHOT = "muninn/broker/snapshot.py"
 _LINES = "muninn/session/connections.py"
 _INBOX = "muninn/broker/inbox.py"
@@ -78,9 +79,9 @@ MUTANTS = [
     Mutant(_DIRECTORY, "(layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)", "(layout.ROW_PROBING, layout.ROW_DYING)", "a replaced version ends with its last holder", "test_succession.py::test_aVersionTakesTheNameAndTheOneBeforeStaysWithItsHolders"),
     Mutant(_BROKER, "        self._finishSuccession()\n", "", "a broker finishes an exchange before it serves", "test_publishing.py::test_aPublisherThatIsTheBrokerDiesInItsCommit"),
     Mutant(_BUFFER_REQUESTS, "        context.maintenance.reclaimReplaced(replaced)\n", "        pass\n", "a version that no process holds goes at once", "test_publishing.py::test_versionsThatNoProcessHoldsNeedRoomForTwoOnly"),
-    Mutant(_MAINTENANCE, "        except (MuninnError, OSError) as error:\n            _log.warning(\"the version", "        except KeyError as error:\n            _log.warning(\"the version", "an error of the reclaiming is no error of the commit", "test_publishing.py::test_anErrorOfTheReclaimingIsNoErrorOfThePublication"),
-    Mutant(_REPAIR, "                    taken.add(SegmentKey(originOf.get(old, paths.identity), *replaced))\n", "                    pass\n", "repair knows whose name was taken", "test_succession.py::test_aDeathOfEveryProcessLeavesOneOfTheTwoVersionsToRepair"),
-    Mutant(_REPAIR, "                taken.discard(key)\n", "", "repair believes a record that takes an exchange back", "test_succession.py::test_aDeathOfBrokerAndCreatorLeavesOneOfTheTwoVersions"),
+    Mutant(_MAINTENANCE, "        except (MuninnError, OSError) as error:\n            _log.info(\n                \"the version", "        except KeyError as error:\n            _log.info(\n                \"the version", "an error of the reclaiming is no error of the commit", "test_publishing.py::test_anErrorOfTheReclaimingIsNoErrorOfThePublication"),
+    Mutant(_VOUCHING, "                    taken.add(SegmentKey(originOf.get(old, paths.identity), *replaced))\n", "                    pass\n", "repair knows whose name was taken", "test_succession.py::test_aDeathOfEveryProcessLeavesOneOfTheTwoVersionsToRepair"),
+    Mutant(_VOUCHING, "                taken.discard(key)\n", "", "repair believes a record that takes an exchange back", "test_succession.py::test_aDeathOfBrokerAndCreatorLeavesOneOfTheTwoVersions"),
     Mutant(_REPAIR, "        if exchange is not None and hasTaken(rows, exchange):\n", "        if False:\n", "repair knows which of two live rows is the old one", "test_succession.py::test_aRowThatTheOldBlockShowsAsOverIsNotAdopted"),
     Mutant(_HOLDERS, " and not self._rows.name(row).startswith(_OWN_LOCK)", "", "the lock of a dead publisher is gone with its last user", "test_publishing.py::test_aDeadPublisherLeavesNoLockBehind"),
     Mutant("muninn/broker/handlers/domain.py", "(*directory.rows.inState(layout.ROW_LIVE), *directory.rows.inState(layout.ROW_REPLACED))", "directory.rows.inState(layout.ROW_LIVE)", "an eviction reaches the holders of older versions", "test_publishing.py::test_evictingANameRevokesTheLeasesOnEveryVersion"),
@@ -163,7 +164,8 @@ MUTANTS = [
     Mutant(_RECLAIMING, "        self._poison(key)\n", "", "the promises of the dead are poisoned", "test_reclaiming.py::test_everythingOfADeadMemberIsTakenBack"),
     Mutant(_RECLAIMING, "                self._directory.tryReclaim(row)\n            if done", "                pass\n            if done", "a row whose last holder is dead goes", "test_reclaiming.py::test_rowsWhoseLastHolderDiesGo"),
     Mutant(_RECLAIMING, "            if row < self._directory.rows.count():  # what", "            if True:  # what", "a lease of a row that is not there is ignored", "test_reclaiming.py::test_aLeaseOnARowThatTheTableDoesNotHaveIsClearedAndNoMore"),
-    Mutant(_RECLAIMING, "        self._members.release(key, layout.MEMBER_DEAD)\n        _log", "        _log", "the slots of the dead are given back", "test_reclaiming.py::test_everythingOfADeadMemberIsTakenBack"),
+    Mutant(_RECLAIMING, "        self._members.release(key, layout.MEMBER_DEAD)\n        self._tell", "        self._tell", "the slots of the dead are given back", "test_reclaiming.py::test_everythingOfADeadMemberIsTakenBack"),
+    Mutant(_RECLAIMING, "        if key in self._polite:\n", "        if False:\n", "who has left has not died", "test_lines.py::test_aPoliteExitIsNoWarningAndNoDeath"),
     Mutant(_RECLAIMING, "            self._members.release(key, layout.MEMBER_CLAIMING)\n            return\n", "            return\n", "the slot of a dead claimer is given back", "test_reclaiming.py::test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack"),
     Mutant(_DEATHWATCH, "            if state == layout.MEMBER_DEAD or self._members", "            if self._members", "a successor finds the members that were marked dead", "test_reclaiming.py::test_theSlotsOfDeadClaimersAndOfTheMarkedDeadAreGivenBack"),
     Mutant(_DEATHWATCH, "return self._members.identity(key.slot).pidNamespace == ownPidNamespace()", "return True", "a pid of another namespace is not followed", "test_deathwatch.py::test_aPidOfAnotherNamespaceIsNotFollowed"),
@@ -241,7 +243,8 @@ MUTANTS = [
     Mutant("muninn/broker/descriptorstore.py", "            if state and state.incarnation == incarnation and state.state != layout.ROW_FREE:", "            if True:", "memory that no row vouches for is not kept", "test_requests.py::test_unexpectedDescriptorsAreClosed"),
     Mutant(_BUFFER_REQUESTS, "    if context.directory.rows.isLive(row, incarnation) and context.mayStillBring():", "    if context.mayStillBring():", "no process waits for the memory of a buffer that is gone", "test_broker.py::test_theMemoryOfAFreedRowIsNotWaitedFor"),
     # --- requests, client, repair -----------------------------------------------------
-    Mutant(_REQUESTS, "    if message.keys() - {\"op\"} != fields.keys():", "    if False:", "a request has its fields", "test_requests.py::test_aRequestHasItsFieldsAndNoOthers"),
+    Mutant(_REQUESTS, "    if message.keys() - {\"op\", TRACE} != fields.keys():", "    if False:", "a request has its fields", "test_requests.py::test_aRequestHasItsFieldsAndNoOthers"),
+    Mutant(_REQUESTS, "    if TRACE in message:\n", "    if False:\n", "the context of a span is checked as other bytes", "test_spans.py::test_aContextThatIsNoneIsRefusedAndHarmsNoMember"),
     Mutant(_REQUESTS, "not -1 <= value < 1 << 64)", "False)", "numbers of a request are in range", "test_requests.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "isinstance(value, bool) or not isinstance(value, int)", "not isinstance(value, int)", "a number is no truth value", "test_requests.py::test_numbersOfARequestAreNumbersInRange"),
     Mutant(_REQUESTS, "    if len(pairs) != len(allocations) or len(pairs) != len(descriptors):", "    if len(pairs) != len(allocations):", "each allocation comes with its descriptor", "test_requests.py::test_eachAllocationComesWithItsDescriptor"),
@@ -274,7 +277,7 @@ MUTANTS = [
     Mutant(_REPAIR, "MemberTable(old).inhabitant() if old", "0 if old", "a free byte alone is no leave to repair", "test_repair.py::test_isRefusedWhileAMemberLivesThatHasLostItsByte"),
     Mutant(_REPAIR, "            reinstate(paths, lockFile)  # or", "            pass  # or", "a withdrawn block says which member is in it", "test_repair.py::test_aWithdrawnBlockNamesItsMembersToo"),
     Mutant(_REPAIR, "                journal.append(\"live\", row=key.row", "                journal.note(\"gone\", row=key.row", "adopted rows are in a journal of the new block", "test_repair.py::test_anAdoptedBufferIsAdoptedAgain"),
-    Mutant(_REPAIR, "        self.kept = sorted((there & (unread | intact)) - adopted)\n", "        self.kept = []\n", "a buffer in a journal that this version does not understand is kept", "test_repair.py::test_aJournalOfAnotherVersionIsKeptWithItsSegments"),
+    Mutant(_REPAIR, "        self.kept = sorted(known - adopted)\n", "        self.kept = []\n", "a buffer in a journal that this version does not understand is kept", "test_repair.py::test_aJournalOfAnotherVersionIsKeptWithItsSegments"),
     Mutant(_REPAIR, "                description = description._replace(origin=key.origin)\n", "", "an adopted segment is found by the name that it has", "test_repair.py::test_aProcessThatJoinsAfterTheLossOfTheBlockAdoptsFirst"),
     Mutant(_REPAIR, "        withdrawal = Withdrawal(paths, lockFile)\n", "        withdrawal = Withdrawal(paths._replace(domain=\"none\", folder=\"none\"), lockFile)\n", "a process that joins during a repair waits for it", "test_repair.py::test_repairKeepsAProcessThatJoinsMeanwhileOut"),
     Mutant(_REPAIR, "                self._carryGeneration(block, key)\n", "", "a half-written buffer is still known as such", "test_repair.py::test_aWriterThatDiedIsRememberedWhenADomainBeginsAnew"),
@@ -288,9 +291,9 @@ MUTANTS = [
     Mutant(_MAINTENANCE, "        self._journal.look()\n", "", "a sweep sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
     Mutant(_JOURNAL, "            self.isNameless |= os.fstat(self._file.number).st_nlink == 0\n", "            pass\n", "a record sees that the journal was removed", "test_maintenance.py::test_aJournalThatWasRemovedIsWrittenAnew"),
     Mutant(_SNAPSHOT, "self._block.hasName() and Election(self._block).epoch() == self._epoch:", "self._block.hasName():", "a deposed broker's journal is not written anew", "test_maintenance.py::test_aDeposedBrokersJournalIsNotWrittenAnew"),
-    Mutant(_REPAIR, "    return sizeBytes >= description.segmentBytes\n", "    return True\n", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),
+    Mutant(_VOUCHING, "    return sizeBytes >= description.segmentBytes\n", "    return True\n", "a truncated segment is not recovered", "test_repair.py::test_aTruncatedSegmentIsNotBroughtBack"),
     Mutant(_REPAIR, "        Election(block).startAt(epoch)\n", "", "the next broker's epoch is above all journals'", "test_repair.py::test_theNextTermComesAfterAllThatTheJournalsRemember"),
-    Mutant(_REPAIR, "            elif record[\"op\"] in (\"free\", \"gone\"):", "            elif record[\"op\"] == \"gone\":", "a freed buffer is not recovered", "test_repair.py::test_aFreedBufferThatWasStillHeldIsNotBroughtBack"),
+    Mutant(_VOUCHING, "            elif record[\"op\"] in (\"free\", \"gone\"):", "            elif record[\"op\"] == \"gone\":", "a freed buffer is not recovered", "test_repair.py::test_aFreedBufferThatWasStillHeldIsNotBroughtBack"),
     Mutant("muninn/broker/lifetimes.py", "self._deadlineOf.get(self._heap[0][1]) != self._heap[0][0]", "self._heap[0][1] not in self._deadlineOf", "a deadline that was changed does not count", "test_lifetimes.py"),
     Mutant("muninn/broker/lifetimes.py", "if len(self._heap) > 2 * len(self._deadlineOf) + _MOST_STALE:", "if False:", "entries of forgotten rows do not pile up", "test_lifetimes.py"),
     Mutant("muninn/broker/maintenance.py", "        for _ in range(_SLICE_ENDS):\n", "        while True:\n", "lifetimes that end together end in slices", "test_maintenance.py"),

@@ -102,6 +102,10 @@ MUTANTS = [
     Mutant(_GEOMETRY, "        if not sane:\n", "        if False:\n", "impossible sizes are refused", "test_layout.py"),
     # --- logs -------------------------------------------------------------------------
     Mutant("muninn/system/logs.py", "with contextlib.suppress(Exception):  # and", "with contextlib.nullcontext():  # and", "an exception of the program's logging ends no thread of Muninn's", "test_clock.py::test_aThreadOutlivesALogThatRaises"),
+    Mutant("muninn/observe/outlet.py", "        if self._end < 0:\n            return False\n", "", "a line that was cut stays alone", "test_lines.py::test_aFullDiskLosesLinesAndSaysHowMany", equivalent="the end of the file is read then"),
+    Mutant("muninn/observe/outlet.py", " and not self._endsLine():", " and False:", "a line of a dead writer stays alone", "test_lines.py::test_aLineOfWhichOnlyTheBeginningIsThereStaysAlone"),
+    Mutant("muninn/observe/outlet.py", "        if not isFile and not self._isReady(descriptor):\n", "        if False:\n", "a line waits for no reader", "test_lines.py::test_aReaderThatHasStoppedHoldsNobodyUp", equivalent="a file that is opened for each line does not block; stderr does"),
+    Mutant("muninn/observe/lines.py", "    if text.isprintable():\n", "    if True:\n", "a name commands no terminal", "test_lines.py::test_aNameDoesNotCommandTheTerminal"),
     # --- lockfile ---------------------------------------------------------------------
     Mutant(_LOCKFILE, "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) != 0:", "while (failure := int(atomics.byteLock(self._fd(), _CREATE_BYTE))) == 99:", "CREATE excludes", "test_block.py::test_theBlockIsMadeUnderItsLockAndTheWaitForItIsBounded"),
     Mutant("muninn/system/threads.py", "        _begin(thread)\n", "        thread.start()\n", "an interrupted start leaves no thread that waits for ever", "test_threads.py::test_anInterruptedStartLeavesNoThreadThatWaitsForEver"),
@@ -114,7 +118,7 @@ MUTANTS = [
     Mutant("muninn/arguments.py", " and not isTruth(timeout) else None", " else None", "True is no time", "test_arguments.py::test_aLockIsNotWaitedForASecondBecauseItIsTrue"),
     Mutant("muninn/config/variables.py", "        if variable not in _warned:\n", "        if True:\n", "a variable is warned of once", "test_config.py::test_warnsOnceOfAVariableThatMeansNothing"),
     Mutant("muninn/config/variables.py", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", _ADDRESS),\n", "    (r\"PORT(?:_\\d+_(?:TCP|UDP|SCTP))?\", r\".*\"),\n", "a port that is no address is a setting", "test_config.py::test_variablesOfKubernetesAndDockerAreIgnored"),
-    Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), _FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
+    Mutant(_LOCKFILE, "return int(atomics.byteHolder(self._fd(), FIRST_SLOT_BYTE + slot)) != 0", "return False", "a locked byte says that its member lives", "test_invariants.py::test_i5ALockThatIsHeldIsNoDeath"),
     Mutant(_LOCKFILE, "        if failure:\n            return False\n", "", "a claimer that lives keeps its slot", "test_members.py::test_theByteOfASlotIsItsMembersOnly"),
     Mutant(_LOCKFILE, "            if clock.now() >= deadline:\n                holder", "            if False:\n                holder", "the wait for CREATE is bounded", "test_block.py::test_theBlockIsMadeUnderItsLockAndTheWaitForItIsBounded"),
     # --- descriptors ------------------------------------------------------------------
@@ -218,7 +222,7 @@ MUTANTS = [
     Mutant("muninn/session/leases.py", "            found = atomics.casSeqCst64(address, word, 0)\n", "            found = word\n", "a release ends the hold", "test_leases.py"),
     Mutant("muninn/session/leases.py", "        self._changeExpiry(index, _READING, expiryMs)\n", "", "renewing moves the expiry", "test_leases.py::test_renewingMovesTheExpiryOnly"),
     Mutant("muninn/session/leases.py", "        self._changeExpiry(index, _READING, expiryMs)\n", "        self._changeExpiry(index, 0, expiryMs)\n", "renewing keeps a reader inside", "test_leases.py"),
-    Mutant(_LEASES, "            return [*_LEASE.iter_unpack(leases[: _LEASE.size * found])]\n        room = 2 * found", "            return [*_LEASE.iter_unpack(leases[: _LEASE.size * min(8, found)])]\n        room = 2 * found", "a reader is found among many leases", "test_leases.py::test_aReaderIsFoundAmongManyLeases"),
+    Mutant(_LEASES, "            return leases[: _LEASE.size * found]\n        room = 2 * found", "            return leases[: _LEASE.size * min(8, found)]\n        room = 2 * found", "a reader is found among many leases", "test_leases.py::test_aReaderIsFoundAmongManyLeases"),
     Mutant(_LEASES, "    held = _leases(block, *_holdsOn(row, incarnation))\n", "    held = _leases(block, _ROW_MASK, row + 1)\n", "readers of an earlier buffer of the row do not count", "test_leases.py"),
     # --- generations ------------------------------------------------------------------
     Mutant(_GENERATIONS, "            atomics.exchangeSeqCst64(self._word, value + 1)\n", "", "the word is odd while a process writes", "test_generations.py::test_isOddWhileAProcessWrites"),

@@ -6,11 +6,15 @@ from tests.mutation.mutant import Mutant
 
 _OUTPUT = "muninn/cli/output.py"
 _LISTING = "muninn/cli/listing.py"
+_PURGING = "muninn/broker/purging.py"
+_DOMAINS = "muninn/service/domains.py"
 _DOCTOR = "muninn/cli/doctor.py"
 _SIZES = "muninn/config/sizes.py"
 _VERDICTS = "muninn/devices/topology/cache.py"
 _TOPOLOGY = "muninn/cli/topology.py"
 _BUILD = "hatch_build.py"
+_COMPARISON, _GROUND = "muninn/prof/comparison.py", "muninn/prof/ground.py"
+_ENDPOINT = "muninn/service/endpoint.py"
 _KERNELS = "muninn/kernels/device.py"
 _REFERENCES = "muninn/kernels/references.py"
 _FUNCTIONS = "muninn/kernels/functions.py"
@@ -30,6 +34,24 @@ MUTANTS = [
     Mutant("muninn/cli/main.py", "            printJson(problem(str(error)))\n", "            pass\n", "wrong usage is an object too", "test_cli.py::test_wrongUsageIsStatusTwo"),
     Mutant("muninn/cli/main.py", '    logging.basicConfig(format="muninn: %(message)s")  #', "    #", "a warning of the environment begins as all do", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
     Mutant("muninn/config/settings.py", '    if found["logLevel"].value != "error":\n', "    if True:\n", "the log level holds for warnings of the environment", "test_cli.py::test_warningsOfTheEnvironmentBeginAsAllDoAndCanBeTurnedOff"),
+    # --- the endpoint -----------------------------------------------------------------
+    Mutant(_ENDPOINT, "        self._pause(min(self._rank(), _MOST_TURNS) * _TURN_SECONDS)\n", "", "the first member answers, and the others wait", "test_endpoint.py::test_theBrokerAnswersOrElseTheFirstThatHasThePort"),
+    Mutant(_ENDPOINT, "        for each in [each for each in self._connections.values() if each.deadline < now]:\n            self._drop(each)\n", "        pass\n", "a client that says nothing is dropped", "test_endpoint.py::test_aClientThatSaysNothingKeepsNobodyWaiting"),
+    Mutant(_ENDPOINT, "text != self._saidWhyNot", "True", "a port that is taken is one line", "test_endpoint.py::test_aPortOfAnotherProgramIsOneLineAndTriedAgain"),
+    Mutant("muninn/session/member.py", "        self.services.forget()\n", "", "a forked child keeps no port open", "test_endpoint.py::test_aForkedChildKeepsNoPortOpen"),
+    Mutant("muninn/service/sockets.py", "        if not self._ask():\n            self._make()\n", "        self._make()\n", "members have the socket in common", "test_endpoint.py::test_anotherMemberAnswersAtOnce"),
+    Mutant("muninn/cli/main.py", '        os.environ[variableOf("metricsPort")] = "0"\n', "        pass\n", "a command that is there for a moment serves nothing", "test_endpoint.py::test_aCommandThatIsThereForAMomentServesNothing"),
+    Mutant("muninn/api/attachment.py", "            countError(error)\n            raise\n        return openBuffer", "            raise\n        return openBuffer", "an error of a property is counted", "test_counters.py::test_anErrorOfAPropertyAndOfAWithIsCountedToo"),
+    # --- domains from outside, and purge ----------------------------------------------
+    Mutant(_PURGING, "        if holder := withdrawal.holder() or _inhabitant(old):\n", "        if holder := _inhabitant(old):\n", "a process of another version is not purged", "test_cliPurge.py::test_aDamagedBlockOfALivingProcessIsLeftAlone"),
+    Mutant(_PURGING, "        if holder := withdrawal.holder() or _inhabitant(old):\n", "        if holder := withdrawal.holder():\n", "a free byte alone is no leave to purge", "test_cliPurge.py::test_aPurgeBelievesNoFreeByte"),
+    Mutant(_PURGING, "remains.known <= told.known and ", "", "what the user was not told of stays", "test_cliPurge.py::test_whatTheUserWasNotToldOfStays"),
+    Mutant(_PURGING, "        if not isGone:\n            withdrawal.giveBack()\n", "        pass\n", "a block that is kept gets its version back", "test_cliPurge.py::test_aKeptBlockIsTheSameAfterwards"),
+    Mutant(_PURGING, "        known = there\n", "        pass\n", "a damaged block is left to repair", "test_cliPurge.py::test_aDamagedBlockIsLeftToRepair"),
+    Mutant(_PURGING, "        return key not in known\n", "        return False\n", "a segment that nothing knows goes", "test_cliPurge.py::test_removesASegmentThatNothingKnows"),
+    Mutant(_DOMAINS, "        if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:\n", "        if False:\n", "only files of the user are read", "test_cliDomains.py::test_whatCanNotBeReadIsSaid"),
+    Mutant(_DOMAINS, "        if isNear and processIsGone(identity.pid, identity.startTime):\n", "        if isNear:\n", "a lost byte is no death", "test_cliDomains.py::test_aProcessThatHasLostItsByteStillCounts"),
+    Mutant("muninn/cli/systemd.py", "        if member.client.awaitAnswer(pause or 0.0):\n            tell", "        if member.client.awaitAnswer(pause or 0.0) or True:\n            tell", "a stuck keeper gives no sign of life", "test_cliSystemd.py::test_aKeeperWhoseBrokerDoesNotAnswerGivesNoSignOfLife"),
     # --- verdicts on links ------------------------------------------------------------
     Mutant(_VERDICTS, "        if not isOwnFile(os.fstat(fd.number), os.geteuid()):\n", "        if False:\n", "a file that others can write is not read", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
     Mutant(_VERDICTS, "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY", "a FIFO is not waited for", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
@@ -43,8 +65,18 @@ MUTANTS = [
     Mutant(_VERDICTS, "        os.unlink(beside)  # of a writer that was killed\n", "        pass\n", "what a killed writer left is removed", "test_topology.py::test_aWriterThatIsKilledLeavesTheOldFile"),
     Mutant(_VERDICTS, '    beside = f"{path}.new"\n', "    beside = path\n", "a killed writer leaves the old file", "test_topology.py::test_aWriterThatIsKilledLeavesTheOldFile"),
     Mutant(_VERDICTS, "    while first and (room := room - len(lines[first - 1]) - len(\",\\n\")) >= 0:\n        first -= 1\n", "    first = 0\n", "a file that is full loses its oldest", "test_topology.py::test_aFileThatIsFullLosesItsOldest"),
-    Mutant(_TOPOLOGY, "self.verdict is None and self.link.canAccess", "self.verdict is None", "a pair without a path is not waited for", "test_topology.py::test_aPairWithoutAPathIsNotWaitedFor"),
+    Mutant("muninn/devices/topology/matrix.py", "self.verdict is None and self.link.canAccess", "self.verdict is None", "a pair without a path is not waited for", "test_topology.py::test_aPairWithoutAPathIsNotWaitedFor"),
     Mutant(_TOPOLOGY, "    if not corrupt:\n", "    if True:\n", "doctor warns of a link that corrupts", "test_topology.py::test_doctorWarnsOfALinkThatCorrupts"),
+    # --- prof -------------------------------------------------------------------------
+    Mutant(_COMPARISON, '("p50", old.p50, new.p50), ("p95", old.p95, new.p95)', '("p50", old.p50, new.p50),', "a row whose p95 is larger has regressed", "test_prof.py::test_aRowThatIsSlowerThanIsAllowedHasRegressed"),
+    Mutant(_COMPARISON, "    if old.device != new.device:\n", "    if False:\n", "only what is alike is compared", "test_prof.py::test_whatIsNotAlikeIsNotCompared"),
+    Mutant("muninn/cli/prof.py", "_REPEATS = 2\n", "_REPEATS = 0\n", "noise is no regression", "test_prof.py::test_aRowIsMeasuredAgainBeforeItHasRegressed"),
+    Mutant("muninn/cli/prof.py", " or not comparison.changes):\n", "):\n", "a gate that compares nothing fails", "test_prof.py::test_aComparisonOfNothingFails"),
+    Mutant(_GROUND, "        fcntl.flock(mark.number, fcntl.LOCK_EX | fcntl.LOCK_NB)\n        _remove", "        _remove", "a run that lives is left alone", "test_prof.py::test_aRunWhosePeerLivesIsLeftAlone"),
+    Mutant(_GROUND, "        sweep(self._prefix)\n", "", "a run removes what a dead one has left", "test_prof.py::test_aNewRunRemovesWhatADeadOneHasLeft"),
+    Mutant("muninn/session/membership.py", "    if _current is not None:\n        _current.leave()\n", "    current().leave()\n", "a domain that was left is not joined to leave it again", "test_prof.py::test_aDomainThatWasLeftIsNotJoinedAgain"),
+    Mutant("muninn/prof/results.py", "0 < value < math.inf", "0 < value", "a time is a number", "test_prof.py::test_aFileOfAnotherKindIsRefusedWithItsLine"),
+    Mutant("muninn/cli/profreport.py", "not outcome.row.isMoving or ", "", "bytes that are mapped have no throughput", "test_prof.py::test_throughputIsOfBytesThatMove"),
     # --- kernels ----------------------------------------------------------------------
     Mutant("muninn/kernels/launch.py", "    numbacuda.requireCompiler()\n", "", "a numpy that is too new is named", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),
     Mutant("muninn/kernels/numbacuda.py", "* (_version(installed) <= _LAST_WITHOUT_NUMPY_2_5)", "", "a later numba-cuda is believed", "test_kernels.py::test_aNumpyThatNumbaCompilesNothingBesideIsNamed"),

@@ -7,11 +7,10 @@ from muninn.broker.sessions import Session
 from muninn.control import layout, leases
 from muninn.control.rows import RowTable
 from muninn.errors import ControlBlockInvalid
+from muninn.observe import events
 from muninn.system.descriptors import Descriptor
-from muninn.system.logs import Log
 from muninn.wire.messages import Message
 
-_log = Log("muninn.broker")
 _ROWS_A_BEAT = 1024
 
 
@@ -42,8 +41,10 @@ def drain(context: TermContext, session: Session, message: Message, _: list[Desc
     """
     session.member()
     context.drain.set(context.term.epoch, message["on"], message["reason"])
-    _log.info(
-        "draining %s", f"on: {message['reason'] or 'no reason given'}" if message["on"] else "off"
+    events.say(
+        "drain",
+        state="on" if message["on"] else "off",
+        reason=message["reason"] or "no reason given",
     )
     return {
         "holds": sum(

@@ -9,6 +9,7 @@ from muninn.broker.sessions import SenderGone, Session
 from muninn.control import layout
 from muninn.control.members import MemberKey
 from muninn.errors import ProtocolViolation
+from muninn.observe import events
 from muninn.system.descriptors import Descriptor
 from muninn.system.processes import pidOf
 from muninn.wire import requests
@@ -71,4 +72,9 @@ def takeOverPolitely(
     key, own = session.member(), context.own.member()
     if key == own or context.members.identity(own.slot).flags & layout.MEMBER_FLAG_PREFERRED:
         return {"yielded": False}, ()
-    return {"yielded": context.election.replace(context.term, key.slot) is not None}, ()
+    isYielded = context.election.replace(context.term, key.slot) is not None
+    if isYielded:
+        members = context.members
+        who = f"process {members.identity(key.slot).pid} ({members.program(key.slot)})"
+        events.say("handover", term=context.term.epoch, reason=f"{who} stays, and has asked for it")
+    return {"yielded": isYielded}, ()

@@ -18,6 +18,7 @@ from muninn.control.election import Election, Term
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed
 from muninn.errors import DescriptorsExhausted
+from muninn.observe import events
 from muninn.system import descriptors, green
 from muninn.system.descriptors import Descriptor, Socket
 from muninn.system.logs import Log
@@ -76,7 +77,9 @@ class Admission:
         try:
             _, uid = messages.peerOf(connection)
             if uid != os.geteuid():
-                _log.warning("refused a connection of uid %d", uid)
+                _log.warning(
+                    "refused a connection of uid %d, to whom this domain does not belong", uid
+                )
             elif self._hasDescriptors() or (self._economize() and self._hasDescriptors()):
                 return connection
             else:
@@ -96,9 +99,11 @@ class Admission:
         if (slot := self._abler()) is not None and self._election.replace(
             self._term, slot
         ) is not None:
-            _log.warning(
-                "no descriptor is left for another member: slot %d serves from now on", slot
+            reason = (
+                "no descriptor is left for another member, and process "
+                f"{self._members.identity(slot).pid} ({self._members.program(slot)}) has more"
             )
+            events.say("handover", term=self._term.epoch, reason=reason)
             raise Deposed
 
     def _accepted(self, listener: Socket) -> Socket:

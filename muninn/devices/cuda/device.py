@@ -34,6 +34,7 @@ from muninn.devices.port import (
     Allocation,
     Device,
     FenceWord,
+    GpuCondition,
     Lane,
     Link,
     MemoryInfo,
@@ -135,6 +136,9 @@ class CudaDevice(Device):
 
     def site(self, gpu: int) -> Site:
         return self._links.siteOf(self._gpu(gpu))
+
+    def condition(self, gpu: int) -> GpuCondition | None:
+        return self._links.nvml.condition(self._gpu(gpu).busId)
 
     def driverText(self) -> str:
         return self._links.driverText()

@@ -1,5 +1,5 @@
 """NVML: the facts about GPUs that the CUDA driver does not tell, which are the kind of
-link between two of them and the use of their BAR1.
+link between two of them, the use of their BAR1, and their heat and power.
 
 A missing fact is None or "" and never an error: no copy depends on it. The library is
 missing in many containers, and virtual machines hide links from it. `reason` says what
@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from muninn.devices.port import GpuCondition, Slowdown
 from muninn.system.logs import Log
 
 _log = Log("muninn.devices")
@@ -32,6 +33,15 @@ _PCIE_PATHS = {
 #: `NVML_FEATURE_ENABLED`, `NVML_NVLINK_DEVICE_TYPE_SWITCH`, `NVML_P2P_CAPS_INDEX_NVLINK`
 #: and `NVML_P2P_STATUS_OK` of nvml.h.
 _ENABLED, _SWITCH, _NVLINK, _OK = 1, 2, 2, 0
+#: `NVML_TEMPERATURE_THRESHOLD_SLOWDOWN`, and the bits of `nvmlClocksEventReasons`.
+_THRESHOLD_SLOWDOWN = 1
+_SLOWDOWNS = {
+    0x40: Slowdown.HARDWARE_HEAT,
+    0x80: Slowdown.POWER_BRAKE,
+    0x08: Slowdown.HARDWARE,
+    0x20: Slowdown.DRIVER_HEAT,
+    0x04: Slowdown.POWER_CAP,
+}
 
 
 class Bar1(NamedTuple):
@@ -79,6 +89,34 @@ class Nvml:
             return Bar1(int(info.bar1_total), int(info.bar1_used))
 
         return self._answer(f"the BAR1 of {busId}", asked, None)
+
+    def condition(self, busId: str) -> GpuCondition | None:
+        """The heat and the power of a GPU; None if it tells none of it. Of the facts some may
+        be missing: a virtual machine has a temperature, and perhaps no power.
+        """
+
+        def asked(library: Any) -> GpuCondition:
+            gpu = _handleOf(library, busId)
+            heat = _orNone(lambda: int(library.device_get_temperature_v(gpu, 0)))
+            most = _orNone(
+                lambda: int(library.device_get_temperature_threshold(gpu, _THRESHOLD_SLOWDOWN))
+            )
+            power = _orNone(lambda: int(library.device_get_power_usage(gpu)) / 1e3)
+            limit = _orNone(lambda: int(library.device_get_enforced_power_limit(gpu)) / 1e3)
+            bits = _orNone(lambda: int(library.device_get_current_clocks_event_reasons(gpu)))
+            told = tuple(word for bit, word in _SLOWDOWNS.items() if (bits or 0) & bit)
+            return GpuCondition(heat, most, power, limit, told)
+
+        found = self._answer(f"the condition of {busId}", asked, None)
+        return None if found == GpuCondition() else found
+
+    def freeBytes(self, busId: str) -> int | None:
+        """The free bytes in the memory of a GPU, over all processes."""
+
+        def asked(library: Any) -> int:
+            return int(library.device_get_memory_info_v2(_handleOf(library, busId)).free)
+
+        return self._answer(f"the free memory of {busId}", asked, None)
 
     def path(self, busId: str, peer: str) -> str:
         """The best link between two GPUs, for people."""
@@ -167,6 +205,15 @@ def _leadsToSwitch(library: Any, gpu: int, link: int) -> bool:
 
 def _isConnected(library: Any, first: int, second: int) -> bool:
     return _orElse(lambda: int(library.device_get_p2p_status(first, second, _NVLINK)) == _OK)
+
+
+def _orNone(asked: Callable[[], _Fact]) -> _Fact | None:
+    """The answer; None where NVML has none."""
+    try:
+        return asked()
+    except Exception as error:
+        _log.debug("NVML has no answer about a GPU: %s", _said(error))
+        return None
 
 
 def _orElse(asked: Callable[[], bool]) -> bool:

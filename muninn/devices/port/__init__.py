@@ -34,11 +34,13 @@ driver sees them.
 nothing of its parent's but host memory.
 
 There is one module per role: `memory` (allocations and registrations), `streams`,
-`fences`, `links` (what a driver states about its GPUs), `lanes` (copies that are made
-again), and `device`, which gives them out. No code outside of `muninn.devices` asks
-which back-end it has; it asks the device what it can do.
+`fences`, `links` (what a driver states about its GPUs), `conditions` (their heat and
+power), `lanes` (copies that are made again), and `device`, which gives them out. No code
+outside of `muninn.devices` asks which back-end it has; it asks the device what it can
+do.
 """
 
+from muninn.devices.port.conditions import GpuCondition, Slowdown
 from muninn.devices.port.device import Device, UsedBytes, badCopy
 from muninn.devices.port.fences import READY_SLICE_SECONDS, FenceWord, OnReached, Ready
 from muninn.devices.port.lanes import Lane
@@ -50,6 +52,7 @@ __all__ = [
     "READY_SLICE_SECONDS",
     "SAME_GPU",
     "Allocation",
+    "GpuCondition",
     "Device",
     "FenceWord",
     "Lane",
@@ -60,6 +63,7 @@ __all__ = [
     "Ready",
     "Registration",
     "Site",
+    "Slowdown",
     "Stream",
     "UsedBytes",
     "badCopy",

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+from muninn.devices.port.conditions import GpuCondition
 from muninn.devices.port.fences import FenceWord, OnReached, Ready
 from muninn.devices.port.lanes import Lane
 from muninn.devices.port.links import Link, Site
@@ -108,6 +109,13 @@ class Device(ABC):
     @abstractmethod
     def site(self, gpu: int) -> Site:
         """Where in this machine the GPU is, and the use of its BAR1 now."""
+
+    def condition(self, gpu: int) -> GpuCondition | None:
+        """The heat and the power of the GPU now; None where nothing tells, as of an emulated
+        GPU. It may take the driver a millisecond.
+        """
+        self.requireGpu(gpu)
+        return None
 
     @abstractmethod
     def driverText(self) -> str:

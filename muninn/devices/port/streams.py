@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
+from muninn.system import markup
 from muninn.system.closable import Closable
 
 
@@ -83,6 +84,14 @@ class Stream(Closable):
         """Raise the error of the host's part of the stream, if there is one, without
         asking for its work.
         """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of GPU {self.gpu}, handle {self.handle:#x}>"
+
+    def _repr_html_(self) -> str:
+        # Not whether its work is done: to ask would take an error from the program.
+        facts = {"on": f"GPU {self.gpu}", "handle": f"{self.handle:#x}"}
+        return markup.card("Stream", facts)
 
     def errorCursor(self) -> int:
         """For `errorSince`: how many errors the stream has raised and forgotten so far."""

@@ -1,0 +1,184 @@
+"""Handlers: what each operation does, in plain calls of Muninn.
+
+A handler gets the id in the path and the checked body, and returns what is told the
+client. It runs on a thread of its own and may wait.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import muninn
+from muninn.api import opening
+from muninn.broker.holders import revoke
+from muninn.config import loadSettings
+from muninn.control import leases
+from muninn.devices.topology import keptFor, matrix
+from muninn.errors import BufferNotFound, InvalidArgument, PermissionDenied
+from muninn.service import readings
+from muninn.session.membership import current
+from muninn.system.clock import monotonicMs
+
+if TYPE_CHECKING:
+    from muninn.service.web.held import Held
+    from muninn.terms import OpenAccessWord
+
+Body = dict[str, Any]
+_HOLD_MS, _TIMEOUT_MS = 60_000, 10_000
+_RIGHTS: dict[str, OpenAccessWord] = {"reader": "readOnly", "writer": "readWrite"}
+_ANSWER_SECONDS = 1.0
+
+
+class Handlers:
+    """The operations on this process's domain."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    # --- buffers -----------------------------------------------------------------------
+
+    def listBuffers(self) -> Body:
+        return {"buffers": muninn.listBuffers()}
+
+    def createBuffer(self, body: Body) -> Body:
+        """It is held if it would go with its last holder."""
+        options = {key: value for key, value in body.items() if key != "size"}
+        buffer = muninn.MuninnBuffer(body["size"], options.pop("mode", "bigMode"), **options)
+        described = buffer.describe()
+        if buffer.mode == "fastMode" or described["lifetime"] == "lastClose":
+            self._held.keep(described["bufferId"], buffer)
+        else:
+            buffer.close()
+        return described
+
+    def describeBuffer(self, bufferId: str) -> Body:
+        found = next((each for each in muninn.listBuffers() if each["bufferId"] == bufferId), None)
+        if found is None:
+            raise BufferNotFound(f"there is no buffer {bufferId!r}", "GET /buffers lists them")
+        return found
+
+    def openBuffer(self, bufferId: str, body: Body) -> Body:
+        """A handle for another process: it gives the rights that its purpose needs."""
+        described = self.describeBuffer(bufferId)
+        _requireTenant(described, body)
+        _requireProcess(body["process"])
+        access = _RIGHTS[body.get("purpose", "reader")]
+        with opening.openAny(described["name"], access) as buffer:
+            handle = base64.b64encode(buffer.handle).decode()
+        return {
+            "bufferId": bufferId,
+            "name": described["name"],
+            "mode": described["mode"],
+            "access": access,
+            "leaseTtlMs": described["leaseTtlMs"],
+            "handle": handle,
+            "python": f"muninn.open(base64.b64decode({handle!r}), access={access!r})",
+        }
+
+    def promoteBuffer(self, bufferId: str, body: Body) -> Body:
+        """The window is held for `holdMs`; processes that promote it meanwhile share the
+        copy of a readOnly buffer.
+        """
+        described = self.describeBuffer(bufferId)
+        begun, holdMs = monotonicMs(), body.get("holdMs", _HOLD_MS)
+        buffer = muninn.open(described["name"])
+        scratch = buffer.promote(
+            body.get("offset", 0),
+            body.get("length"),
+            body.get("targetGpu", 0),
+            timeout=body.get("timeoutMs", _TIMEOUT_MS) / 1000,
+        )
+        self._held.keepWindow(bufferId, scratch, holdMs / 1000)
+        transfer = scratch.transfer
+        return {
+            "bufferId": bufferId,
+            "offset": scratch.offset,
+            "length": scratch.sizeBytes,
+            "gpu": scratch.gpu,
+            "isShared": scratch.isShared,
+            "route": None if transfer is None else transfer.route,
+            "reason": None if transfer is None else transfer.reason,
+            "bytes": 0 if transfer is None else transfer.sizeBytes,
+            "durationMs": monotonicMs() - begun,
+            "heldMs": holdMs,
+        }
+
+    def deleteBuffer(self, bufferId: str) -> Body:
+        """Free the name now, and the memory with the last lease. Leases that have run out
+        are revoked, so that their holders notice.
+        """
+        described = self.describeBuffer(bufferId)
+        self._held.drop(bufferId)
+        member = current()
+        row, incarnation = map(int, bufferId.split("."))
+        member.client.free(row, incarnation)
+        now = monotonicMs()
+        holds = [
+            each
+            for each in leases.scanHolds(member.block, member.members, row)
+            if each.incarnation == incarnation and each.slot != member.key.slot
+        ]
+        expired = (each for each in holds if each.expiryMs <= now and not each.reason)
+        return {
+            "bufferId": described["bufferId"],
+            "freed": True,
+            "holders": len({each.slot for each in holds}),
+            "revoked": revoke(member.block, member.members, member.rows, expired, "evicted"),
+        }
+
+    # --- the domain --------------------------------------------------------------------
+
+    def topology(self) -> Body:
+        settings, device = loadSettings(), current().gpus.chosen()
+        kept = keptFor(device, settings.topology.cachePath)
+        pairs = matrix.pairsOf(device, matrix.keptVerdicts(device, kept))
+        return matrix.asDict(device, kept, pairs)
+
+    def health(self) -> Body:
+        isAnswered = current().client.awaitAnswer(_ANSWER_SECONDS)
+        info = muninn.domainInfo()
+        status = "ok" if isAnswered else "noBroker"
+        return {
+            "status": "draining" if isAnswered and info["draining"] else status,
+            "domain": info["domain"],
+            "brokerPid": info["brokerPid"],
+            "epoch": info["epoch"],
+        }
+
+    def state(self) -> Body:
+        """Everything that the page shows."""
+        reading, info = readings.read(current().tables), muninn.domainInfo()
+        return {
+            "atMs": reading.atMs,
+            "domain": info["domain"],
+            "brokerPid": info["brokerPid"],
+            "epoch": info["epoch"],
+            "draining": info["draining"],
+            "members": info["members"],
+            "buffers": muninn.listBuffers(),
+            "leases": reading.leases,
+            "transfers": info["transfers"],
+            "promotions": reading.counted("promotions"),
+            "revocations": reading.counted("revocations"),
+        }
+
+
+def _requireTenant(described: Body, body: Body) -> None:
+    tenant = body.get("tenant", described["tenant"])
+    if tenant != described["tenant"]:
+        raise PermissionDenied(f"{described['name']!r} belongs to another tenant than {tenant!r}")
+
+
+def _requireProcess(pid: int) -> None:
+    """A handle is for a process of this user: another one could not use it."""
+    try:
+        isOurs = Path(f"/proc/{pid}").stat().st_uid in (os.geteuid(), 0)
+    except OSError:
+        isOurs = False
+    if not isOurs:
+        raise InvalidArgument(
+            f"process {pid} is no process of this user", "Name the process that is to open it"
+        )

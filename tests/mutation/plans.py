@@ -1,0 +1,39 @@
+"""Mutants of plans and of the executor that is asked before bytes move."""
+
+from __future__ import annotations
+
+from tests.mutation.mutant import Mutant
+
+_EXECUTING = "muninn/api/executing.py"
+_BACKOFF = "muninn/transfer/backoff.py"
+_APPLYING = "muninn/plans/applying.py"
+_DECIDING = "muninn/plans/deciding.py"
+_FIELDS = "muninn/plans/fields.py"
+_SCHEMAS = "muninn/plans/schemas.py"
+_READING = "muninn/plans/reading.py"
+
+# fmt: off
+MUTANTS = [
+    Mutant(_EXECUTING, " or left <= 0:\n", ":\n", "the wait for an executor ends", "test_execution.py::test_theWaitEndsWithTheTimeout"),
+    Mutant(_EXECUTING, "        work = work._replace(waitedSeconds=clock.now() - begun)\n", "", "an executor is told how long work has waited", "test_execution.py::test_whatIsToWaitBeginsLater"),
+    Mutant(_EXECUTING, "        look()\n", "", "who waits for an executor can be cancelled", "test_execution.py::test_aCopyThatWaitsCanBeCancelled"),
+    Mutant(_EXECUTING, "        self._executor.ended(self._work, clock.now() - self._begunSeconds, error)\n", "        pass\n", "an executor is told the end", "test_execution.py::test_theEndOfWhatFailsIsToldWithItsError"),
+    Mutant("muninn/api/promotion.py", "        if not self._isAdmitted:\n", "        if True:\n", "a promotion is asked about once", "test_execution.py::test_whoWaitsForRoomIsAskedAboutOnce"),
+    Mutant("muninn/api/transfers.py", "if asked is None and answer.byHost", "if answer.byHost", "the caller's route is kept", "test_execution.py::test_byHostIsARouteUnlessTheCallerDemandsOne"),
+    Mutant(_BACKOFF, "work.kind is Kind.PREFETCH and isNear(condition)", "isNear(condition)", "only prefetches wait early", "test_execution.py::test_whatWaitsForWhat"),
+    Mutant(_BACKOFF, "            isWaiting = False\n", "            pass\n", "a copy waits for a second only", "test_execution.py::test_aCopyWaitsForASecondAndThenGoes"),
+    Mutant("muninn/api/inprocess.py", "        if now - askedSeconds >= FRESH_SECONDS:\n", "        if True:\n", "the driver is asked once a second", "test_execution.py::test_theDriverIsAskedOnceASecond"),
+    Mutant(_APPLYING, "        for what, undo in self._undoing[::-1]:\n", "        for what, undo in []:\n", "a failure undoes", "test_plans.py::test_aFailureUndoesWhatThisApplicationDid"),
+    Mutant(_APPLYING, "    with _alone(deadline):\n", "    with contextlib.nullcontext():\n", "applications exclude each other", "test_plans.py::test_anotherApplicationIsWaitedFor"),
+    Mutant(_APPLYING, "            found = differences(self._planned[step.path], there, facts)\n", "            found = []\n", "a name that is taken meanwhile must match", "test_plans.py::test_aNameThatIsTakenMeanwhileIsKeptOnlyIfItMatches"),
+    Mutant(_APPLYING, "                held.callback(window.__exit__, kind, error, trace)\n", "                held.callback(window.close)\n", "what was written in windows comes back", "test_plans.py::test_theEndOfTheBlockCopiesBackWhatWasWrittenInWindows"),
+    Mutant(_APPLYING, "        decisions.require()\n", "", "what is refused is not begun", "test_plans.py::test_aPlanLargerThanTheQuotasIsRefusedWhole"),
+    Mutant(_DECIDING, "        self._quotas.add(usage, usage.sizeBytes)\n        self._freeRows", "        self._freeRows", "quotas add up over a plan", "test_plans.py::test_aPlanLargerThanTheQuotasIsRefusedWhole"),
+    Mutant(_DECIDING, "        if found := differences(planned, there, self._facts):\n", "        if found := []:\n", "what differs is refused", "test_plans.py::test_whatDiffersIsSaidAndNotTouched"),
+    Mutant(_FIELDS, "            if key not in fields:\n", "            if False:\n", "an unknown field is refused", "test_plans.py"),
+    Mutant(_FIELDS, "        if type(value) is not int:\n", "        if not isinstance(value, int):\n", "true is no number", "test_plans.py"),
+    Mutant(_SCHEMAS, "        if buffer.name in first:\n", "        if False:\n", "each buffer has a name of its own", "test_plans.py"),
+    Mutant(_READING, "        if not stat.S_ISREG(path.stat().st_mode):\n", "        if False:\n", "a FIFO is not waited for", "test_plans.py::test_aFileThatIsNoneIsSaid"),
+    Mutant(_READING, "        if key in found:\n", "        if False:\n", "a key stands once", "test_plans.py"),
+]
+# fmt: on

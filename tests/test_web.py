@@ -1,0 +1,442 @@
+"""The HTTP interface: its operations, its refusals, who may ask, and the page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+import muninn
+from muninn.errors import MuninnError
+from muninn.errortable import ERRORS
+from muninn.service.web import openapi
+from muninn.service.web.application import applicationOf
+from muninn.service.web.failures import statusOf
+from muninn.service.web.guards import byFile
+from muninn.service.web.held import Held
+from muninn.service.web.serving import TOKEN_VARIABLE, served
+from muninn.session.membership import current
+from support import Actor, eventually
+
+Start = Callable[..., Actor]
+WINDOW = 65_536
+
+
+@pytest.fixture
+def held(domain: str) -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(held: Held) -> TestClient:
+    return TestClient(applicationOf(held, byFile), raise_server_exceptions=False)
+
+
+def created(client: TestClient, **body: Any) -> dict[str, Any]:
+    answer = client.post("/buffers", json={"size": 100_000, **body})
+    assert answer.status_code == 201, answer.text
+    described: dict[str, Any] = answer.json()
+    assert answer.headers["location"] == f"/buffers/{described['bufferId']}"
+    return described
+
+
+def refused(answer: httpx.Response, status: int, code: str | None = None) -> str:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == code
+    reason: str = error["reason"]
+    return reason
+
+
+def test_thePlanOfTheSpecificationIsDone(client: TestClient) -> None:
+    """R§4.2, with smaller numbers."""
+    body = {
+        "size": 1 << 20,
+        "mode": "bigMode",
+        "preferredGpu": 0,
+        "name": "weightsA",
+        "access": "readMostly",
+        "tenant": "org/acct/job123",
+        "hints": {
+            "hotRanges": [[0, 4096], [8192, 4096]],
+            "lifetimeMs": 600_000,
+            "priority": "normal",
+        },
+    }
+    described = created(client, **body)
+    assert described["hints"]["hotRanges"] == body["hints"]["hotRanges"]  # type: ignore[index]
+    path = f"/buffers/{described['bufferId']}"
+    assert client.get(path).json()["name"] == "weightsA"
+    opened = client.post(
+        f"{path}/open",
+        json={"process": os.getpid(), "tenant": "org/acct/job123", "purpose": "reader"},
+    ).json()
+    assert muninn.open(base64.b64decode(opened["handle"])).nbytes == 1 << 20
+    promoted = client.post(
+        f"{path}/promote", json={"offset": 4096, "length": WINDOW, "targetGpu": 0}
+    ).json()
+    assert promoted["bytes"] == WINDOW and promoted["route"] == "upload"
+    deleted = client.delete(path).json()
+    assert deleted["freed"] and deleted["revoked"] == 0
+    assert refused(client.get(path), 404, "MNN-0011")
+
+
+def test_aHandleHasTheRightsOfItsPurpose(client: TestClient, actor: Start) -> None:
+    path = f"/buffers/{created(client, name='a', access='readWrite')['bufferId']}/open"
+    other = actor("import base64")
+    for purpose, mayWrite in (("reader", False), ("writer", True)):
+        opened = client.post(path, json={"process": other.pid, "purpose": purpose}).json()
+        assert other.do(f"{opened['python']}.writable") is mayWrite
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"process": 2**31 - 1}, 400, "MNN-0026"),
+        ({"process": 1, "tenant": "another"}, 403, "MNN-0008"),
+        ({"process": 0}, 422, "MNN-0026"),
+        ({}, 422, "MNN-0026"),
+        ({"process": 1, "purpose": "thief"}, 422, "MNN-0026"),
+        ({"process": 1, "extra": 1}, 422, "MNN-0026"),
+    ],
+)
+def test_anOpenThatCanNotBeIsRefused(
+    client: TestClient, body: dict[str, Any], status: int, code: str | None
+) -> None:
+    path = f"/buffers/{created(client, name='a')['bufferId']}/open"
+    assert refused(client.post(path, json=body), status, code)
+
+
+def test_memoryOfAGpuIsHeldUntilItIsDeleted(client: TestClient, actor: Start) -> None:
+    described = created(client, name="v", mode="fastMode", preferredGpu=0)
+    other = actor("b = muninn.open('v'); b.close(); del b")
+    assert other.do("muninn.open('v').nbytes") == 100_000
+    assert client.delete(f"/buffers/{described['bufferId']}").json()["holders"] == 0
+    with pytest.raises(muninn.errors.BufferNotFound):
+        muninn.open("v")
+
+
+def test_aBufferWithoutANameIsHeldToo(client: TestClient) -> None:
+    described = created(client)
+    assert client.get(f"/buffers/{described['bufferId']}").status_code == 200
+    client.delete(f"/buffers/{described['bufferId']}")
+    eventually(
+        lambda: client.get(f"/buffers/{described['bufferId']}").status_code == 404, "it is gone"
+    )
+
+
+def test_aWindowEndsWithItsTimeOrItsBuffer(client: TestClient, held: Held) -> None:
+    muninn.share(np.zeros(WINDOW * 4, "u1"), "r", access="readOnly")
+    base = next(each for each in muninn.listBuffers() if each["name"] == "r")["bufferId"]
+
+    def windows() -> int:
+        return sum(each["kind"] == "window" for each in client.get("/buffers").json()["buffers"])
+
+    body = {"offset": 0, "length": WINDOW, "holdMs": 1}
+    assert client.post(f"/buffers/{base}/promote", json=body).json()["isShared"]
+    time.sleep(0.01)
+    held.tidy()
+    assert (
+        client.post(f"/buffers/{base}/promote", json={**body, "holdMs": 60_000}).status_code == 201
+    )
+    held.tidy()
+    assert windows() == 1
+    client.delete(f"/buffers/{base}")
+    with pytest.raises(muninn.errors.BufferNotFound):
+        muninn.open("r")
+
+
+def test_aTakenNameAndAnUnknownIdAreSaid(client: TestClient) -> None:
+    created(client, name="a")
+    assert "a" in refused(client.post("/buffers", json={"size": 1, "name": "a"}), 409, "MNN-0028")
+    for bufferId in ("9.9", "x", "%00", "9" * 40):
+        assert client.get(f"/buffers/{bufferId}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "code"),
+    [
+        (b"{}", "text/plain", 415, None),
+        (b"{}", "application/x-www-form-urlencoded", 415, None),
+        (b"{", "application/json", 422, None),
+        (b"[]", "application/json", 422, "MNN-0026"),
+        (b"\xff\xfe", "application/json", 422, None),
+        (b'{"size": NaN}', "application/json", 422, None),
+        (b'{"size": 1e999}', "application/json", 422, "MNN-0026"),
+        (b'{"size": true}', "application/json", 422, "MNN-0026"),
+        (b'{"size": 0}', "application/json", 422, "MNN-0026"),
+        (b"[" * 60_000, "application/json", 422, None),
+        (b'{"size": 1, "name": "' + b"x" * 70_000 + b'"}', "application/json", 413, None),
+        (b'{"size": 1' + b"0" * 5000 + b"}", "application/json", 422, None),
+    ],
+)
+def test_aBodyThatMakesNoSenseIsRefused(
+    client: TestClient, content: bytes, kind: str, status: int, code: str | None
+) -> None:
+    answer = client.post("/buffers", content=content, headers={"content-type": kind})
+    assert refused(answer, status, code)
+    assert muninn.listBuffers() == []
+
+
+def test_aNumberIsAnIntegerHoweverItIsWritten(client: TestClient) -> None:
+    answer = client.post(
+        "/buffers",
+        content=b'{"size": 4.096e3, "name": "a"}',
+        headers={"content-type": "application/json; charset=utf-8"},
+    )
+    assert answer.status_code == 201 and answer.json()["size"] == 4096
+
+
+def test_noRoomIsNoFaultOfTheRequest(client: TestClient) -> None:
+    assert "1P wanted" in refused(client.post("/buffers", json={"size": 1 << 50}), 507, "MNN-0016")
+
+
+def test_everyErrorHasAStatus() -> None:
+    documented = openapi.document("1")["paths"]["/buffers"]["post"]["responses"]
+    for row in ERRORS:
+        kind = getattr(muninn.errors, row.name)
+        status = statusOf(kind("why"))
+        assert str(status) in documented, row
+        assert row.category != "fatal" or status in (410, 500, 501), row
+    assert statusOf(TimeoutError()) == 504 and statusOf(KeyError()) == 500
+
+
+def test_anErrorOfItsOwnTellsNothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(muninn, "listBuffers", fails)
+    answer = client.get("/buffers")
+    assert answer.status_code == 500 and "secret" not in answer.text
+
+
+def test_healthFollowsTheBroker(client: TestClient, actor: Start) -> None:
+    assert client.get("/healthz").json()["status"] == "ok"
+    from muninn.api import admin
+
+    admin.drain(True, "for a test")
+    answer = client.get("/healthz")
+    assert answer.status_code == 503 and answer.json()["status"] == "draining"
+    assert refused(client.post("/buffers", json={"size": 1}), 503, "MNN-0024")
+    assert client.post("/buffers", json={"size": 1}).headers["retry-after"] == "1"
+
+
+def test_metricsAndTopologyAreThere(client: TestClient) -> None:
+    created(client, name="a")
+    assert 'muninn_buffers_total{mode="bigMode"} 1.0' in client.get("/metrics").text
+    topology = client.get("/topology").json()
+    assert [each["index"] for each in topology["gpus"]] == [0]
+    state = client.get("/state").json()
+    assert [each["name"] for each in state["buffers"]] == ["a"]
+
+
+def test_theDocumentIsTrue(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert document == json.loads(json.dumps(openapi.document(muninn.__version__)))
+    answer = created(client, name="a")
+    required = document["paths"]["/buffers"]["post"]["responses"]["201"]["content"][
+        "application/json"
+    ]["schema"]["required"]
+    assert set(required) <= set(answer)
+
+
+def test_theSocketIsTheUsersAlone(domain: str) -> None:
+    with served() as where:
+        assert where.port is None and os.stat(where.socketPath).st_mode & 0o777 == 0o600
+        transport = httpx.HTTPTransport(uds=where.socketPath)
+        with httpx.Client(transport=transport, base_url="http://muninn") as asking:
+            assert asking.get("/healthz").json()["domain"] == domain
+    assert not os.path.exists(where.socketPath)
+
+
+def test_aPortNeedsTheToken(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "a token of this test")
+    with served(0) as where, httpx.Client(base_url=f"http://127.0.0.1:{where.port}") as asking:
+        for headers in (
+            {},
+            {"Authorization": "Bearer x"},
+            {"Authorization": "a token of this test"},
+            {"Authorization": b"Bearer \xff"},
+        ):
+            assert refused(asking.get("/buffers", headers=headers), 401)
+        mine = {"Authorization": f"Bearer {where.token}"}
+        assert asking.get("/buffers", headers=mine).json() == {"buffers": []}
+        for host in ("evil.example", "127.0.0.1.evil.example:80", ""):
+            assert asking.get("/buffers", headers={**mine, "Host": host}).status_code in (400, 421)
+        assert asking.get("/", headers={"Host": f"localhost:{where.port}"}).status_code == 200
+        assert "default-src 'none'" in asking.get("/").headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "example.org"])
+def test_itIsServedOnLoopbackOnly(domain: str, address: str) -> None:
+    with pytest.raises(muninn.errors.InvalidArgument, match="not loopback"), served(0, address):
+        pass
+
+
+def test_aTakenPortAndAShortTokenAreSaid(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(muninn.errors.InvalidArgument, match=f"port {port}"), served(port):
+            pass
+    monkeypatch.setenv(TOKEN_VARIABLE, "short")
+    with pytest.raises(muninn.errors.InvalidArgument, match=TOKEN_VARIABLE), served(0):
+        pass
+    assert not os.path.exists(current().paths.httpPath())
+
+
+def test_aSocketThatAKilledProcessLeftIsReplaced(domain: str, actor: Start) -> None:
+    other = actor(
+        "from muninn.service.web.serving import served; s = served(); path = s.__enter__().socketPath"
+    )
+    path = other.do("path")
+    other.kill()
+    assert os.path.exists(path)
+    with served() as where:
+        assert where.socketPath == path
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://x") as asking:
+            assert asking.get("/healthz").status_code == 200
+
+
+def test_manyClientsAtOnceGetTheirOwnAnswers(domain: str) -> None:
+    errors = list[BaseException]()
+    with served() as where:
+
+        def work(number: int) -> None:
+            try:
+                transport = httpx.HTTPTransport(uds=where.socketPath)
+                with httpx.Client(transport=transport, base_url="http://x", timeout=60) as asking:
+                    for step in range(5):
+                        name = f"b{number}-{step}"
+                        made = asking.post("/buffers", json={"size": 4096, "name": name}).json()
+                        path = f"/buffers/{made['bufferId']}"
+                        assert asking.get(path).json()["name"] == name
+                        assert asking.delete(path).status_code == 200
+            except BaseException as error:
+                errors.append(error)
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+        for each in workers:
+            each.start()
+        for each in workers:
+            each.join()
+    assert errors == [] and muninn.listBuffers() == []
+
+
+def test_noErrorClassIsForgotten() -> None:
+    kinds = [kind for kind in vars(muninn.errors).values() if isinstance(kind, type)]
+    assert len([kind for kind in kinds if issubclass(kind, MuninnError)]) >= len(ERRORS)
+
+
+# --- keep --http -----------------------------------------------------------------------
+
+
+def keeping(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "muninn", "keep", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def ended(kept: subprocess.Popen[str]) -> int:
+    kept.terminate()
+    assert kept.stdout is not None
+    kept.stdout.close()
+    return kept.wait(60)
+
+
+def test_keepServesOnASocketOfTheUser(domain: str) -> None:
+    kept = keeping("--http", "--json")
+    assert kept.stdout is not None
+    http = json.loads(kept.stdout.readline())["http"]
+    assert http["url"] is None and http["token"] is None
+    transport = httpx.HTTPTransport(uds=http["socket"])
+    with httpx.Client(transport=transport, base_url="http://muninn", timeout=60) as asking:
+        asking.post("/buffers", json={"size": 4096, "name": "v", "mode": "fastMode"})
+        assert muninn.open("v").nbytes == 4096
+        assert asking.get("/healthz").json()["brokerPid"] == kept.pid
+    assert ended(kept) == 0 and not os.path.exists(http["socket"])
+    assert muninn.open("v").nbytes == 4096, "this process goes on as the broker"
+
+
+def test_keepTellsATokenThatItHasMadeAndNoOther(domain: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    kept = keeping("--http-port", port)
+    assert kept.stdout is not None
+    lines = [kept.stdout.readline() for _ in range(3)]
+    assert re.fullmatch(rf"page: http://127\.0\.0\.1:{port}/#token=[\w-]{{40,}}\n", lines[2])
+    token = lines[2].rstrip().rpartition("=")[2]
+    asked = httpx.get(
+        f"http://127.0.0.1:{port}/buffers", headers={"Authorization": f"Bearer {token}"}, timeout=60
+    )
+    assert asked.json() == {"buffers": []}
+    assert ended(kept) == 0
+    secret = "a token that nobody prints"
+    kept = keeping("--http-port", port, MUNINN_HTTP_TOKEN=secret)
+    assert kept.stdout is not None
+    lines = [kept.stdout.readline() for _ in range(3)]
+    assert lines[2] == f"page: http://127.0.0.1:{port}/#token=$MUNINN_HTTP_TOKEN\n"
+    assert ended(kept) == 0
+
+
+def test_keepSaysWhichExtraIsMissing(domain: str) -> None:
+    code = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from muninn.cli.main import main; sys.exit(main(['keep', '--http']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("MNN-0001") and "uvicorn" in done.stderr
+    assert "pip install 'muninn-gpu[http]'" in done.stderr
+
+
+# --- the page ---------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="it needs Chromium: apt-get install chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_thePageShowsTheDomain(domain: str, tmp_path: Path, width: int) -> None:
+    """In a browser: names, holders, routes, and no error on its console."""
+    buffer = muninn.share(np.zeros(1 << 20, "u1"), "<b>weights & more</b>", access="readOnly")
+    muninn.array("onGpu", 1000, "f4", mode="fastMode")
+    copy = buffer.copyTo(0)
+    with served(0) as where:
+        arguments = [
+            str(CHROMIUM),
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path}",
+            f"--window-size={width},900",
+            "--virtual-time-budget=5000",
+            "--enable-logging=stderr",
+            "--dump-dom",
+            f"http://127.0.0.1:{where.port}/#token={where.token}",
+        ]
+        run = subprocess.run(arguments, capture_output=True, text=True, timeout=110, check=True)
+    assert "CONSOLE" not in run.stderr, run.stderr
+    assert "&lt;b&gt;weights &amp; more&lt;/b&gt;" in run.stdout and "onGpu" in run.stdout
+    assert re.search(rf"{os.getpid()} \S", run.stdout) and "hostMemory" in run.stdout
+    assert 'id="ask" hidden' in run.stdout and copy.nbytes == buffer.nbytes
