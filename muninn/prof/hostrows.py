@@ -9,7 +9,7 @@ import numpy as np
 
 import muninn
 from muninn.prof import limits
-from muninn.prof.rows import ROWS, RowSpec
+from muninn.prof.rows import REQUESTS_OF_A_NAME, ROWS, RowSpec
 from muninn.prof.run import Run
 from muninn.prof.timing import Sample, Samples, timed
 from muninn.prof.wakes import Wakes, memoryFor
@@ -107,7 +107,11 @@ def _bareWake(run: Run) -> Sample:
 def sharingSmall(run: Run, row: RowSpec) -> Samples:
     run.ground.fresh()
     content = b"x" * row.sizeBytes
-    limit = limits.madeFile(run.ground.file(), row.sizeBytes)
+    file, ask = limits.madeFile(run.ground.file(), row.sizeBytes), _bareExchange(run, 0)
+
+    def limit() -> float:
+        return file() + sum(ask() for _ in range(REQUESTS_OF_A_NAME))
+
     return run.sampled(row, timed(lambda: muninn.share(content, name="again").free()), limit)
 
 

@@ -55,6 +55,8 @@ class RowSpec(NamedTuple):
 
 
 AS_FITS, SMALL_BYTES, EXCHANGED_BYTES = -1, 64, 64 << 10
+#: What a buffer asks the broker for: a row, the name, and the end of both.
+REQUESTS_OF_A_NAME = 3
 
 ROWS: dict[str, RowSpec] = {
     row.name: row
@@ -65,7 +67,7 @@ ROWS: dict[str, RowSpec] = {
             "open and close a buffer that this process has not open",
             "open, map and close a file",
             8192,
-            12,
+            16,
             "what the first use of a name costs each process",
             _KERNEL,
         ),
@@ -104,9 +106,9 @@ ROWS: dict[str, RowSpec] = {
             "share-small",
             HOST,
             "share and free {size} under a name",
-            "make, map and remove a file in /dev/shm",
+            f"make, map and remove a file in /dev/shm; {REQUESTS_OF_A_NAME} wakes there and back",
             SMALL_BYTES,
-            100,
+            20,
             "what a new name costs, the broker's part included",
             f"Publish into one buffer instead of making a new one each time. {_KERNEL}",
         ),
