@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from bench import bulk, crowd, hints, loading, observing, opens, relays, seeing, versions, windows
+from bench import bulk, crowd, hints, loading, observing, opens, relays, versions, windows
 from bench.harness import Options, Row
 from bench.table import RESULTS, tableOf, write
 
@@ -33,7 +33,8 @@ GROUPS: dict[str, Callable[[Options], list[Row]]] = {
     "memory": crowd.memory,
     "scrape": observing.scraping,
     "counters": observing.counting,
-    "unseen": seeing.unseen,
+    "tracing": observing.tracing,
+    "unseen": observing.unseen,
 }
 
 

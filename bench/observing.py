@@ -1,4 +1,6 @@
-"""The rows about seeing: what a scrape takes, and what counting costs those who count."""
+"""The rows about seeing: what a scrape takes, and what it costs to be seen: counts, spans,
+and the events that nobody wants.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,12 @@ import numpy as np
 import muninn
 from bench.harness import Options, Peer, Row, microseconds, newDomain, quantile, seconds
 from bench.opens import exchangeOurs
+from muninn.observe import events, spans
 
 _PORT = 29618
-_COUNTERS = "MUNINN_COUNTERS"
+_COUNTERS, _TRACING = "MUNINN_COUNTERS", "MUNINN_ENABLE_TRACING"
+#: What a call may spend on a line or a span that is not wanted, in µs.
+_MUST_UNSEEN, _GO_UNSEEN = 2.0, 0.6
 
 
 def scraping(options: Options) -> list[Row]:
@@ -56,31 +61,95 @@ def counting(options: Options) -> list[Row]:
     """Counters on beside off, in domains in turn: the processes on both sides count, or
     none does.
     """
-    rows = []
-    rounds = options.pick(31, 3)
-    for what, measure in (
-        ("64 KiB there and back, counters on", _exchanged),
-        ("open of what this process has open, counters on", _opened),
-        ("open + close, counters on", _openedAndClosed),
-    ):
-        on, off = [], []
-        for number in range(rounds + 1):
-            # Which is first changes: the second finds warmer caches.
-            for isOn in (True, False) if number % 2 else (False, True):
-                took = _with(isOn, measure, options)
-                if number:  # the first round warms up
-                    (on if isOn else off).append(took)
-        rows.append(Row(what, "µs", on, off, "counters off", 1.02, 1.005))
-    return rows
+    measured = {
+        "64 KiB there and back, counters on": _exchanged,
+        "open of what this process has open, counters on": _opened,
+        "open + close, counters on": _openedAndClosed,
+    }
+    return [
+        Row(what, "µs", *_onAndOff(_COUNTERS, measure, options), "counters off", 1.02, 1.005)
+        for what, measure in measured.items()
+    ]
 
 
-def _with(isOn: bool, measure: Callable[[Options], float], options: Options) -> float:
-    os.environ[_COUNTERS] = "true" if isOn else "false"
+def tracing(options: Options) -> list[Row]:
+    """Spans made beside none made, for a provider that keeps none: what Muninn's part and
+    OpenTelemetry's take, without an exporter.
+    """
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    trace.set_tracer_provider(TracerProvider())
+    measured = {"open + close, spans made": _openedAndClosed, "publish 8 B, spans made": _published}
+    return [
+        Row(what, "µs", *_onAndOff(_TRACING, measure, options), "tracing off", None, None)
+        for what, measure in measured.items()
+    ]
+
+
+def unseen(options: Options) -> list[Row]:
+    """Events that nobody wants, and spans that are not made. Both stand in calls of 3 to
+    100 µs.
+    """
+    newDomain()
+    muninn.domainInfo()  # as a program that uses Muninn has it
+    repeats, rounds = options.pick(20_000, 1000), options.pick(15, 3)
+    wished = events.wish("transfer")
+
+    def span() -> None:
+        with spans.span("copy"):
+            pass
+
+    actions = {
+        "an event that nobody wants": lambda: events.say("deposed", term=1),
+        "asking whether a copy's line is wanted": wished,
+        "a span that is not made": span,
+        "the context of no span, for a request": spans.traceparent,
+    }
+    return [
+        Row(
+            what,
+            "µs",
+            [microseconds(action, repeats) for _ in range(rounds)],
+            [],
+            "",
+            _MUST_UNSEEN,
+            _GO_UNSEEN,
+        )
+        for what, action in actions.items()
+    ]
+
+
+def _onAndOff(
+    variable: str, measure: Callable[[Options], float], options: Options
+) -> tuple[list[float], list[float]]:
+    """The figures with a setting true, and false."""
+    on, off = list[float](), list[float]()
+    for number in range(options.pick(31, 3) + 1):
+        # Which is first changes: the second finds warmer caches.
+        for isOn in (True, False) if number % 2 else (False, True):
+            took = _with(variable, isOn, measure, options)
+            if number:  # the first round warms up
+                (on if isOn else off).append(took)
+    return on, off
+
+
+def _with(
+    variable: str, isOn: bool, measure: Callable[[Options], float], options: Options
+) -> float:
+    os.environ[variable] = "true" if isOn else "false"
     try:
         newDomain()
         return measure(options)
     finally:
-        del os.environ[_COUNTERS]
+        del os.environ[variable]
+
+
+def _published(options: Options) -> float:
+    content = np.ones(1)
+    took = microseconds(lambda: muninn.publish("version", content), options.pick(300, 20))
+    muninn.free("version")
+    return took
 
 
 def _exchanged(options: Options) -> float:
