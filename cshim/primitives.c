@@ -95,9 +95,13 @@ void mnnCountTimed(uint64_t *words, const struct mnnTimed *timed, int64_t begunN
 	__atomic_fetch_add(&words[timed->buckets + 2 * bucket], 1, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&words[timed->buckets + 2 * bucket + 1], took, __ATOMIC_RELAXED);
 }
-uint32_t mnnCountIfEqual(const uint64_t *word, uint64_t mask, uint64_t value, uint64_t *counter)
+
+uint32_t mnnCountIfEqual(const uint64_t *word, uint64_t mask, uint64_t value, const uint64_t *lease,
+	uint64_t held, uint64_t *counter)
 {
 	if ((__atomic_load_n(word, __ATOMIC_SEQ_CST) & mask) != value)
+		return 0;
+	if (__atomic_load_n(lease, __ATOMIC_ACQUIRE) != held)
 		return 0;
 	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 	return 1;

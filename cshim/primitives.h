@@ -54,9 +54,10 @@ struct mnnTimed {
 };
 /* Count something that began at `begunNs` and is over now, relaxed. */
 MNN_API void mnnCountTimed(uint64_t *words, const struct mnnTimed *timed, int64_t begunNs);
-/* Whether (word & mask) == value, by a SeqCst load; if so, `counter` goes up by one, relaxed. */
-MNN_API uint32_t mnnCountIfEqual(
-	const uint64_t *word, uint64_t mask, uint64_t value, uint64_t *counter);
+/* Whether (word & mask) == value, by a SeqCst load, and *lease == held; if so, `counter`
+ * goes up by one, relaxed. */
+MNN_API uint32_t mnnCountIfEqual(const uint64_t *word, uint64_t mask, uint64_t value,
+	const uint64_t *lease, uint64_t held, uint64_t *counter);
 
 /* --- many words --- */
 

@@ -251,6 +251,49 @@ def test_aRevokedBufferCanBeOpenedAgain(domain: str, actor: Start) -> None:
     assert other.do("int(muninn.open('a').array.sum())") == 10
 
 
+@pytest.mark.parametrize("mode", ["bigMode", "fastMode"])
+def test_whoOpensARevokedBufferAnewHasALeaseAgain(domain: str, actor: Start, mode: str) -> None:
+    """Broken: `except LeaseRevoked: b = muninn.open(...)` got the revoked lease again, as
+    the old object is still there meanwhile.
+    """
+    muninn.domainInfo()
+    other = actor(
+        f"b = muninn.share(np.arange(5), name='a', mode={mode!r}, access='readWrite'); old = b"
+    )
+    for _ in range(2):
+        assert admin.evict("a", pid=other.pid).revoked == 1
+        with pytest.raises(ActorError, match="MNN-0014 LeaseRevoked.*evicted"):
+            other.do("b.read()")
+        other.do("b = muninn.open('a', access='readWrite')")
+        assert other.do("bool((b.read() == old.read()).all())")
+        with pytest.raises(ActorError, match="TimeoutError"):
+            other.do("b.waitNext(timeout=0.01)")
+        assert other.do("with b.write() as view: view[:] = 1\nint(old.read().sum())") == 5
+        (holder,) = muninn.listBuffers()[0]["importers"]
+        assert (holder["lease"], holder["revoked"]) == ("ok", None)
+    other.do("b.close(); old.close(); b = old = view = None; muninn.free('a')")
+    eventually(lambda: muninn.listBuffers() == [], "its one lease is given back")
+
+
+def test_theOldArrayOfARevokedBufferIsStillTheNewOnes(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    other = actor("array = muninn.share(np.arange(5), name='a', access='readWrite').array")
+    assert admin.evict("a", pid=other.pid).revoked == 1
+    assert other.do("b = muninn.open('a', access='readWrite'); int(b.read().sum())") == 10
+    assert other.do("b.array[0] = 7; int(array[0])") == 7
+
+
+def test_aRevokedBundleIsOpenedAnewWithAllItsParts(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    other = actor(
+        "muninn.shareBundle({'x': np.arange(5), 'y': np.ones(3)}, name='m'); b = muninn.openBundle('m')"
+    )
+    assert admin.evict("m", pid=other.pid).revoked >= 1
+    with pytest.raises(ActorError, match="LeaseRevoked"):
+        other.do("b['x']")
+    assert other.do("b = muninn.openBundle('m'); int(b['x'].sum() + b['y'].sum())") == 13
+
+
 def test_evictingOneProcessLeavesTheOthers(domain: str, actor: Start) -> None:
     mine = muninn.share(np.arange(5), name="a")
     other = actor("theirs = muninn.open('a')")

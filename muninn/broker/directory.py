@@ -54,6 +54,7 @@ from muninn.broker.succession import Succession
 from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.index import NameIndex
+from muninn.control.leases import OWNER_DIED
 from muninn.control.members import MemberKey, MemberTable
 from muninn.control.rows import Deposed, RowTable
 from muninn.control.rowstate import RowState
@@ -346,7 +347,7 @@ class Directory:
             self.ownerGone(head)
         state = self.rows.state(row)  # the part may have gone with its bundle
         if state.state in _USABLE:
-            self.holders.revoke(row, "ownerDied")
+            self.holders.revoke(row, OWNER_DIED)
             self.free(row, state.incarnation)
 
     def recall(self, member: MemberKey, row: int, incarnation: int) -> None:

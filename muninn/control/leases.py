@@ -36,7 +36,8 @@ _READING, _EXPIRY_MASK = layout.LEASE_READING.mask, layout.LEASE_EXPIRY.mask
 _LEASE = struct.Struct("<IIQQ")
 
 #: The reasons for a revocation; the word stores the position.
-REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", "ownerDied")
+OWNER_DIED = "ownerDied"
+REVOCATION_REASONS = ("", "evicted", "drained", "lifetimeEnded", "quota", OWNER_DIED)
 
 
 class Hold(NamedTuple):
@@ -182,16 +183,16 @@ def holdsOf(block: ControlBlock, members: MemberTable, slot: int) -> list[Hold]:
 def revoke(block: ControlBlock, hold: Hold, reason: str) -> bool:
     """CAS a reason into a lease. Returns False if the holder has released it meanwhile.
 
-    A revocation forbids new operations, and frees nothing. So a deposed broker that
-    revokes late does no harm.
+    A revocation forbids new operations until the holder opens the buffer anew, and frees
+    nothing. So a deposed broker that revokes late does no harm.
     """
     address = block.areaAddress(hold.slot) + hold.position * layout.LEASE_BYTES
     word = atomics.loadSeqCst64(address)
     same = (word & _ROW_MASK) == hold.row + 1 and word >> _INCARNATION_SHIFT == hold.incarnation
     if not same or word >> _REASON_SHIFT & _REASON_MASK:
         return False
-    # SYNC revoke: pairs with LeaseTable.revocation. The holder refuses its next
-    # operation; an operation that is under way goes on to its end.
+    # SYNC revoke: pairs with LeaseTable.revocation and LeaseTable.takeAgain. The holder
+    # refuses its next operation; an operation that is under way goes on to its end.
     return bool(
         atomics.casSeqCst64(address, word, word | REVOCATION_REASONS.index(reason) << _REASON_SHIFT)
         == word

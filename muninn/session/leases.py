@@ -17,7 +17,7 @@ from typing import Any
 
 from muninn.control import layout
 from muninn.control.block import ControlBlock
-from muninn.control.leases import reasonName
+from muninn.control.leases import OWNER_DIED, reasonName
 from muninn.control.members import MemberKey, MemberTable
 from muninn.errors import TableFull
 from muninn.system import atomics
@@ -228,6 +228,18 @@ class LeaseTable:
             )
             & _EXPIRY_MASK
         )
+
+    def takeAgain(self, index: int, row: int, incarnation: int) -> None:
+        """Put the lease of a slot in force again if it was revoked. Memory that went with
+        its owner stays lost.
+        """
+        address, word = self.held(index, row, incarnation)
+        found = int(atomics.loadAcquire64(address))
+        isRevoked = found & ~(_REASON_MASK << _REASON_SHIFT) == word != found
+        if isRevoked and self.revocation(index) != OWNER_DIED:
+            # SYNC revoke: pairs with revoke. The slot held the row all the time. If the
+            # lease is revoked once more meanwhile, the next operation says so.
+            atomics.casSeqCst64(address, found, word)
 
     def revocation(self, index: int) -> str:
         """Why the broker revoked the lease, or an empty string."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from muninn.control import layout, ownerlock, rowstate
 from muninn.control.generations import Generation
-from muninn.control.leases import holdsOn
+from muninn.control.leases import OWNER_DIED, holdsOn
 from muninn.control.tickets import Tickets
 from muninn.errors import (
     BufferFreed,
@@ -107,8 +107,13 @@ class OpenBuffer:
         )
         self._renewal: weakref.ref[Renewal] | None = None
         self._isInPlace = False
-        #: Where the row says that it is live, how it says so, and where opens are counted.
-        self._liveness = (rowAddress, *rowstate.liveWord(incarnation), OPENS.address())
+        #: Where the row says that it is live, and how; the same for the lease; and where
+        #: opens are counted.
+        self._liveness = (
+            *(rowAddress, *rowstate.liveWord(incarnation)),
+            *(self._leaseAddress, self._leaseWord),
+            OPENS.address(),
+        )
         # A lease that was kept from an earlier use may be about to run out.
         self._renewAtMs = monotonicMs() + self.ttlMs // 2 if isFresh else 0
 
@@ -167,7 +172,9 @@ class OpenBuffer:
         return self, *self.parts
 
     def isOpenedAgain(self) -> bool:
-        """`isLive`; if so, it also counts an open, in the same call of C."""
+        """Whether it is live and its lease in force; if so, it also counts an open, in the
+        same call of C.
+        """
         # SYNC row: pairs with RowTable.change, as in RowReader.isLive.
         return (not self.description.deadlineMs or self.isLive()) and bool(
             atomics.countIfEqual(*self._liveness)
@@ -182,6 +189,18 @@ class OpenBuffer:
             deadlineMs and clock.isOver(deadlineMs)
         )
 
+    def takeAgain(self) -> None:
+        """Put a lease that was revoked in force again, since the program opens the buffer
+        anew. All its objects of this buffer have this one lease. A window that was evicted
+        is to be given back, and its bytes promoted anew.
+        """
+        isHeld = atomics.loadAcquire64(self._leaseAddress) == self._leaseWord
+        if isHeld or self.description.kind == layout.ROW_KIND_WINDOW:
+            return
+        for each in self.segments:
+            each.tables.leases.takeAgain(each.memory.leaseIndex, each.row, each.incarnation)
+        self.renew()
+
     def check(self) -> None:
         """Called before a new operation: check that the lease still allows it. Renews
         the lease when half of its time has passed.
@@ -195,7 +214,7 @@ class OpenBuffer:
                 self.tables.leases.revocation(self.memory.leaseIndex)
                 or "given back, as this process left the domain"
             )
-            if reason == "ownerDied":
+            if reason == OWNER_DIED:
                 raise OwnerDied(
                     f"the memory of {self.description.name!r} went with the process that owned it"
                 )

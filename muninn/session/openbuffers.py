@@ -101,6 +101,7 @@ class OpenBuffers:
         """
         openBuffer = self._byName.get(name)
         if openBuffer is not None and openBuffer.isLive():
+            openBuffer.takeAgain()
             return openBuffer
         tables, encoded = self.tables, name.encode()
         for row, incarnation in tables.index.candidates(encoded):
@@ -134,6 +135,7 @@ class OpenBuffers:
                 )
             openBuffer = self._all.get((row, incarnation))
             if openBuffer is not None and openBuffer.isLive():
+                openBuffer.takeAgain()
                 return openBuffer
             # Memory that only arrays still use is used again: its lease is still there,
             # so a live row stays live.
@@ -151,7 +153,7 @@ class OpenBuffers:
             ):
                 return None
             memory, description = mapped
-            return self._add(
+            openBuffer = self._add(
                 OpenBuffer(
                     self.context,
                     row,
@@ -162,6 +164,8 @@ class OpenBuffers:
                     isFresh=kept is None,
                 )
             )
+            openBuffer.takeAgain()  # memory that only arrays used may have been evicted
+            return openBuffer
 
     def _partsOf(
         self, row: int, incarnation: int, description: RowDescription

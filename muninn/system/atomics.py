@@ -136,7 +136,9 @@ fetchAddAcqRel32 = _bound(_quick, "mnnFetchAddAcqRel32", _U32, _ADDRESS, _U32)
 fetchAddAcqRel64 = _bound(_quick, "mnnFetchAddAcqRel64", _U64, _ADDRESS, _U64)
 addThree = _bound(_quick, "mnnAddThree", None, _ADDRESS, _U64, _U64, _U64)
 countTimed = _bound(_quick, "mnnCountTimed", None, _ADDRESS, _ADDRESS, _I64)
-countIfEqual = _bound(_quick, "mnnCountIfEqual", _U32, _ADDRESS, _U64, _U64, _ADDRESS)
+countIfEqual = _bound(
+    _quick, "mnnCountIfEqual", _U32, _ADDRESS, _U64, _U64, _ADDRESS, _U64, _ADDRESS
+)
 
 # Scanning a full table takes some 10 µs. To release the interpreter's lock and get it
 # back may take longer.
