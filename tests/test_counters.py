@@ -53,6 +53,25 @@ def test_countsStayOverATakeover(domain: str, actor: Start) -> None:
     eventually(lambda: times("elections") == before[2] + 1, "the new broker counts its term")
 
 
+def test_whatWasCountedBeforeAForkIsCountedOnce(domain: str, actor: Start) -> None:
+    """Broken: parent and child both brought it along when they joined."""
+    muninn.domainInfo()
+    other = actor(
+        "for _ in range(5):\n    try: muninn.open('x' * 5000)\n    except Exception as error: code = error.code"
+    )
+    assert (
+        other.do(
+            "child = os.fork()\n"
+            "if child == 0:\n    muninn.domainInfo(); muninn.array('of the child', 8, 'u1'); os._exit(0)\n"
+            "os.waitpid(child, 0)[1]"
+        )
+        == 0
+    )
+    other.do("muninn.domainInfo()")
+    assert times("errors", other.do("code")) == 5
+    assert times("buffers", "bigMode") == 1
+
+
 def test_countsOfAProcessThatLeavesAreThere(domain: str, actor: Start) -> None:
     muninn.share(np.zeros(8), "a")
     other = actor(

@@ -223,6 +223,24 @@ def test_aClientThatSaysNothingKeepsNobodyWaiting(domain: str, actor: Start, por
         assert clients[0].recv(100) == b"", "it is dropped after a while"
 
 
+def test_moreSilentClientsThanThereIsRoomForCostNothingAndKeepNobodyWaiting(
+    domain: str, actor: Start, port: int
+) -> None:
+    """Broken: the thread was woken by the next client, for whom it had no room, until the
+    silent ones were late: it used a whole processor, and a scrape waited as long.
+    """
+    serving = actor("muninn.domainInfo()", MUNINN_METRICS_PORT=str(port))
+    eventually(lambda: isServed(port), "it answers")
+    with contextlib.ExitStack() as silent:
+        for _ in range(80):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+        assert isServed(port)
+        looks = "sum(int(each) for each in open('/proc/self/stat').read().rpartition(')')[2].split()[11:13])"
+        before = serving.do(looks)
+        time.sleep(1)
+        assert serving.do(looks) - before < 30, "hundredths of a second of a processor"
+
+
 def test_aScrapeThatFailsIsAnAnswerAndTheNextOneIsWhole(
     domain: str, actor: Start, port: int
 ) -> None:
@@ -449,15 +467,21 @@ def test_anErrorOfTheThreadDoesNotEndIt(domain: str, actor: Start, port: int) ->
     eventually(lambda: isServed(port), "it goes on")
 
 
-def test_withoutAThreadTheProgramGoesOnAndSaysWhy(
+@pytest.mark.parametrize(
+    "error",
+    [muninn.errors.ThreadsExhausted("no thread can be started"), OSError(24, "no descriptor")],
+    ids=["thread", "descriptor"],
+)
+def test_withoutAThreadOrADescriptorTheProgramGoesOnAndSaysWhy(
     domain: str,
     left: None,
     port: int,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     def none(*_: object) -> None:
-        raise muninn.errors.ThreadsExhausted("no thread can be started")
+        raise error
 
     monkeypatch.setenv("MUNINN_METRICS_PORT", str(port))
     monkeypatch.setattr(Endpoint, "__init__", none)

@@ -4,6 +4,7 @@ they say.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import muninn
+from muninn.control import layout
 from muninn.service.metrics import DomainCollector
 from muninn.service.pressure import queues
 from muninn.service.readings import read
@@ -119,6 +121,18 @@ def test_bytesAreActiveWhileAProcessHoldsThem(domain: str) -> None:
     )
     muninn.free("a")
     eventually(lambda: "muninn_bytes_now" not in scraped(), "it is gone")
+
+
+def test_aDamagedRowIsLeftOut(domain: str) -> None:
+    """Broken: a number that can be no GPU's ended every scrape."""
+    buffer, other = muninn.share(np.zeros(5000, "u1"), "a"), muninn.share(np.zeros(5000, "u1"), "b")
+    row = int(buffer.describe()["bufferId"].split(".")[0])
+    gpu = ctypes.c_int16.from_address(current().block.rowAddress(row) + layout.ROW_GPU_OFFSET)
+    usual, gpu.value = gpu.value, -7
+    assert scraped()["muninn_bytes_now"]["", "active", "default", "host"] == 8192
+    gpu.value = usual
+    assert scraped()["muninn_bytes_now"]["", "active", "default", "host"] == 16384
+    assert other.nbytes == 5000
 
 
 def test_revocationsAreCountedByReason(domain: str, actor: Start) -> None:

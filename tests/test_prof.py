@@ -457,6 +457,22 @@ def test_theGateOfTheCommandHoldsBothWays(domain: str, tmp_path: Path) -> None:
     assert [each["slower"] for each in asJson["rows"]] == [["p50", "p95"], []]
 
 
+def test_aLinkStaysOneAndWhatIsNoFileStaysWhatItIs(tmp_path: Path) -> None:
+    """Broken: root's `--csv /dev/full` put a file in place of the device."""
+    target, link, pipe = tmp_path / "target.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    target.touch()
+    link.symlink_to(target)
+    results.write([resultOf("lock")], str(link))
+    assert link.is_symlink() and results.read(str(target))[0].row == "lock"
+    os.mkfifo(pipe)
+    reader = Background(pipe.read_text)
+    results.write([resultOf("lock")], str(pipe))
+    assert reader.ended() == target.read_text() and pipe.is_fifo()
+    with pytest.raises(OSError, match="No space"):
+        results.write([resultOf("lock")], "/dev/full")
+    assert Path("/dev/full").is_char_device()
+
+
 def test_aComparisonOfNothingFails(domain: str, tmp_path: Path) -> None:
     old = tmp_path / "old.csv"
     results.write([resultOf("lock")], str(old))
@@ -561,7 +577,7 @@ def test_aSlowRowSaysWhatToDo(capsys: pytest.CaptureFixture[str]) -> None:
         assert (ROWS["open"].advice in text) == isSlow
         assert ("1 of 1 rows take more" in text) == isSlow
         assert ("No row takes more" in text) != isSlow
-        assert ROWS["open"].meaning in text and "up to 12 × is usual" in text
+        assert ROWS["open"].meaning in text and "up to 16 × is usual" in text
 
 
 def test_everyLineOfAnEmulatedGpuSaysSo(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,8 @@ class Counting:
     """Where this process counts."""
 
     def __init__(self) -> None:
-        self._own = bytearray(CELLS * CELL_BYTES)
+        #: A forked child begins with zeros, since its parent counts what it has counted.
+        self._own = atomics.mappedWipedOnFork(CELLS * CELL_BYTES)
         self.isOn = True
         #: Where C counts what is not to be counted.
         self._kept, self.discarded = atomics.privateWord()
@@ -31,7 +32,7 @@ class Counting:
         self.now: tuple[object, int] = self._private()
 
     def _private(self) -> tuple[object, int]:
-        return self._own, atomics.addressOfBytes(self._own)
+        return self, self._own
 
     def join(self, block: ControlBlock, slot: int, keepsMapped: object, isOn: bool) -> None:
         """Count in the cells of this slot from now on, and what was counted before.
@@ -43,11 +44,11 @@ class Counting:
         isOn
             Whether anything is counted.
         """
-        start, own = cellsAddress(block, slot), atomics.addressOfBytes(self._own)
+        start = cellsAddress(block, slot)
         self.isOn, self.now = isOn, (keepsMapped, start)
         # SYNC cells: pairs with sums, which may read them a moment late.
         for offset in range(0, CELLS * CELL_BYTES, CELL_BYTES):
-            if count := atomics.exchangeSeqCst64(own + offset, 0):
+            if count := atomics.exchangeSeqCst64(self._own + offset, 0):
                 atomics.fetchAddAcqRel64(start + offset, count)
 
     def leave(self, keepsMapped: object) -> None:

@@ -13,19 +13,22 @@ line leaves the beginning of it; the next line begins on a line of its own.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import select
+import socket
 import stat
 import sys
 
 from muninn.errors import InvalidConfig
 from muninn.system import clock, green
-from muninn.system.descriptors import Descriptor, own
+from muninn.system.descriptors import Descriptor, Socket, duplicate, own
 from muninn.system.logs import surroundings
 
 STDERR = 2
+_STDERR_PATH = f"/proc/self/fd/{STDERR}"
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 #: How long a line waits for a reader of the pipe or the terminal to take something. It
 #: does not wait at all if the line before has waited in vain.
@@ -104,7 +107,7 @@ class Outlet:
         try:
             if not self.path:
                 # Without a stderr, the number may be a file of the program's.
-                return sys.stderr is not None and self._put(STDERR, line)
+                return sys.stderr is not None and self._toStderr(line)
             descriptor = self._opened(_FLAGS)
             try:
                 return self._put(descriptor.number, line)
@@ -112,6 +115,28 @@ class Outlet:
                 descriptor.close()
         except OSError:
             return False
+
+    def _toStderr(self, line: bytes) -> bool:
+        kind = os.fstat(STDERR).st_mode
+        if stat.S_ISREG(kind):
+            return self._put(STDERR, line)
+        # Ready is who has room for something, and a whole line may be more: it is written
+        # by a description of its own, which does not block. The program's stays as it is.
+        if not self._isReady(STDERR):
+            return False
+        if stat.S_ISSOCK(kind):
+            copy = Socket(-1, -1, -1, duplicate(STDERR).release())
+            with contextlib.closing(copy):
+                return copy.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == len(line)
+        try:
+            descriptor = own(os.open(_STDERR_PATH, _FLAGS & ~os.O_CREAT))
+        except OSError:
+            # The terminal of another user, as after `su`, can not be opened once more.
+            return os.write(STDERR, line) == len(line)
+        try:
+            return os.write(descriptor.number, line) == len(line)
+        finally:
+            descriptor.close()
 
     def _put(self, descriptor: int, line: bytes) -> bool:
         status = os.fstat(descriptor)

@@ -192,11 +192,16 @@ def _entries(stem: str) -> list[str]:
     """The paths of this user's files in `/dev/shm` whose names begin so."""
     with os.scandir(SHM_ROOT) as entries:
         return sorted(
-            each.path
-            for each in entries
-            if each.name.startswith(stem)
-            and each.stat(follow_symlinks=False).st_uid == os.geteuid()
+            each.path for each in entries if each.name.startswith(stem) and _isOwn(each.path)
         )
+
+
+def _isOwn(path: str) -> bool:
+    """Whether it is this user's; not if it has gone, as another run may be ending."""
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
 
 
 def _removeAt(path: str) -> None:

@@ -96,7 +96,14 @@ def written(results: Iterable[Result]) -> str:
 
 
 def write(results: Iterable[Result], path: str) -> None:
-    """Replace the file in one step."""
+    """Replace the file in one step; where a link leads to it, there. What is no file, as a
+    pipe or /dev/stdout, is written to.
+    """
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8", newline="") as other:
+            other.write(written(results))
+        return
     beside = f"{path}.{os.getpid()}.new"
     try:
         with open(beside, "x", encoding="utf-8", newline="") as file:

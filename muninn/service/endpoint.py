@@ -223,7 +223,7 @@ class Endpoint:
             for number in ready:
                 if number in self._connections:
                     self._read(self._connections[number])
-                elif number == listener.number and len(self._connections) < _MAX_CONNECTIONS:
+                elif number == listener.number:
                     self._welcome(poll, listener)
                 elif number == door.number and (asking := self._accepted(door)) is not None:
                     self._sockets.handOn(asking)
@@ -254,9 +254,13 @@ class Endpoint:
 
     def _welcome(self, poll: OwnPoll, listener: OwnSocket) -> None:
         own = self._accepted(listener)
-        if own is not None:
-            self._connections[own.number] = _Connection(own)
-            poll.register(own.number)
+        if own is None:
+            return
+        if len(self._connections) >= _MAX_CONNECTIONS:
+            # The oldest first: clients that say nothing keep nobody from the metrics.
+            self._drop(next(iter(self._connections.values())))
+        self._connections[own.number] = _Connection(own)
+        poll.register(own.number)
 
     def _read(self, connection: _Connection) -> None:
         """Read what a client has sent, and answer once it is a request."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from muninn.control import layout, leases
 from muninn.control.block import ControlBlock
-from muninn.control.cells import CELLS
+from muninn.control.cells import CELLS, used
 from muninn.control.election import Election
 from muninn.control.memberreader import MemberKey, MemberReader
 from muninn.control.rowreader import RowReader
@@ -177,7 +177,9 @@ def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column, Held]:
     incarnation = (words >> np.uint64(layout.ROW_INCARNATION.shift)).astype(np.int64)
     mode = _field(block, count, layout.ROW_MODE_OFFSET, "u1")
     sizes = _field(block, count, layout.ROW_SEGMENT_BYTES_OFFSET, "<u8")
-    number = np.flatnonzero(np.isin(state, _TAKING) & (mode < 2) & (sizes < 1 << 62))
+    gpu = _field(block, count, layout.ROW_GPU_OFFSET, "<i2")
+    isSound = (mode < 2) & (sizes < 1 << 62) & (gpu >= -1)
+    number = np.flatnonzero(np.isin(state, _TAKING) & isSound)
     tenants, tenant = _numbered(
         _field(block, count, layout.ROW_TENANT_OFFSET, f"S{layout.MAX_TENANT_BYTES}")[number]
     )
@@ -198,7 +200,7 @@ def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column, Held]:
             incarnation[number],
             column(layout.ROW_KIND_OFFSET, "u1"),
             mode[number] == _FAST,
-            column(layout.ROW_GPU_OFFSET, "<i2"),
+            gpu[number].astype(np.int64),
             sizes[number].astype(np.int64),
             column(layout.ROW_GENERATION_OFFSET, "<u8"),
             tenant,
@@ -232,14 +234,9 @@ def _field(block: ControlBlock, count: int, offset: int, kind: str) -> NDArray[A
 
 def _cells(block: ControlBlock) -> dict[int, NDArray[np.uint64]]:
     """The cells of each slot that a process ever had, copied."""
-    geometry, strides = block.geometry, (layout.MEMBER_BYTES,)
-    # SYNC area: pairs with MemberTable._prepare. To read the cells of a slot that no
-    # process ever had would allocate their page.
-    start = layout.MEMBERS_OFFSET + layout.MEMBER_AREA_OFFSET
-    isReady = np.ndarray((geometry.maxMembers,), "<u4", block.bytes, start, strides)
     return {
-        slot: np.ndarray((CELLS,), "<u8", block.bytes, geometry.cellsOffset(slot)).copy()
-        for slot in np.flatnonzero(isReady == 1).tolist()
+        slot: np.ndarray((CELLS,), "<u8", block.bytes, block.geometry.cellsOffset(slot)).copy()
+        for slot in used(block)
     }
 
 

@@ -62,7 +62,8 @@ class Services:
         for begin in begins:
             try:
                 self._running.append(begin(tables, gpus, isPreferred))
-            except (MuninnError, RuntimeError) as error:  # no thread, or the interpreter ends
+            except (MuninnError, OSError, RuntimeError) as error:
+                # No thread, no descriptor, or the interpreter ends.
                 _log.error("a service does not begin: %s", error)
 
     def end(self) -> None:
