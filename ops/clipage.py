@@ -136,7 +136,8 @@ def _usage(command: argparse.ArgumentParser) -> list[str]:
             (place,) = places
             isFree = group is None and place.nargs in ("?", "*")
             more = " ..." * (place.nargs == "*")
-            parts.append(f"[{place.metavar}{more}]" if isFree else f"{place.metavar}{more}")
+            said = _place(place)
+            parts.append(f"[{said}{more}]" if isFree else f"{said}{more}")
         elif "--name" not in action.option_strings or not _hasPlace(command):
             parts.append(_word(action) if action.required else f"[{_word(action)}]")
     example = (command.epilog or "").removeprefix("example: ")
@@ -175,8 +176,13 @@ def _isOfParser(action: argparse.Action) -> bool:
 def _spelt(action: argparse.Action) -> str:
     value = f" {action.metavar or action.dest.upper()}" if action.nargs != 0 else ""
     if not action.option_strings:
-        return f"`{action.metavar}`"
+        return f"`{_place(action)}`"
     return ", ".join(f"`{option}{value}`" for option in action.option_strings)
+
+
+def _place(action: argparse.Action) -> str:
+    """What stands for an argument by position."""
+    return str(action.metavar or f"{{{','.join(map(str, action.choices or ()))}}}")
 
 
 def _cell(text: str | None) -> str:

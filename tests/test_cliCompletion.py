@@ -28,6 +28,9 @@ ASKED = [
     ("free weights ta", ("tables",), ("weights",)),
     ("describe --name w", ("weights",), ("tables",)),
     ("completion z", ("zsh",), ("bash",)),
+    ("plan ", ("check", "apply"), ("weights",)),
+    ("top --sort ", ("name", "size"), ("weights",)),
+    ("prof --only open-", ("open-again",), ("exchange",)),
 ]
 EVIL = "x$(touch evil)`touch evil`;y"
 
@@ -95,9 +98,13 @@ def test_completesByTheGrammarAndByLiveNames(
         ("fre", "muninn free"),
         ("free w", "muninn free weights"),
         ("list --mode f", "--mode fastMode"),
+        ("plan ch", "plan check"),
+        ("plan check pla", "plan check plan.toml"),
+        ("top --sort na", "--sort name"),
     ],
 )
 def test_zshCompletesOnATerminal(names: str, tmp_path: Path, line: str, wanted: str) -> None:
+    (tmp_path / "plan.toml").touch()
     code = f"""
 zmodload zsh/zpty
 zpty shell "PS1= zsh -f -i"
@@ -160,5 +167,5 @@ def test_theValuesOfOptionsAreThoseOfTheGrammar() -> None:
     own, commands = completion.tables()
     words = [*own, *(word for _, each in commands.values() for word in each)]
     spelt = {option for word in words for option in word.options}
-    metavars = {"SHELL"}
+    metavars = {"SHELL", "ROW"}
     assert set(completion._VALUES) <= spelt | metavars

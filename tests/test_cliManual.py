@@ -230,7 +230,7 @@ def test_freesBuffersWithTheirWindows(several: list[str]) -> None:
 )
 def test_whatIsToBeFreedIsSaidInOneWay(several: list[str], arguments: tuple[str, ...]) -> None:
     done = run("free", *arguments)
-    assert done.returncode == 2 and "give NAMEs, --tenant or --all" in done.stderr
+    assert done.returncode == 2 and "give either NAMEs, or --tenant, or --all" in done.stderr
     assert len(muninn.listBuffers()) == 3
 
 

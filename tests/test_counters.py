@@ -72,6 +72,16 @@ def test_whatWasCountedBeforeAForkIsCountedOnce(domain: str, actor: Start) -> No
     assert times("buffers", "bigMode") == 1
 
 
+def test_whatWasCountedBeforeAJoinIsBroughtAlongOnce(domain: str, actor: Start) -> None:
+    muninn.domainInfo()
+    other = actor(
+        "for _ in range(5):\n    try: muninn.open('x' * 5000)\n    except Exception as error: code = error.code"
+    )
+    for _ in range(2):
+        other.do("muninn.domainInfo(); muninn.session.membership.current().leave()")
+    assert times("errors", other.do("code")) == 5
+
+
 def test_countsOfAProcessThatLeavesAreThere(domain: str, actor: Start) -> None:
     muninn.share(np.zeros(8), "a")
     other = actor(

@@ -110,6 +110,27 @@ def test_countersFollowWhatHappens(domain: str, actor: Start) -> None:
     assert scraped()["muninn_opens_total"] == {(): 1}
 
 
+def test_bytesAreCountedWhenTheyMoveAndOnlyThen(domain: str) -> None:
+    """Broken: a window whose bytes were there counted as if they had been copied, and the
+    bytes of writebacks were in no transfer.
+    """
+    buffer = muninn.share(np.zeros(1 << 18, "u1"), "a", access="readOnly")
+    for _ in range(3):
+        buffer.promote(0, 1 << 17, 0).close()
+    seen = scraped()
+    assert seen["muninn_promotions_total"]["0",] == 3
+    assert seen["muninn_bytes_promoted_total"]["0",] == 1 << 17
+    assert seen["muninn_transfer_bytes_total"]["upload",] == 1 << 17
+    other = muninn.share(np.zeros(1 << 18, "u1"), "b", access="readWrite")
+    with other.promote(0, 1 << 17, 0) as window:
+        window.array[: 1 << 16] = 1
+        window.markDirty(0, 1 << 16)
+    seen = scraped()
+    assert seen["muninn_transfer_bytes_total"]["download",] == 1 << 16
+    assert seen["muninn_transfer_seconds_total"]["download",] > 0
+    assert (other.read()[: 1 << 16] == 1).all()
+
+
 def test_bytesAreActiveWhileAProcessHoldsThem(domain: str) -> None:
     buffer = muninn.share(np.zeros(5000, "u1"), "a", tenant="t")
     key = ("", "active", "t", "host")

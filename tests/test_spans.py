@@ -53,7 +53,7 @@ def test_eachKindOfCallIsASpanWithTheFieldsOfTheLog(traced: Actor) -> None:
     assert alloc["fields"] == {"bufferId": "a", "tenant": "t", "bytes": 1 << 16, "mode": "bigMode"}
     copies = spansOf(traced, "muninn.copy")
     assert [each["fields"]["gpu"] for each in copies] == [1, 0]
-    assert copies[0]["fields"] | {"durationMs": 0, "gigabytesPerSecond": 0} == {
+    assert copies[0]["fields"] | {"durationMs": 0, "bytesPerSecond": 0} == {
         "bufferId": "a",
         "gpu": 1,
         "route": "upload",
@@ -62,7 +62,7 @@ def test_eachKindOfCallIsASpanWithTheFieldsOfTheLog(traced: Actor) -> None:
         "target": "GPU 1",
         "bytes": 1 << 16,
         "durationMs": 0,
-        "gigabytesPerSecond": 0,
+        "bytesPerSecond": 0,
         "note": "",
     }
     (promotion,), (writeback,) = (

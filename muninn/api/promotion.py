@@ -96,7 +96,9 @@ def promoted(base: Attachment, window: dirty.Range, asked: Asked, stream: Any) -
     except (MuninnError, TimeoutError) as error:
         windowevents.notPromoted(base, window, asked.targetGpu, error)
         raise
-    windowevents.promoted(base, window, made.gpu, clock.now() - begun)
+    # What was there already, or is used where it is, was not copied.
+    movedBytes = 0 if made.transfer is None else made.transfer.sizeBytes
+    windowevents.promoted(base, window, made.gpu, movedBytes, clock.now() - begun)
     return made
 
 

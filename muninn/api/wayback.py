@@ -19,12 +19,14 @@ from muninn.devices.ways import drain, streamFor
 from muninn.errors import ThreadsExhausted
 from muninn.interop.elements import asElement
 from muninn.session.gpus import deviceOf
-from muninn.system import threads
+from muninn.system import clock, threads
 from muninn.system.deadlines import remaining
 from muninn.system.logs import Log
 from muninn.transfer import dirty
 from muninn.transfer.handle import Transfer
-from muninn.transfer.tiers import slicesOf
+from muninn.transfer.records import Record
+from muninn.transfer.routes import within
+from muninn.transfer.tiers import Place, Tier, slicesOf
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from muninn.session.mappings import Memory
     from muninn.session.openbuffer import OpenBuffer
     from muninn.sync.moves import WritingBack
-    from muninn.transfer.tiers import Place
 
 _log = Log("muninn.promotion")
 #: From so many ranges on a kernel copies: one launch takes as long as some ten copies.
@@ -158,6 +159,7 @@ class WayBack(NamedTuple):
         whole, home = transfers.windowOf(base, lambda: None), base.memory.gpu
         target = whole.address + self.offset
         isNear = home in (None, self.gpu)
+        begun = clock.now()
         with streamFor(device, self.gpu) as stream:
             access.covers(lambda: drain((stream,)))
             if byKernel:
@@ -171,7 +173,13 @@ class WayBack(NamedTuple):
                 device.copyBatch(
                     [(target + at, source + at, length) for at, length in ranges], stream
                 )
-        if not isNear:
+        if isNear:
+            here = Place(Tier.VRAM, self.gpu)
+            choice = within(here, whole.place)
+            assert choice is not None, "it is no other GPU"
+            name, sizeBytes = base.description.name, self.sizeOf(marked)
+            Record(here, whole.place, choice, sizeBytes, name).count(clock.now() - begun)
+        else:
             self._sendAcross(base, whole.place, target, ranges, access)
 
     def _copyMarked(self, base: Memory, marked: dirty.Flags, stream: Stream) -> list[dirty.Range]:
@@ -226,5 +234,8 @@ class WayBack(NamedTuple):
         transfer: Transfer[None] = Transfer(window.place, place, sizeBytes, bufferId=name)
         with transfers.engineFor(base).way(transfer, window, place, None) as way:
             access.covers(way.settle)
+            begun = clock.now()
             for at, length in ranges:
                 way.send(window.address + at, target + at, length, lambda _: None)
+            way.settle()
+        transfer.record().count(clock.now() - begun)

@@ -17,9 +17,11 @@ def fieldsOf(base: Attachment, window: dirty.Range, gpu: int) -> dict[str, Any]:
     return {"bufferId": base.name, "gpu": gpu, "offset": offset, "bytes": sizeBytes}
 
 
-def promoted(base: Attachment, window: dirty.Range, gpu: int, seconds: float) -> None:
-    """A window is on a GPU."""
-    count("promotions", str(gpu), 1, window.sizeBytes, int(seconds * 1e9))
+def promoted(
+    base: Attachment, window: dirty.Range, gpu: int, movedBytes: int, seconds: float
+) -> None:
+    """A window is on a GPU; so many bytes were copied for it."""
+    count("promotions", str(gpu), 1, movedBytes, int(seconds * 1e9))
     events.say("promotion", durationMs=seconds * 1e3, **fieldsOf(base, window, gpu))
 
 

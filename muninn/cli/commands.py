@@ -173,7 +173,7 @@ def runFree(arguments: argparse.Namespace) -> int:
     names = list(dict.fromkeys([*arguments.names, *arguments.named]))
     isChosen = arguments.all or arguments.tenant is not None
     if bool(names) == isChosen or (arguments.all and arguments.tenant is not None):
-        arguments.fail("give NAMEs, --tenant or --all")
+        arguments.fail("give either NAMEs, or --tenant, or --all")
     if isChosen:
         names = _freeable(arguments.tenant)
     freed, errors = list[str](), list[MuninnError]()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from muninn.cli import grammar
 from muninn.cli.output import printJson
+from muninn.prof.rows import ROWS
 from muninn.terms import Access, Mode, Reserve
 
 PROGRAMS = ("muninn", "muninctl")
@@ -27,6 +28,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "--priority": ("low", "normal", "high"),
     "--user": ("all",),
     "SHELL": ("bash", "zsh", "fish"),
+    "ROW": tuple(ROWS),
 }
 #: What else a value is, by its name in the help.
 _KINDS = {"NAME": "names", "D": "domains", "DOMAIN": "domains", "FILE": "files"}
@@ -114,6 +116,8 @@ def _words(parser: argparse.ArgumentParser) -> list[Word]:
 
 
 def _valuesOf(action: argparse.Action) -> tuple[str, ...]:
+    if action.choices is not None:
+        return tuple(map(str, action.choices))
     names = (*action.option_strings, str(action.metavar))
     return next((_VALUES[name] for name in names if name in _VALUES), ())
 
@@ -146,14 +150,14 @@ _muninn_live() {{
 }}
 _muninn() {{
     local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}"
-    local command="" words="" position="" number live=()
+    local command="" words="" position="" number places=0 live=()
     COMPREPLY=()
     for ((number = 1; number < COMP_CWORD; number++)); do
         case "${{COMP_WORDS[number]}}" in
         --domain) live=(--domain "${{COMP_WORDS[number+1]}}"); ((number++)) ;;
         {"|".join(sorted(set(values) - {"--domain"}))}) ((number++)) ;;
         -*) ;;
-        *) [[ -n "$command" ]] || command="${{COMP_WORDS[number]}}" ;;
+        *) if [[ -n "$command" ]]; then ((places++)); else command="${{COMP_WORDS[number]}}"; fi ;;
         esac
     done
     case "$previous" in
@@ -178,10 +182,13 @@ def _quoted(words: list[str]) -> str:
 
 
 def _bashPlace(words: list[Word]) -> str:
-    """How an argument by position completes."""
-    place = next((word for word in words if not word.options), None)
-    if place is None:
-        return "position="
+    """How an argument by position completes. There are two at most."""
+    places = [_bashWords(word) for word in words if not word.options] or ["position="]
+    first, second = places[0], places[-1]
+    return first if len(places) == 1 else f"if ((places)); then {second}; else {first}; fi"
+
+
+def _bashWords(place: Word) -> str:
     if place.values:
         return f'words+=" {" ".join(place.values)}"'
     return f'position="{_bashValue(place)}"'
@@ -224,11 +231,15 @@ _muninn() {{
         esac ;;
     esac
 }}
-compdef _muninn {" ".join(PROGRAMS)}"""
+if [[ $funcstack[1] == _muninn ]]; then
+    _muninn "$@"  # the file was loaded by name, for a word to complete
+else
+    compdef _muninn {" ".join(PROGRAMS)}
+fi"""
 
 
 def _zshWords(words: list[Word]) -> str:
-    shown = []
+    shown, places = list[str](), [word for word in words if not word.options]
     for word in words:
         action = ""
         if word.values:
@@ -237,7 +248,8 @@ def _zshWords(words: list[Word]) -> str:
             # After a blank zsh adds no words of its own to the call.
             action = "_files" if word.kind == "files" else f" _muninn_live {word.kind}"
         if not word.options:
-            shown.append(_zshQuoted(f"*:argument:{action}"))
+            which = "*" if len(places) == 1 else places.index(word) + 1
+            shown.append(_zshQuoted(f"{which}:argument:{action}"))
         for option in word.options:
             value = f":value:{action}" if word.takesValue else ""
             shown.append(_zshQuoted(f"{option}[{_short(word.help)}]{value}"))

@@ -4,6 +4,7 @@ the list of all keys.
 
 from muninn.config.settings import (
     FILE_VARIABLE,
+    TOKEN_VARIABLE,
     Settings,
     loadSettings,
     settingsIn,
@@ -11,13 +12,16 @@ from muninn.config.settings import (
     variableOf,
 )
 from muninn.config.sizes import asBytes
+from muninn.config.variables import warnOnce
 
 __all__ = [
     "FILE_VARIABLE",
+    "TOKEN_VARIABLE",
     "Settings",
     "asBytes",
     "loadSettings",
     "settingsIn",
     "strangersIn",
     "variableOf",
+    "warnOnce",
 ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from muninn.terms import nearest
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
+#: The bearer token of `keep --http-port`: a secret, and so no key of a file.
+TOKEN_VARIABLE = "MUNINN_HTTP_TOKEN"
 _HEADING = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"\s*([^=#]+?)\s*=")
 _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, or unset it"
@@ -147,7 +149,9 @@ _REASON_OF_VARIABLE = {variableOf(key): reason for key, reason in _NOT_HERE.item
 
 
 def loadSettings(
-    environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    warn: Callable[[dict[str, str]], object] = variables.warnOnce,
 ) -> Settings:
     """The settings that are in force now.
 
@@ -157,6 +161,8 @@ def loadSettings(
         The environment; by default that of the process.
     overrides
         Key to value; they win over all other sources.
+    warn
+        Gets the variables that have no meaning, as of `strangersIn`.
 
     Raises
     ------
@@ -170,7 +176,7 @@ def loadSettings(
         found |= _ofFile(Path(path))
     found |= _ofVariables(environ)
     if found["logLevel"].value != "error":
-        variables.warnOnce(strangersIn(environ))
+        warn(strangersIn(environ))
     found |= {
         _known(key, f"argument {key}"): Found(value, f"argument {key}")
         for key, value in (overrides or {}).items()
@@ -234,7 +240,8 @@ def strangersIn(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that begin with ``MUNINN_`` and have no meaning, each with the
     nearest known variable.
     """
-    return variables.strangers(environ, {FILE_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE})
+    known = {FILE_VARIABLE, TOKEN_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE}
+    return variables.strangers(environ, known)
 
 
 def _ofFile(path: Path) -> dict[str, Found]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from muninn.terms import nearest
 
@@ -56,20 +56,24 @@ def strangers(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str
     return {each: _nearest(each, names) for each in unknown}
 
 
-def warnOnce(found: Mapping[str, str]) -> None:
-    """Warn of each variable that has no meaning, once."""
+def warnOnce(
+    found: Mapping[str, str], say: Callable[[str, str, str], object] | None = None
+) -> None:
+    """Warn of each variable that has no meaning, once, by `say`: a method `warning` of a
+    logger.
+    """
     for variable, meant in found.items():
         if variable not in _warned:
             _warned.add(variable)
-            _warn(variable, meant)
+            hint = f": did you mean {meant}?" if meant else ""
+            with contextlib.suppress(Exception):  # a handler of the program may raise
+                (say or _logged)("%r means nothing to Muninn%s", variable, hint)
 
 
-def _warn(variable: str, meant: str) -> None:
+def _logged(message: str, variable: str, hint: str) -> None:
     import logging
 
-    hint = f": did you mean {meant}?" if meant else ""
-    with contextlib.suppress(Exception):  # a handler of the program may raise
-        logging.getLogger("muninn.config").warning("%r means nothing to Muninn%s", variable, hint)
+    logging.getLogger("muninn.config").warning(message, variable, hint)
 
 
 def _nearest(variable: str, names: set[str]) -> str:

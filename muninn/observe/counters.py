@@ -8,6 +8,7 @@ count is one call of C, which adds up to three amounts.
 
 from __future__ import annotations
 
+import mmap
 import struct
 
 from muninn.control.block import ControlBlock
@@ -15,6 +16,7 @@ from muninn.control.cells import CELL_BYTES, CELLS, cellsAddress
 from muninn.observe.families import FAMILIES, LATENCY_BOUNDS_MS
 from muninn.system import atomics
 
+_WIPE_ON_FORK = 18  # MADV_WIPEONFORK, for which Python has no name
 _BOUNDS_NS = [int(bound * 1e6) for bound in LATENCY_BOUNDS_MS]
 
 
@@ -22,8 +24,12 @@ class Counting:
     """Where this process counts."""
 
     def __init__(self) -> None:
-        #: A forked child begins with zeros, since its parent counts what it has counted.
-        self._own = atomics.mappedWipedOnFork(CELLS * CELL_BYTES)
+        # A forked child begins with zeros, since its parent counts what it has counted.
+        # Not by the C part: `import muninn` gets along without it.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._words = mmap.mmap(-1, CELLS * CELL_BYTES, flags=private)
+        self._words.madvise(_WIPE_ON_FORK)
+        self._own = atomics.addressOfBytes(self._words)
         self.isOn = True
         #: Where C counts what is not to be counted.
         self._kept, self.discarded = atomics.privateWord()
@@ -32,7 +38,7 @@ class Counting:
         self.now: tuple[object, int] = self._private()
 
     def _private(self) -> tuple[object, int]:
-        return self, self._own
+        return self._words, self._own
 
     def join(self, block: ControlBlock, slot: int, keepsMapped: object, isOn: bool) -> None:
         """Count in the cells of this slot from now on, and what was counted before.

@@ -130,7 +130,7 @@ EVENTS: dict[str, Event] = {
         _TRANSFER,
         _INFO,
         "%(size)s of %(bufferId)r from %(source)s to %(target)s: %(route)s (%(reason)s), "
-        "%(durationMs).3f ms, %(gigabytesPerSecond).1f GB/s%(note)s",
+        "%(durationMs).3f ms, %(speed)s%(note)s",
         "bytes were copied between two places, and which way they went",
         isNoted=False,
     ),
@@ -215,8 +215,21 @@ def say(name: str, **fields: object) -> None:
         spans.note(name, fields)
     log = _LOGS[event.logger]
     if log.isOn(event.level):
-        words = {**surroundings.fields, **fields, "size": _size(fields.get("bytes"))}
+        words = {
+            **surroundings.fields,
+            **fields,
+            "size": _size(fields.get("bytes")),
+            "speed": _speed(fields.get("bytesPerSecond")),
+        }
         log.say(event.level, event.text, (words,), {"event": name, **fields})
+
+
+def _speed(bytesPerSecond: object) -> str:
+    """What a text calls `speed`: in powers of 1000, as the makers of links count."""
+    if not isinstance(bytesPerSecond, int | float):
+        return ""
+    isFast = bytesPerSecond >= 1e9
+    return f"{bytesPerSecond / (1e9 if isFast else 1e6):.3g} {'GB/s' if isFast else 'MB/s'}"
 
 
 def _size(sizeBytes: object) -> str:

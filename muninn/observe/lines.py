@@ -29,7 +29,9 @@ ALWAYS = ("ts", "level", "event", "message", "pid", "domain")
 def fieldsOf(record: logging.LogRecord) -> dict[str, Any]:
     """The fields of a record beside its message."""
     return {
-        key: value for key, value in vars(record).items() if key not in _USUAL and value is not None
+        key: value
+        for key, value in vars(record).items()
+        if key not in _USUAL and value not in (None, "")
     }
 
 

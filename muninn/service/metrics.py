@@ -46,7 +46,7 @@ _COUNTED = (
     Counted("muninn_bytes", "Bytes allocated.", "allocations", "bytes", "tier"),
     Counted("muninn_opens", "Successful opens.", "opens", "times"),
     Counted("muninn_promotions", "Windows promoted to a GPU.", "promotions", "times", "gpu"),
-    Counted("muninn_bytes_promoted", "Bytes of promoted windows.", "promotions", "bytes", "gpu"),
+    Counted("muninn_bytes_promoted", "Bytes copied for promotions.", "promotions", "bytes", "gpu"),
     Counted("muninn_promotion_seconds", "Time that promotions took.", "promotions", "ns", "gpu"),
     Counted(
         "muninn_promotion_failures",

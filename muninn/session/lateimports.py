@@ -12,10 +12,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from muninn.config import Settings, loadSettings
+from muninn.config import Settings, loadSettings, warnOnce
 from muninn.observe import outlet, spans
 from muninn.system import clock
-from muninn.system.logs import setLevel
+from muninn.system.logs import Log, setLevel
 from muninn.system.threads import refuseImports
 
 if TYPE_CHECKING:
@@ -70,9 +70,12 @@ def settingsToJoin() -> Settings:
     """The settings of now; what this process writes to logs and spans is theirs from here
     on.
     """
-    settings = loadSettings()
+    strange: dict[str, str] = {}
+    settings = loadSettings(warn=strange.update)
     setLevel(settings.server.logLevel)
     outlet.attach(settings.server.log)
+    # Not before: the warning is a line as any other.
+    warnOnce(strange, Log("muninn.config").warning)
     spans.turn(settings.server.enableTracing)
     return settings
 

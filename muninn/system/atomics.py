@@ -10,6 +10,7 @@ ctypes objects: a Python wrapper would cost more than most of them do.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -346,9 +347,9 @@ def addressOf(room: Any) -> int:
     return ctypes.addressof(room)
 
 
-def addressOfBytes(room: bytearray) -> int:
-    """The address of a bytearray's content. It is valid while the bytearray is kept and
-    is not resized.
+def addressOfBytes(room: bytearray | mmap.mmap) -> int:
+    """The address of a bytearray's content, or of a mapping. It is valid while the object
+    is kept and is not resized.
     """
     return ctypes.addressof(ctypes.c_char.from_buffer(room))
 

@@ -57,7 +57,7 @@ class Record:
             "target": str(self._target),
             "bytes": doneBytes,
             "durationMs": seconds * 1e3,
-            "gigabytesPerSecond": doneBytes / max(seconds, 1e-9) / 1e9,
+            "bytesPerSecond": doneBytes / max(seconds, 1e-9),
             "note": cut + (f": {note}" if note else ""),
         }
         span.describe(fields)

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutation import api, broker, control, outer, plans, promotion, shim, transfers
+from tests.mutation import api, broker, control, outer, plans, promotion, seeing, shim, transfers
 from tests.mutation.mutant import Mutant
 from tests.mutation.quotes import placesOf
 
@@ -31,6 +31,7 @@ MUTANTS: list[Mutant] = [
     *shim.MUTANTS,
     *transfers.MUTANTS,
     *plans.MUTANTS,
+    *seeing.MUTANTS,
     *promotion.MUTANTS,
 ]
 BUILD = Path("build/mutation")

@@ -101,7 +101,7 @@ class Buffers:
             int(rows.holders[at]),
             int(rows.writer[at]),
             bool(rows.isAwaited[at]),
-            int(rows.generation[at]) // 2,
+            int(rows.generation[at]),
             float(self.publications[number]),
             rows.tenants[int(rows.tenant[at])],
             max(0, self.reading.atMs - int(rows.createdMs[at])),
