@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupts import tracing
 
 import muninn
 from muninn import plans
-from muninn.api import executing, inprocess
+from muninn.api import executing, inprocess, transfers
 from muninn.devices.host.device import HostDevice
 from muninn.devices.port import GpuCondition, Slowdown
 from muninn.errors import InvalidArgument, PromotionDenied
@@ -56,7 +57,8 @@ def test_aPromotionIsAskedAboutOnceAndItsEndIsTold(buffer: muninn.MuninnBuffer) 
     with Rehearsal() as rehearsal, buffer.promote(4096, 8192, 1) as scratch:
         assert (scratch.array == np.arange(4096, 12288).astype(np.uint8)).all()
     (work,), (over,) = rehearsal.asked, rehearsal.over
-    assert work == Work(Kind.PROMOTION, "data", Place(Tier.HOST), Place(Tier.VRAM, 1), 8192, "high")
+    places = Place(Tier.HOST), Place(Tier.VRAM, 1)
+    assert work._replace(timeoutSeconds=None) == Work(Kind.PROMOTION, "data", *places, 8192, "high")
     assert (over.work, over.error) == (work, None) and over.seconds > 0
     assert work.gpus == (1,)
 
@@ -102,7 +104,8 @@ def test_whatIsRefusedIsNotBegun(buffer: muninn.MuninnBuffer) -> None:
 def test_whatIsToWaitBeginsLater(buffer: muninn.MuninnBuffer) -> None:
     with Rehearsal([LATER, LATER, GO]) as rehearsal, buffer.promote(0, 4096, 1):
         pass
-    assert len(rehearsal.asked) == 3 and len(rehearsal.over) == 1
+    assert len(rehearsal.asked) == 3
+    assert [each.work for each in rehearsal.over] == rehearsal.asked[-1:]
     waited = [each.waitedSeconds for each in rehearsal.asked]
     assert waited == sorted(waited) and waited[0] == 0 < waited[1]
 
@@ -132,6 +135,16 @@ def test_aCopyThatWaitsCanBeCancelled(buffer: muninn.MuninnBuffer) -> None:
         transfer.cancel()
         assert transfer.wait(60) and transfer.state == "cancelled"
     assert rehearsal.over == []
+
+
+def test_aLongPauseEndsWithTheCopy(buffer: muninn.MuninnBuffer) -> None:
+    """Broken: `cancel` was noticed when the pause of the executor was over."""
+    with Rehearsal(lambda work: LATER._replace(pauseSeconds=3600)) as rehearsal:
+        transfer = buffer.startCopyTo(1)
+        eventually(lambda: rehearsal.asked, "the copy waits")
+        transfer.cancel()
+        assert transfer.wait(60) and transfer.state == "cancelled"
+    assert len(rehearsal.asked) == 1
 
 
 def test_whoWaitsHoldsNoWriterUpAndNoRoom(buffer: muninn.MuninnBuffer) -> None:
@@ -200,6 +213,71 @@ def test_anErrorOfTheExecutorGoesToTheCaller(buffer: muninn.MuninnBuffer) -> Non
     assert windows() == []
     with buffer.promote(0, 4096, 1):
         assert len(windows()) == 1
+
+
+class Forgetful(Rehearsal):
+    """It raises at the end."""
+
+    def ended(self, work: Work, seconds: float, error: BaseException | None) -> None:
+        raise ZeroDivisionError
+
+
+def test_anErrorAtTheEndIsLogged(
+    buffer: muninn.MuninnBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bytes have moved: an error of the call would say that they have not."""
+    with Forgetful():
+        copied = buffer.copyTo(1, access="readWrite")
+        assert copied.copyFrom(buffer) == copied.generation
+        with buffer.promote(0, 4096, 1):
+            pass
+    found = [each for each in caplog.records if each.exc_info is not None]
+    assert [each.getMessage() for each in found] == [
+        f"the executor has failed at the end of a {kind}" for kind in ("copy", "copy", "promotion")
+    ]
+
+
+CALLS: dict[str, Callable[[muninn.MuninnBuffer, muninn.MuninnBuffer], object]] = {
+    "copyTo": lambda data, other: other.copyTo(0).close(),
+    "copyFrom": lambda data, other: other.copyFrom(data),
+    "promote": lambda data, other: other.promote(0, 4096, 0).close(),
+}
+
+
+class Counting(Rehearsal):
+    """Counts what it lets go, as the last thing that `decide` does."""
+
+    going = 0
+
+    def decide(self, work: Work) -> Answer:
+        self.going += 1
+        return GO
+
+    def ended(self, work: Work, seconds: float, error: BaseException | None) -> None:
+        self.going -= 1
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_eachGoHasItsEndWhereverAnInterruptionComes(buffer: muninn.MuninnBuffer, name: str) -> None:
+    other = buffer.copyTo(1, access="readWrite")
+
+    def call(_: object) -> None:
+        CALLS[name](buffer, other)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with Counting() as counting:
+        passes = tracing.rehearse(call, None, None)
+        places = [each for each in passes if each.file == executing.__file__]
+        places += [
+            each for each in passes if each.file == transfers.__file__ and each.mayBeInterrupted()
+        ]
+        assert len(places) > 100
+        for place in places:
+            outcome = tracing.interrupt(call, None, place, 1, interrupt, None)
+            assert outcome.isDone and isinstance(outcome.raised, KeyboardInterrupt), place
+            assert counting.going == 0, place
 
 
 def test_theEndOfWhatFailsIsToldWithItsError(buffer: muninn.MuninnBuffer) -> None:
