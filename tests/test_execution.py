@@ -23,7 +23,7 @@ from muninn.session import membership
 from muninn.transfer import backoff
 from muninn.transfer.arena import arenaOf
 from muninn.transfer.tiers import Place, Tier
-from support import Actor, eventually
+from support import Actor, Background, eventually
 
 Start = Callable[..., Actor]
 BYTES = 1 << 20
@@ -169,6 +169,48 @@ def test_whoWaitsHoldsNoWriterUpAndNoRoom(buffer: muninn.MuninnBuffer) -> None:
         assert (scratch.array == 7).all()
 
 
+@pytest.mark.parametrize("isWarm", [False, True])
+def test_whoWaitsHasTakenNoMemoryOfTheArena(monkeypatch: pytest.MonkeyPatch, isWarm: bool) -> None:
+    """Broken: idle memory was taken before the question, and the budget had no room for
+    another buffer while that waited.
+    """
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "3M")
+    hot, cool = (
+        muninn.share(np.zeros(BYTES, np.uint8), name, access="readWrite")
+        for name in ("hot", "cool")
+    )
+    if isWarm:
+        hot.promote(0, BYTES, 1).close()
+        with hot.write() as view:
+            view[:] = 1
+    go = threading.Event()
+
+    def decide(work: Work) -> Answer:
+        return LATER if work.name == "hot" and not go.is_set() else GO
+
+    with Rehearsal(decide) as rehearsal:
+        waiting = Background(lambda: hot.promote(0, BYTES, 1, timeout=60).close())
+        eventually(lambda: rehearsal.asked, "the promotion waits")
+        cool.promote(0, BYTES, 1, timeout=10).close()
+        go.set()
+        assert waiting.ended() is None
+
+
+def test_whoWaitsForAWriterHasTakenNoMemoryOfTheArena(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "3M")
+    data, other = (
+        muninn.share(np.zeros(BYTES, np.uint8), name, access="readWrite")
+        for name in ("data", "other")
+    )
+    data.promote(0, BYTES, 1).close()
+    with data.write() as view, Rehearsal() as rehearsal:
+        view[:] = 1
+        waiting = Background(lambda: data.promote(0, BYTES, 1, timeout=60).close())
+        eventually(lambda: rehearsal.asked, "the promotion waits for the writer")
+        other.promote(0, BYTES, 1, timeout=10).close()
+    assert waiting.ended() is None
+
+
 def test_byHostIsARouteUnlessTheCallerDemandsOne() -> None:
     source = muninn.share(np.zeros(BYTES, np.uint8), mode="fastMode", preferredGpu=0)
     with Rehearsal(lambda work: GO._replace(byHost=True)):
@@ -210,6 +252,11 @@ def test_anErrorOfTheExecutorGoesToTheCaller(buffer: muninn.MuninnBuffer) -> Non
         pytest.raises(TypeError, match="decide must return an Answer, not NoneType"),
     ):
         buffer.promote(0, 4096, 1)
+    with (
+        Rehearsal(lambda work: Answer("go")),  # type: ignore[arg-type]
+        pytest.raises(TypeError, match="the verdict must be a Verdict, not 'go'"),
+    ):
+        buffer.copyTo(1)
     assert windows() == []
     with buffer.promote(0, 4096, 1):
         assert len(windows()) == 1
@@ -344,6 +391,15 @@ def test_aCopyWaitsForASecondAndThenGoes() -> None:
     assert backoff.decided(work(Kind.PROMOTION, 1e3), {1: CUT}).verdict is Verdict.LATER
 
 
+def test_aCopyWithAShortTimeoutGoesWhileItHasTime() -> None:
+    short = work(Kind.COPY)._replace(timeoutSeconds=0.3)
+    assert backoff.decided(short, {1: CUT}) == Answer(
+        Verdict.LATER, backoff.trouble(1, CUT), pytest.approx(0.15)
+    )
+    assert backoff.decided(short._replace(waitedSeconds=0.15), {1: CUT}) == GO
+    assert backoff.decided(short._replace(kind=Kind.PROMOTION), {1: CUT}).pauseSeconds == 0.25
+
+
 @pytest.fixture
 def heat(monkeypatch: pytest.MonkeyPatch) -> dict[int, GpuCondition]:
     """The conditions of the emulated GPUs, which the default looks at each time."""
@@ -389,9 +445,12 @@ def test_whatNobodyWaitsForIsLeftAloneEarlier(
 def test_aCopyToAHotGpuIsOnlyLate(
     buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "COPY_SECONDS", 0.05)
     heat[1] = CUT
+    monkeypatch.setattr(backoff, "COPY_SECONDS", 0.05)
     assert (buffer.copyTo(1).read() == buffer.read()).all()
+    monkeypatch.setattr(backoff, "COPY_SECONDS", 1e9)
+    copied = buffer.copyTo(1, access="readWrite", timeout=2)
+    assert copied.copyFrom(buffer, timeout=2) == copied.generation
 
 
 def test_theDriverIsAskedOnceASecond(

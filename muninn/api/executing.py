@@ -138,6 +138,8 @@ class Admission:
         (answer,) = self._answers
         if not isinstance(answer, Answer):
             raise TypeError(f"decide must return an Answer, not {type(answer).__name__}")
+        if not isinstance(answer.verdict, Verdict):
+            raise TypeError(f"decide: the verdict must be a Verdict, not {answer.verdict!r}")
         return answer
 
     def __enter__(self) -> Admission:
