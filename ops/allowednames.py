@@ -108,6 +108,9 @@ _.ROBUST_WAITERS
 # What a notebook asks an object for.
 _._repr_html_
 
+# A method that rich calls.
+_.on_broken_pipe
+
 # A method that `io` calls.
 _.readable
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from interrupts import tracing
 
 import muninn
 from muninn import plans
-from muninn.api import executing, inprocess
+from muninn.api import executing, inprocess, transfers
 from muninn.devices.host.device import HostDevice
 from muninn.devices.port import GpuCondition, Slowdown
 from muninn.errors import InvalidArgument, PromotionDenied
@@ -22,7 +23,7 @@ from muninn.session import membership
 from muninn.transfer import backoff
 from muninn.transfer.arena import arenaOf
 from muninn.transfer.tiers import Place, Tier
-from support import Actor, eventually
+from support import Actor, Background, eventually
 
 Start = Callable[..., Actor]
 BYTES = 1 << 20
@@ -56,7 +57,8 @@ def test_aPromotionIsAskedAboutOnceAndItsEndIsTold(buffer: muninn.MuninnBuffer) 
     with Rehearsal() as rehearsal, buffer.promote(4096, 8192, 1) as scratch:
         assert (scratch.array == np.arange(4096, 12288).astype(np.uint8)).all()
     (work,), (over,) = rehearsal.asked, rehearsal.over
-    assert work == Work(Kind.PROMOTION, "data", Place(Tier.HOST), Place(Tier.VRAM, 1), 8192, "high")
+    places = Place(Tier.HOST), Place(Tier.VRAM, 1)
+    assert work._replace(timeoutSeconds=None) == Work(Kind.PROMOTION, "data", *places, 8192, "high")
     assert (over.work, over.error) == (work, None) and over.seconds > 0
     assert work.gpus == (1,)
 
@@ -102,7 +104,8 @@ def test_whatIsRefusedIsNotBegun(buffer: muninn.MuninnBuffer) -> None:
 def test_whatIsToWaitBeginsLater(buffer: muninn.MuninnBuffer) -> None:
     with Rehearsal([LATER, LATER, GO]) as rehearsal, buffer.promote(0, 4096, 1):
         pass
-    assert len(rehearsal.asked) == 3 and len(rehearsal.over) == 1
+    assert len(rehearsal.asked) == 3
+    assert [each.work for each in rehearsal.over] == rehearsal.asked[-1:]
     waited = [each.waitedSeconds for each in rehearsal.asked]
     assert waited == sorted(waited) and waited[0] == 0 < waited[1]
 
@@ -134,6 +137,16 @@ def test_aCopyThatWaitsCanBeCancelled(buffer: muninn.MuninnBuffer) -> None:
     assert rehearsal.over == []
 
 
+def test_aLongPauseEndsWithTheCopy(buffer: muninn.MuninnBuffer) -> None:
+    """Broken: `cancel` was noticed when the pause of the executor was over."""
+    with Rehearsal(lambda work: LATER._replace(pauseSeconds=3600)) as rehearsal:
+        transfer = buffer.startCopyTo(1)
+        eventually(lambda: rehearsal.asked, "the copy waits")
+        transfer.cancel()
+        assert transfer.wait(60) and transfer.state == "cancelled"
+    assert len(rehearsal.asked) == 1
+
+
 def test_whoWaitsHoldsNoWriterUpAndNoRoom(buffer: muninn.MuninnBuffer) -> None:
     """It is asked before the access begins, and before scratch memory is claimed."""
     other = muninn.share(np.zeros(BYTES, np.uint8), "other", access="readWrite")
@@ -154,6 +167,48 @@ def test_whoWaitsHoldsNoWriterUpAndNoRoom(buffer: muninn.MuninnBuffer) -> None:
         thread.join(60)
     with made[0] as scratch:
         assert (scratch.array == 7).all()
+
+
+@pytest.mark.parametrize("isWarm", [False, True])
+def test_whoWaitsHasTakenNoMemoryOfTheArena(monkeypatch: pytest.MonkeyPatch, isWarm: bool) -> None:
+    """Broken: idle memory was taken before the question, and the budget had no room for
+    another buffer while that waited.
+    """
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "3M")
+    hot, cool = (
+        muninn.share(np.zeros(BYTES, np.uint8), name, access="readWrite")
+        for name in ("hot", "cool")
+    )
+    if isWarm:
+        hot.promote(0, BYTES, 1).close()
+        with hot.write() as view:
+            view[:] = 1
+    go = threading.Event()
+
+    def decide(work: Work) -> Answer:
+        return LATER if work.name == "hot" and not go.is_set() else GO
+
+    with Rehearsal(decide) as rehearsal:
+        waiting = Background(lambda: hot.promote(0, BYTES, 1, timeout=60).close())
+        eventually(lambda: rehearsal.asked, "the promotion waits")
+        cool.promote(0, BYTES, 1, timeout=10).close()
+        go.set()
+        assert waiting.ended() is None
+
+
+def test_whoWaitsForAWriterHasTakenNoMemoryOfTheArena(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUNINN_PER_GPU_SCRATCH_BYTES", "3M")
+    data, other = (
+        muninn.share(np.zeros(BYTES, np.uint8), name, access="readWrite")
+        for name in ("data", "other")
+    )
+    data.promote(0, BYTES, 1).close()
+    with data.write() as view, Rehearsal() as rehearsal:
+        view[:] = 1
+        waiting = Background(lambda: data.promote(0, BYTES, 1, timeout=60).close())
+        eventually(lambda: rehearsal.asked, "the promotion waits for the writer")
+        other.promote(0, BYTES, 1, timeout=10).close()
+    assert waiting.ended() is None
 
 
 def test_byHostIsARouteUnlessTheCallerDemandsOne() -> None:
@@ -197,9 +252,79 @@ def test_anErrorOfTheExecutorGoesToTheCaller(buffer: muninn.MuninnBuffer) -> Non
         pytest.raises(TypeError, match="decide must return an Answer, not NoneType"),
     ):
         buffer.promote(0, 4096, 1)
+    with (
+        Rehearsal(lambda work: Answer("go")),  # type: ignore[arg-type]
+        pytest.raises(TypeError, match="the verdict must be a Verdict, not 'go'"),
+    ):
+        buffer.copyTo(1)
     assert windows() == []
     with buffer.promote(0, 4096, 1):
         assert len(windows()) == 1
+
+
+class Forgetful(Rehearsal):
+    """It raises at the end."""
+
+    def ended(self, work: Work, seconds: float, error: BaseException | None) -> None:
+        raise ZeroDivisionError
+
+
+def test_anErrorAtTheEndIsLogged(
+    buffer: muninn.MuninnBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bytes have moved: an error of the call would say that they have not."""
+    with Forgetful():
+        copied = buffer.copyTo(1, access="readWrite")
+        assert copied.copyFrom(buffer) == copied.generation
+        with buffer.promote(0, 4096, 1):
+            pass
+    found = [each for each in caplog.records if each.exc_info is not None]
+    assert [each.getMessage() for each in found] == [
+        f"the executor has failed at the end of a {kind}" for kind in ("copy", "copy", "promotion")
+    ]
+
+
+CALLS: dict[str, Callable[[muninn.MuninnBuffer, muninn.MuninnBuffer], object]] = {
+    "copyTo": lambda data, other: other.copyTo(0).close(),
+    "copyFrom": lambda data, other: other.copyFrom(data),
+    "promote": lambda data, other: other.promote(0, 4096, 0).close(),
+}
+
+
+class Counting(Rehearsal):
+    """Counts what it lets go, as the last thing that `decide` does."""
+
+    going = 0
+
+    def decide(self, work: Work) -> Answer:
+        self.going += 1
+        return GO
+
+    def ended(self, work: Work, seconds: float, error: BaseException | None) -> None:
+        self.going -= 1
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_eachGoHasItsEndWhereverAnInterruptionComes(buffer: muninn.MuninnBuffer, name: str) -> None:
+    other = buffer.copyTo(1, access="readWrite")
+
+    def call(_: object) -> None:
+        CALLS[name](buffer, other)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with Counting() as counting:
+        passes = tracing.rehearse(call, None, None)
+        places = [each for each in passes if each.file == executing.__file__]
+        places += [
+            each for each in passes if each.file == transfers.__file__ and each.mayBeInterrupted()
+        ]
+        assert len(places) > 100
+        for place in places:
+            outcome = tracing.interrupt(call, None, place, 1, interrupt, None)
+            assert outcome.isDone and isinstance(outcome.raised, KeyboardInterrupt), place
+            assert counting.going == 0, place
 
 
 def test_theEndOfWhatFailsIsToldWithItsError(buffer: muninn.MuninnBuffer) -> None:
@@ -266,6 +391,15 @@ def test_aCopyWaitsForASecondAndThenGoes() -> None:
     assert backoff.decided(work(Kind.PROMOTION, 1e3), {1: CUT}).verdict is Verdict.LATER
 
 
+def test_aCopyWithAShortTimeoutGoesWhileItHasTime() -> None:
+    short = work(Kind.COPY)._replace(timeoutSeconds=0.3)
+    assert backoff.decided(short, {1: CUT}) == Answer(
+        Verdict.LATER, backoff.trouble(1, CUT), pytest.approx(0.15)
+    )
+    assert backoff.decided(short._replace(waitedSeconds=0.15), {1: CUT}) == GO
+    assert backoff.decided(short._replace(kind=Kind.PROMOTION), {1: CUT}).pauseSeconds == 0.25
+
+
 @pytest.fixture
 def heat(monkeypatch: pytest.MonkeyPatch) -> dict[int, GpuCondition]:
     """The conditions of the emulated GPUs, which the default looks at each time."""
@@ -311,9 +445,12 @@ def test_whatNobodyWaitsForIsLeftAloneEarlier(
 def test_aCopyToAHotGpuIsOnlyLate(
     buffer: muninn.MuninnBuffer, heat: dict[int, GpuCondition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backoff, "COPY_SECONDS", 0.05)
     heat[1] = CUT
+    monkeypatch.setattr(backoff, "COPY_SECONDS", 0.05)
     assert (buffer.copyTo(1).read() == buffer.read()).all()
+    monkeypatch.setattr(backoff, "COPY_SECONDS", 1e9)
+    copied = buffer.copyTo(1, access="readWrite", timeout=2)
+    assert copied.copyFrom(buffer, timeout=2) == copied.generation
 
 
 def test_theDriverIsAskedOnceASecond(

@@ -4,9 +4,12 @@ and then of each of them.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,70 @@ def test_theLabelIsNoMarkup() -> None:
 def test_aLogGetsNoBar(capfd: pytest.CaptureFixture[str]) -> None:
     muninn.share(ARRAY, progress=muninn.ProgressBar("x"))
     assert capfd.readouterr() == ("", "")
+
+
+class Terminal(io.StringIO):
+    """A terminal that is gone after so many writes."""
+
+    def __init__(self, error: Exception, after: int) -> None:
+        super().__init__()
+        self._error, self._left = error, after
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._left -= 1
+        if self._left < 0:
+            raise self._error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5])
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BrokenPipeError(32, "")])
+def test_aTerminalThatIsGoneDisturbsNoCopy(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, after: int
+) -> None:
+    """Broken: the error ended the copy, and rich led the standard output to /dev/null and
+    the process to its end for a pipe that nobody reads.
+    """
+    there, streams = os.readlink(f"/proc/self/fd/{sys.__stdout__.fileno()}"), sys.stdout
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal(error, after))
+    bar = muninn.ProgressBar("x")
+    for _ in range(2):
+        shared().copyTo(1, progress=bar)
+        muninn.free("a")
+    checkDone(bar)
+    assert os.readlink(f"/proc/self/fd/{sys.__stdout__.fileno()}") == there
+    assert (sys.stdout, sys.stderr) == (streams, terminal)
+
+
+def test_whatCanNotBeDrawnOnDisturbsNoCopy(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    CALLS["share"](bar := muninn.ProgressBar("x"))
+    checkDone(bar)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    shell = types.SimpleNamespace(kernel=1)
+    notebook = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=fail))
+    CALLS["copyTo"](bar := muninn.ProgressBar("x"))
+    checkDone(bar)
+
+
+def test_whatTheProgramPrintsStaysWhereItGoes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: what was printed to a file while a bar was shown went to the terminal."""
+    monkeypatch.setattr(sys, "stderr", Terminal(OSError(), 1 << 30))
+    monkeypatch.setattr(sys, "stdout", file := io.StringIO())
+    with muninn.ProgressBar("x") as bar:
+        bar.expect(10)
+        print("a result")
+    assert file.getvalue() == "a result\n"
 
 
 def test_aTerminalGetsALine(domain: str) -> None:

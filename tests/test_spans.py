@@ -332,6 +332,47 @@ def test_anInterruptedCallEndsItsSpan(traced: Actor) -> None:
     assert traced.do("trace.get_current_span().get_span_context().is_valid") is False
 
 
+def test_anInterruptionLeavesNoContext(traced: Actor) -> None:
+    """At each place where one may come within a span's own code, but for the very
+    beginning of its exit. Broken: one at the end of `__enter__` left the context for ever.
+    """
+    traced.do(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from interrupts import tracing\n"
+        "from muninn.observe import spans\n"
+        "def call(_):\n    with spans.span('x'): pass\n"
+        "def interrupt(): raise KeyboardInterrupt\n"
+        "muninn.listBuffers(); exporter.clear()\n"
+        "places = [each for each in tracing.rehearse(call, None, None)\n"
+        "    if each.file == spans.__file__ and each.mayBeInterrupted()\n"
+        "    and (each.function, each.opcode) != ('Span.__exit__', 'RESUME')]"
+    )
+    left, count = traced.do(
+        "left = []\n"
+        "for place in places:\n"
+        "    outcome = tracing.interrupt(call, None, place, 1, interrupt, None)\n"
+        "    assert outcome.isDone and type(outcome.raised) is KeyboardInterrupt, place\n"
+        "    if trace.get_current_span().get_span_context().is_valid:\n"
+        "        left.append((place.function, place.opcode))\n"
+        "        from opentelemetry import context; context.attach(context.Context())\n"
+        "left, len(places)"
+    )
+    assert count > 10
+    assert left == []
+
+
+def test_anErrorWithoutATextEndsItsSpan(traced: Actor) -> None:
+    traced.do(
+        "from muninn.observe import spans\n"
+        "class Odd(Exception):\n    def __str__(self): raise ValueError\n"
+        "muninn.listBuffers()\n"
+        "try:\n    with spans.span('odd'): raise Odd\nexcept Odd: pass"
+    )
+    (span,) = spansOf(traced, "muninn.odd")
+    assert span["status"] == "ERROR"
+    assert traced.do("trace.get_current_span().get_span_context().is_valid") is False
+
+
 def test_spansAreTurnedOnAndOff() -> None:
     with pytest.raises(InvalidConfig, match="neither true nor false"):
         from muninn.config import loadSettings

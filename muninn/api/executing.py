@@ -9,13 +9,14 @@ second, and is not asked about meanwhile. All of it is private to the process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from muninn.api.permits import FRESH_SECONDS, Permit
 from muninn.errors import PromotionDenied
 from muninn.system import clock
+from muninn.system.logs import Log
 from muninn.system.threads import refuseImports
 from muninn.transfer.execution import Answer, Executor, Verdict, Work
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 LONGEST_SECONDS = 30.0
 #: The shortest pause between two questions, whatever the executor says.
 _LEAST_PAUSE_SECONDS = 0.001
+#: How often work that waits looks whether it is to end, whatever the executor says.
+_SLICE_SECONDS = 0.05
+_log = Log("muninn.transfer")
 
 
 class _Process:
@@ -68,19 +72,75 @@ def executorOf(context: Context) -> Executor:
 
 
 class Admission:
-    """Work that may begin: in the ``with`` block it is under way.
+    """The question whether work may begin, and then the work while it is under way.
 
-    Attributes
-    ----------
-    answer
-        What the executor has said.
+    Its user enters it twice, ``with admission, admission:``, and asks then. So the
+    executor is told the end of all work that it let go, once: an interruption finds the
+    question not asked, or its answer kept, and one at the beginning of the first exit is
+    followed by the second.
     """
 
-    __slots__ = ("_begunSeconds", "_executor", "_work", "answer")
+    __slots__ = ("_answers", "_begunSeconds", "_executor", "_untold", "_work")
 
-    def __init__(self, executor: Executor, work: Work, answer: Answer) -> None:
-        self._executor, self._work, self.answer = executor, work, answer
-        self._begunSeconds = clock.now()
+    def __init__(self, executor: Executor, work: Work) -> None:
+        self._executor, self._work = executor, work
+        self._begunSeconds = 0.0
+        #: The last answer.
+        self._answers = list[Answer]()
+        #: Yields the work that was asked about, until its end is told.
+        self._untold: Iterator[Work] = iter(())
+
+    @classmethod
+    def of(cls, context: Context, work: Work) -> Admission:
+        """By the executor that decides about the work of a membership."""
+        return cls(executorOf(context), work)
+
+    @property
+    def hasGone(self) -> bool:
+        """Whether the executor has let it go."""
+        said = self._answers
+        return bool(said) and isinstance(said[0], Answer) and said[0].verdict is Verdict.GO
+
+    def ask(self, secondsLeft: float | None, look: Callable[[], object]) -> Answer:
+        """Wait until the executor lets the work begin; returns its answer.
+
+        Parameters
+        ----------
+        secondsLeft
+            For how long it may wait; None: as long as any work.
+        look
+            Called now and then while it waits; raises to end the wait.
+
+        Raises
+        ------
+        PromotionDenied
+            The executor refuses, or the time is over; with its reason.
+        """
+        begun = clock.now()
+        most = LONGEST_SECONDS if secondsLeft is None else min(secondsLeft, 1e9)
+        work = self._work._replace(timeoutSeconds=secondsLeft)
+        while True:
+            answer = self._answerTo(work)
+            if answer.verdict is Verdict.GO:
+                self._begunSeconds = clock.now()
+                return answer
+            left = most - (clock.now() - begun)
+            if answer.verdict is Verdict.REFUSE or left <= 0:
+                raise _denied(work, answer, clock.now() - begun)
+            _pause(max(_LEAST_PAUSE_SECONDS, min(answer.pauseSeconds, left)), look)
+            work = work._replace(waitedSeconds=clock.now() - begun)
+
+    def _answerTo(self, work: Work) -> Answer:
+        self._answers.clear()
+        self._untold, self._begunSeconds = iter((work,)), clock.now()
+        # By one call of C: no interruption comes between the answer and its keeping.
+        self._answers.extend(map(self._executor.decide, (work,)))
+        (answer,) = self._answers
+        if not isinstance(answer, Answer):
+            raise TypeError(f"decide must return an Answer, not {type(answer).__name__}")
+        if not isinstance(answer.verdict, Verdict):
+            raise TypeError(f"decide: the verdict must be a Verdict, not {answer.verdict!r}")
+        return answer
 
     def __enter__(self) -> Admission:
         return self
@@ -91,29 +151,15 @@ class Admission:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._executor.ended(self._work, clock.now() - self._begunSeconds, error)
-
-
-def admitted(
-    context: Context, work: Work, secondsLeft: float | None, look: Callable[[], object]
-) -> Admission:
-    """Wait until the executor lets the work begin. The caller enters at once what is
-    returned: the executor is told the end.
-
-    Parameters
-    ----------
-    secondsLeft
-        For how long it may wait; None: as long as any work.
-    look
-        Called between two questions; raises to end the wait.
-
-    Raises
-    ------
-    PromotionDenied
-        The executor refuses, or the time is over; with its reason.
-    """
-    executor = executorOf(context)
-    return Admission(executor, work, _awaited(executor, work, secondsLeft, look))
+        if not self.hasGone:
+            return
+        seconds = clock.now() - self._begunSeconds
+        try:
+            # By one call of C, which takes the work and calls: it is told once.
+            list(map(self._executor.ended, self._untold, (seconds,), (error,)))
+        except Exception:
+            # The bytes have moved, so it is no error of the copy.
+            _log.exception("the executor has failed at the end of a %s", self._work.kind)
 
 
 def permitted(work: Work) -> Permit | None:
@@ -128,23 +174,11 @@ def permitted(work: Work) -> Permit | None:
     return permit
 
 
-def _awaited(
-    executor: Executor, work: Work, secondsLeft: float | None, look: Callable[[], object]
-) -> Answer:
-    begun = clock.now()
-    most = LONGEST_SECONDS if secondsLeft is None else min(secondsLeft, 1e9)
-    while True:
-        answer = executor.decide(work)
-        if not isinstance(answer, Answer):
-            raise TypeError(f"decide must return an Answer, not {type(answer).__name__}")
-        if answer.verdict is Verdict.GO:
-            return answer
-        left = most - (clock.now() - begun)
-        if answer.verdict is Verdict.REFUSE or left <= 0:
-            raise _denied(work, answer, clock.now() - begun)
+def _pause(seconds: float, look: Callable[[], object]) -> None:
+    end = clock.now() + seconds
+    while (left := end - clock.now()) > 0:
         look()
-        clock.sleep(max(_LEAST_PAUSE_SECONDS, min(answer.pauseSeconds, left)))
-        work = work._replace(waitedSeconds=clock.now() - begun)
+        clock.sleep(min(left, _SLICE_SECONDS))
 
 
 def _denied(work: Work, answer: Answer, seconds: float) -> PromotionDenied:

@@ -12,7 +12,6 @@ makes a copy of its own.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import numpy as np
 
 from muninn.api import transfers, windowevents, windowtable
 from muninn.api.attachment import Attachment
-from muninn.api.executing import admitted
+from muninn.api.executing import Admission
 from muninn.api.givingback import GivingBack
 from muninn.api.hints import hintsOf
 from muninn.api.scratch import Scratch
@@ -185,18 +184,18 @@ class Promotion(NamedTuple):
         base = self.openBuffer.row, self.openBuffer.incarnation
         return Content(base, self.gpu, window, self.openBuffer.generation.value())
 
-    def admitted(self, window: dirty.Range) -> contextlib.AbstractContextManager[object]:
-        """Waits until the executor lets the window go."""
-        openBuffer, asked = self.openBuffer, self.asked
+    def admission(self, window: dirty.Range) -> Admission:
+        """The question whether the window may go."""
+        openBuffer = self.openBuffer
         work = Work(
-            Kind.PREFETCH if asked.isPrefetch else Kind.PROMOTION,
+            Kind.PREFETCH if self.asked.isPrefetch else Kind.PROMOTION,
             openBuffer.description.name,
             transfers.placeOf(openBuffer),
             Place(Tier.VRAM, self.gpu),
             window.sizeBytes,
             self.hints.priority.value,
         )
-        return admitted(openBuffer.context, work, remaining(self.deadline), asked.look)
+        return Admission.of(openBuffer.context, work)
 
     def claim(self, window: dirty.Range, sizeBytes: int, filler: Filler) -> Claim:
         return Claim(
@@ -215,7 +214,7 @@ class Promotion(NamedTuple):
     def filled(self, window: dirty.Range, room: Room) -> tuple[OpenBuffer, int, Filler]:
         """The scratch memory of a window, where the window is in it, and how its bytes came."""
         filler = Filler(self, window, room)
-        with filler.admission:
+        with filler.admission, filler.admission:
             return *self._filledBy(filler, window, room), filler
 
     def _filledBy(self, filler: Filler, window: dirty.Range, room: Room) -> tuple[OpenBuffer, int]:
@@ -275,7 +274,7 @@ class Filler:
     Attributes
     ----------
     admission
-        To be entered around all of it: the executor is told the end.
+        To be entered, twice, around all of it: the executor is told the end.
     """
 
     def __init__(self, promotion: Promotion, window: dirty.Range, room: Room) -> None:
@@ -283,7 +282,7 @@ class Filler:
         self.generation = 0
         self.report: Report | None = None
         self._access: Sending | None = None
-        self.admission, self._isAdmitted = contextlib.ExitStack(), False
+        self.admission = promotion.admission(window)
 
     def noted(self, note: str) -> None:
         """Say more in the report, for people."""
@@ -295,10 +294,10 @@ class Filler:
         will be copied, so the executor is asked here: another process may have the window.
         """
         promotion = self._promotion
-        if not self._isAdmitted:
-            self.admission.enter_context(promotion.admitted(self._window))
-            self._isAdmitted = True
-        openBuffer, look = promotion.base._checked(), promotion.asked.look
+        look = promotion.asked.look
+        if not self.admission.hasGone:
+            self.admission.ask(remaining(promotion.deadline), look)
+        openBuffer = promotion.base._checked()
         if arenaOf(openBuffer.context).covering(promotion.content(self._window)) is None:
             transfers.windowOf(openBuffer, look)  # to pin it in the access would take longer
         self._access = Sending(openBuffer, remaining(promotion.deadline), look)

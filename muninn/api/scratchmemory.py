@@ -144,7 +144,7 @@ class Claim(NamedTuple):
             if (around := self._around()) is not None:
                 return around
             with contextlib.suppress(BufferExists):  # another process makes it
-                return self._granted(wanted, fill), 0
+                return self._granted(lambda: creation.create(wanted, fill=fill)), 0
             if (left := remaining(self.deadline)) is not None and left <= 0:
                 raise TimeoutError(
                     "another process has been promoting the same window, and is not ready"
@@ -176,27 +176,32 @@ class Claim(NamedTuple):
 
     def private(self, caller: str, fill: Fill) -> OpenBuffer:
         """Memory for this process alone, filled: of the arena, or made now."""
-        arena = arenaOf(self.base.context)
-        kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes, self.place())
-        if kept is None:
-            return self._granted(self.spec(caller, os.urandom(8).hex()), fill)
-        try:
-            with self.inside():
-                fill(kept.memory)
-        except BaseException:
-            # A copy may go on after an interruption, and so the memory is not kept: not by
-            # the error either, which keeps this frame.
-            del kept
-            raise
-        return kept
+        wanted, arena = self.spec(caller, os.urandom(8).hex()), arenaOf(self.base.context)
 
-    def _granted(self, wanted: BufferSpec, fill: Fill) -> OpenBuffer:
-        """New memory, as soon as the budgets allow it."""
+        def make() -> OpenBuffer:
+            kept = arena.take(self.gpu, self.base.description.tenant, self.sizeBytes, self.place())
+            if kept is None:
+                return creation.create(wanted, fill=fill)
+            try:
+                fill(kept.memory)
+            except BaseException:
+                # A copy may go on after an interruption, and so the memory is not kept: not
+                # by the error either, which keeps this frame.
+                del kept
+                raise
+            return kept
+
+        return self._granted(make)
+
+    def _granted(self, make: Callable[[], OpenBuffer]) -> OpenBuffer:
+        """What `make` makes inside the access, as soon as the budgets allow it. Who waits
+        for the executor or for a writer has no memory of the arena yet, so others find it.
+        """
         arena, asked = arenaOf(self.base.context), _Asked("", -_TOLD_SECONDS, False)
         while True:
             try:
                 with self.inside():
-                    return creation.create(wanted, fill=fill)
+                    return make()
             except (PromotionDenied, QuotaExceeded) as error:
                 if self._hasMadeRoom(arena, error):
                     continue

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from muninn.api.attachment import Attachment, readsOnly
-from muninn.api.executing import Admission, admitted, permitted
+from muninn.api.executing import Admission, permitted
 from muninn.api.options import BufferOptions
 from muninn.api.repeats import Repeat, remember
 from muninn.api.specs import specOf
@@ -94,8 +94,9 @@ def copyTo(
     transfer = _transferOf(caller, openBuffer, target, timeout, progress)
 
     def work() -> Buffer:
-        with _admitted(openBuffer, transfer, _workOf(openBuffer, transfer)) as admission:
-            return made(_routeOf(admission.answer, asked))
+        admission = Admission.of(openBuffer.context, _workOf(openBuffer, transfer))
+        with admission, admission:
+            return made(_routeOf(_admitted(admission, transfer), asked))
 
     def made(route: Route | None) -> Buffer:
         def fill(memory: Memory) -> None:
@@ -135,8 +136,9 @@ def copyFrom(
 
     def work() -> int:
         asking = _workOf(out, transfer)
-        with _admitted(out, transfer, asking) as admission:
-            return copied(asking, _routeOf(admission.answer, asked))
+        admission = Admission.of(out.context, asking)
+        with admission, admission:
+            return copied(asking, _routeOf(_admitted(admission, transfer), asked))
 
     def copied(asking: Work, route: Route | None) -> int:
         engine = engineFor(into)
@@ -172,9 +174,11 @@ def _workOf(source: OpenBuffer, transfer: Transfer[Any]) -> Work:
     return Work(Kind.COPY, name, transfer.source, transfer.target, size)
 
 
-def _admitted(source: OpenBuffer, transfer: Transfer[Any], work: Work) -> Admission:
-    """Waits until the executor lets a copy go."""
-    return admitted(source.context, work, transfer.secondsLeft, transfer.check)
+def _admitted(admission: Admission, transfer: Transfer[Any]) -> Answer:
+    """Wait until the executor lets a copy go. The wait has the transfer's deadline itself:
+    its end is an error with the reason of the executor.
+    """
+    return admission.ask(transfer.secondsLeft, transfer.checkCancelled)
 
 
 def _routeOf(answer: Answer, asked: Route | None) -> Route | None:

@@ -4,10 +4,15 @@ In a notebook it is one output that changes, in a terminal one line of the stand
 error output, and else nothing: a log is no place for a bar. The calls that take
 `progress=` tell it how many bytes there will be. One thread at a time calls it. It
 shows times and no rate: some of the calls move bytes, and some only make them ready.
+
+A terminal may hang up, and its reader may end, in the midst of a copy of hours. So nothing
+that the drawing raises reaches the call: the bar is not shown from then on, and the copy
+goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import TracebackType
 from typing import Any, Protocol
@@ -15,11 +20,13 @@ from typing import Any, Protocol
 from muninn.config.sizes import asText
 from muninn.system import clock, markup
 from muninn.system.closable import Closable
+from muninn.system.logs import Log
 
 #: How often a bar is drawn at most: more is sent to a browser for nothing.
 _DRAW_SECONDS = 0.1
 #: After how long the rest can be estimated.
 _KNOWN_SECONDS = 0.5
+_log = Log("muninn.transfer")
 
 
 class _Screen(Protocol):
@@ -97,17 +104,31 @@ class ProgressBar(Closable):
         self.close()
 
     def _draw(self) -> None:
-        if self._screen is None:
-            self._screen = _screenFor()
         self._drawn = clock.now()
-        self._screen.draw(self)
+        try:
+            if self._screen is None:
+                self._screen = _screenFor()
+            self._screen.draw(self)
+        except Exception as error:
+            self._giveUp(error)
 
     def _end(self, state: str) -> None:
         self.state, self._ended = state, clock.now()
         self._draw()
-        if self._screen is not None:
-            self._screen.end()
-            self._screen = None if state == "stopped" else self._screen
+        try:
+            if self._screen is not None:
+                self._screen.end()
+        except Exception as error:
+            self._giveUp(error)
+        self._screen = None if state == "stopped" else self._screen
+
+    def _giveUp(self, error: Exception) -> None:
+        """Show nothing from now on: the screen can not be drawn on."""
+        screen, self._screen = self._screen, _Nowhere()
+        _log.debug("a progress bar is not shown any more: %r", error)
+        if screen is not None:
+            with contextlib.suppress(Exception):  # what it raises has been said
+                screen.end()
 
     def _text(self) -> str:
         text = f"{self.label}: " if self.label else ""
@@ -185,14 +206,23 @@ class _Terminal:
             TimeRemainingColumn,
         )
 
+        class Screen(Console):
+            """Rich would lead the standard output to /dev/null and end the process."""
+
+            def on_broken_pipe(self) -> None:
+                raise  # the error that is being handled
+
         self._lines = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TimeRemainingColumn(),
             TextColumn("{task.fields[state]}"),
-            console=Console(stderr=True),
+            console=Screen(stderr=True),
             auto_refresh=False,
+            # The program's output stays where the program sends it.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._lines.add_task("", total=None, state="")
 

@@ -115,23 +115,34 @@ class Span:
         self._name, self._fields, self._parent = name, fields, parent
         self._sinceSeconds = sinceSeconds
         self._span: Any = None
-        self._token: Any = None
+        #: Makes the context current that was before; also a second time.
+        self._restore: Callable[[], object] = dict
 
     def __enter__(self) -> Self:
-        with contextlib.suppress(Exception):  # a program's sampler or processor
-            from opentelemetry import context, trace
+        try:
+            with contextlib.suppress(Exception):  # a program's sampler or processor
+                self._begin()
+            return self
+        except BaseException:  # an interruption: the block is not entered, and so not left
+            self._leave()
+            self._end(None)
+            raise
 
-            assert tracing.tracer is not None
-            isRequest = self._parent is not None
-            self._span = tracing.tracer.start_span(
-                _PREFIX + self._name,
-                self._parent,
-                trace.SpanKind.SERVER if isRequest else trace.SpanKind.INTERNAL,
-                _attributes(self._fields),
-                start_time=_ago(self._sinceSeconds),
-            )
-            self._token = context.attach(trace.set_span_in_context(self._span))
-        return self
+    def _begin(self) -> None:
+        from opentelemetry import context, trace
+
+        assert tracing.tracer is not None
+        isRequest = self._parent is not None
+        self._span = tracing.tracer.start_span(
+            _PREFIX + self._name,
+            self._parent,
+            trace.SpanKind.SERVER if isRequest else trace.SpanKind.INTERNAL,
+            _attributes(self._fields),
+            start_time=_ago(self._sinceSeconds),
+        )
+        # The token of `attach` would be lost if an interruption came as it returns.
+        self._restore = functools.partial(context.attach, context.get_current())
+        context.attach(trace.set_span_in_context(self._span))
 
     def describe(self, fields: Mapping[str, object]) -> None:
         """Add to its attributes."""
@@ -144,22 +155,35 @@ class Span:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with contextlib.suppress(Exception):
-            from opentelemetry import context
+        try:
+            self._leave()
+            self._end(error)
+        finally:
+            self._leave()  # an interruption may have come before it did
 
-            if self._token is not None:
-                context.detach(self._token)
-            if error is not None:
-                self._record(error)
-            self._span.end()
+    def _leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self._restore()
+
+    def _end(self, error: BaseException | None) -> None:
+        """It ends also if code of the program raises as the error is recorded."""
+        if self._span is None:
+            return
+        try:
+            with contextlib.suppress(Exception):
+                if error is not None:
+                    self._record(error)
+        finally:
+            with contextlib.suppress(Exception):
+                self._span.end()
 
     def _record(self, error: BaseException) -> None:
         from opentelemetry.trace import Status, StatusCode
 
         code = {"errorCode": error.code} if isinstance(error, MuninnError) else {}
-        self._span.record_exception(error, code)
         self._span.set_attributes(code)
-        self._span.set_status(Status(StatusCode.ERROR, str(error)))
+        self._span.set_status(Status(StatusCode.ERROR, _textOf(error)))
+        self._span.record_exception(error, code)
 
 
 def span(name: str, **fields: object) -> Span | Nothing:
@@ -248,6 +272,13 @@ def handling(op: str, parent: str | None) -> Span | Nothing:
         int(traceId, 16), int(spanId, 16), True, trace.TraceFlags(int(flags, 16))
     )
     return Span(f"broker.{op}", {}, trace.set_span_in_context(trace.NonRecordingSpan(remote)))
+
+
+def _textOf(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the program's own
+        return type(error).__name__
 
 
 def _ago(seconds: float | None) -> int | None:

@@ -7,13 +7,17 @@ end does so for seconds, and not for ever.
 
 from __future__ import annotations
 
+import math
+
 from muninn.devices.port import GpuCondition, Slowdown
 from muninn.transfer.execution import GO, Answer, Kind, Verdict, Work
 
 #: How near to the temperature of the hardware's slowdown a GPU is left alone.
 MARGIN_C = 3
-#: For how long a copy waits. It is not refused: no heat makes its result wrong.
+#: For how long a copy waits, and for which part of its timeout at most: it is not
+#: refused, as no heat makes its result wrong, and it needs time for its bytes.
 COPY_SECONDS = 1.0
+_COPY_PART = 0.5
 #: How soon the GPU is looked at again: conditions are kept for a second.
 _PAUSE_SECONDS = 0.25
 _HARDWARE = frozenset({Slowdown.HARDWARE_HEAT, Slowdown.POWER_BRAKE, Slowdown.HARDWARE})
@@ -46,8 +50,15 @@ def decided(work: Work, conditions: dict[int, GpuCondition | None]) -> Answer:
         if condition is None:
             continue
         isWaiting = isCut(condition) or (work.kind is Kind.PREFETCH and isNear(condition))
-        if work.kind is Kind.COPY and work.waitedSeconds >= COPY_SECONDS:
-            isWaiting = False
-        if isWaiting:
-            return Answer(Verdict.LATER, trouble(gpu, condition), _PAUSE_SECONDS)
+        pauseSeconds = min(_PAUSE_SECONDS, _rest(work))
+        if isWaiting and pauseSeconds > 0:
+            return Answer(Verdict.LATER, trouble(gpu, condition), pauseSeconds)
     return GO
+
+
+def _rest(work: Work) -> float:
+    """For how much longer work waits for a GPU, in seconds; 0 or less: it goes."""
+    if work.kind is not Kind.COPY:
+        return math.inf
+    timeout = math.inf if work.timeoutSeconds is None else work.timeoutSeconds
+    return min(COPY_SECONDS, timeout * _COPY_PART) - work.waitedSeconds

@@ -45,6 +45,8 @@ class Work(NamedTuple):
         Of the buffer's hints: ``"low"``, ``"normal"`` or ``"high"``.
     waitedSeconds
         For how long it has been told to wait so far.
+    timeoutSeconds
+        How long its caller gives it, from the first question on; None: no bound.
     """
 
     kind: Kind
@@ -54,6 +56,7 @@ class Work(NamedTuple):
     sizeBytes: int
     priority: str = "normal"
     waitedSeconds: float = 0.0
+    timeoutSeconds: float | None = None
 
     @property
     def gpus(self) -> tuple[int, ...]:
@@ -146,13 +149,15 @@ class Executor(Protocol):
     executor of a process (`muninn.plans.setExecutor`).
 
     Any thread may call each method, several at once. `decide` and `ended` are called on
-    the way of each copy, so they return soon and do not call Muninn. What they raise goes
-    to the caller of the promotion or the copy, and no byte has moved then.
+    the way of each copy, so they return soon and do not call Muninn. What `decide` raises
+    goes to the caller of the promotion or the copy, and no byte has moved then. What
+    `ended` raises is logged: the bytes have moved.
     """
 
     def decide(self, work: Work) -> Answer:
-        """Whether work may begin now. Each `GO` is followed by one `ended` of the same
-        work.
+        """Whether work may begin now. Each `GO` is followed by one call of `ended` with the
+        same work, also if an interruption comes; one in the midst of `decide` or `ended`
+        is theirs to deal with.
         """
 
     def ended(self, work: Work, seconds: float, error: BaseException | None) -> None:
