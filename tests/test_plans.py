@@ -37,7 +37,7 @@ from muninn.errors import (
     QuotaExceeded,
     WritebackConflict,
 )
-from muninn.plans import Action, Answer, Rehearsal, Verdict, checkPlan, planOf, schemas
+from muninn.plans import Action, Answer, Rehearsal, Verdict, checkPlan, facts, planOf, schemas
 from muninn.plans import applying as applications
 from muninn.plans.applying import Application
 from muninn.plans.deciding import decide
@@ -364,7 +364,7 @@ def _asJson(value: Any) -> Any:
 GIB = 1 << 30
 LIMITS = Limits(512 * GIB, 64 * GIB, 512 * GIB, 16 * GIB, 8 * GIB, 8 * GIB, 2)
 FACTS = Facts(
-    {}, (), LIMITS, (PlannedGpu(0, GIB), PlannedGpu(None, GIB)), 100, None, "default",
+    {}, (), LIMITS, (PlannedGpu(0, GIB), PlannedGpu(None, GIB)), 100, 1 << 60, None, "default",
     "readMostly", 65536, True,
 )  # fmt: skip
 _EXISTING = st.builds(
@@ -646,6 +646,27 @@ def test_aPlanLargerThanTheQuotasIsRefusedWhole(monkeypatch: pytest.MonkeyPatch)
         "buffers[3]: bigMode of tenant 'default': 3M used + 1M wanted > 3M allowed"
     )
     assert names() == []
+
+
+def test_whatTheMachineCanNotHoldIsRefused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it was to be created by the decisions, and the application failed."""
+    monkeypatch.setattr(facts, "hostRoomBytes", lambda: 3 << 20)
+    plan = {"buffers": [{"name": each, "size": "2M"} for each in "ab"]}
+    plan["buffers"].append({"name": "c", "size": "2M", "reserve": "lazy"})
+    (refusal,) = checkPlan(plan).refusals
+    assert (refusal.path, refusal.error) == ("buffers[1]", "HostMemoryFull")
+    assert refusal.reason == "2M wanted, and 1M of host memory would be left"
+
+
+def test_aWindowThatIsLargerThanItsGpuWaitsForNothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: it was said to wait for room that there can never be."""
+    monkeypatch.setenv("MUNINN_HOST_GPU_BYTES", "1M")
+    plan = {
+        "buffers": [{"name": "a", "size": "4M", "reserve": "lazy"}],
+        "promotions": [{"buffer": "a", "length": "2M"}],
+    }
+    (refusal,) = checkPlan(plan).refusals
+    assert (refusal.path, refusal.error) == ("promotions[0]", "QuotaExceeded")
 
 
 def test_whatCanNotBeIsSaidForEachEntry() -> None:

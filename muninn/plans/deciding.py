@@ -14,7 +14,7 @@ from muninn.api.scratchroom import Room
 from muninn.broker.policy.promotionqueue import Asking, Queued
 from muninn.broker.policy.quotas import Quotas
 from muninn.broker.policy.usage import Usage
-from muninn.config.sizes import exactly
+from muninn.config.sizes import asText, exactly
 from muninn.control.descriptions import Taken
 from muninn.errors import InvalidArgument, MuninnError, PromotionDenied, QuotaExceeded
 from muninn.plans.decisions import Action, Decisions, Refusal, Step
@@ -27,7 +27,7 @@ from muninn.plans.schemas import (
     requireWindow,
 )
 from muninn.system.pages import PAGE_BYTES, pagesUp
-from muninn.terms import Access, Mode, Priority
+from muninn.terms import Access, Mode, Priority, Reserve
 
 
 class _Target(NamedTuple):
@@ -74,7 +74,7 @@ class _Deciding:
             mode = Mode(used.mode)
             taken = Taken(mode, used.tenant, used.gpu, used.sizeBytes, 0, used.isWindow)
             self._quotas.add(taken, used.sizeBytes)
-        self._freeRows = facts.freeRows
+        self._freeRows, self._hostRoom = facts.freeRows, facts.hostRoomBytes
         self._steps, self._refusals = list[Step](), list[Refusal]()
         self._targets = {
             name: _Target(
@@ -139,6 +139,8 @@ class _Deciding:
         capacity = facts.gpus[gpu].capacityBytes if isFast else 0
         self._quotas.admit(tenant, usage.mode, gpu, usage.sizeBytes, capacity)
         self._quotas.add(usage, usage.sizeBytes)
+        if not isFast and planned.reserve == Reserve.FULL:
+            self._takeHostRoom(usage.sizeBytes)
         self._freeRows -= 1
         near = planned.preferredGpu
         node = None if isFast or near is None else facts.gpus[near].numaNode
@@ -295,17 +297,26 @@ class _Deciding:
         gpu = planned.targetGpu
         usage = Usage("", target.tenant, Mode.FAST, gpu, pagesUp(room), 0)
         rank = Priority(target.priority).rank
+        asked = target.tenant, Mode.FAST, gpu, usage.sizeBytes, self._facts.gpus[gpu].capacityBytes
         try:
             self._quotas.admitWindow(usage, 0, Asking(rank, isWaiting=False))
-            capacity = self._facts.gpus[gpu].capacityBytes
-            self._quotas.admit(target.tenant, Mode.FAST, gpu, usage.sizeBytes, capacity)
+            self._quotas.admit(*asked)
         except Queued as queued:
             return room, str(queued)
         except QuotaExceeded as error:
+            Quotas(self._facts.limits).admit(*asked)  # refused alone, it waits for nothing
             return room, error.reason
         window = Taken(Mode.FAST, target.tenant, gpu, usage.sizeBytes, 0, True)
         self._quotas.add(window, usage.sizeBytes)
         return room, ""
+
+    def _takeHostRoom(self, sizeBytes: int) -> None:
+        if sizeBytes > self._hostRoom:
+            raise errors.HostMemoryFull(
+                f"{asText(sizeBytes)} wanted, and {asText(self._hostRoom)} of host memory "
+                "would be left"
+            )
+        self._hostRoom -= sizeBytes
 
     def _requireGpu(self, gpu: int, path: str) -> None:
         count = len(self._facts.gpus)

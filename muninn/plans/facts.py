@@ -16,6 +16,7 @@ from muninn.control import layout
 from muninn.control.drain import Drain
 from muninn.session.gpus import deviceOf
 from muninn.session.role import limitsOf
+from muninn.storage.room import hostRoomBytes
 from muninn.system.clock import isOver
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Facts(NamedTuple):
         The buffers that the plan names and that are there, by name.
     freeRows
         How many buffers more the domain can have.
+    hostRoomBytes
+        How much host memory new buffers could take.
     drainReason
         Why it creates nothing new; None: it does.
     """
@@ -94,6 +97,7 @@ class Facts(NamedTuple):
     limits: Limits
     gpus: tuple[PlannedGpu, ...]
     freeRows: int
+    hostRoomBytes: int
     drainReason: str | None
     defaultTenant: str
     defaultAccess: str
@@ -101,9 +105,13 @@ class Facts(NamedTuple):
     enablePromotion: bool
 
     def asDict(self) -> dict[str, Any]:
-        """For printing as JSON."""
+        """For printing as JSON; without the room of the machine, which is another one at
+        each moment.
+        """
+        said = self._asdict()
+        del said["hostRoomBytes"]
         return {
-            **self._asdict(),
+            **said,
             "existing": {name: each._asdict() for name, each in self.existing.items()},
             "used": [each._asdict() for each in self.used],
             "limits": self.limits._asdict(),
@@ -139,6 +147,7 @@ def factsOf(membership: Membership, plan: Plan) -> Facts:
         limitsOf(settings),
         _gpus(membership),
         membership.block.geometry.maxBuffers - len(rows),
+        hostRoomBytes(),
         Drain(membership.block).reason(),
         settings.tenancy.defaultTenant,
         settings.promotion.defaultPolicy,

@@ -7,13 +7,11 @@ says by NVML, which needs no context in the GPU's memory, or the rest of an emul
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 from muninn.devices import chooseDevice
 from muninn.errors import DeviceUnavailable
-from muninn.storage.paths import SHM_ROOT
-from muninn.system.hostmemory import availableBytes
+from muninn.storage.room import hostRoomBytes
 
 if TYPE_CHECKING:
     from muninn.config import Settings
@@ -39,10 +37,7 @@ class Capacity:
 
     def hostEmpty(self) -> int:
         """The bytes that new buffers could take in host memory."""
-        status = os.statvfs(SHM_ROOT)
-        shm = status.f_bavail * status.f_frsize
-        # A file system without a limit says 0 of 0.
-        return min(shm, availableBytes()) if status.f_blocks else availableBytes()
+        return hostRoomBytes()
 
     def gpuEmpty(self, gpu: int, takenBytes: int) -> int | None:
         """The bytes that are free on a GPU of which buffers take so many; None where
