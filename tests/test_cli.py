@@ -777,6 +777,25 @@ def test_keepIsPreferredAsBrokerAndEndsPolitely(domain: str, actor: Start) -> No
     assert muninn.domainInfo()["brokerPid"] not in (None, kept.pid)
 
 
+def test_aKeeperWhoseDomainWasRemovedKeepsTheNextOne(domain: str) -> None:
+    """As logind does with RemoveIPC. Broken: it lived on outside, and told systemd that it
+    was well, since a keeper makes no call that lets it join anew.
+    """
+    kept = subprocess.Popen(
+        [sys.executable, "-m", "muninn", "keep"], stdout=subprocess.PIPE, text=True
+    )
+    assert kept.stdout is not None
+    assert str(kept.pid) in kept.stdout.readline()
+    for path in Path("/dev/shm").glob(f"muninn-{os.getuid()}-{domain}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert str(kept.pid) in kept.stdout.readline(), "it says so again"
+    assert run("alloc", "--size", "1", "--name", "new").returncode == 0
+    assert str(kept.pid) in run("list", "--holders").stdout
+    kept.terminate()
+    assert kept.wait(30) == 0
+    kept.stdout.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

@@ -398,6 +398,19 @@ def test_keepTellsATokenThatItHasMadeAndNoOther(domain: str) -> None:
     assert ended(kept) == 0
 
 
+def test_underSystemdNoTokenIsPrinted(domain: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-m", "muninn", "keep", "--systemd", "--http-port", "9"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("MNN-0001") and "EnvironmentFile" in done.stderr
+
+
 def test_keepSaysWhichExtraIsMissing(domain: str) -> None:
     code = (
         "import sys; sys.modules['uvicorn'] = None\n"

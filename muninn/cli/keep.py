@@ -7,38 +7,63 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import threading
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from muninn.cli import systemd
 from muninn.cli.ending import say, stopped
-from muninn.config import variableOf
-from muninn.errors import InvalidConfig
+from muninn.cli.output import printError
+from muninn.config import TOKEN_VARIABLE, variableOf
+from muninn.errors import InvalidConfig, MuninnError
 
 if TYPE_CHECKING:
     from muninn.config.settings import Server
     from muninn.service.web.serving import Where
 
+#: How often a keeper looks whether it still is a member, and when it tries to be one again.
+_LOOK_SECONDS, _PAUSE_SECONDS = 0.5, 1.0
+
 
 def runKeep(arguments: argparse.Namespace) -> int:
-    from muninn.session import membership
-
     stop = stopped()
     if arguments.metrics is not None:
         os.environ[variableOf("metricsPort")] = str(arguments.metrics)
-    isServing = arguments.http or arguments.http_port is not None
-    if isServing:
+    if _isServing(arguments):
         _requireWeb()
+    if arguments.systemd and arguments.http_port is not None:
+        _requireOwnToken()
     address = systemd.addressOf() if arguments.systemd else None
+    _keep(arguments, address, stop)
+    while not stop.wait(_PAUSE_SECONDS):  # somebody has removed the files of the domain
+        try:
+            _keep(arguments, address, stop)
+        except MuninnError as error:
+            printError(error, asJson=False)
+    return 0
+
+
+def _isServing(arguments: argparse.Namespace) -> bool:
+    return arguments.http or arguments.http_port is not None
+
+
+def _keep(arguments: argparse.Namespace, address: str | None, stop: threading.Event) -> None:
+    """Be a member until `stop` is set, or the membership is lost. A keeper makes no calls
+    that would let it join anew.
+    """
+    from muninn.session import membership
+
     with contextlib.ExitStack() as beside:  # what a keeper does beside its membership
         member = membership.joinPreferred()
         beside.callback(member.leave)
-        where = beside.enter_context(_served(arguments.http_port)) if isServing else None
+        where = (
+            beside.enter_context(_served(arguments.http_port)) if _isServing(arguments) else None
+        )
         _sayWhat(arguments, member.domain, _metricsOf(member.settings.server), where)
         if address is not None:
             beside.enter_context(systemd.notifying(member, address, stop))
-        stop.wait()
-    return 0
+        while not stop.wait(_LOOK_SECONDS) and not member.isStale():
+            pass
 
 
 def _requireWeb() -> None:
@@ -50,6 +75,17 @@ def _requireWeb() -> None:
         raise InvalidConfig(
             f"--http needs {' and '.join(missing)}, which is not installed",
             "`pip install 'muninn-gpu[http]'`",
+        )
+
+
+def _requireOwnToken() -> None:
+    """Raises `InvalidConfig` if a token would be printed, which systemd writes into the
+    journal.
+    """
+    if not os.environ.get(TOKEN_VARIABLE):
+        raise InvalidConfig(
+            f"{TOKEN_VARIABLE} is not set, and a token that is printed ends in the journal",
+            f"Set {TOKEN_VARIABLE} by EnvironmentFile= of the unit, with a file of mode 0600",
         )
 
 

@@ -55,24 +55,26 @@ def periodSeconds() -> float | None:
 
 @contextlib.contextmanager
 def notifying(member: Membership, address: str, stop: threading.Event) -> Iterator[None]:
-    """Say READY=1 now, WATCHDOG=1 in between, and STOPPING=1 when `stop` is set."""
+    """Say READY=1 now, WATCHDOG=1 in between, and at the end STOPPING=1 if `stop` is set."""
     tell(address, f"READY=1\nSTATUS=keeps domain {member.domain}")
-    thread = threading.Thread(target=_watch, args=(member, address, stop), daemon=True)
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(member, address, over), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stop.set()
+        over.set()
         thread.join(_END_SECONDS)
+        if stop.is_set():
+            tell(address, "STOPPING=1")
 
 
-def _watch(member: Membership, address: str, stop: threading.Event) -> None:
+def _watch(member: Membership, address: str, over: threading.Event) -> None:
     period = periodSeconds()
     pause = None if period is None else period / _SIGNS
-    while not stop.wait(pause):
-        if member.client.awaitAnswer(pause or 0.0):
+    while not over.wait(pause):
+        if not member.isStale() and member.client.awaitAnswer(pause or 0.0):
             tell(address, "WATCHDOG=1")
-    tell(address, "STOPPING=1")
 
 
 def tell(address: str, text: str) -> None:
