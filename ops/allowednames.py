@@ -44,6 +44,7 @@ _.deleteBuffer
 _.health
 _.capture_signals
 _.should_exit
+_.redirect_slashes
 
 # What Python calls for a name that a module does not have yet, and for the list of all.
 _.__getattr__

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutation import api, broker, control, outer, plans, promotion, shim, transfers
+from tests.mutation import api, broker, control, outer, plans, promotion, shim, transfers, web
 from tests.mutation.mutant import Mutant
 from tests.mutation.quotes import placesOf
 
@@ -32,6 +32,7 @@ MUTANTS: list[Mutant] = [
     *transfers.MUTANTS,
     *plans.MUTANTS,
     *promotion.MUTANTS,
+    *web.MUTANTS,
 ]
 BUILD = Path("build/mutation")
 COPIED = ("muninn", "tests", "cshim", "ops", "Makefile", "pyproject.toml", "hatch_build.py")

@@ -64,13 +64,15 @@ def applicationOf(held: Held, guard: Guard) -> Starlette:
         Route(each.path, _endpoint(each, handlers, guard), methods=[each.method])
         for each in OPERATIONS
     ]
-    others: dict[str, Callable[[], Response]] = {
-        "/": _page,
-        "/openapi.json": lambda: JSONResponse(openapi.document(muninn.__version__)),
-        "/metrics": _metrics,
-    }
-    routes += [Route(path, _plain(made, guard), methods=["GET"]) for path, made in others.items()]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
+    routes += [
+        # The page asks for the token, so it needs none, as its document does not.
+        _plain("/", _page, guard, isPublic=True),
+        _plain("/openapi.json", _document, guard, isPublic=True),
+        _plain("/metrics", _metrics, guard, isPublic=False),
+    ]
+    application = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
+    application.router.redirect_slashes = False  # to a Host that no guard has seen
+    return application
 
 
 def _endpoint(
@@ -79,7 +81,7 @@ def _endpoint(
     handler = getattr(handlers, operation.handler)
 
     async def answer(request: Request) -> Response:
-        if (refused := guard(request)) is not None:
+        if (refused := guard(request.headers, False)) is not None:
             return refused
         try:
             arguments: list[Any] = [_idOf(request)] if operation.hasId else []
@@ -101,16 +103,16 @@ def _endpoint(
     return answer
 
 
-def _plain(made: Callable[[], Response], guard: Guard) -> Callable[[Request], Awaitable[Response]]:
+def _plain(path: str, made: Callable[[], Response], guard: Guard, isPublic: bool) -> Route:
     async def answer(request: Request) -> Response:
-        if (refused := guard(request)) is not None:
+        if (refused := guard(request.headers, isPublic)) is not None:
             return refused
         try:
             return await run_in_threadpool(made)
         except Exception as error:
             return _failed(error)
 
-    return answer
+    return Route(path, answer, methods=["GET"])
 
 
 def _failed(error: Exception) -> Response:
@@ -175,6 +177,10 @@ def _checked(body: Field, value: Any) -> Any:
 def _page() -> Response:
     text = files("muninn.service.web").joinpath("page.html").read_text("utf-8")
     return HTMLResponse(text, headers=_PAGE_HEADERS)
+
+
+def _document() -> Response:
+    return JSONResponse(openapi.document(muninn.__version__))
 
 
 def _metrics() -> Response:
