@@ -39,6 +39,7 @@ _.runTop
 # The operations of the HTTP interface, which `service/web/operations.py` names, and what
 # its server calls or reads.
 _.createBuffer
+_.describeBuffer
 _.promoteBuffer
 _.deleteBuffer
 _.health

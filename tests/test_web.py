@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import muninn
+from muninn.api import listing
 from muninn.errors import MuninnError
 from muninn.errortable import ERRORS
 from muninn.service.web import openapi
@@ -167,10 +168,72 @@ def test_aWindowEndsWithItsTimeOrItsBuffer(client: TestClient, held: Held) -> No
         muninn.open("r")
 
 
+def test_anIdIsNeverAnotherBuffers(client: TestClient) -> None:
+    """A newer version has the name, and the older one is there while it is held."""
+    older = muninn.publish("v", np.zeros(4096, "u1"))
+    path = f"/buffers/{older.describe()['bufferId']}"
+    newer = muninn.publish("v", np.ones(8192, "u1"))
+    assert client.get(path).json()["state"] == "replaced"
+    for what, body in (("open", {"process": os.getpid()}), ("promote", {"length": WINDOW // 16})):
+        assert "newer version" in refused(client.post(f"{path}/{what}", json=body), 410, "MNN-0013")
+    path = f"/buffers/{newer.describe()['bufferId']}"
+    opened = client.post(f"{path}/open", json={"process": os.getpid()}).json()
+    assert muninn.open(base64.b64decode(opened["handle"])).nbytes == 8192
+    older.close()
+    assert client.delete(path).status_code == 200
+
+
+def test_aBundleIsOpenedAndNotPromoted(client: TestClient, actor: Start) -> None:
+    kept = muninn.shareBundle({"x": np.arange(4096, dtype="u1"), "y": np.zeros(9)}, "b")
+    path = f"/buffers/{muninn.listBuffers()[0]['bufferId']}"
+    opened = client.post(f"{path}/open", json={"process": os.getpid()}).json()
+    assert actor("import base64").do(f"list({opened['python']})") == ["x", "y"]
+    assert "bundle" in refused(client.post(f"{path}/promote", json={}), 409, "MNN-0012")
+    kept.close()
+
+
+def test_anOperationLooksAtItsOwnBufferAlone(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = created(client, name="a")
+    created(client, name="b")
+    looked = list[int]()
+    stable = listing.stableDescription
+
+    def noted(tables: Any, row: int, state: Any) -> Any:
+        looked.append(row)
+        return stable(tables, row, state)
+
+    monkeypatch.setattr(listing, "stableDescription", noted)
+    path = f"/buffers/{described['bufferId']}"
+    client.get(path)
+    client.post(f"{path}/open", json={"process": os.getpid()})
+    client.post(f"{path}/promote", json={})
+    client.delete(path)
+    assert {f"{row}" for row in looked} == {described["bufferId"].partition(".")[0]}
+
+
+@pytest.mark.parametrize("how", [{"mode": "fastMode"}, {"lifetime": "lastClose"}, {}])
+def test_aBufferThatOnlyThisProcessHoldsIsDeleted(client: TestClient, how: dict[str, str]) -> None:
+    path = f"/buffers/{created(client, **how)['bufferId']}"
+    assert client.delete(path).json()["freed"]
+    assert client.delete(path).status_code == 404
+
+
 def test_aTakenNameAndAnUnknownIdAreSaid(client: TestClient) -> None:
     created(client, name="a")
     assert "a" in refused(client.post("/buffers", json={"size": 1, "name": "a"}), 409, "MNN-0028")
-    for bufferId in ("9.9", "x", "%00", "9" * 40):
+    known = muninn.listBuffers()[0]["bufferId"]
+    row, _, incarnation = known.partition(".")
+    for bufferId in (
+        f"0{known}",
+        f"{row}.0{incarnation}",
+        f"9999999.{incarnation}",
+        "9.9",
+        "x",
+        "%00",
+        "9" * 40,
+    ):
         assert client.get(f"/buffers/{bufferId}").status_code == 404
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Never
 
@@ -22,6 +21,7 @@ from muninn.service.readings import read
 from muninn.service.web import openapi
 from muninn.service.web.failures import RETRY_SECONDS, bodyOf, problem, statusOf
 from muninn.service.web.handlers import Handlers
+from muninn.service.web.ids import BufferId
 from muninn.service.web.operations import OPERATIONS, Operation
 from muninn.session.membership import current
 from muninn.system.logs import Log
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _log = Log("muninn.http")
 _MOST_BODY_BYTES = 1 << 16
-_ID = re.compile(r"[0-9]{1,7}\.[0-9]{1,8}", re.ASCII)
 #: The page runs its own script, and loads nothing from elsewhere.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
@@ -130,11 +129,12 @@ def _unrouted(_: Request, error: Exception) -> Response:
     return JSONResponse(problem(error.detail), error.status_code, error.headers)
 
 
-def _idOf(request: Request) -> str:
-    bufferId: str = request.path_params["id"]
-    if not _ID.fullmatch(bufferId):
+def _idOf(request: Request) -> BufferId:
+    text: str = request.path_params["id"]
+    bufferId = BufferId.of(text)
+    if bufferId is None:
         raise _Refused(
-            404, problem(f"{bufferId[:40]!r} is no id of a buffer", "GET /buffers lists them")
+            404, problem(f"{text[:40]!r} is no id of a buffer", "GET /buffers lists them")
         )
     return bufferId
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from muninn.service.web import schemas
+from muninn.service.web.ids import PATTERN
 from muninn.service.web.operations import OPERATIONS, Operation
 
 _JSON = "application/json"
@@ -13,7 +14,7 @@ _ID = {
     "in": "path",
     "required": True,
     "description": "The bufferId.",
-    "schema": {"type": "string", "pattern": r"^[0-9]{1,7}\.[0-9]{1,8}$"},
+    "schema": {"type": "string", "pattern": f"^{PATTERN}$"},
 }
 #: What may go wrong, by whether the operation has an id and a body.
 _WRONG = {
