@@ -29,13 +29,17 @@ import muninn
 from muninn.api import listing
 from muninn.errors import MuninnError
 from muninn.errortable import ERRORS
-from muninn.service.web import openapi
+from muninn.service.web import openapi, serving
 from muninn.service.web.application import applicationOf
 from muninn.service.web.failures import statusOf
 from muninn.service.web.guards import byFile, byToken
+from muninn.service.web.handlers import Handlers
 from muninn.service.web.held import Held
 from muninn.service.web.serving import TOKEN_VARIABLE, served
+from muninn.service.web.workshop import MOST_WAITING, Workshop
+from muninn.session import membership
 from muninn.session.membership import current
+from muninn.system.latch import Latch
 from support import Actor, eventually
 
 Start = Callable[..., Actor]
@@ -51,7 +55,7 @@ def held(domain: str) -> Iterator[Held]:
 
 @pytest.fixture
 def client(held: Held) -> TestClient:
-    return TestClient(applicationOf(held, byFile), raise_server_exceptions=False)
+    return TestClient(applicationOf(held, Workshop(), byFile), raise_server_exceptions=False)
 
 
 def created(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -379,7 +383,7 @@ def rawAnswer(held: Held, path: str, *headers: tuple[str, str]) -> int:
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 1),
     }
-    asyncio.run(applicationOf(held, byToken(_TOKEN))(scope, receive, send))
+    asyncio.run(applicationOf(held, Workshop(), byToken(_TOKEN))(scope, receive, send))
     status: int = sent[0]["status"]
     return status
 
@@ -417,7 +421,11 @@ def test_noUrlMakesARoutePublic(held: Held, monkeypatch: pytest.MonkeyPatch) -> 
     """Before 1.0 starlette makes the URL of the Host: it is then what the client writes."""
     monkeypatch.setattr(HTTPConnection, "url", URL("http://localhost/"))
     public = {"/", "/openapi.json"}
-    paths = {route.path for route in applicationOf(held, byFile).routes if isinstance(route, Route)}
+    paths = {
+        route.path
+        for route in applicationOf(held, Workshop(), byFile).routes
+        if isinstance(route, Route)
+    }
     assert public < paths
     for path in (each.replace("{id}", "0.1") for each in paths - {"/buffers/{id}/open"}):
         status = rawAnswer(held, path, ("host", "localhost"))
@@ -453,6 +461,152 @@ def test_aSocketThatAKilledProcessLeftIsReplaced(domain: str, actor: Start) -> N
         assert where.socketPath == path
         with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://x") as asking:
             assert asking.get("/healthz").status_code == 200
+
+
+def test_aSecondServerOfADomainIsRefused(domain: str, actor: Start) -> None:
+    other = actor(
+        "from muninn.service.web.serving import served; s = served(); path = s.__enter__().socketPath"
+    )
+    path = other.do("path")
+    with (
+        pytest.raises(muninn.errors.InvalidArgument, match=f"process {other.pid} serves HTTP"),
+        served(),
+    ):
+        pass
+    assert not isinstance(askedAt(path, "/healthz"), httpx.HTTPError)
+    assert other.do("s.__exit__(None, None, None)") is False
+    assert not os.path.exists(path)
+
+
+def test_aProcessUnlinksNoSocketButItsOwn(domain: str) -> None:
+    with served() as where, socket.socket(socket.AF_UNIX) as another:
+        os.unlink(where.socketPath)
+        another.bind(where.socketPath)
+    assert os.path.exists(where.socketPath)
+    os.unlink(where.socketPath)
+
+
+def test_socketsThatEarlierBlocksLeftAreRemoved(domain: str) -> None:
+    paths = current().paths
+    left, used = (paths._replace(identity=each).httpPath() for each in (1, 2))
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as alive:
+        dead.bind(left)
+        alive.bind(used)
+        alive.listen()
+        with served():
+            assert not os.path.exists(left) and os.path.exists(used)
+        os.unlink(used)
+
+
+def test_clientsCanConnectOnceItSaysWhere(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the server has begun, which here it never does."""
+    monkeypatch.setattr(serving._Server, "run", lambda server, sockets: None)
+    with served(0) as where, socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(where.socketPath)
+        socket.create_connection(("127.0.0.1", where.port or 0)).close()
+
+
+class Gate:
+    """A handler that waits until the test lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any]) -> None:
+        self.entered, self.opened, self.left = threading.Semaphore(0), threading.Event(), Latch()
+        self.outcome: Any = None
+        self._then = then
+        monkeypatch.setattr(Handlers, "promoteBuffer", self.wait)
+
+    def wait(self, *_: object) -> dict[str, Any]:
+        self.entered.release()
+        assert self.opened.wait(60)
+        try:
+            self.outcome = self._then()
+        except MuninnError as error:
+            self.outcome = error
+        self.left.set()
+        return {}
+
+
+def askedAt(path: str, url: str, method: str = "GET", body: Any = None) -> Any:
+    """The answer at a socket, or the error that there was none."""
+    transport = httpx.HTTPTransport(uds=path)
+    try:
+        with httpx.Client(transport=transport, base_url="http://x", timeout=60) as asking:
+            return asking.request(method, url, json=body)
+    except httpx.HTTPError as error:
+        return error
+
+
+def test_promotionsThatWaitKeepNothingElseWaiting(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, answers = Gate(monkeypatch, lambda: None), list[Any]()
+    with served() as where:
+
+        def promote() -> None:
+            answers.append(askedAt(where.socketPath, "/buffers/0.1/promote", "POST", {}))
+
+        workers = [threading.Thread(target=promote) for _ in range(MOST_WAITING + 30)]
+        for each in workers:
+            each.start()
+        try:
+            for _ in range(MOST_WAITING):
+                assert gate.entered.acquire(timeout=60)
+            # A thread pool of starlette has 40 threads.
+            eventually(lambda: len(answers) == 30, "those that find no place are refused")
+            assert askedAt(where.socketPath, "/healthz").status_code == 200
+        finally:
+            gate.opened.set()
+            for each in workers:
+                each.join()
+        for each in answers[:30]:
+            assert "wait already" in refused(each, 503, "MNN-0006")
+            assert each.headers["retry-after"] == "1"
+        assert [each.status_code for each in answers[30:]] == [201] * MOST_WAITING
+        assert askedAt(where.socketPath, "/buffers/0.1/promote", "POST", {}).status_code == 201
+
+
+def test_aHandlerThatOutlivesItsServerDoesNotJoinAgain(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_STOP_SECONDS", 0.1)
+    gate = Gate(monkeypatch, muninn.listBuffers)
+    with served() as where:
+        arguments = (where.socketPath, "/buffers/0.1/promote", "POST", {})
+        asking = threading.Thread(target=askedAt, args=arguments)
+        asking.start()
+        assert gate.entered.acquire(timeout=60)
+    membership.leave()
+    gate.opened.set()
+    assert gate.left.wait(60)
+    asking.join()
+    assert isinstance(gate.outcome, muninn.errors.BrokerUnavailable)
+    assert not membership.isJoined()
+
+
+def test_theEndWaitsForWhatIsAtWorkAndBeginsNothing(domain: str) -> None:
+    workshop, entered, done = Workshop(), threading.Event(), list[str]()
+
+    def work() -> None:
+        entered.set()
+        eventually(lambda: workshop._isOver, "the end has begun")
+        done.append("work")
+
+    worker = threading.Thread(target=asyncio.run, args=(workshop.do(work),))
+    worker.start()
+    assert entered.wait(60)
+    workshop.close(60)
+    assert done == ["work"]
+    worker.join()
+    with pytest.raises(muninn.errors.BrokerUnavailable):
+        asyncio.run(workshop.do(lambda: None))
+
+
+def test_whatIsGivenToBeHeldAfterTheEndIsNot(held: Held) -> None:
+    held.close()
+    buffer = muninn.array("a", 10, "u1", mode="fastMode")
+    held.keep("0.1", buffer)
+    with pytest.raises(muninn.errors.MuninnError):
+        buffer.describe()
 
 
 def test_manyClientsAtOnceGetTheirOwnAnswers(domain: str) -> None:

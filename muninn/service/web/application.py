@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Never
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from muninn.plans.fields import Field
     from muninn.service.web.guards import Guard
     from muninn.service.web.held import Held
+    from muninn.service.web.workshop import Workshop
 
 _log = Log("muninn.http")
 _MOST_BODY_BYTES = 1 << 16
@@ -56,18 +56,18 @@ class _Refused(Exception):
         self.status, self.body = status, body
 
 
-def applicationOf(held: Held, guard: Guard) -> Starlette:
+def applicationOf(held: Held, workshop: Workshop, guard: Guard) -> Starlette:
     """The application for this process's domain."""
     handlers = Handlers(held)
     routes = [
-        Route(each.path, _endpoint(each, handlers, guard), methods=[each.method])
+        Route(each.path, _endpoint(each, handlers, workshop, guard), methods=[each.method])
         for each in OPERATIONS
     ]
     routes += [
         # The page asks for the token, so it needs none, as its document does not.
-        _plain("/", _page, guard, isPublic=True),
-        _plain("/openapi.json", _document, guard, isPublic=True),
-        _plain("/metrics", _metrics, guard, isPublic=False),
+        _plain("/", _page, workshop, guard, isPublic=True),
+        _plain("/openapi.json", _document, workshop, guard, isPublic=True),
+        _plain("/metrics", _metrics, workshop, guard, isPublic=False),
     ]
     application = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
     application.router.redirect_slashes = False  # to a Host that no guard has seen
@@ -75,7 +75,7 @@ def applicationOf(held: Held, guard: Guard) -> Starlette:
 
 
 def _endpoint(
-    operation: Operation, handlers: Handlers, guard: Guard
+    operation: Operation, handlers: Handlers, workshop: Workshop, guard: Guard
 ) -> Callable[[Request], Awaitable[Response]]:
     handler = getattr(handlers, operation.handler)
 
@@ -86,7 +86,7 @@ def _endpoint(
             arguments: list[Any] = [_idOf(request)] if operation.hasId else []
             if operation.body is not None:
                 arguments.append(_checked(operation.body, await _bodyOf(request)))
-            result = await run_in_threadpool(handler, *arguments)
+            result = await workshop.do(handler, *arguments, waits=operation.waits)
         except _Refused as refusal:
             return JSONResponse(refusal.body, refusal.status)
         except Exception as error:
@@ -102,12 +102,15 @@ def _endpoint(
     return answer
 
 
-def _plain(path: str, made: Callable[[], Response], guard: Guard, isPublic: bool) -> Route:
+def _plain(
+    path: str, made: Callable[[], Response], workshop: Workshop, guard: Guard, isPublic: bool
+) -> Route:
     async def answer(request: Request) -> Response:
         if (refused := guard(request.headers, isPublic)) is not None:
             return refused
         try:
-            return await run_in_threadpool(made)
+            response: Response = await workshop.do(made)
+            return response
         except Exception as error:
             return _failed(error)
 

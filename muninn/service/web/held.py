@@ -33,18 +33,25 @@ class Held:
     def __init__(self) -> None:
         self._buffers: dict[str, MuninnBuffer] = {}
         self._windows: dict[str, list[_Window]] = {}
+        self._isClosed = False
         self._changing = Guard()
 
     def keep(self, bufferId: str, buffer: MuninnBuffer) -> None:
         """Hold a buffer until it is dropped."""
         with self._changing.lock:
-            self._buffers[bufferId] = buffer
+            if not self._isClosed:
+                self._buffers[bufferId] = buffer
+                return
+        buffer.close()
 
     def keepWindow(self, bufferId: str, scratch: Scratch, seconds: float) -> None:
         """Hold a window for so long."""
         with self._changing.lock:
-            ends = clock.now() + seconds
-            self._windows.setdefault(bufferId, []).append(_Window(scratch, ends))
+            if not self._isClosed:
+                ends = clock.now() + seconds
+                self._windows.setdefault(bufferId, []).append(_Window(scratch, ends))
+                return
+        _close(scratch)
 
     def drop(self, bufferId: str) -> None:
         """Hold a buffer and its windows no more."""
@@ -74,8 +81,9 @@ class Held:
             _close(window.scratch)
 
     def close(self) -> None:
-        """Drop everything."""
+        """Drop everything, also what is given later: a handler may outlive its server."""
         with self._changing.lock:
+            self._isClosed = True
             every = {*self._buffers, *self._windows}
         for bufferId in every:
             self.drop(bufferId)

@@ -22,6 +22,8 @@ class Operation(NamedTuple):
         What the request's body may be; None: it has none.
     answer
         The schema of the answer's body.
+    waits
+        Whether it waits for as long as its client says.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Operation(NamedTuple):
     status: int
     answer: Schema
     body: Field | None = None
+    waits: bool = False
 
     @property
     def hasId(self) -> bool:
@@ -66,6 +69,7 @@ OPERATIONS = (
         201,
         schemas.PROMOTED,
         bodies.PROMOTE,
+        waits=True,
     ),
     Operation(
         "DELETE",
