@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 from starlette.datastructures import URL
@@ -26,7 +27,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import muninn
-from muninn.api import listing
+from muninn.api import admin, listing
 from muninn.errors import MuninnError
 from muninn.errortable import ERRORS
 from muninn.service.web import openapi, serving
@@ -280,7 +281,10 @@ def test_noRoomIsNoFaultOfTheRequest(client: TestClient) -> None:
 
 
 def test_everyErrorHasAStatus() -> None:
-    documented = openapi.document("1")["paths"]["/buffers"]["post"]["responses"]
+    paths = openapi.document("1")["paths"].values()
+    documented = {
+        status for each in paths for operation in each.values() for status in operation["responses"]
+    }
     for row in ERRORS:
         kind = getattr(muninn.errors, row.name)
         status = statusOf(kind("why"))
@@ -300,8 +304,6 @@ def test_anErrorOfItsOwnTellsNothing(client: TestClient, monkeypatch: pytest.Mon
 
 def test_healthFollowsTheBroker(client: TestClient, actor: Start) -> None:
     assert client.get("/healthz").json()["status"] == "ok"
-    from muninn.api import admin
-
     admin.drain(True, "for a test")
     answer = client.get("/healthz")
     assert answer.status_code == 503 and answer.json()["status"] == "draining"
@@ -326,6 +328,29 @@ def test_theDocumentIsTrue(client: TestClient) -> None:
         "application/json"
     ]["schema"]["required"]
     assert set(required) <= set(answer)
+
+
+def test_anOperationHasTheStatusesOfItsIdAndItsBody() -> None:
+    ofIds, ofBodies = {"404", "410"}, {"400", "403", "409", "413", "415", "422"}
+    for path in openapi.document("1")["paths"].values():
+        for operation in path.values():
+            told = set(operation["responses"])
+            assert {"401", "421", "500", "503"} < told
+            assert told & ofIds == (ofIds if "parameters" in operation else set())
+            assert told & ofBodies == (ofBodies if "requestBody" in operation else set())
+
+
+def test_badHealthIsAsTheDocumentSays(client: TestClient) -> None:
+    admin.drain(True, "for a test")
+    answer = client.get("/healthz")
+    assert answer.status_code == 503
+    document = openapi.document("1")
+    told = document["paths"]["/healthz"]["get"]["responses"]["503"]["content"]["application/json"]
+    schema = {**told["schema"], "components": document["components"]}
+    jsonschema.validate(answer.json(), schema)
+    jsonschema.validate({"error": dict.fromkeys(("code", "name", "fix")) | {"reason": ""}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"status": "well"}, schema)
 
 
 def test_theSocketIsTheUsersAlone(domain: str) -> None:

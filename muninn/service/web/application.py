@@ -92,7 +92,7 @@ def _endpoint(
         except Exception as error:
             return _failed(error)
         status = operation.status
-        if operation.handler == "health" and result["status"] != "ok":
+        if operation.isHealth and result["status"] != "ok":
             status = 503
         headers = {"Cache-Control": "no-store"}
         if status == 201 and operation.path == "/buffers":

@@ -24,6 +24,8 @@ class Operation(NamedTuple):
         The schema of the answer's body.
     waits
         Whether it waits for as long as its client says.
+    isHealth
+        Whether its answer says how it goes: if that is not ``ok``, the status is 503.
     """
 
     method: str
@@ -34,6 +36,7 @@ class Operation(NamedTuple):
     answer: Schema
     body: Field | None = None
     waits: bool = False
+    isHealth: bool = False
 
     @property
     def hasId(self) -> bool:
@@ -88,5 +91,13 @@ OPERATIONS = (
         schemas.ANYTHING,
     ),
     Operation("GET", "/state", "state", "What the page shows.", 200, schemas.ANYTHING),
-    Operation("GET", "/healthz", "health", "Whether the domain has a broker.", 200, schemas.HEALTH),
+    Operation(
+        "GET",
+        "/healthz",
+        "health",
+        "Whether the domain has a broker and takes new buffers.",
+        200,
+        schemas.HEALTH,
+        isHealth=True,
+    ),
 )
