@@ -28,6 +28,8 @@ from starlette.testclient import TestClient
 
 import muninn
 from muninn.api import admin, listing
+from muninn.config import strangersIn
+from muninn.config.settings import TOKEN_VARIABLE
 from muninn.errors import MuninnError
 from muninn.errortable import ERRORS
 from muninn.service.web import openapi, serving
@@ -36,7 +38,7 @@ from muninn.service.web.failures import statusOf
 from muninn.service.web.guards import byFile, byToken
 from muninn.service.web.handlers import Handlers
 from muninn.service.web.held import Held
-from muninn.service.web.serving import TOKEN_VARIABLE, served
+from muninn.service.web.serving import served
 from muninn.service.web.workshop import MOST_WAITING, Workshop
 from muninn.session import membership
 from muninn.session.membership import current
@@ -223,6 +225,18 @@ def test_aBufferThatOnlyThisProcessHoldsIsDeleted(client: TestClient, how: dict[
     path = f"/buffers/{created(client, **how)['bufferId']}"
     assert client.delete(path).json()["freed"]
     assert client.delete(path).status_code == 404
+
+
+def test_noPromotionKeepsABufferThatIsDeleted(client: TestClient) -> None:
+    """Neither one that failed, nor one whose window is still held."""
+    path = f"/buffers/{created(client, name='a', access='readOnly')['bufferId']}"
+    errors = [client.post(f"{path}/promote", json={"targetGpu": 7})]
+    errors += [client.post(f"{path}/promote", json={"offset": 1 << 30})]
+    assert [each.status_code for each in errors] == [400, 400]
+    assert client.post(f"{path}/promote", json={}).status_code == 201
+    assert client.get(path).json()["importers"]
+    client.delete(path)
+    assert client.get(path).status_code == 404
 
 
 def test_aTakenNameAndAnUnknownIdAreSaid(client: TestClient) -> None:
@@ -716,6 +730,10 @@ def test_keepTellsATokenThatItHasMadeAndNoOther(domain: str) -> None:
     lines = [kept.stdout.readline() for _ in range(3)]
     assert lines[2] == f"page: http://127.0.0.1:{port}/#token=$MUNINN_HTTP_TOKEN\n"
     assert ended(kept) == 0
+
+
+def test_theTokensVariableIsKnown() -> None:
+    assert TOKEN_VARIABLE == "MUNINN_HTTP_TOKEN" and strangersIn({TOKEN_VARIABLE: "x"}) == {}
 
 
 def test_keepSaysWhichExtraIsMissing(domain: str) -> None:

@@ -23,6 +23,8 @@ from muninn.terms import nearest
 
 DEFAULTS = Path(__file__).with_name("defaults.toml")
 FILE_VARIABLE = "MUNINN_CONFIG"
+#: The bearer token of `keep --http-port`: no setting, which commands would show.
+TOKEN_VARIABLE = "MUNINN_HTTP_TOKEN"
 _HEADING = re.compile(r"\s*\[+\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"\s*([^=#]+?)\s*=")
 _READABLE = f"Let {FILE_VARIABLE} name a TOML file that this process may read, or unset it"
@@ -234,7 +236,8 @@ def strangersIn(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that begin with ``MUNINN_`` and have no meaning, each with the
     nearest known variable.
     """
-    return variables.strangers(environ, {FILE_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE})
+    known = {FILE_VARIABLE, TOKEN_VARIABLE, *_KEY_OF_VARIABLE, *_REASON_OF_VARIABLE}
+    return variables.strangers(environ, known)
 
 
 def _ofFile(path: Path) -> dict[str, Found]:

@@ -26,6 +26,7 @@ MUTANTS = [
     Mutant(_WORKSHOP, "            with besideTheProgram():\n                return work(*arguments)\n", "            return work(*arguments)\n", "a handler does not join", "test_web.py::test_aHandlerThatOutlivesItsServerDoesNotJoinAgain"),
     Mutant(_WORKSHOP, "            if self._isOver:\n                raise _noMore()\n", "", "no work begins after the end", "test_web.py::test_theEndWaitsForWhatIsAtWorkAndBeginsNothing"),
     Mutant(_WORKSHOP, "if not each.wait(remaining(deadline))", "if not each.isSet()", "the end waits for handlers", "test_web.py::test_theEndWaitsForWhatIsAtWorkAndBeginsNothing"),
+    Mutant(_WORKSHOP, "            _clear(error)\n            raise\n", "            raise\n", "an error keeps no buffer in use", "test_web.py::test_noPromotionKeepsABufferThatIsDeleted"),
     Mutant("muninn/service/web/held.py", "                self._buffers[bufferId] = buffer\n                return\n", "                pass\n            self._buffers[bufferId] = buffer\n            return\n", "nothing is held after the end", "test_web.py::test_whatIsGivenToBeHeldAfterTheEndIsNot"),
     Mutant("muninn/service/web/ids.py", "current().openBuffers.hold(*self)", "current().openBuffers.find(described['name'])", "an id opens its own buffer", "test_web.py::test_anIdIsNeverAnotherBuffers"),
     Mutant("muninn/api/listing.py", "state.incarnation != incarnation or ", "", "an id is of one incarnation", "test_web.py::test_aTakenNameAndAnUnknownIdAreSaid"),

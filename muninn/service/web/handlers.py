@@ -7,6 +7,7 @@ client. It runs on a thread of its own and may wait.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,13 +83,16 @@ class Handlers:
         """
         begun, holdMs = monotonicMs(), body.get("holdMs", _HOLD_MS)
         buffer = bufferId.opened(("array",), "readOnly")
-        scratch = buffer.promote(
-            body.get("offset", 0),
-            body.get("length"),
-            body.get("targetGpu", 0),
-            timeout=body.get("timeoutMs", _TIMEOUT_MS) / 1000,
-        )
-        self._held.keepWindow(str(bufferId), scratch, holdMs / 1000)
+        with contextlib.ExitStack() as undo:  # an error would keep it open as long as itself
+            undo.callback(buffer.close)
+            scratch = buffer.promote(
+                body.get("offset", 0),
+                body.get("length"),
+                body.get("targetGpu", 0),
+                timeout=body.get("timeoutMs", _TIMEOUT_MS) / 1000,
+            )
+            undo.pop_all()
+        self._held.keepWindow(str(bufferId), scratch, buffer, holdMs / 1000)
         transfer = scratch.transfer
         return {
             "bufferId": str(bufferId),

@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 
 class _Window(NamedTuple):
-    """A promoted window, and the time at which it ends."""
+    """A promoted window, the object by which it was promoted, and when it ends."""
 
     scratch: Scratch
+    buffer: MuninnBuffer
     endsAt: float
+
+    def close(self) -> None:
+        # It may have been evicted, or its buffer freed: then nothing is left to be ended.
+        with contextlib.suppress(MuninnError):
+            self.scratch.close()
+        self.buffer.close()
 
 
 class Held:
@@ -44,14 +51,16 @@ class Held:
                 return
         buffer.close()
 
-    def keepWindow(self, bufferId: str, scratch: Scratch, seconds: float) -> None:
-        """Hold a window for so long."""
+    def keepWindow(
+        self, bufferId: str, scratch: Scratch, buffer: MuninnBuffer, seconds: float
+    ) -> None:
+        """Hold a window for so long, and then close the object that promoted it."""
+        window = _Window(scratch, buffer, clock.now() + seconds)
         with self._changing.lock:
             if not self._isClosed:
-                ends = clock.now() + seconds
-                self._windows.setdefault(bufferId, []).append(_Window(scratch, ends))
+                self._windows.setdefault(bufferId, []).append(window)
                 return
-        _close(scratch)
+        window.close()
 
     def drop(self, bufferId: str) -> None:
         """Hold a buffer and its windows no more."""
@@ -59,7 +68,7 @@ class Held:
             windows = self._windows.pop(bufferId, [])
             buffer = self._buffers.pop(bufferId, None)
         for window in windows:
-            _close(window.scratch)
+            window.close()
         if buffer is not None:
             buffer.close()
 
@@ -78,7 +87,7 @@ class Held:
                 if not self._windows[bufferId]:
                     del self._windows[bufferId]
         for _, window in over:
-            _close(window.scratch)
+            window.close()
 
     def close(self) -> None:
         """Drop everything, also what is given later: a handler may outlive its server."""
@@ -87,9 +96,3 @@ class Held:
             every = {*self._buffers, *self._windows}
         for bufferId in every:
             self.drop(bufferId)
-
-
-def _close(scratch: Scratch) -> None:
-    # It may have been evicted, or its buffer freed: then nothing is left to be ended.
-    with contextlib.suppress(MuninnError):
-        scratch.close()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
+from muninn.config.settings import TOKEN_VARIABLE
 from muninn.errors import InvalidArgument
 from muninn.service.web import listeners
 from muninn.service.web.application import applicationOf
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = Log("muninn.http")
 _TIDY_SECONDS, _STOP_SECONDS = 0.5, 5.0
-TOKEN_VARIABLE = "MUNINN_HTTP_TOKEN"
 _LEAST_TOKEN = 16
 
 

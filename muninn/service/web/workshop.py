@@ -15,6 +15,7 @@ take and give; several event loops and many threads share them without a lock.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,9 @@ class Workshop:
             current()
             with besideTheProgram():
                 return work(*arguments)
+        except BaseException as error:
+            _clear(error)
+            raise
         finally:
             self._atWork.discard(ended)
             ended.set()
@@ -112,6 +116,17 @@ class Workshop:
         late = [each for each in list(self._atWork) if not each.wait(remaining(deadline))]
         if late:
             _log.warning("%d requests are at work when it is served no more", len(late))
+
+
+def _clear(error: BaseException) -> None:
+    """Let the variables of the functions go in which an error was raised. The error and the
+    future that brings it refer to each other until the collector runs, and a buffer that
+    such a variable names would stay in use so long.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__context__
 
 
 def _noMore() -> BrokerUnavailable:
