@@ -39,11 +39,13 @@ _.runTop
 # The operations of the HTTP interface, which `service/web/operations.py` names, and what
 # its server calls or reads.
 _.createBuffer
+_.describeBuffer
 _.promoteBuffer
 _.deleteBuffer
 _.health
 _.capture_signals
 _.should_exit
+_.redirect_slashes
 
 # What Python calls for a name that a module does not have yet, and for the list of all.
 _.__getattr__

@@ -43,7 +43,7 @@ ALLOWED = {
     "system/descriptors.py": "it moves what it makes",
     "cli/main.py": "the command's own standard output",
     "prof/limits.py": "it measures these calls, without Muninn",
-    "service/web/serving.py": "the socket of the standard library gets a number that was moved",
+    "service/web/listeners.py": "the socket of the standard library gets a number that was moved",
     "devices/cuda/driver.py": "it is closed at once, and asks only whether there is room for one",
 }
 

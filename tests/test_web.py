@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -17,20 +18,31 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 import muninn
+from muninn.api import admin, listing
+from muninn.config import strangersIn
+from muninn.config.settings import TOKEN_VARIABLE
 from muninn.errors import MuninnError
 from muninn.errortable import ERRORS
-from muninn.service.web import openapi
+from muninn.service.web import openapi, serving
 from muninn.service.web.application import applicationOf
 from muninn.service.web.failures import statusOf
-from muninn.service.web.guards import byFile
+from muninn.service.web.guards import byFile, byToken
+from muninn.service.web.handlers import Handlers
 from muninn.service.web.held import Held
-from muninn.service.web.serving import TOKEN_VARIABLE, served
+from muninn.service.web.serving import served
+from muninn.service.web.workshop import MOST_WAITING, Workshop
+from muninn.session import membership
 from muninn.session.membership import current
+from muninn.system.latch import Latch
 from support import Actor, eventually
 
 Start = Callable[..., Actor]
@@ -46,7 +58,7 @@ def held(domain: str) -> Iterator[Held]:
 
 @pytest.fixture
 def client(held: Held) -> TestClient:
-    return TestClient(applicationOf(held, byFile), raise_server_exceptions=False)
+    return TestClient(applicationOf(held, Workshop(), byFile), raise_server_exceptions=False)
 
 
 def created(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -163,10 +175,84 @@ def test_aWindowEndsWithItsTimeOrItsBuffer(client: TestClient, held: Held) -> No
         muninn.open("r")
 
 
+def test_anIdIsNeverAnotherBuffers(client: TestClient) -> None:
+    """A newer version has the name, and the older one is there while it is held."""
+    older = muninn.publish("v", np.zeros(4096, "u1"))
+    path = f"/buffers/{older.describe()['bufferId']}"
+    newer = muninn.publish("v", np.ones(8192, "u1"))
+    assert client.get(path).json()["state"] == "replaced"
+    for what, body in (("open", {"process": os.getpid()}), ("promote", {"length": WINDOW // 16})):
+        assert "newer version" in refused(client.post(f"{path}/{what}", json=body), 410, "MNN-0013")
+    path = f"/buffers/{newer.describe()['bufferId']}"
+    opened = client.post(f"{path}/open", json={"process": os.getpid()}).json()
+    assert muninn.open(base64.b64decode(opened["handle"])).nbytes == 8192
+    older.close()
+    assert client.delete(path).status_code == 200
+
+
+def test_aBundleIsOpenedAndNotPromoted(client: TestClient, actor: Start) -> None:
+    kept = muninn.shareBundle({"x": np.arange(4096, dtype="u1"), "y": np.zeros(9)}, "b")
+    path = f"/buffers/{muninn.listBuffers()[0]['bufferId']}"
+    opened = client.post(f"{path}/open", json={"process": os.getpid()}).json()
+    assert actor("import base64").do(f"list({opened['python']})") == ["x", "y"]
+    assert "bundle" in refused(client.post(f"{path}/promote", json={}), 409, "MNN-0012")
+    kept.close()
+
+
+def test_anOperationLooksAtItsOwnBufferAlone(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = created(client, name="a")
+    created(client, name="b")
+    looked = list[int]()
+    stable = listing.stableDescription
+
+    def noted(tables: Any, row: int, state: Any) -> Any:
+        looked.append(row)
+        return stable(tables, row, state)
+
+    monkeypatch.setattr(listing, "stableDescription", noted)
+    path = f"/buffers/{described['bufferId']}"
+    client.get(path)
+    client.post(f"{path}/open", json={"process": os.getpid()})
+    client.post(f"{path}/promote", json={})
+    client.delete(path)
+    assert {f"{row}" for row in looked} == {described["bufferId"].partition(".")[0]}
+
+
+@pytest.mark.parametrize("how", [{"mode": "fastMode"}, {"lifetime": "lastClose"}, {}])
+def test_aBufferThatOnlyThisProcessHoldsIsDeleted(client: TestClient, how: dict[str, str]) -> None:
+    path = f"/buffers/{created(client, **how)['bufferId']}"
+    assert client.delete(path).json()["freed"]
+    assert client.delete(path).status_code == 404
+
+
+def test_noPromotionKeepsABufferThatIsDeleted(client: TestClient) -> None:
+    """Neither one that failed, nor one whose window is still held."""
+    path = f"/buffers/{created(client, name='a', access='readOnly')['bufferId']}"
+    errors = [client.post(f"{path}/promote", json={"targetGpu": 7})]
+    errors += [client.post(f"{path}/promote", json={"offset": 1 << 30})]
+    assert [each.status_code for each in errors] == [400, 400]
+    assert client.post(f"{path}/promote", json={}).status_code == 201
+    assert client.get(path).json()["importers"]
+    client.delete(path)
+    assert client.get(path).status_code == 404
+
+
 def test_aTakenNameAndAnUnknownIdAreSaid(client: TestClient) -> None:
     created(client, name="a")
     assert "a" in refused(client.post("/buffers", json={"size": 1, "name": "a"}), 409, "MNN-0028")
-    for bufferId in ("9.9", "x", "%00", "9" * 40):
+    known = muninn.listBuffers()[0]["bufferId"]
+    row, _, incarnation = known.partition(".")
+    for bufferId in (
+        f"0{known}",
+        f"{row}.0{incarnation}",
+        f"9999999.{incarnation}",
+        "9.9",
+        "x",
+        "%00",
+        "9" * 40,
+    ):
         assert client.get(f"/buffers/{bufferId}").status_code == 404
 
 
@@ -209,7 +295,10 @@ def test_noRoomIsNoFaultOfTheRequest(client: TestClient) -> None:
 
 
 def test_everyErrorHasAStatus() -> None:
-    documented = openapi.document("1")["paths"]["/buffers"]["post"]["responses"]
+    paths = openapi.document("1")["paths"].values()
+    documented = {
+        status for each in paths for operation in each.values() for status in operation["responses"]
+    }
     for row in ERRORS:
         kind = getattr(muninn.errors, row.name)
         status = statusOf(kind("why"))
@@ -229,8 +318,6 @@ def test_anErrorOfItsOwnTellsNothing(client: TestClient, monkeypatch: pytest.Mon
 
 def test_healthFollowsTheBroker(client: TestClient, actor: Start) -> None:
     assert client.get("/healthz").json()["status"] == "ok"
-    from muninn.api import admin
-
     admin.drain(True, "for a test")
     answer = client.get("/healthz")
     assert answer.status_code == 503 and answer.json()["status"] == "draining"
@@ -257,6 +344,29 @@ def test_theDocumentIsTrue(client: TestClient) -> None:
     assert set(required) <= set(answer)
 
 
+def test_anOperationHasTheStatusesOfItsIdAndItsBody() -> None:
+    ofIds, ofBodies = {"404", "410"}, {"400", "403", "409", "413", "415", "422"}
+    for path in openapi.document("1")["paths"].values():
+        for operation in path.values():
+            told = set(operation["responses"])
+            assert {"401", "421", "500", "503"} < told
+            assert told & ofIds == (ofIds if "parameters" in operation else set())
+            assert told & ofBodies == (ofBodies if "requestBody" in operation else set())
+
+
+def test_badHealthIsAsTheDocumentSays(client: TestClient) -> None:
+    admin.drain(True, "for a test")
+    answer = client.get("/healthz")
+    assert answer.status_code == 503
+    document = openapi.document("1")
+    told = document["paths"]["/healthz"]["get"]["responses"]["503"]["content"]["application/json"]
+    schema = {**told["schema"], "components": document["components"]}
+    jsonschema.validate(answer.json(), schema)
+    jsonschema.validate({"error": dict.fromkeys(("code", "name", "fix")) | {"reason": ""}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"status": "well"}, schema)
+
+
 def test_theSocketIsTheUsersAlone(domain: str) -> None:
     with served() as where:
         assert where.port is None and os.stat(where.socketPath).st_mode & 0o777 == 0o600
@@ -267,12 +377,12 @@ def test_theSocketIsTheUsersAlone(domain: str) -> None:
 
 
 def test_aPortNeedsTheToken(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "a token of this test")
+    monkeypatch.setenv(TOKEN_VARIABLE, _TOKEN)
     with served(0) as where, httpx.Client(base_url=f"http://127.0.0.1:{where.port}") as asking:
         for headers in (
             {},
             {"Authorization": "Bearer x"},
-            {"Authorization": "a token of this test"},
+            {"Authorization": _TOKEN},
             {"Authorization": b"Bearer \xff"},
         ):
             assert refused(asking.get("/buffers", headers=headers), 401)
@@ -282,6 +392,84 @@ def test_aPortNeedsTheToken(domain: str, monkeypatch: pytest.MonkeyPatch) -> Non
             assert asking.get("/buffers", headers={**mine, "Host": host}).status_code in (400, 421)
         assert asking.get("/", headers={"Host": f"localhost:{where.port}"}).status_code == 200
         assert "default-src 'none'" in asking.get("/").headers["content-security-policy"]
+
+
+_TOKEN = "a token of this test"
+_MINE = f"Bearer {_TOKEN}"
+
+
+def rawAnswer(held: Held, path: str, *headers: tuple[str, str]) -> int:
+    """The status of an answer to GET with exactly these headers, which no client makes."""
+    sent = list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 1),
+    }
+    asyncio.run(applicationOf(held, Workshop(), byToken(_TOKEN))(scope, receive, send))
+    status: int = sent[0]["status"]
+    return status
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost:1/?",
+        "localhost:1/#",
+        "127.0.0.1:/",
+        "[::1]:x",
+        "localhost:",
+        "localhost:1:1",
+        "localhost\n",
+        "a@localhost",
+        "[::1]evil.example",
+        "",
+    ],
+)
+def test_aHostIsANameOfLoopbackOrItIsRefused(held: Held, host: str) -> None:
+    for path in ("/buffers", "/", "/metrics"):
+        assert rawAnswer(held, path, ("host", host)) == 421
+        assert rawAnswer(held, path, ("host", host), ("authorization", _MINE)) == 421
+
+
+def test_aHostIsGivenOnce(held: Held) -> None:
+    assert rawAnswer(held, "/") == 421
+    assert rawAnswer(held, "/", ("host", "localhost"), ("host", "evil.example")) == 421
+    for host in ("localhost", "LocalHost:80", "127.0.0.1:9619", "[::1]", "[::1]:9619"):
+        assert rawAnswer(held, "/", ("host", host)) == 200
+    assert rawAnswer(held, "/buffers/", ("host", "evil.example")) == 404, "and not a redirection"
+
+
+def test_noUrlMakesARoutePublic(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before 1.0 starlette makes the URL of the Host: it is then what the client writes."""
+    monkeypatch.setattr(HTTPConnection, "url", URL("http://localhost/"))
+    public = {"/", "/openapi.json"}
+    paths = {
+        route.path
+        for route in applicationOf(held, Workshop(), byFile).routes
+        if isinstance(route, Route)
+    }
+    assert public < paths
+    for path in (each.replace("{id}", "0.1") for each in paths - {"/buffers/{id}/open"}):
+        status = rawAnswer(held, path, ("host", "localhost"))
+        # Only POST is another method's, which tells nothing.
+        assert status == (200 if path in public else 405 if "promote" in path else 401), path
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "example.org"])
@@ -312,6 +500,152 @@ def test_aSocketThatAKilledProcessLeftIsReplaced(domain: str, actor: Start) -> N
         assert where.socketPath == path
         with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://x") as asking:
             assert asking.get("/healthz").status_code == 200
+
+
+def test_aSecondServerOfADomainIsRefused(domain: str, actor: Start) -> None:
+    other = actor(
+        "from muninn.service.web.serving import served; s = served(); path = s.__enter__().socketPath"
+    )
+    path = other.do("path")
+    with (
+        pytest.raises(muninn.errors.InvalidArgument, match=f"process {other.pid} serves HTTP"),
+        served(),
+    ):
+        pass
+    assert not isinstance(askedAt(path, "/healthz"), httpx.HTTPError)
+    assert other.do("s.__exit__(None, None, None)") is False
+    assert not os.path.exists(path)
+
+
+def test_aProcessUnlinksNoSocketButItsOwn(domain: str) -> None:
+    with served() as where, socket.socket(socket.AF_UNIX) as another:
+        os.unlink(where.socketPath)
+        another.bind(where.socketPath)
+    assert os.path.exists(where.socketPath)
+    os.unlink(where.socketPath)
+
+
+def test_socketsThatEarlierBlocksLeftAreRemoved(domain: str) -> None:
+    paths = current().paths
+    left, used = (paths._replace(identity=each).httpPath() for each in (1, 2))
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as alive:
+        dead.bind(left)
+        alive.bind(used)
+        alive.listen()
+        with served():
+            assert not os.path.exists(left) and os.path.exists(used)
+        os.unlink(used)
+
+
+def test_clientsCanConnectOnceItSaysWhere(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the server has begun, which here it never does."""
+    monkeypatch.setattr(serving._Server, "run", lambda server, sockets: None)
+    with served(0) as where, socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(where.socketPath)
+        socket.create_connection(("127.0.0.1", where.port or 0)).close()
+
+
+class Gate:
+    """A handler that waits until the test lets it go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any]) -> None:
+        self.entered, self.opened, self.left = threading.Semaphore(0), threading.Event(), Latch()
+        self.outcome: Any = None
+        self._then = then
+        monkeypatch.setattr(Handlers, "promoteBuffer", self.wait)
+
+    def wait(self, *_: object) -> dict[str, Any]:
+        self.entered.release()
+        assert self.opened.wait(60)
+        try:
+            self.outcome = self._then()
+        except MuninnError as error:
+            self.outcome = error
+        self.left.set()
+        return {}
+
+
+def askedAt(path: str, url: str, method: str = "GET", body: Any = None) -> Any:
+    """The answer at a socket, or the error that there was none."""
+    transport = httpx.HTTPTransport(uds=path)
+    try:
+        with httpx.Client(transport=transport, base_url="http://x", timeout=60) as asking:
+            return asking.request(method, url, json=body)
+    except httpx.HTTPError as error:
+        return error
+
+
+def test_promotionsThatWaitKeepNothingElseWaiting(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, answers = Gate(monkeypatch, lambda: None), list[Any]()
+    with served() as where:
+
+        def promote() -> None:
+            answers.append(askedAt(where.socketPath, "/buffers/0.1/promote", "POST", {}))
+
+        workers = [threading.Thread(target=promote) for _ in range(MOST_WAITING + 30)]
+        for each in workers:
+            each.start()
+        try:
+            for _ in range(MOST_WAITING):
+                assert gate.entered.acquire(timeout=60)
+            # A thread pool of starlette has 40 threads.
+            eventually(lambda: len(answers) == 30, "those that find no place are refused")
+            assert askedAt(where.socketPath, "/healthz").status_code == 200
+        finally:
+            gate.opened.set()
+            for each in workers:
+                each.join()
+        for each in answers[:30]:
+            assert "wait already" in refused(each, 503, "MNN-0006")
+            assert each.headers["retry-after"] == "1"
+        assert [each.status_code for each in answers[30:]] == [201] * MOST_WAITING
+        assert askedAt(where.socketPath, "/buffers/0.1/promote", "POST", {}).status_code == 201
+
+
+def test_aHandlerThatOutlivesItsServerDoesNotJoinAgain(
+    domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_STOP_SECONDS", 0.1)
+    gate = Gate(monkeypatch, muninn.listBuffers)
+    with served() as where:
+        arguments = (where.socketPath, "/buffers/0.1/promote", "POST", {})
+        asking = threading.Thread(target=askedAt, args=arguments)
+        asking.start()
+        assert gate.entered.acquire(timeout=60)
+    membership.leave()
+    gate.opened.set()
+    assert gate.left.wait(60)
+    asking.join()
+    assert isinstance(gate.outcome, muninn.errors.BrokerUnavailable)
+    assert not membership.isJoined()
+
+
+def test_theEndWaitsForWhatIsAtWorkAndBeginsNothing(domain: str) -> None:
+    workshop, entered, done = Workshop(), threading.Event(), list[str]()
+
+    def work() -> None:
+        entered.set()
+        eventually(lambda: workshop._isOver, "the end has begun")
+        done.append("work")
+
+    worker = threading.Thread(target=asyncio.run, args=(workshop.do(work),))
+    worker.start()
+    assert entered.wait(60)
+    workshop.close(60)
+    assert done == ["work"]
+    worker.join()
+    with pytest.raises(muninn.errors.BrokerUnavailable):
+        asyncio.run(workshop.do(lambda: None))
+
+
+def test_whatIsGivenToBeHeldAfterTheEndIsNot(held: Held) -> None:
+    held.close()
+    buffer = muninn.array("a", 10, "u1", mode="fastMode")
+    held.keep("0.1", buffer)
+    with pytest.raises(muninn.errors.MuninnError):
+        buffer.describe()
 
 
 def test_manyClientsAtOnceGetTheirOwnAnswers(domain: str) -> None:
@@ -409,6 +743,10 @@ def test_underSystemdNoTokenIsPrinted(domain: str) -> None:
     )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("MNN-0001") and "EnvironmentFile" in done.stderr
+
+
+def test_theTokensVariableIsKnown() -> None:
+    assert TOKEN_VARIABLE == "MUNINN_HTTP_TOKEN" and strangersIn({TOKEN_VARIABLE: "x"}) == {}
 
 
 def test_keepSaysWhichExtraIsMissing(domain: str) -> None:

@@ -19,6 +19,7 @@ import muninn
 from muninn.service.web.application import applicationOf
 from muninn.service.web.guards import byFile
 from muninn.service.web.held import Held
+from muninn.service.web.workshop import Workshop
 
 #: They say what the request met, and not that the program is wrong.
 _NOT_OURS = (503, 504, 507)
@@ -32,7 +33,7 @@ def interface(domain: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[schemath
     for key in ("BIG_MODE_MAX_BYTES", "FAST_MODE_MAX_BYTES"):
         monkeypatch.setenv(f"MUNINN_{key}", "4M")
     held = Held()
-    yield schemathesis.openapi.from_asgi("/openapi.json", applicationOf(held, byFile))
+    yield schemathesis.openapi.from_asgi("/openapi.json", applicationOf(held, Workshop(), byFile))
     held.close()
 
 

@@ -96,6 +96,21 @@ def listBuffers() -> list[dict[str, Any]]:
     return BufferList(sorted(described, key=lambda buffer: buffer["name"]))
 
 
+def describedById(row: int, incarnation: int) -> dict[str, Any] | None:
+    """The entry of `listBuffers` for one buffer; None if it is not there (any more)."""
+    membership = current()
+    rows = membership.rows
+    if row >= rows.count():
+        return None
+    if rows.isLive(row, incarnation) and rows.isFastMode(row):
+        membership.client.awaitAnswer(_ANSWER_SECONDS)
+    state = rows.state(row)
+    if state.incarnation != incarnation or state.state == layout.ROW_FREE:
+        return None
+    described = _listed(membership, [(row, state)], row)
+    return None if not described or _isOver(described[0]) else described[0]
+
+
 def _isOver(described: dict[str, Any]) -> bool:
     """Whether a buffer has ended and no process holds it. It is there only until a
     broker reclaims it.
@@ -103,13 +118,14 @@ def _isOver(described: dict[str, Any]) -> bool:
     return described["state"] in ("dying", "replaced") and not described["importers"]
 
 
-def _listed(membership: Membership, rows: list[tuple[int, RowState]]) -> list[dict[str, Any]]:
+def _listed(
+    membership: Membership, rows: list[tuple[int, RowState]], only: int | None = None
+) -> list[dict[str, Any]]:
     """`describe()` of these rows, without locks and without rows that are being created
-    or are gone.
+    or are gone. `only` is the row, if it is one.
     """
-    moment = _Moment(
-        membership.tables, membership.gpus, leases.scanHolds(membership.block, membership.members)
-    )
+    holds = leases.scanHolds(membership.block, membership.members, only)
+    moment = _Moment(membership.tables, membership.gpus, holds)
     described = []
     for row, state in rows:
         description = stableDescription(membership.tables, row, state)

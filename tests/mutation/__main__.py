@@ -19,7 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutation import api, broker, control, outer, plans, promotion, seeing, shim, transfers
+from tests.mutation import (
+    api,
+    broker,
+    control,
+    outer,
+    plans,
+    promotion,
+    seeing,
+    shim,
+    transfers,
+    web,
+)
 from tests.mutation.mutant import Mutant
 from tests.mutation.quotes import placesOf
 
@@ -33,6 +44,7 @@ MUTANTS: list[Mutant] = [
     *plans.MUTANTS,
     *seeing.MUTANTS,
     *promotion.MUTANTS,
+    *web.MUTANTS,
 ]
 BUILD = Path("build/mutation")
 COPIED = ("muninn", "tests", "cshim", "ops", "Makefile", "pyproject.toml", "hatch_build.py")

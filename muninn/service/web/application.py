@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Never
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -22,6 +20,7 @@ from muninn.service.readings import read
 from muninn.service.web import openapi
 from muninn.service.web.failures import RETRY_SECONDS, bodyOf, problem, statusOf
 from muninn.service.web.handlers import Handlers
+from muninn.service.web.ids import BufferId
 from muninn.service.web.operations import OPERATIONS, Operation
 from muninn.session.membership import current
 from muninn.system.logs import Log
@@ -34,10 +33,10 @@ if TYPE_CHECKING:
     from muninn.plans.fields import Field
     from muninn.service.web.guards import Guard
     from muninn.service.web.held import Held
+    from muninn.service.web.workshop import Workshop
 
 _log = Log("muninn.http")
 _MOST_BODY_BYTES = 1 << 16
-_ID = re.compile(r"[0-9]{1,7}\.[0-9]{1,8}", re.ASCII)
 #: The page runs its own script, and loads nothing from elsewhere.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; "
@@ -57,41 +56,43 @@ class _Refused(Exception):
         self.status, self.body = status, body
 
 
-def applicationOf(held: Held, guard: Guard) -> Starlette:
+def applicationOf(held: Held, workshop: Workshop, guard: Guard) -> Starlette:
     """The application for this process's domain."""
     handlers = Handlers(held)
     routes = [
-        Route(each.path, _endpoint(each, handlers, guard), methods=[each.method])
+        Route(each.path, _endpoint(each, handlers, workshop, guard), methods=[each.method])
         for each in OPERATIONS
     ]
-    others: dict[str, Callable[[], Response]] = {
-        "/": _page,
-        "/openapi.json": lambda: JSONResponse(openapi.document(muninn.__version__)),
-        "/metrics": _metrics,
-    }
-    routes += [Route(path, _plain(made, guard), methods=["GET"]) for path, made in others.items()]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
+    routes += [
+        # The page asks for the token, so it needs none, as its document does not.
+        _plain("/", _page, workshop, guard, isPublic=True),
+        _plain("/openapi.json", _document, workshop, guard, isPublic=True),
+        _plain("/metrics", _metrics, workshop, guard, isPublic=False),
+    ]
+    application = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
+    application.router.redirect_slashes = False  # to a Host that no guard has seen
+    return application
 
 
 def _endpoint(
-    operation: Operation, handlers: Handlers, guard: Guard
+    operation: Operation, handlers: Handlers, workshop: Workshop, guard: Guard
 ) -> Callable[[Request], Awaitable[Response]]:
     handler = getattr(handlers, operation.handler)
 
     async def answer(request: Request) -> Response:
-        if (refused := guard(request)) is not None:
+        if (refused := guard(request.headers, False)) is not None:
             return refused
         try:
             arguments: list[Any] = [_idOf(request)] if operation.hasId else []
             if operation.body is not None:
                 arguments.append(_checked(operation.body, await _bodyOf(request)))
-            result = await run_in_threadpool(handler, *arguments)
+            result = await workshop.do(handler, *arguments, waits=operation.waits)
         except _Refused as refusal:
             return JSONResponse(refusal.body, refusal.status)
         except Exception as error:
             return _failed(error)
         status = operation.status
-        if operation.handler == "health" and result["status"] != "ok":
+        if operation.isHealth and result["status"] != "ok":
             status = 503
         headers = {"Cache-Control": "no-store"}
         if status == 201 and operation.path == "/buffers":
@@ -101,16 +102,19 @@ def _endpoint(
     return answer
 
 
-def _plain(made: Callable[[], Response], guard: Guard) -> Callable[[Request], Awaitable[Response]]:
+def _plain(
+    path: str, made: Callable[[], Response], workshop: Workshop, guard: Guard, isPublic: bool
+) -> Route:
     async def answer(request: Request) -> Response:
-        if (refused := guard(request)) is not None:
+        if (refused := guard(request.headers, isPublic)) is not None:
             return refused
         try:
-            return await run_in_threadpool(made)
+            response: Response = await workshop.do(made)
+            return response
         except Exception as error:
             return _failed(error)
 
-    return answer
+    return Route(path, answer, methods=["GET"])
 
 
 def _failed(error: Exception) -> Response:
@@ -128,11 +132,12 @@ def _unrouted(_: Request, error: Exception) -> Response:
     return JSONResponse(problem(error.detail), error.status_code, error.headers)
 
 
-def _idOf(request: Request) -> str:
-    bufferId: str = request.path_params["id"]
-    if not _ID.fullmatch(bufferId):
+def _idOf(request: Request) -> BufferId:
+    text: str = request.path_params["id"]
+    bufferId = BufferId.of(text)
+    if bufferId is None:
         raise _Refused(
-            404, problem(f"{bufferId[:40]!r} is no id of a buffer", "GET /buffers lists them")
+            404, problem(f"{text[:40]!r} is no id of a buffer", "GET /buffers lists them")
         )
     return bufferId
 
@@ -175,6 +180,10 @@ def _checked(body: Field, value: Any) -> Any:
 def _page() -> Response:
     text = files("muninn.service.web").joinpath("page.html").read_text("utf-8")
     return HTMLResponse(text, headers=_PAGE_HEADERS)
+
+
+def _document() -> Response:
+    return JSONResponse(openapi.document(muninn.__version__))
 
 
 def _metrics() -> Response:

@@ -4,11 +4,16 @@ On the Unix socket the file's mode decides: it is the user's alone. On loopback 
 user of the machine, and every page in a browser, can connect; so a request needs the
 bearer token, and names this machine in its Host (a page of elsewhere that resolves its
 own name to 127.0.0.1 does not).
+
+A guard gets the headers and not the request: old versions of starlette make the
+request's URL of the Host, which the client writes. So which routes are public is said
+where the routes are made, and a guard is told.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,24 +22,24 @@ from starlette.responses import JSONResponse, Response
 from muninn.service.web.failures import problem
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from starlette.datastructures import Headers
 
-Guard = Callable[["Request"], Response | None]
-_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
-#: What says nothing about the domain, and so needs no token: the page asks for it.
-_PUBLIC = ("/", "/openapi.json")
+#: The refusal of a request, by its headers and by whether its route is public: says
+#: nothing about the domain.
+Guard = Callable[["Headers", bool], Response | None]
+_OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 
 
 def byToken(token: str) -> Guard:
     """The guard of a port on loopback."""
     expected = f"Bearer {token}".encode()
 
-    def guard(request: Request) -> Response | None:
-        host = request.headers.get("host", "")
-        if host.rpartition(":")[0] not in _OWN_NAMES and host not in _OWN_NAMES:
+    def guard(headers: Headers, isPublic: bool) -> Response | None:
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not _OWN_HOST.fullmatch(hosts[0]):
             return JSONResponse(problem("the Host is none of this machine's own names"), 421)
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if request.url.path in _PUBLIC or hmac.compare_digest(given, expected):
+        given = headers.get("authorization", "").encode("latin-1")
+        if isPublic or hmac.compare_digest(given, expected):
             return None
         return JSONResponse(
             problem("the bearer token is missing or wrong", "Send `Authorization: Bearer TOKEN`"),
@@ -45,7 +50,7 @@ def byToken(token: str) -> Guard:
     return guard
 
 
-def byFile(request: Request) -> Response | None:
+def byFile(headers: Headers, isPublic: bool) -> Response | None:
     """The guard of the Unix socket: who reaches it may ask."""
-    del request
+    del headers, isPublic
     return None

@@ -7,23 +7,24 @@ client. It runs on a thread of its own and may wait.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import muninn
-from muninn.api import opening
 from muninn.broker.holders import revoke
 from muninn.config import loadSettings
 from muninn.control import leases
 from muninn.devices.topology import keptFor, matrix
-from muninn.errors import BufferNotFound, InvalidArgument, PermissionDenied
+from muninn.errors import InvalidArgument, PermissionDenied
 from muninn.service import readings
 from muninn.session.membership import current
 from muninn.system.clock import monotonicMs
 
 if TYPE_CHECKING:
     from muninn.service.web.held import Held
+    from muninn.service.web.ids import BufferId
     from muninn.terms import OpenAccessWord
 
 Body = dict[str, Any]
@@ -54,47 +55,47 @@ class Handlers:
             buffer.close()
         return described
 
-    def describeBuffer(self, bufferId: str) -> Body:
-        found = next((each for each in muninn.listBuffers() if each["bufferId"] == bufferId), None)
-        if found is None:
-            raise BufferNotFound(f"there is no buffer {bufferId!r}", "GET /buffers lists them")
-        return found
+    def describeBuffer(self, bufferId: BufferId) -> Body:
+        return bufferId.described()
 
-    def openBuffer(self, bufferId: str, body: Body) -> Body:
+    def openBuffer(self, bufferId: BufferId, body: Body) -> Body:
         """A handle for another process: it gives the rights that its purpose needs."""
-        described = self.describeBuffer(bufferId)
+        described = bufferId.described()
         _requireTenant(described, body)
         _requireProcess(body["process"])
         access = _RIGHTS[body.get("purpose", "reader")]
-        with opening.openAny(described["name"], access) as buffer:
+        with bufferId.opened(("array", "bundle"), access) as buffer:
             handle = base64.b64encode(buffer.handle).decode()
+        function = "openBundle" if described["kind"] == "bundle" else "open"
         return {
-            "bufferId": bufferId,
+            "bufferId": str(bufferId),
             "name": described["name"],
             "mode": described["mode"],
             "access": access,
             "leaseTtlMs": described["leaseTtlMs"],
             "handle": handle,
-            "python": f"muninn.open(base64.b64decode({handle!r}), access={access!r})",
+            "python": f"muninn.{function}(base64.b64decode({handle!r}), access={access!r})",
         }
 
-    def promoteBuffer(self, bufferId: str, body: Body) -> Body:
+    def promoteBuffer(self, bufferId: BufferId, body: Body) -> Body:
         """The window is held for `holdMs`; processes that promote it meanwhile share the
         copy of a readOnly buffer.
         """
-        described = self.describeBuffer(bufferId)
         begun, holdMs = monotonicMs(), body.get("holdMs", _HOLD_MS)
-        buffer = muninn.open(described["name"])
-        scratch = buffer.promote(
-            body.get("offset", 0),
-            body.get("length"),
-            body.get("targetGpu", 0),
-            timeout=body.get("timeoutMs", _TIMEOUT_MS) / 1000,
-        )
-        self._held.keepWindow(bufferId, scratch, holdMs / 1000)
+        buffer = bufferId.opened(("array",), "readOnly")
+        with contextlib.ExitStack() as undo:  # an error would keep it open as long as itself
+            undo.callback(buffer.close)
+            scratch = buffer.promote(
+                body.get("offset", 0),
+                body.get("length"),
+                body.get("targetGpu", 0),
+                timeout=body.get("timeoutMs", _TIMEOUT_MS) / 1000,
+            )
+            undo.pop_all()
+        self._held.keepWindow(str(bufferId), scratch, buffer, holdMs / 1000)
         transfer = scratch.transfer
         return {
-            "bufferId": bufferId,
+            "bufferId": str(bufferId),
             "offset": scratch.offset,
             "length": scratch.sizeBytes,
             "gpu": scratch.gpu,
@@ -106,15 +107,14 @@ class Handlers:
             "heldMs": holdMs,
         }
 
-    def deleteBuffer(self, bufferId: str) -> Body:
+    def deleteBuffer(self, bufferId: BufferId) -> Body:
         """Free the name now, and the memory with the last lease. Leases that have run out
         are revoked, so that their holders notice.
         """
-        described = self.describeBuffer(bufferId)
-        self._held.drop(bufferId)
-        member = current()
-        row, incarnation = map(int, bufferId.split("."))
+        row, incarnation = bufferId
+        described, member = bufferId.described(), current()
         member.client.free(row, incarnation)
+        self._held.drop(str(bufferId))  # and not before: it may be the last holder
         now = monotonicMs()
         holds = [
             each

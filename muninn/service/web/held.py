@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 
 class _Window(NamedTuple):
-    """A promoted window, and the time at which it ends."""
+    """A promoted window, the object by which it was promoted, and when it ends."""
 
     scratch: Scratch
+    buffer: MuninnBuffer
     endsAt: float
+
+    def close(self) -> None:
+        # It may have been evicted, or its buffer freed: then nothing is left to be ended.
+        with contextlib.suppress(MuninnError):
+            self.scratch.close()
+        self.buffer.close()
 
 
 class Held:
@@ -33,18 +40,27 @@ class Held:
     def __init__(self) -> None:
         self._buffers: dict[str, MuninnBuffer] = {}
         self._windows: dict[str, list[_Window]] = {}
+        self._isClosed = False
         self._changing = Guard()
 
     def keep(self, bufferId: str, buffer: MuninnBuffer) -> None:
         """Hold a buffer until it is dropped."""
         with self._changing.lock:
-            self._buffers[bufferId] = buffer
+            if not self._isClosed:
+                self._buffers[bufferId] = buffer
+                return
+        buffer.close()
 
-    def keepWindow(self, bufferId: str, scratch: Scratch, seconds: float) -> None:
-        """Hold a window for so long."""
+    def keepWindow(
+        self, bufferId: str, scratch: Scratch, buffer: MuninnBuffer, seconds: float
+    ) -> None:
+        """Hold a window for so long, and then close the object that promoted it."""
+        window = _Window(scratch, buffer, clock.now() + seconds)
         with self._changing.lock:
-            ends = clock.now() + seconds
-            self._windows.setdefault(bufferId, []).append(_Window(scratch, ends))
+            if not self._isClosed:
+                self._windows.setdefault(bufferId, []).append(window)
+                return
+        window.close()
 
     def drop(self, bufferId: str) -> None:
         """Hold a buffer and its windows no more."""
@@ -52,7 +68,7 @@ class Held:
             windows = self._windows.pop(bufferId, [])
             buffer = self._buffers.pop(bufferId, None)
         for window in windows:
-            _close(window.scratch)
+            window.close()
         if buffer is not None:
             buffer.close()
 
@@ -71,17 +87,12 @@ class Held:
                 if not self._windows[bufferId]:
                     del self._windows[bufferId]
         for _, window in over:
-            _close(window.scratch)
+            window.close()
 
     def close(self) -> None:
-        """Drop everything."""
+        """Drop everything, also what is given later: a handler may outlive its server."""
         with self._changing.lock:
+            self._isClosed = True
             every = {*self._buffers, *self._windows}
         for bufferId in every:
             self.drop(bufferId)
-
-
-def _close(scratch: Scratch) -> None:
-    # It may have been evicted, or its buffer freed: then nothing is left to be ended.
-    with contextlib.suppress(MuninnError):
-        scratch.close()

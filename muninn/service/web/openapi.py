@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from muninn.service.web import schemas
+from muninn.service.web.ids import PATTERN
 from muninn.service.web.operations import OPERATIONS, Operation
 
 _JSON = "application/json"
@@ -13,25 +14,30 @@ _ID = {
     "in": "path",
     "required": True,
     "description": "The bufferId.",
-    "schema": {"type": "string", "pattern": r"^[0-9]{1,7}\.[0-9]{1,8}$"},
+    "schema": {"type": "string", "pattern": f"^{PATTERN}$"},
 }
-#: What may go wrong, by whether the operation has an id and a body.
+#: What may go wrong: with every operation, with one that has an id, with one that has a
+#: body.
 _WRONG = {
-    400: "An argument can not work.",
     401: "The bearer token is missing or wrong.",
-    403: "The tenant or the access is not allowed.",
-    404: "There is no such buffer.",
-    409: "It is there already, or another one than is asked for.",
-    410: "It was freed, or its lease revoked.",
-    413: "The body is too large.",
-    415: "The body is no JSON.",
     421: "The Host is none of this machine's own names.",
-    422: "The body does not fit its schema.",
     500: "An error of Muninn's own.",
     501: "This machine lacks what it takes.",
     503: "Not now: ask again.",
     504: "It took too long.",
     507: "There is no room.",
+}
+_WRONG_ID = {
+    404: "There is no such buffer.",
+    410: "It was freed, or its lease revoked, or a newer version has its name.",
+}
+_WRONG_BODY = {
+    400: "An argument can not work.",
+    403: "The tenant or the access is not allowed.",
+    409: "It is there already, or another one than is asked for.",
+    413: "The body is too large.",
+    415: "The body is no JSON.",
+    422: "The body does not fit its schema.",
 }
 
 
@@ -57,7 +63,12 @@ def document(version: str) -> dict[str, Any]:
 
 
 def _described(operation: Operation) -> dict[str, Any]:
-    error = {"content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    wrong = {
+        **_WRONG,
+        **(_WRONG_ID if operation.hasId else {}),
+        **(_WRONG_BODY if operation.body is not None else {}),
+    }
+    error: schemas.Schema = {"$ref": "#/components/schemas/Error"}
     described: dict[str, Any] = {
         "operationId": operation.handler,
         "summary": operation.summary,
@@ -66,9 +77,16 @@ def _described(operation: Operation) -> dict[str, Any]:
                 "description": operation.summary,
                 "content": {_JSON: {"schema": operation.answer}},
             },
-            **{str(status): {"description": why, **error} for status, why in _WRONG.items()},
+            **{
+                str(status): {"description": why, "content": {_JSON: {"schema": error}}}
+                for status, why in sorted(wrong.items())
+            },
         },
     }
+    if operation.isHealth:
+        described["responses"]["503"]["content"][_JSON]["schema"] = {
+            "anyOf": [operation.answer, error]
+        }
     if operation.hasId:
         described["parameters"] = [_ID]
     if operation.body is not None:

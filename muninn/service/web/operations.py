@@ -22,6 +22,10 @@ class Operation(NamedTuple):
         What the request's body may be; None: it has none.
     answer
         The schema of the answer's body.
+    waits
+        Whether it waits for as long as its client says.
+    isHealth
+        Whether its answer says how it goes: if that is not ``ok``, the status is 503.
     """
 
     method: str
@@ -31,6 +35,8 @@ class Operation(NamedTuple):
     status: int
     answer: Schema
     body: Field | None = None
+    waits: bool = False
+    isHealth: bool = False
 
     @property
     def hasId(self) -> bool:
@@ -66,6 +72,7 @@ OPERATIONS = (
         201,
         schemas.PROMOTED,
         bodies.PROMOTE,
+        waits=True,
     ),
     Operation(
         "DELETE",
@@ -84,5 +91,13 @@ OPERATIONS = (
         schemas.ANYTHING,
     ),
     Operation("GET", "/state", "state", "What the page shows.", 200, schemas.ANYTHING),
-    Operation("GET", "/healthz", "health", "Whether the domain has a broker.", 200, schemas.HEALTH),
+    Operation(
+        "GET",
+        "/healthz",
+        "health",
+        "Whether the domain has a broker and takes new buffers.",
+        200,
+        schemas.HEALTH,
+        isHealth=True,
+    ),
 )

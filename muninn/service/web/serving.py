@@ -8,23 +8,26 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
+from muninn.config.settings import TOKEN_VARIABLE
 from muninn.errors import InvalidArgument
+from muninn.service.web import listeners
 from muninn.service.web.application import applicationOf
-from muninn.service.web.guards import Guard, byFile, byToken
+from muninn.service.web.guards import byFile, byToken
 from muninn.service.web.held import Held
+from muninn.service.web.workshop import Workshop
 from muninn.session.membership import current
-from muninn.system import descriptors, threads
+from muninn.system import threads
 from muninn.system.logs import Log
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 _log = Log("muninn.http")
 _TIDY_SECONDS, _STOP_SECONDS = 0.5, 5.0
-#: The mode of the socket: the user's alone.
-_SOCKET_MASK = 0o177
-TOKEN_VARIABLE = "MUNINN_HTTP_TOKEN"
 _LEAST_TOKEN = 16
 
 
@@ -73,32 +76,38 @@ class _Server(uvicorn.Server):
 @contextlib.contextmanager
 def served(port: int | None = None, address: str = "127.0.0.1") -> Iterator[Where]:
     """Serve for the time of a block: on the domain's socket, and on a port of loopback if
-    one is given (0: any that is free).
+    one is given (0: any that is free). Clients can connect when the block begins.
 
     Raises
     ------
     InvalidArgument
-        The address is not loopback, the port is taken, or the token is too short.
+        Another process serves for the domain, the address is not loopback, the port is
+        taken, or the token is too short.
     """
-    held, where = Held(), Where(current().paths.httpPath(), address, None, "")
+    paths, held, workshop = current().paths, Held(), Workshop()
+    where = Where(paths.httpPath(), address, None, "")
     with contextlib.ExitStack() as undo:
         undo.callback(held.close)
-        undo.enter_context(_running(_unixSocket(where.socketPath), held, byFile))
-        undo.callback(_unlink, where.socketPath)
+        undo.callback(workshop.close, _STOP_SECONDS)
+        listener = undo.enter_context(listeners.ofDomain(paths))
+        undo.enter_context(_running(listener, applicationOf(held, workshop, byFile)))
         if port is not None:
-            listener = _loopback(address, port)
-            where = where._replace(port=listener.getsockname()[1], token=_token())
-            undo.enter_context(_running(listener, held, byToken(where.token)))
+            where = where._replace(token=_token())
+            listener = undo.enter_context(listeners.ofLoopback(address, port))
+            where = where._replace(port=listener.getsockname()[1])
+            application = applicationOf(held, workshop, byToken(where.token))
+            undo.enter_context(_running(listener, application))
         stop = threading.Event()
         undo.callback(stop.set)
+        undo.callback(workshop.refuse)
         threads.start(lambda: _tidy(held, stop), "muninn-http-tidy")
         yield where
 
 
 @contextlib.contextmanager
-def _running(listener: socket.socket, held: Held, guard: Guard) -> Iterator[None]:
+def _running(listener: socket.socket, application: Starlette) -> Iterator[None]:
     config = uvicorn.Config(
-        applicationOf(held, guard),
+        application,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -112,45 +121,6 @@ def _running(listener: socket.socket, held: Held, guard: Guard) -> Iterator[None
     finally:
         server.should_exit = True
         thread.join(_STOP_SECONDS)
-        listener.close()
-
-
-def _unixSocket(path: str) -> socket.socket:
-    """The domain's own socket. One that a killed process has left is replaced: the
-    directory is the user's alone, and one process is told to serve.
-    """
-    _unlink(path)
-    listener = _socketOf(socket.AF_UNIX)
-    before = os.umask(_SOCKET_MASK)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    return listener
-
-
-def _loopback(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    if address not in ("127.0.0.1", "::1", "localhost"):
-        raise InvalidArgument(
-            f"{address} is not loopback: the interface is for programs of this machine",
-            "Use 127.0.0.1, and a proxy with TLS for others",
-        )
-    listener = _socketOf(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address, port))
-    except OSError as error:
-        listener.close()
-        raise InvalidArgument(
-            f"port {port} of {address} can not be served: {error.strerror}", "Use another port"
-        ) from error
-    return listener
-
-
-def _socketOf(family: socket.AddressFamily) -> socket.socket:
-    """A new socket, of the class that asyncio wants."""
-    return socket.socket(fileno=descriptors.streamSocket(family).detach())
 
 
 def _token() -> str:
@@ -161,11 +131,6 @@ def _token() -> str:
             "Leave it out to have one made",
         )
     return token
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _tidy(held: Held, stop: threading.Event) -> None:
