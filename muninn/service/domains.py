@@ -154,19 +154,19 @@ def _seen(uid: int, name: str) -> Domain:
     shmBytes = None
     try:
         shmBytes, count = _taken(paths)
-        with _block(paths) as (fd, path):
-            return _readable(paths, shmBytes, count, fd, path)
-    except FileNotFoundError:
-        if shmBytes is None:
-            return Domain(uid, name, "empty", 0)
-        return Domain(uid, name, "idle" if _hasSegments(paths) else _withoutBlock(count), shmBytes)
+        try:
+            fd, path = _openedBlock(paths)
+        except FileNotFoundError:
+            return Domain(uid, name, _stateWithoutBlock(paths, count), shmBytes)
+        with contextlib.closing(fd):
+            return _readable(paths, shmBytes, fd, path)
     except (MuninnError, OSError) as error:
-        why = error.reason if isinstance(error, MuninnError) else str(error.strerror)
+        why = error.reason if isinstance(error, MuninnError) else error.strerror or str(error)
         why = f"its control block: {why.removeprefix(f'{paths.linkPath} ')}"
         return Domain(uid, name, "unreadable", shmBytes, processes=_lockers(paths), why=why)
 
 
-def _readable(paths: Paths, shmBytes: int, count: int, fd: Descriptor, path: str) -> Domain:
+def _readable(paths: Paths, shmBytes: int, fd: Descriptor, path: str) -> Domain:
     geometry = readHeader(fd, path)
     if geometry is None:
         isOwn = (header := Header.of(fd)) is not None and header.isWithdrawn()
@@ -195,11 +195,12 @@ def _readable(paths: Paths, shmBytes: int, count: int, fd: Descriptor, path: str
         buffers,
         tuple(sorted(set(living.values()))),
         broker,
+        "" if os.path.lexists(paths.lockPath) else "its lock file was removed",
     )
 
 
-def _withoutBlock(count: int) -> str:
-    return "left" if count else "empty"
+def _stateWithoutBlock(paths: Paths, count: int) -> str:
+    return "idle" if _hasSegments(paths) else "left" if count else "empty"
 
 
 def _hasSegments(paths: Paths) -> bool:
@@ -229,33 +230,44 @@ def _taken(paths: Paths) -> tuple[int, int]:
 @contextlib.contextmanager
 def _block(paths: Paths) -> Iterator[tuple[Descriptor, str]]:
     """The control block, opened for reading. Raises `FileNotFoundError`."""
-    for path in (paths.linkPath, paths.blockPath):
-        with contextlib.suppress(FileNotFoundError), _opened(paths, path) as fd:
-            yield fd, path
-            return
-    raise FileNotFoundError(paths.linkPath)
+    fd, path = _openedBlock(paths)
+    with contextlib.closing(fd):
+        yield fd, path
 
 
-@contextlib.contextmanager
-def _opened(paths: Paths, path: str) -> Iterator[Descriptor]:
+def _openedBlock(paths: Paths) -> tuple[Descriptor, str]:
+    with contextlib.suppress(FileNotFoundError):
+        return _opened(paths, paths.linkPath), paths.linkPath
+    return _opened(paths, paths.blockPath), paths.blockPath
+
+
+def _opened(paths: Paths, path: str) -> Descriptor:
     """A file of the domain, opened for reading: a regular file of its user."""
     fd = descriptors.opened(path, _READ_ONLY)
-    try:
-        # The owner of the directory may have put a link in its place meanwhile: what is
-        # open counts.
-        status = os.fstat(fd.number)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:
-            raise OSError(0, f"{path} is no file of uid {paths.uid}")
-        yield fd
-    finally:
+    # The owner of the directory may have put a link in its place meanwhile: what is open
+    # counts.
+    status = os.fstat(fd.number)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:
         fd.close()
+        raise OSError(0, f"{path} is no file of uid {paths.uid}")
+    return fd
+
+
+def _openedLock(paths: Paths) -> Descriptor | None:
+    """The lock file, opened for reading; None if it was removed."""
+    with contextlib.suppress(FileNotFoundError):
+        return _opened(paths, paths.lockPath)
+    return None
 
 
 def _living(paths: Paths, fd: Descriptor, geometry: Geometry) -> dict[int, Process]:
-    """The members that live, by slot."""
+    """The members that live, by slot. Where the lock file was removed, no byte of it
+    tells, and the rest decides.
+    """
     raw = os.pread(fd.number, geometry.maxMembers * layout.MEMBER_BYTES, layout.MEMBERS_OFFSET)
     living = {}
-    with _opened(paths, paths.lockPath) as lock:
+    lock = _openedLock(paths)
+    with contextlib.nullcontext() if lock is None else contextlib.closing(lock):
         for slot in range(len(raw) // layout.MEMBER_BYTES):
             member = raw[slot * layout.MEMBER_BYTES :][: layout.MEMBER_BYTES]
             if (process := _process(member, lock, slot)) is not None:
@@ -268,21 +280,25 @@ def _lockers(paths: Paths) -> tuple[Process, ...]:
     of another version of Muninn.
     """
     pids = set[int]()
-    with contextlib.suppress(OSError), _opened(paths, paths.lockPath) as lock:
+    # What is wrong with the domain is said already.
+    with (
+        contextlib.suppress(OSError, MuninnError),
+        contextlib.closing(_opened(paths, paths.lockPath)) as lock,
+    ):
         if atomics.rangeHolder(lock.number, FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT) > 0:
             slots = range(FIRST_SLOT_BYTE, FIRST_SLOT_BYTE + layout.MAX_MEMBERS_LIMIT)
             pids = {atomics.byteHolder(lock.number, slot) for slot in slots}
     return tuple(Process(pid, "") for pid in sorted(pids) if 0 < pid < _ELSEWHERE)
 
 
-def _process(member: bytes, lock: Descriptor, slot: int) -> Process | None:
+def _process(member: bytes, lock: Descriptor | None, slot: int) -> Process | None:
     """The process of a member slot, if it lives."""
     state = layout.MEMBER_STATE.of(int.from_bytes(member[:8], "little"))
     if state not in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE):
         return None
     identity = MemberIdentity.unpacked(member[IDENTITY_OFFSET : IDENTITY_OFFSET + IDENTITY_BYTES])
     robust = int.from_bytes(member[layout.MEMBER_ROBUST_OFFSET :][:4], "little")
-    if atomics.byteHolder(lock.number, FIRST_SLOT_BYTE + slot) == 0:
+    if lock is None or atomics.byteHolder(lock.number, FIRST_SLOT_BYTE + slot) == 0:
         # Whoever reads the lock file takes the byte away from a process that lives.
         isMarked = bool(layout.ROBUST_OWNER_DIED.of(robust))
         isNear = identity.pidNamespace == ownPidNamespace()

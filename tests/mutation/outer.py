@@ -49,7 +49,8 @@ MUTANTS = [
     Mutant(_PURGING, "        if not isGone:\n            withdrawal.giveBack()\n", "        pass\n", "a block that is kept gets its version back", "test_cliPurge.py::test_aKeptBlockIsTheSameAfterwards"),
     Mutant(_PURGING, "        known = there\n", "        pass\n", "a damaged block is left to repair", "test_cliPurge.py::test_aDamagedBlockIsLeftToRepair"),
     Mutant(_PURGING, "        return key not in known\n", "        return False\n", "a segment that nothing knows goes", "test_cliPurge.py::test_removesASegmentThatNothingKnows"),
-    Mutant(_DOMAINS, "        if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:\n", "        if False:\n", "only files of the user are read", "test_cliDomains.py::test_whatCanNotBeReadIsSaid"),
+    Mutant(_DOMAINS, "    if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:\n", "    if False:\n", "only files of the user are read", "test_cliDomains.py::test_whatCanNotBeReadIsSaid"),
+    Mutant(_DOMAINS, "    with contextlib.suppress(FileNotFoundError):\n        return _opened(paths, paths.lockPath)\n", "    return _opened(paths, paths.lockPath)\n", "a domain without its lock file is listed", "test_cliDomains.py::test_aDomainWithoutItsLockFileIsListedWithItsProcesses"),
     Mutant(_DOMAINS, "        if isNear and processIsGone(identity.pid, identity.startTime):\n", "        if isNear:\n", "a lost byte is no death", "test_cliDomains.py::test_aProcessThatHasLostItsByteStillCounts"),
     Mutant("muninn/cli/systemd.py", "        if member.client.awaitAnswer(pause or 0.0):\n            tell", "        if member.client.awaitAnswer(pause or 0.0) or True:\n            tell", "a stuck keeper gives no sign of life", "test_cliSystemd.py::test_aKeeperWhoseBrokerDoesNotAnswerGivesNoSignOfLife"),
     # --- verdicts on links ------------------------------------------------------------
