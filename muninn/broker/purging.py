@@ -11,7 +11,7 @@ They are removed only if the user was told what they are.
 2. It withdraws the block, so that no process joins.
 3. It looks for a process in the domain as a repair does: a locked slot byte, a member
    that is not confirmed dead, a process that has a removed lock file open. If there is
-   one, it gives the block back and removes nothing.
+   one, or if it can not be known, it gives the block back and removes nothing.
 4. It asks the journals and the block which segments are known (`vouching.py`).
 5. If something is needed that the user was not told of, it removes what is nobody's and
    gives the block back. Otherwise it removes the names of the block first, then the
@@ -25,15 +25,24 @@ only while all processes open the same file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
 from muninn.broker.repair import Adoption
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.creation import openExisting
 from muninn.control.drain import Drain
-from muninn.control.header import isOurs, unlinkBlock, unlinkFile
-from muninn.control.lockfile import LockFile
+from muninn.control.header import (
+    Header,
+    isOurs,
+    openNamed,
+    readHeader,
+    unlinkBlock,
+    unlinkFile,
+)
+from muninn.control.lockfile import LockFile, hiddenHolder
 from muninn.control.members import MemberTable
 from muninn.control.withdrawal import Withdrawal, inhabitantOf, reinstate
 from muninn.errors import ControlBlockInvalid
@@ -70,9 +79,10 @@ class Remains(NamedTuple):
 
 
 class Inhabited(NamedTuple):
-    """A process is in the domain."""
+    """A process is in the domain, or it can not be known that it is not."""
 
     pid: int
+    isCertain: bool = True
 
 
 def remainsOf(paths: Paths) -> Remains | Inhabited:
@@ -80,13 +90,14 @@ def remainsOf(paths: Paths) -> Remains | Inhabited:
     may be out of date at once.
     """
     if not os.path.lexists(paths.lockPath):
-        return Remains({}, frozenset(), "", _files(paths), [])
+        # The next process makes a lock file, to which this block does not belong. So it
+        # would adopt what the journals vouch for.
+        return _inhabited(paths, None, None) or _remains(paths, None, _damage(paths))
     lockFile = LockFile(paths)
     try:
         old, why = _opened(lockFile.paths, lockFile)
         try:
-            holder = inhabitantOf(lockFile.paths, lockFile) or _inhabitant(old)
-            return Inhabited(holder) if holder else _remains(lockFile.paths, old, why)
+            return _inhabited(lockFile.paths, lockFile, old) or _remains(lockFile.paths, old, why)
         finally:
             if old is not None:
                 old.close()
@@ -121,8 +132,8 @@ def _purged(paths: Paths, lockFile: LockFile, told: Remains | None) -> Remains |
     old, why = _opened(paths, lockFile, mayReinstate=True)
     isGone, withdrawal = False, Withdrawal(paths, lockFile)
     try:
-        if holder := withdrawal.holder() or _inhabitant(old):
-            return Inhabited(holder)
+        if inhabited := _inhabited(paths, lockFile, old):
+            return inhabited
         remains = _remains(paths, old, why)
         if told is not None and remains.known <= told.known and (told.why or not remains.why):
             remains = remains._replace(loose=[*remains.loose, *remains.needed], needed=[])
@@ -158,11 +169,43 @@ def _opened(
             reinstate(paths, lockFile)
         return openExisting(paths, lockFile), ""
     except ControlBlockInvalid as error:
-        return None, f"its control block: {error.reason.removeprefix(f'{paths.linkPath} ')}"
+        return None, _whyUnread(paths, error)
 
 
-def _inhabitant(old: ControlBlock | None) -> int:
-    return 0 if old is None else MemberTable(old).inhabitant()
+def _damage(paths: Paths) -> str:
+    """Why the next process would refuse the block of a domain without a lock file; empty
+    if it would replace it.
+    """
+    try:
+        if (named := openNamed(paths)) is None:
+            return ""
+        fd, path = named
+        with contextlib.closing(fd):
+            header = Header.of(fd)
+            if header is not None and header.magic != layout.MAGIC:
+                readHeader(fd, path)
+        return ""
+    except ControlBlockInvalid as error:
+        return _whyUnread(paths, error)
+
+
+def _whyUnread(paths: Paths, error: ControlBlockInvalid) -> str:
+    return f"its control block: {error.reason.removeprefix(f'{paths.linkPath} ')}"
+
+
+def _inhabited(
+    paths: Paths, lockFile: LockFile | None, old: ControlBlock | None
+) -> Inhabited | None:
+    """The process that is in the domain, or may be. A block that can be read names all
+    its members, so without one alone a process that hides its files may be one.
+    """
+    holder = inhabitantOf(paths, lockFile)
+    if not holder and old is not None:
+        holder = MemberTable(old).inhabitant()
+    if holder:
+        return Inhabited(holder)
+    hidden = hiddenHolder(paths.uid) if old is None else 0
+    return Inhabited(hidden, isCertain=False) if hidden else None
 
 
 def _remains(paths: Paths, old: ControlBlock | None, why: str) -> Remains:

@@ -43,8 +43,11 @@ MUTANTS = [
     Mutant("muninn/cli/main.py", '        os.environ[variableOf("metricsPort")] = "0"\n', "        pass\n", "a command that is there for a moment serves nothing", "test_endpoint.py::test_aCommandThatIsThereForAMomentServesNothing"),
     Mutant("muninn/api/attachment.py", "            countError(error)\n            raise\n        return openBuffer", "            raise\n        return openBuffer", "an error of a property is counted", "test_counters.py::test_anErrorOfAPropertyAndOfAWithIsCountedToo"),
     # --- domains from outside, and purge ----------------------------------------------
-    Mutant(_PURGING, "        if holder := withdrawal.holder() or _inhabitant(old):\n", "        if holder := _inhabitant(old):\n", "a process of another version is not purged", "test_cliPurge.py::test_aDamagedBlockOfALivingProcessIsLeftAlone"),
-    Mutant(_PURGING, "        if holder := withdrawal.holder() or _inhabitant(old):\n", "        if holder := withdrawal.holder():\n", "a free byte alone is no leave to purge", "test_cliPurge.py::test_aPurgeBelievesNoFreeByte"),
+    Mutant(_PURGING, "    holder = inhabitantOf(paths, lockFile)\n", "    holder = 0\n", "a process of another version is not purged", "test_cliPurge.py::test_aDamagedBlockOfALivingProcessIsLeftAlone"),
+    Mutant(_PURGING, "        holder = MemberTable(old).inhabitant()\n", "        pass\n", "a free byte alone is no leave to purge", "test_cliPurge.py::test_aPurgeBelievesNoFreeByte"),
+    Mutant(_PURGING, "    hidden = hiddenHolder(paths.uid) if old is None else 0\n", "    hidden = 0\n", "a process that hides its files may be in the domain", "test_cliPurge.py::test_rootLeavesADomainAloneWhoseProcessHidesItsFiles"),
+    Mutant("muninn/cli/owner.py", "            os.setresgid(gid, gid, gid)\n", "", "root purges with the gid of the owner", "test_cliPurge.py::test_rootLeavesADomainOfAnotherUserAloneWhoseLockFileIsGone"),
+    Mutant(_PURGING, "_remains(paths, None, _damage(paths))\n", 'Remains({}, frozenset(), "", _files(paths), [])\n', "a dry run without a lock file says the same", "test_cliPurge.py::test_aDryRunWithoutALockFileSaysWhatAPurgeWouldDo"),
     Mutant(_PURGING, "remains.known <= told.known and ", "", "what the user was not told of stays", "test_cliPurge.py::test_whatTheUserWasNotToldOfStays"),
     Mutant(_PURGING, "        if not isGone:\n            withdrawal.giveBack()\n", "        pass\n", "a block that is kept gets its version back", "test_cliPurge.py::test_aKeptBlockIsTheSameAfterwards"),
     Mutant(_PURGING, "        known = there\n", "        pass\n", "a damaged block is left to repair", "test_cliPurge.py::test_aDamagedBlockIsLeftToRepair"),
