@@ -197,6 +197,27 @@ def test_aDrainIsKept(bare: str) -> None:
     assert "draining" not in run().stdout
 
 
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_theDeathOfTheHolderOfALockIsKept(
+    domain: str, actor: Start, options: tuple[str, ...]
+) -> None:
+    """A lock has no segment, and the data that it protects may be elsewhere."""
+    actor("free = muninn.Lock('free'); lock = muninn.Lock('file'); lock.acquire()").kill()
+    told = purge(domain, *options)
+    assert told["keptWhy"] == (None if options else "the holder of lock 'file' has died")
+    lock = muninn.Lock("file")
+    with lock:
+        assert lock.recovered != bool(options)
+
+
+def test_aReasonThatTheUserWasNotToldOfStays(domain: str, actor: Start) -> None:
+    """Told of a drain, and then the holder of a lock dies."""
+    actor("muninn.Lock('file').acquire()").kill()
+    told = purging.Remains({}, frozenset(), "the domain drains", [], [])
+    done = purging.purge(Paths(os.getuid(), domain), told)
+    assert isinstance(done, purging.Remains) and done.needed
+
+
 def test_aDamagedBlockIsLeftToRepair(left: str) -> None:
     paths = Paths(os.getuid(), left)
     stray = Path(f"/dev/shm{paths.segmentName(77, 3, 0x1234)}")

@@ -3,7 +3,8 @@
 A domain has files after its last process when that process was killed, or left buffers
 that stay until they are freed. Some of these files are nobody's: the next process would
 remove them, or never look at them. The others are needed: a segment that a journal or
-the block vouches for, these journals, and the block that says why the domain drains.
+the block vouches for, these journals, and the block that says why the domain drains, or
+that the holder of a lock has died.
 They are removed only if the user was told what they are.
 
 1. The purging process takes the lock file's CREATE byte, which a creation, a repair and
@@ -27,8 +28,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from muninn.broker.holders import Holders
 from muninn.broker.repair import Adoption
 from muninn.control import layout
 from muninn.control.block import ControlBlock
@@ -44,6 +47,7 @@ from muninn.control.header import (
 )
 from muninn.control.lockfile import LockFile, hiddenHolder
 from muninn.control.members import MemberTable
+from muninn.control.rows import RowTable
 from muninn.control.withdrawal import Withdrawal, inhabitantOf, reinstate
 from muninn.errors import ControlBlockInvalid
 from muninn.storage.paths import COPY_SUFFIX, Paths, SegmentKey
@@ -62,8 +66,8 @@ class Remains(NamedTuple):
     known
         Their segments, and those of which this version can not say whose they are.
     why
-        Why the domain is kept besides them: it drains, or its block is damaged. Empty:
-        nothing else is needed.
+        Why the domain is kept besides them: it drains, the holder of a lock has died, or
+        its block is damaged. Empty: nothing else is needed.
     loose, needed
         The paths of the files that are nobody's, and of the others.
     """
@@ -135,7 +139,7 @@ def _purged(paths: Paths, lockFile: LockFile, told: Remains | None) -> Remains |
         if inhabited := _inhabited(paths, lockFile, old):
             return inhabited
         remains = _remains(paths, old, why)
-        if told is not None and remains.known <= told.known and (told.why or not remains.why):
+        if told is not None and remains.known <= told.known and remains.why in ("", told.why):
             remains = remains._replace(loose=[*remains.loose, *remains.needed], needed=[])
         isGone = not remains.needed
         lockFile.requireCreating()
@@ -213,8 +217,8 @@ def _remains(paths: Paths, old: ControlBlock | None, why: str) -> Remains:
     wanted, known = Adoption(old).known(paths, paths.journals(), there)
     if why:  # a block that can not be read may know more than the journals
         known = there
-    if old is not None and (reason := Drain(old).reason()) is not None:
-        why = f"the domain drains{f' ({reason})' * bool(reason)}"
+    if old is not None:
+        why = ", ".join(_whyNeeded(old))
     buffers = {
         description.name: description.segmentBytes
         for key, description in wanted.items()
@@ -231,6 +235,14 @@ def _remains(paths: Paths, old: ControlBlock | None, why: str) -> Remains:
         loose,
         [path for path in files if path not in loose],
     )
+
+
+def _whyNeeded(old: ControlBlock) -> Iterator[str]:
+    """What the next process would learn of the block, besides its buffers."""
+    if (reason := Drain(old).reason()) is not None:
+        yield f"the domain drains{f' ({reason})' * bool(reason)}"
+    for name in Holders(old, MemberTable(old), RowTable(old)).locksOfTheDead():
+        yield f"the holder of lock {name!r} has died"
 
 
 def _isLoose(paths: Paths, path: str, known: set[SegmentKey]) -> bool:
