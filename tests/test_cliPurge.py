@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import time
@@ -148,11 +149,46 @@ def test_removesASegmentThatNothingKnows(left: str) -> None:
     assert muninn.open("kept").array.sum() == 499500
 
 
+def socketsOf(paths: Paths) -> list[str]:
+    """Sockets as processes leave them that were killed while they served."""
+    paths = paths._replace(identity=0x77)
+    left = [
+        paths.httpPath(),
+        paths.endpointPath(9464),
+        paths.socketPath(3),
+        paths.descriptorServerPath(3),
+    ]
+    for path in left:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+    return left
+
+
+def test_removesTheSocketsOfAllThatServed(left: str) -> None:
+    sockets = socketsOf(Paths(os.getuid(), left))
+    assert set(sockets) <= set(purge(left)["removed"])
+    purge(left, "--yes")
+    assert entries(left) == ["lock"]
+    shown = run("domains", "--domain", left, "--json").stdout
+    assert json.loads(shown)["domains"][0]["state"] == "empty"
+
+
+def test_aNewBlockRemovesTheSocketsOfOlderOnes(left: str) -> None:
+    paths = Paths(os.getuid(), left)
+    sockets = socketsOf(paths)
+    os.unlink(paths.linkPath)
+    os.unlink(paths.blockPath)
+    assert muninn.open("kept").array.sum() == 499500
+    assert not [each for each in sockets if os.path.lexists(each)]
+
+
 def test_leavesFilesThatMuninnHasNotMade(bare: str) -> None:
-    note = Path(Paths(os.getuid(), bare).directory, "notes.txt")
-    note.write_text("mine")
+    folder = Paths(os.getuid(), bare).directory
+    notes = [Path(folder, each) for each in ("notes.txt", "segment-notes", "my-http.sock")]
+    for note in notes:
+        note.write_text("mine")
     purge(bare, "--yes")
-    assert note.read_text() == "mine"
+    assert [note.read_text() for note in notes] == ["mine"] * 3
 
 
 def test_keepsWhatAJournalVouchesForWhereTheBlockIsGone(left: str) -> None:

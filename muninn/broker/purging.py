@@ -50,7 +50,7 @@ from muninn.control.members import MemberTable
 from muninn.control.rows import RowTable
 from muninn.control.withdrawal import Withdrawal, inhabitantOf, reinstate
 from muninn.errors import ControlBlockInvalid
-from muninn.storage.paths import COPY_SUFFIX, Paths, SegmentKey
+from muninn.storage.paths import Kind, Paths, SegmentKey, kindOf
 
 #: How long a purge waits for the process that holds CREATE.
 _CREATE_SECONDS = 2.0
@@ -161,7 +161,7 @@ def _isJournal(path: str) -> bool:
     """Journals go after what they vouch for: a death in between leaves nothing that no
     process would find.
     """
-    return os.path.basename(path).startswith("journal-")
+    return kindOf(os.path.basename(path)) is Kind.JOURNAL
 
 
 def _opened(
@@ -254,7 +254,7 @@ def _isLoose(paths: Paths, path: str, known: set[SegmentKey]) -> bool:
     entry = os.path.basename(path)
     if (key := paths.segmentOf(entry)) is not None:
         return key not in known
-    return entry.endswith((".sock", COPY_SUFFIX))
+    return kindOf(entry) in (Kind.SOCKET, Kind.UNFINISHED)
 
 
 def _files(paths: Paths) -> list[str]:
@@ -264,26 +264,9 @@ def _files(paths: Paths) -> list[str]:
     found = []
     folder = paths.directory
     if os.path.isdir(folder):
-        found = [f"{folder}/{entry}" for entry in sorted(os.listdir(folder)) if _isOurs(entry)]
+        found = [f"{folder}/{entry}" for entry in sorted(os.listdir(folder)) if kindOf(entry)]
     if os.path.lexists(paths.blockPath) and isOurs(
         os.lstat(paths.blockPath), paths.blockPath, paths
     ):
         found.append(paths.blockPath)
     return found
-
-
-def _isOurs(entry: str) -> bool:
-    return entry in ("block", "block.new") or (
-        entry.startswith(("segment-", "journal-"))
-        or (entry.startswith(("broker-", "descriptorServer-")) and entry.endswith(".sock"))
-    )
-
-
-def sizeOf(paths: list[str]) -> int:
-    """How many bytes of `/dev/shm` these files take; a block with two names counts once."""
-    taken: dict[int, int] = {}
-    for path in paths:
-        if os.path.lexists(path):
-            status = os.lstat(path)
-            taken[status.st_ino] = status.st_blocks * 512
-    return sum(taken.values())

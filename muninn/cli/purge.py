@@ -18,7 +18,7 @@ from muninn.cli.output import counted, printable, printJson
 from muninn.cli.owner import asOwner
 from muninn.config.sizes import asText
 from muninn.errors import MuninnError, PermissionDenied
-from muninn.storage.paths import Paths
+from muninn.storage.paths import Paths, takenBytes
 
 if TYPE_CHECKING:
     from muninn.broker.purging import Inhabited, Remains
@@ -110,7 +110,7 @@ def _one(arguments: argparse.Namespace, uid: int, name: str) -> _Outcome:
 
 
 def _done(arguments: argparse.Namespace, paths: Paths) -> _Outcome:
-    from muninn.broker.purging import Inhabited, purge, remainsOf, sizeOf
+    from muninn.broker.purging import Inhabited, purge, remainsOf
 
     outcome = _Outcome(paths.domain, paths.uid)
     try:
@@ -120,7 +120,7 @@ def _done(arguments: argparse.Namespace, paths: Paths) -> _Outcome:
         if not (remains.loose or remains.needed):
             return outcome
         isTold = remains.isNeeded() and _mayTake(arguments, paths, remains)
-        sizes = {path: sizeOf([path]) for path in (*remains.loose, *remains.needed)}
+        sizes = {path: takenBytes([path]) for path in (*remains.loose, *remains.needed)}
         if not arguments.dry_run:
             done = purge(paths, remains if isTold else None)
             if isinstance(done, Inhabited):

@@ -152,9 +152,9 @@ def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | No
     """Make a whole block, and let it replace the files that have the names. The caller
     holds CREATE.
     """
-    # A creator and brokers that died have left these files: no process is in the
-    # domain.
-    for left in (paths.temporaryPath, *paths.copies()):
+    # A creator and other processes that died have left these files: no process is in
+    # the domain.
+    for left in (paths.temporaryPath, *paths.copies(), *paths.sockets()):
         unlinkFile(left)
     try:
         fd = descriptors.opened(

@@ -29,9 +29,11 @@ from muninn.control.geometry import Geometry
 from muninn.control.header import Header, readHeader
 from muninn.control.lockfile import FIRST_SLOT_BYTE
 from muninn.control.memberidentity import IDENTITY_BYTES, IDENTITY_OFFSET, MemberIdentity
+from muninn.control.rowstate import TAKING
 from muninn.errors import MuninnError
 from muninn.session import membership
-from muninn.storage.paths import SHM_ROOT, Paths
+from muninn.storage.folders import LOCK_NAME
+from muninn.storage.paths import SHM_ROOT, Paths, takenBytes
 from muninn.system import atomics, descriptors
 from muninn.system.descriptors import Descriptor
 from muninn.system.processes import ownPidNamespace, processIsGone
@@ -39,7 +41,6 @@ from muninn.terms import MODES, Mode
 
 _NAMED = re.compile(r"muninn-(\d{1,10})-([A-Za-z0-9_-]{1,32})(\.d(?:\.[0-9a-f]{6})?)?")
 _FAST = MODES.index(Mode.FAST)
-_TAKING = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
 _LIVE = (layout.ROW_LIVE, layout.ROW_PROBING)
 _COUNTED = (layout.ROW_KIND_ARRAY, layout.ROW_KIND_BUNDLE)
 #: A directory with more entries than this is not one of Muninn's.
@@ -153,11 +154,12 @@ def _seen(uid: int, name: str) -> Domain:
         return Domain(uid, name, "hidden")
     shmBytes = None
     try:
-        shmBytes, count = _taken(paths)
+        files = _files(paths)
+        shmBytes = takenBytes(files)
         try:
             fd, path = _openedBlock(paths)
         except FileNotFoundError:
-            return Domain(uid, name, _stateWithoutBlock(paths, count), shmBytes)
+            return Domain(uid, name, _stateWithoutBlock(paths, files), shmBytes)
         with contextlib.closing(fd):
             return _readable(paths, shmBytes, fd, path)
     except (MuninnError, OSError) as error:
@@ -184,7 +186,7 @@ def _readable(paths: Paths, shmBytes: int, fd: Descriptor, path: str) -> Domain:
         if not living:  # memory of a GPU goes with its last process
             isCounted &= ~isFast
         buffers += int(isCounted.sum())
-        vramBytes += sum(rows["size"][isFast & np.isin(states, _TAKING)].tolist())
+        vramBytes += sum(rows["size"][isFast & np.isin(states, TAKING)].tolist())
     state = "live" if living else "idle" if buffers or _hasSegments(paths) else "left"
     return Domain(
         paths.uid,
@@ -199,32 +201,28 @@ def _readable(paths: Paths, shmBytes: int, fd: Descriptor, path: str) -> Domain:
     )
 
 
-def _stateWithoutBlock(paths: Paths, count: int) -> str:
-    return "idle" if _hasSegments(paths) else "left" if count else "empty"
+def _stateWithoutBlock(paths: Paths, files: list[str]) -> str:
+    return "idle" if _hasSegments(paths) else "left" if files else "empty"
 
 
 def _hasSegments(paths: Paths) -> bool:
     return bool(paths.segmentKeys())
 
 
-def _taken(paths: Paths) -> tuple[int, int]:
-    """How many bytes the files take, and how many there are besides the lock file. A
-    file with two names counts once.
-    """
-    taken: dict[int, int] = {}
+def _files(paths: Paths) -> list[str]:
+    """The files of the domain besides the lock file, whoever has made them."""
+    files = []
     with contextlib.suppress(FileNotFoundError):
         status = os.lstat(paths.blockPath)
         if stat.S_ISREG(status.st_mode) and status.st_uid == paths.uid:
-            taken[status.st_ino] = status.st_blocks * 512
+            files.append(paths.blockPath)
     with contextlib.suppress(FileNotFoundError), os.scandir(paths.directory) as entries:
         for number, entry in enumerate(entries):
             if number >= _MAX_ENTRIES:
                 raise OSError(0, f"{paths.directory} has more than {_MAX_ENTRIES} files")
-            with contextlib.suppress(FileNotFoundError):
-                status = entry.stat(follow_symlinks=False)
-                if entry.name != "lock":
-                    taken[status.st_ino] = status.st_blocks * 512
-    return sum(taken.values()), len(taken)
+            if entry.name != LOCK_NAME:
+                files.append(entry.path)
+    return files
 
 
 @contextlib.contextmanager

@@ -50,6 +50,8 @@ MUTANTS = [
     Mutant(_PURGING, "_remains(paths, None, _damage(paths))\n", 'Remains({}, frozenset(), "", _files(paths), [])\n', "a dry run without a lock file says the same", "test_cliPurge.py::test_aDryRunWithoutALockFileSaysWhatAPurgeWouldDo"),
     Mutant("muninn/broker/holders.py", "            if self.isLockNotFree(row)\n", "            if False\n", "the next holder of a lock learns of a death after a purge", "test_cliPurge.py::test_theDeathOfTheHolderOfALockIsKept"),
     Mutant(_PURGING, 'remains.why in ("", told.why)', "(told.why or not remains.why)", "a reason that the user was not told of stays", "test_cliPurge.py::test_aReasonThatTheUserWasNotToldOfStays"),
+    Mutant("muninn/storage/paths.py", "|http-{_IDENTITY})", ")", "a purge knows the sockets of all that serves", "test_cliPurge.py::test_removesTheSocketsOfAllThatServed"),
+    Mutant("muninn/control/creation.py", ", *paths.sockets()):", "):", "a new block removes the sockets of older ones", "test_cliPurge.py::test_aNewBlockRemovesTheSocketsOfOlderOnes"),
     Mutant(_PURGING, "remains.known <= told.known and ", "", "what the user was not told of stays", "test_cliPurge.py::test_whatTheUserWasNotToldOfStays"),
     Mutant(_PURGING, "        if not isGone:\n            withdrawal.giveBack()\n", "        pass\n", "a block that is kept gets its version back", "test_cliPurge.py::test_aKeptBlockIsTheSameAfterwards"),
     Mutant(_PURGING, "        known = there\n", "        pass\n", "a damaged block is left to repair", "test_cliPurge.py::test_aDamagedBlockIsLeftToRepair"),
