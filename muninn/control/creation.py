@@ -106,14 +106,9 @@ def openOrCreate(
         clock.sleep(_LOOK_SECONDS)
 
 
-def openExisting(paths: Paths, lockFile: LockFile, isReadOnly: bool = False) -> ControlBlock | None:
+def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
     """The control block of the domain; None when there is none that a process may join.
     Raises `ControlBlockInvalid`.
-
-    Parameters
-    ----------
-    isReadOnly
-        Whether this process only looks: a store to its mapping would be a SIGSEGV.
     """
     named = openNamed(paths, lockFile)
     if named is None:
@@ -124,7 +119,7 @@ def openExisting(paths: Paths, lockFile: LockFile, isReadOnly: bool = False) -> 
         if geometry is None:
             fd.close()
             return None
-        return ControlBlock(paths, lockFile, fd, geometry, isReadOnly)
+        return ControlBlock(paths, lockFile, fd, geometry)
     except BaseException:
         with contextlib.suppress(OSError):  # a mapping that failed has not taken it
             fd.close()

@@ -1,9 +1,8 @@
 """Domains: every domain of this machine that this user may see, read from outside.
 
 Whoever looks joins no domain and changes none. So the names and files of a domain are a
-stranger's here, also those of the same user: they are opened for reading, not through a
-link and without waiting, they are checked for their owner, and their bytes are copied
-before they are checked. Nothing is mapped, because a file may shrink at any moment.
+stranger's here, also those of the same user (`outside.py`): their bytes are copied
+before they are checked, and nothing is mapped.
 
 Another user's domain can be read by root alone, since its directory has mode 0700. Of
 such a domain only the name and the uid are known.
@@ -31,10 +30,11 @@ from muninn.control.lockfile import FIRST_SLOT_BYTE
 from muninn.control.memberidentity import IDENTITY_BYTES, IDENTITY_OFFSET, MemberIdentity
 from muninn.control.rowstate import TAKING
 from muninn.errors import MuninnError
+from muninn.service.outside import openedBlock, openedFile
 from muninn.session import membership
 from muninn.storage.folders import LOCK_NAME
 from muninn.storage.paths import SHM_ROOT, Paths, takenBytes
-from muninn.system import atomics, descriptors
+from muninn.system import atomics
 from muninn.system.descriptors import Descriptor
 from muninn.system.processes import ownPidNamespace, processIsGone
 from muninn.terms import MODES, Mode
@@ -47,7 +47,6 @@ _COUNTED = (layout.ROW_KIND_ARRAY, layout.ROW_KIND_BUNDLE)
 _MAX_ENTRIES = 1 << 20
 #: For the pid of a process of another PID namespace.
 _ELSEWHERE = (1 << 31) - 1
-_READ_ONLY = os.O_RDONLY | os.O_NONBLOCK
 #: The fields of a row that are read.
 _ROW = np.dtype(
     {
@@ -157,7 +156,7 @@ def _seen(uid: int, name: str) -> Domain:
         files = _files(paths)
         shmBytes = takenBytes(files)
         try:
-            fd, path = _openedBlock(paths)
+            fd, path = openedBlock(paths)
         except FileNotFoundError:
             return Domain(uid, name, _stateWithoutBlock(paths, files), shmBytes)
         with contextlib.closing(fd):
@@ -228,33 +227,15 @@ def _files(paths: Paths) -> list[str]:
 @contextlib.contextmanager
 def _block(paths: Paths) -> Iterator[tuple[Descriptor, str]]:
     """The control block, opened for reading. Raises `FileNotFoundError`."""
-    fd, path = _openedBlock(paths)
+    fd, path = openedBlock(paths)
     with contextlib.closing(fd):
         yield fd, path
-
-
-def _openedBlock(paths: Paths) -> tuple[Descriptor, str]:
-    with contextlib.suppress(FileNotFoundError):
-        return _opened(paths, paths.linkPath), paths.linkPath
-    return _opened(paths, paths.blockPath), paths.blockPath
-
-
-def _opened(paths: Paths, path: str) -> Descriptor:
-    """A file of the domain, opened for reading: a regular file of its user."""
-    fd = descriptors.opened(path, _READ_ONLY)
-    # The owner of the directory may have put a link in its place meanwhile: what is open
-    # counts.
-    status = os.fstat(fd.number)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:
-        fd.close()
-        raise OSError(0, f"{path} is no file of uid {paths.uid}")
-    return fd
 
 
 def _openedLock(paths: Paths) -> Descriptor | None:
     """The lock file, opened for reading; None if it was removed."""
     with contextlib.suppress(FileNotFoundError):
-        return _opened(paths, paths.lockPath)
+        return openedFile(paths, paths.lockPath)
     return None
 
 
@@ -281,7 +262,7 @@ def _lockers(paths: Paths) -> tuple[Process, ...]:
     # What is wrong with the domain is said already.
     with (
         contextlib.suppress(OSError, MuninnError),
-        contextlib.closing(_opened(paths, paths.lockPath)) as lock,
+        contextlib.closing(openedFile(paths, paths.lockPath)) as lock,
     ):
         if atomics.rangeHolder(lock.number, FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT) > 0:
             slots = range(FIRST_SLOT_BYTE, FIRST_SLOT_BYTE + layout.MAX_MEMBERS_LIMIT)
