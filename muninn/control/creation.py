@@ -12,8 +12,10 @@ file's CREATE byte, so that one process at a time creates, and goes on in this o
    itself that its block is gone, and leaves.
 3. It removes the files at the names, and all segments and journals of a block of
    another boot.
-4. It fills a temporary file that no other process opens: the header without a version,
-   and the rows that older journals vouch for (`broker/repair.py`).
+4. It removes what the dead have left and nothing depends on: their temporary file,
+   copies of journals, and sockets. Then it fills a temporary file that no other process
+   opens: the header without a version, and the rows that older journals vouch for
+   (`broker/repair.py`).
 5. It stores the version, renames the file to the first name, and links the second.
 
 So a block that has a name is whole. A creator that dies before the rename leaves a
