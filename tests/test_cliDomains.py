@@ -125,6 +125,18 @@ def test_aProcessThatHasLostItsByteStillCounts(domain: str, actor: Start) -> Non
     assert [each["pid"] for each in seen(domain)["processes"]] == [holder.pid]
 
 
+def test_aDomainWithoutItsLockFileIsListedWithItsProcesses(domain: str, actor: Start) -> None:
+    """A missing lock file tells nothing of a death, and hides no other domain."""
+    holder = actor("muninn.share(b'x', name='one')")
+    os.unlink(Paths(os.getuid(), domain).lockPath)
+    told = seen(domain)
+    assert (told["state"], told["why"]) == ("live", "its lock file was removed")
+    assert [each["pid"] for each in told["processes"]] == [holder.pid]
+    holder.kill()
+    told = seen(domain)
+    assert (told["state"], told["processes"]) == ("idle", [])
+
+
 def test_aProcessInADomainDoesNotLookFromOutside(domain: str) -> None:
     muninn.domainInfo()
     with pytest.raises(RuntimeError, match="does not look from outside"):

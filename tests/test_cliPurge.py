@@ -7,10 +7,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +149,46 @@ def test_removesASegmentThatNothingKnows(left: str) -> None:
     assert muninn.open("kept").array.sum() == 499500
 
 
+def socketsOf(paths: Paths) -> list[str]:
+    """Sockets as processes leave them that were killed while they served."""
+    paths = paths._replace(identity=0x77)
+    left = [
+        paths.httpPath(),
+        paths.endpointPath(9464),
+        paths.socketPath(3),
+        paths.descriptorServerPath(3),
+    ]
+    for path in left:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+    return left
+
+
+def test_removesTheSocketsOfAllThatServed(left: str) -> None:
+    sockets = socketsOf(Paths(os.getuid(), left))
+    assert set(sockets) <= set(purge(left)["removed"])
+    purge(left, "--yes")
+    assert entries(left) == ["lock"]
+    shown = run("domains", "--domain", left, "--json").stdout
+    assert json.loads(shown)["domains"][0]["state"] == "empty"
+
+
+def test_aNewBlockRemovesTheSocketsOfOlderOnes(left: str) -> None:
+    paths = Paths(os.getuid(), left)
+    sockets = socketsOf(paths)
+    os.unlink(paths.linkPath)
+    os.unlink(paths.blockPath)
+    assert muninn.open("kept").array.sum() == 499500
+    assert not [each for each in sockets if os.path.lexists(each)]
+
+
 def test_leavesFilesThatMuninnHasNotMade(bare: str) -> None:
-    note = Path(Paths(os.getuid(), bare).directory, "notes.txt")
-    note.write_text("mine")
+    folder = Paths(os.getuid(), bare).directory
+    notes = [Path(folder, each) for each in ("notes.txt", "segment-notes", "my-http.sock")]
+    for note in notes:
+        note.write_text("mine")
     purge(bare, "--yes")
-    assert note.read_text() == "mine"
+    assert [note.read_text() for note in notes] == ["mine"] * 3
 
 
 def test_keepsWhatAJournalVouchesForWhereTheBlockIsGone(left: str) -> None:
@@ -161,6 +197,23 @@ def test_keepsWhatAJournalVouchesForWhereTheBlockIsGone(left: str) -> None:
     os.unlink(paths.linkPath)
     assert list(purge(left)["keptBuffers"]) == ["kept"]
     assert muninn.open("kept").array.sum() == 499500
+
+
+@pytest.mark.parametrize("damage", [None, b"\xff" * 4096, b""])
+def test_aDryRunWithoutALockFileSaysWhatAPurgeWouldDo(left: str, damage: bytes | None) -> None:
+    """A dry run makes no lock file, and a purge does."""
+    paths = Paths(os.getuid(), left)
+    if damage is not None:
+        with open(paths.linkPath, "r+b") as file:
+            file.write(damage) if damage else file.truncate()
+    os.unlink(paths.lockPath)
+    for options in ((), ("--yes",)):
+        before = purge(left, "--dry-run", *options)
+        if not options:
+            assert not os.path.lexists(paths.lockPath)
+            assert list(before["keptBuffers"]) == ["kept"]
+        assert purge(left, *options) == before
+    assert entries(left) == ["lock"]
 
 
 def test_keepsWhatTheBlockAloneKnows(left: str) -> None:
@@ -178,6 +231,27 @@ def test_aDrainIsKept(bare: str) -> None:
     assert "draining (disk change)" in run().stdout
     purge(bare, "--yes")
     assert "draining" not in run().stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--yes",)])
+def test_theDeathOfTheHolderOfALockIsKept(
+    domain: str, actor: Start, options: tuple[str, ...]
+) -> None:
+    """A lock has no segment, and the data that it protects may be elsewhere."""
+    actor("free = muninn.Lock('free'); lock = muninn.Lock('file'); lock.acquire()").kill()
+    told = purge(domain, *options)
+    assert told["keptWhy"] == (None if options else "the holder of lock 'file' has died")
+    lock = muninn.Lock("file")
+    with lock:
+        assert lock.recovered != bool(options)
+
+
+def test_aReasonThatTheUserWasNotToldOfStays(domain: str, actor: Start) -> None:
+    """Told of a drain, and then the holder of a lock dies."""
+    actor("muninn.Lock('file').acquire()").kill()
+    told = purging.Remains({}, frozenset(), "the domain drains", [], [])
+    done = purging.purge(Paths(os.getuid(), domain), told)
+    assert isinstance(done, purging.Remains) and done.needed
 
 
 def test_aDamagedBlockIsLeftToRepair(left: str) -> None:
@@ -337,6 +411,73 @@ def test_rootPurgesForOthersAndNobodyElseDoes(domain: str) -> None:
         assert os.lstat(f"{folder}/lock").st_uid == STRANGER
     finally:
         removeDomain(domain, STRANGER)
+
+
+def setpriv(uid: int, gid: int) -> tuple[str, ...]:
+    """What starts a program as this user."""
+    return ("setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups")
+
+
+@pytest.fixture
+def stranger(domain: str) -> Iterator[int]:
+    """The uid of another user, whose domain of this name is removed. Each test has one
+    of its own: a process that hides its files counts for all domains of its user.
+    """
+    uid = 30_000 + int(domain[-4:], 16) % 20_000
+    yield uid
+    removeDomain(domain, uid)
+
+
+@needsRoot
+@pytest.mark.parametrize("options", [(), ("--yes",), ("--dry-run", "--yes")])
+def test_rootLeavesADomainOfAnotherUserAloneWhoseLockFileIsGone(
+    domain: str, stranger: int, actor: Start, options: tuple[str, ...]
+) -> None:
+    """Which files a process has open is shown to its user, and not to its uid alone."""
+    holder = actor(KEPT, launcher=setpriv(stranger, stranger), HOME="/nonexistent")
+    os.unlink(Paths(stranger, domain).lockPath)
+    for _ in range(2):  # after the first there is a new lock file
+        told = purge(domain, "--user", str(stranger), *options)
+        assert told["livingPid"] == holder.pid and told["removed"] == []
+    assert holder.do("int(muninn.open('kept').array.sum())") == 499500
+
+
+@needsRoot
+def test_rootLeavesADomainAloneWhoseProcessHidesItsFiles(
+    domain: str, stranger: int, actor: Start
+) -> None:
+    """Its gid is another one, so the kernel does not show its files to its own user."""
+    holder = actor(KEPT, launcher=setpriv(stranger, stranger + 1), HOME="/nonexistent")
+    paths = Paths(stranger, domain)
+    os.chown(paths.directory, stranger, stranger)
+    os.unlink(paths.lockPath)
+    user = ("--user", str(stranger))
+    told = purge(domain, *user, "--yes")
+    assert (told["livingPid"], told["hiddenPid"]) == (None, holder.pid)
+    said = run("purge", domain, *user, "--yes").stdout
+    assert f"process {holder.pid} hides its files, and may be in it" in said
+    assert holder.do("int(muninn.open('kept').array.sum())") == 499500
+    holder.kill()
+    assert list(purge(domain, *user)["keptBuffers"]) == ["kept"]
+    assert purge(domain, *user, "--yes")["error"] is None
+    assert os.listdir(paths.directory) == ["lock"]
+
+
+@needsRoot
+def test_aHiddenProcessOfAnotherDomainKeepsNoDomain(
+    domain: str, stranger: int, actor: Start
+) -> None:
+    actor(
+        KEPT,
+        launcher=setpriv(stranger, stranger + 1),
+        HOME="/nonexistent",
+        MUNINN_DOMAIN=f"{domain}-o",
+    )
+    actor(KEPT, launcher=setpriv(stranger, stranger), HOME="/nonexistent").kill()
+    paths = Paths(stranger, domain)
+    os.unlink(paths.linkPath)
+    os.unlink(paths.blockPath)
+    assert list(purge(domain, "--user", str(stranger))["keptBuffers"]) == ["kept"]
 
 
 def test_theNamesOfABundleAndOfNothingElseAreTold(domain: str, actor: Start) -> None:

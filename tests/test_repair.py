@@ -411,7 +411,8 @@ def test_anAdoptionThatFailsLeavesNothingOfItsOwn(
     _makeAndEnd(actor)
     _lose(domain)
     paths = Paths(os.getuid(), domain)
-    before = sorted(os.listdir(paths.directory))
+    # Nothing depends on the sockets of the dead, and a creator removes them first.
+    before = sorted(each for each in os.listdir(paths.directory) if not each.endswith(".sock"))
     inserted = list[object]()
 
     def insert(*_: object) -> None:

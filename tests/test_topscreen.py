@@ -18,6 +18,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ import pyte
 import pytest
 
 import muninn
+from muninn.control import layout
+from muninn.errors import ControlBlockInvalid
+from muninn.service import onlooker as onlooking
 from muninn.service.onlooker import Onlooker
 from muninn.session import membership
 from muninn.session.membership import current
@@ -327,20 +331,88 @@ def test_anOnlookerIsNoMember(domain: str) -> None:
     onlooker.close()
 
 
-def test_anOnlookerDoesNotWriteToTheBlock(domain: str) -> None:
-    muninn.share(np.zeros(8), "a", lifetime="keep").close()
+def test_anOnlookerMapsNoFileOfTheDomain(domain: str, actor: Start) -> None:
+    """So a mistake in it damages nothing, and a file that shrinks does not end it."""
+    actor("kept = muninn.share(np.zeros(8), 'a')").kill()
     onlooker = Onlooker(Paths(os.geteuid(), domain))
-    onlooker.read()
-    assert onlooker._block is not None
+    assert onlooker.read() is not None
     with open(f"/proc/{os.getpid()}/maps") as file:
-        modes = {
-            int(line.split("-")[0], 16): line.split()[1]
-            for line in file
-            if "block" in line or domain in line
-        }
-    assert modes[onlooker._block.address] == "r--s"
+        assert not [line for line in file if domain in line]
     onlooker.close()
-    muninn.open("a").free()
+
+
+@pytest.mark.parametrize("sizeBytes", [0, 100, 4096, 70_000])
+def test_aTruncatedBlockDoesNotEndAnOnlooker(domain: str, actor: Start, sizeBytes: int) -> None:
+    """Broken: a SIGBUS, by a file that another user owns."""
+    actor("kept = muninn.share(np.zeros(8), 'a')").kill()
+    looking = actor(
+        "from muninn.service.onlooker import Onlooker\nfrom muninn.storage.paths import Paths\n"
+        f"onlooker = Onlooker(Paths({os.geteuid()}, {domain!r}))"
+    )
+    assert looking.do("onlooker.read() is not None") is True
+    os.truncate(Paths(os.geteuid(), domain).linkPath, sizeBytes)
+    if sizeBytes < layout.ELECTION_OFFSET:
+        assert looking.do("onlooker.read() is None") is True
+    else:
+        with pytest.raises(ActorError) as raised:
+            looking.do("onlooker.read()")
+        assert raised.value.kind == "ControlBlockInvalid"
+
+
+def test_aBlockThatShrinksWhileItIsReadIsSaid(
+    domain: str, actor: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor("kept = muninn.share(np.zeros(8), 'a')").kill()
+    paths, checked = Paths(os.geteuid(), domain), onlooking.readHeader
+
+    def readHeader(*arguments: Any) -> Any:
+        geometry = checked(*arguments)
+        os.truncate(paths.linkPath, 4096)
+        return geometry
+
+    monkeypatch.setattr(onlooking, "readHeader", readHeader)
+    with pytest.raises(ControlBlockInvalid, match="has shrunk to"):
+        Onlooker(paths).read()
+
+
+def statesOf(paths: Paths) -> dict[str, tuple[int, ...]]:
+    """Mode, owner, size and times of the files of a domain."""
+    found = {}
+    for name in ("", *sorted(os.listdir(paths.directory))):
+        status = os.lstat(f"{paths.directory}/{name}")
+        found[name] = (status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def test_anOnlookerChangesNoFileOfADomain(domain: str, actor: Start) -> None:
+    """Broken: root put the modes of another user's files right, through links too."""
+    actor("kept = muninn.share(np.zeros(8), 'a')").kill()
+    paths = Paths(os.geteuid(), domain)
+    os.chmod(paths.directory, 0o755)
+    for name in ("lock", "block"):
+        os.chmod(f"{paths.directory}/{name}", 0o644)
+    before = statesOf(paths)
+    onlooker = Onlooker(paths)
+    assert onlooker.read() is not None
+    assert statesOf(paths) == before
+    os.unlink(paths.lockPath)
+    onlooker.read()
+    assert not os.path.lexists(paths.lockPath)
+    onlooker.close()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
+def test_aTrapInThePlaceOfABlockIsSaid(domain: str, tmp_path: Path, kind: str) -> None:
+    paths = Paths(os.geteuid(), domain)
+    os.mkdir(paths.directory, 0o700)
+    if kind == "fifo":
+        os.mkfifo(paths.linkPath)
+    elif kind == "link":
+        os.symlink("/etc/passwd", paths.linkPath)
+    else:
+        os.mkdir(paths.linkPath)
+    with pytest.raises(ControlBlockInvalid):
+        Onlooker(paths).read()
 
 
 def test_anOnlookerKeepsNoDomainFromEndingAndSeesTheNext(domain: str) -> None:

@@ -56,6 +56,16 @@ class Holders:
             bool(word) and self._rows.isLock(row) and not self._rows.name(row).startswith(_OWN_LOCK)
         )
 
+    def locksOfTheDead(self) -> list[str]:
+        """The names of the locks whose holder has died, where no process is in the
+        domain. The next process that takes one learns of the death.
+        """
+        return sorted(
+            self._rows.name(row).decode(errors="replace").removeprefix(INTERNAL_PREFIX)
+            for row in self._rows.named(0, self._rows.count())
+            if self.isLockNotFree(row)
+        )
+
     def isHeld(self, row: int) -> bool:
         return (
             leases.countHolds(self._block, self._members, row, self._rows.state(row).incarnation)

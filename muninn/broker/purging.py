@@ -3,7 +3,8 @@
 A domain has files after its last process when that process was killed, or left buffers
 that stay until they are freed. Some of these files are nobody's: the next process would
 remove them, or never look at them. The others are needed: a segment that a journal or
-the block vouches for, these journals, and the block that says why the domain drains.
+the block vouches for, these journals, and the block that says why the domain drains, or
+that the holder of a lock has died.
 They are removed only if the user was told what they are.
 
 1. The purging process takes the lock file's CREATE byte, which a creation, a repair and
@@ -11,7 +12,7 @@ They are removed only if the user was told what they are.
 2. It withdraws the block, so that no process joins.
 3. It looks for a process in the domain as a repair does: a locked slot byte, a member
    that is not confirmed dead, a process that has a removed lock file open. If there is
-   one, it gives the block back and removes nothing.
+   one, or if it can not be known, it gives the block back and removes nothing.
 4. It asks the journals and the block which segments are known (`vouching.py`).
 5. If something is needed that the user was not told of, it removes what is nobody's and
    gives the block back. Otherwise it removes the names of the block first, then the
@@ -25,19 +26,31 @@ only while all processes open the same file.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from muninn.broker.holders import Holders
 from muninn.broker.repair import Adoption
+from muninn.control import layout
 from muninn.control.block import ControlBlock
 from muninn.control.creation import openExisting
 from muninn.control.drain import Drain
-from muninn.control.header import isOurs, unlinkBlock, unlinkFile
-from muninn.control.lockfile import LockFile
+from muninn.control.header import (
+    Header,
+    isOurs,
+    openNamed,
+    readHeader,
+    unlinkBlock,
+    unlinkFile,
+)
+from muninn.control.lockfile import LockFile, hiddenHolder
 from muninn.control.members import MemberTable
+from muninn.control.rows import RowTable
 from muninn.control.withdrawal import Withdrawal, inhabitantOf, reinstate
 from muninn.errors import ControlBlockInvalid
-from muninn.storage.paths import COPY_SUFFIX, Paths, SegmentKey
+from muninn.storage.paths import Kind, Paths, SegmentKey, kindOf
 
 #: How long a purge waits for the process that holds CREATE.
 _CREATE_SECONDS = 2.0
@@ -53,8 +66,8 @@ class Remains(NamedTuple):
     known
         Their segments, and those of which this version can not say whose they are.
     why
-        Why the domain is kept besides them: it drains, or its block is damaged. Empty:
-        nothing else is needed.
+        Why the domain is kept besides them: it drains, the holder of a lock has died, or
+        its block is damaged. Empty: nothing else is needed.
     loose, needed
         The paths of the files that are nobody's, and of the others.
     """
@@ -70,9 +83,10 @@ class Remains(NamedTuple):
 
 
 class Inhabited(NamedTuple):
-    """A process is in the domain."""
+    """A process is in the domain, or it can not be known that it is not."""
 
     pid: int
+    isCertain: bool = True
 
 
 def remainsOf(paths: Paths) -> Remains | Inhabited:
@@ -80,13 +94,14 @@ def remainsOf(paths: Paths) -> Remains | Inhabited:
     may be out of date at once.
     """
     if not os.path.lexists(paths.lockPath):
-        return Remains({}, frozenset(), "", _files(paths), [])
+        # The next process makes a lock file, to which this block does not belong. So it
+        # would adopt what the journals vouch for.
+        return _inhabited(paths, None, None) or _remains(paths, None, _damage(paths))
     lockFile = LockFile(paths)
     try:
         old, why = _opened(lockFile.paths, lockFile)
         try:
-            holder = inhabitantOf(lockFile.paths, lockFile) or _inhabitant(old)
-            return Inhabited(holder) if holder else _remains(lockFile.paths, old, why)
+            return _inhabited(lockFile.paths, lockFile, old) or _remains(lockFile.paths, old, why)
         finally:
             if old is not None:
                 old.close()
@@ -121,10 +136,10 @@ def _purged(paths: Paths, lockFile: LockFile, told: Remains | None) -> Remains |
     old, why = _opened(paths, lockFile, mayReinstate=True)
     isGone, withdrawal = False, Withdrawal(paths, lockFile)
     try:
-        if holder := withdrawal.holder() or _inhabitant(old):
-            return Inhabited(holder)
+        if inhabited := _inhabited(paths, lockFile, old):
+            return inhabited
         remains = _remains(paths, old, why)
-        if told is not None and remains.known <= told.known and (told.why or not remains.why):
+        if told is not None and remains.known <= told.known and remains.why in ("", told.why):
             remains = remains._replace(loose=[*remains.loose, *remains.needed], needed=[])
         isGone = not remains.needed
         lockFile.requireCreating()
@@ -146,7 +161,7 @@ def _isJournal(path: str) -> bool:
     """Journals go after what they vouch for: a death in between leaves nothing that no
     process would find.
     """
-    return os.path.basename(path).startswith("journal-")
+    return kindOf(os.path.basename(path)) is Kind.JOURNAL
 
 
 def _opened(
@@ -158,11 +173,43 @@ def _opened(
             reinstate(paths, lockFile)
         return openExisting(paths, lockFile), ""
     except ControlBlockInvalid as error:
-        return None, f"its control block: {error.reason.removeprefix(f'{paths.linkPath} ')}"
+        return None, _whyUnread(paths, error)
 
 
-def _inhabitant(old: ControlBlock | None) -> int:
-    return 0 if old is None else MemberTable(old).inhabitant()
+def _damage(paths: Paths) -> str:
+    """Why the next process would refuse the block of a domain without a lock file; empty
+    if it would replace it.
+    """
+    try:
+        if (named := openNamed(paths)) is None:
+            return ""
+        fd, path = named
+        with contextlib.closing(fd):
+            header = Header.of(fd)
+            if header is not None and header.magic != layout.MAGIC:
+                readHeader(fd, path)
+        return ""
+    except ControlBlockInvalid as error:
+        return _whyUnread(paths, error)
+
+
+def _whyUnread(paths: Paths, error: ControlBlockInvalid) -> str:
+    return f"its control block: {error.reason.removeprefix(f'{paths.linkPath} ')}"
+
+
+def _inhabited(
+    paths: Paths, lockFile: LockFile | None, old: ControlBlock | None
+) -> Inhabited | None:
+    """The process that is in the domain, or may be. A block that can be read names all
+    its members, so without one alone a process that hides its files may be one.
+    """
+    holder = inhabitantOf(paths, lockFile)
+    if not holder and old is not None:
+        holder = MemberTable(old).inhabitant()
+    if holder:
+        return Inhabited(holder)
+    hidden = hiddenHolder(paths.uid) if old is None else 0
+    return Inhabited(hidden, isCertain=False) if hidden else None
 
 
 def _remains(paths: Paths, old: ControlBlock | None, why: str) -> Remains:
@@ -170,8 +217,8 @@ def _remains(paths: Paths, old: ControlBlock | None, why: str) -> Remains:
     wanted, known = Adoption(old).known(paths, paths.journals(), there)
     if why:  # a block that can not be read may know more than the journals
         known = there
-    if old is not None and (reason := Drain(old).reason()) is not None:
-        why = f"the domain drains{f' ({reason})' * bool(reason)}"
+    if old is not None:
+        why = ", ".join(_whyNeeded(old))
     buffers = {
         description.name: description.segmentBytes
         for key, description in wanted.items()
@@ -190,6 +237,14 @@ def _remains(paths: Paths, old: ControlBlock | None, why: str) -> Remains:
     )
 
 
+def _whyNeeded(old: ControlBlock) -> Iterator[str]:
+    """What the next process would learn of the block, besides its buffers."""
+    if (reason := Drain(old).reason()) is not None:
+        yield f"the domain drains{f' ({reason})' * bool(reason)}"
+    for name in Holders(old, MemberTable(old), RowTable(old)).locksOfTheDead():
+        yield f"the holder of lock {name!r} has died"
+
+
 def _isLoose(paths: Paths, path: str, known: set[SegmentKey]) -> bool:
     """Whether a file is nobody's although the domain is kept: a segment that nothing
     knows, a socket, a file that was being made.
@@ -199,7 +254,7 @@ def _isLoose(paths: Paths, path: str, known: set[SegmentKey]) -> bool:
     entry = os.path.basename(path)
     if (key := paths.segmentOf(entry)) is not None:
         return key not in known
-    return entry.endswith((".sock", COPY_SUFFIX))
+    return kindOf(entry) in (Kind.SOCKET, Kind.UNFINISHED)
 
 
 def _files(paths: Paths) -> list[str]:
@@ -209,26 +264,9 @@ def _files(paths: Paths) -> list[str]:
     found = []
     folder = paths.directory
     if os.path.isdir(folder):
-        found = [f"{folder}/{entry}" for entry in sorted(os.listdir(folder)) if _isOurs(entry)]
+        found = [f"{folder}/{entry}" for entry in sorted(os.listdir(folder)) if kindOf(entry)]
     if os.path.lexists(paths.blockPath) and isOurs(
         os.lstat(paths.blockPath), paths.blockPath, paths
     ):
         found.append(paths.blockPath)
     return found
-
-
-def _isOurs(entry: str) -> bool:
-    return entry in ("block", "block.new") or (
-        entry.startswith(("segment-", "journal-"))
-        or (entry.startswith(("broker-", "descriptorServer-")) and entry.endswith(".sock"))
-    )
-
-
-def sizeOf(paths: list[str]) -> int:
-    """How many bytes of `/dev/shm` these files take; a block with two names counts once."""
-    taken: dict[int, int] = {}
-    for path in paths:
-        if os.path.lexists(path):
-            status = os.lstat(path)
-            taken[status.st_ino] = status.st_blocks * 512
-    return sum(taken.values())

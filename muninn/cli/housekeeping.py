@@ -92,7 +92,7 @@ def _addDomains(add: Add) -> None:
     command.add_argument(
         "--yes",
         action="store_true",
-        help="also remove, without a question, buffers that the next process would adopt",
+        help="also remove, without a question, what the next process would have, as buffers",
     )
     command.add_argument(
         "--user", metavar="UID", help="as root: the domains of this user, or of `all` users"

@@ -2,26 +2,26 @@
 
 It looks at each domain from outside and asks before it removes a buffer that the next
 process would adopt. Where nobody can be asked, such buffers stay unless `--yes` says
-otherwise.
+otherwise. Root works on the domain of another user as that user (`owner.py`). So what
+was done is told as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muninn.cli.fitting import shortened
 from muninn.cli.output import counted, printable, printJson
+from muninn.cli.owner import asOwner
 from muninn.config.sizes import asText
 from muninn.errors import MuninnError, PermissionDenied
+from muninn.storage.paths import Paths, takenBytes
 
 if TYPE_CHECKING:
-    from muninn.broker.purging import Remains
-    from muninn.storage.paths import Paths
+    from muninn.broker.purging import Inhabited, Remains
 
 #: How many buffers a question names.
 _LISTED = 10
@@ -30,14 +30,33 @@ _NAME_WIDTH = 40
 
 
 class _Outcome(NamedTuple):
-    """What a purge did with one domain, or would do."""
+    """What a purge did with one domain, or would do.
 
-    paths: Paths
-    removed: list[str]
-    bytes: int
-    kept: Remains | None
-    livingPid: int | None
-    error: MuninnError | None
+    Attributes
+    ----------
+    kept
+        What was kept, in words; empty: nothing was.
+    isOneKept
+        Whether that is one thing.
+    livingPid
+        The process that is in the domain.
+    hiddenPid
+        A process of which it is not to be known whether it is in the domain.
+    error
+        The error in words, and its code, if it has one.
+    """
+
+    domain: str
+    uid: int
+    removed: list[str] = []  # noqa: RUF012  # nobody changes it
+    bytes: int = 0
+    kept: str = ""
+    isOneKept: bool = False
+    keptBuffers: dict[str, int] = {}  # noqa: RUF012
+    keptWhy: str | None = None
+    livingPid: int | None = None
+    hiddenPid: int | None = None
+    error: dict[str, str | None] | None = None
 
 
 def runPurge(arguments: argparse.Namespace) -> int:
@@ -81,48 +100,62 @@ def _uids(arguments: argparse.Namespace) -> set[int] | None:
 
 
 def _one(arguments: argparse.Namespace, uid: int, name: str) -> _Outcome:
-    from muninn.broker.purging import Inhabited, purge, remainsOf, sizeOf
-    from muninn.storage.paths import Paths
+    # The owner may not be able to read the files of this program: what it needs is
+    # imported before.
+    from muninn.broker import purging
 
+    del purging
     paths = Paths(uid, name)
-    outcome = _Outcome(paths, [], 0, None, None, None)
+    return _Outcome(**asOwner(paths, lambda: _done(arguments, paths)._asdict()))
+
+
+def _done(arguments: argparse.Namespace, paths: Paths) -> _Outcome:
+    from muninn.broker.purging import Inhabited, purge, remainsOf
+
+    outcome = _Outcome(paths.domain, paths.uid)
     try:
-        with _as(uid):
-            remains = remainsOf(paths)
-            if isinstance(remains, Inhabited):
-                return outcome._replace(livingPid=remains.pid)
-            if not (remains.loose or remains.needed):
-                return outcome
-            isTold = remains.isNeeded() and _mayTake(arguments, paths, remains)
-            sizes = {path: sizeOf([path]) for path in (*remains.loose, *remains.needed)}
-            if not arguments.dry_run:
-                done = purge(paths, remains if isTold else None)
-                if isinstance(done, Inhabited):
-                    return outcome._replace(livingPid=done.pid)
-                remains = done
-            elif isTold:
-                loose = [*remains.loose, *remains.needed]
-                remains = remains._replace(loose=loose, needed=[])
+        remains = remainsOf(paths)
+        if isinstance(remains, Inhabited):
+            return _inhabited(outcome, remains)
+        if not (remains.loose or remains.needed):
+            return outcome
+        isTold = remains.isNeeded() and _mayTake(arguments, paths, remains)
+        sizes = {path: takenBytes([path]) for path in (*remains.loose, *remains.needed)}
+        if not arguments.dry_run:
+            done = purge(paths, remains if isTold else None)
+            if isinstance(done, Inhabited):
+                return _inhabited(outcome, done)
+            remains = done
+        elif isTold:
+            remains = remains._replace(loose=[*remains.loose, *remains.needed], needed=[])
     except MuninnError as error:
-        return outcome._replace(error=error)
-    gone = sum(sizes.get(path, 0) for path in remains.loose if path != paths.blockPath)
-    return outcome._replace(
-        removed=remains.loose, bytes=gone, kept=remains if remains.needed else None
+        return outcome._replace(
+            error={"code": error.code, "reason": error.reason, "text": str(error)}
+        )
+    except OSError as error:  # the other domains go on
+        return outcome._replace(error={"code": None, "reason": str(error), "text": str(error)})
+    outcome = outcome._replace(
+        removed=remains.loose,
+        bytes=sum(sizes.get(path, 0) for path in remains.loose if path != paths.blockPath),
+    )
+    return _keeping(outcome, remains) if remains.needed else outcome
+
+
+def _inhabited(outcome: _Outcome, found: Inhabited) -> _Outcome:
+    return (
+        outcome._replace(livingPid=found.pid)
+        if found.isCertain
+        else outcome._replace(hiddenPid=found.pid)
     )
 
 
-@contextlib.contextmanager
-def _as(uid: int) -> Iterator[None]:
-    """As root, act as this user: a file of theirs may be a trap for root."""
-    own = os.geteuid()
-    if uid == own:
-        yield
-        return
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(own)
+def _keeping(outcome: _Outcome, remains: Remains) -> _Outcome:
+    return outcome._replace(
+        kept=_needed(remains),
+        isOneKept=len(remains.known) + bool(remains.why) == 1,
+        keptBuffers=remains.buffers,
+        keptWhy=remains.why or None,
+    )
 
 
 def _mayTake(arguments: argparse.Namespace, paths: Paths, remains: Remains) -> bool:
@@ -154,21 +187,26 @@ def _needed(remains: Remains) -> str:
 
 
 def _said(outcome: _Outcome, isDry: bool) -> str:
-    name = f"domain {outcome.paths.domain!r}"
-    if outcome.paths.uid != os.geteuid():
-        name += f" of uid {outcome.paths.uid}"
+    name = f"domain {outcome.domain!r}"
+    if outcome.uid != os.geteuid():
+        name += f" of uid {outcome.uid}"
     if outcome.error is not None:
-        return f"{name}: {outcome.error}"
+        return f"{name}: {outcome.error['text']}"
     if outcome.livingPid is not None:
         return f"{name}: process {outcome.livingPid} is in it: nothing to remove"
+    if outcome.hiddenPid is not None:
+        return (
+            f"{name}: process {outcome.hiddenPid} hides its files, and may be in it: nothing to "
+            "remove before it ends"
+        )
     would = "would remove" if isDry else "removed"
     parts = []
     if outcome.removed:
         files = counted(len(outcome.removed), "file")
         parts.append(f"{would} {files}, {asText(outcome.bytes)}")
-    if outcome.kept is not None:
-        those = "it" if len(outcome.kept.known) + bool(outcome.kept.why) == 1 else "them"
-        parts.append(f"kept {_needed(outcome.kept)}: --yes removes {those} too")
+    if outcome.kept:
+        those = "it" if outcome.isOneKept else "them"
+        parts.append(f"kept {outcome.kept}: --yes removes {those} too")
     return f"{name}: {'; '.join(parts) or 'nothing to remove'}"
 
 
@@ -176,21 +214,22 @@ def _total(outcomes: list[_Outcome], isDry: bool) -> str:
     files = sum(len(each.removed) for each in outcomes)
     would = "would remove" if isDry else "removed"
     taken = asText(sum(each.bytes for each in outcomes))
-    living = sum(each.livingPid is not None for each in outcomes)
+    living = sum((each.livingPid or each.hiddenPid) is not None for each in outcomes)
     others = f"; {counted(living, 'domain')} with living processes left alone" if living else ""
     return f"{would} {counted(files, 'file')}, {taken} of /dev/shm{others}"
 
 
 def _described(outcome: _Outcome) -> dict[str, Any]:
     """The same for programs."""
-    kept, error = outcome.kept, outcome.error
+    error = outcome.error
     return {
-        "domain": outcome.paths.domain,
-        "uid": outcome.paths.uid,
+        "domain": outcome.domain,
+        "uid": outcome.uid,
         "removed": outcome.removed,
         "bytes": outcome.bytes,
-        "keptBuffers": {} if kept is None else kept.buffers,
-        "keptWhy": None if kept is None or not kept.why else kept.why,
+        "keptBuffers": outcome.keptBuffers,
+        "keptWhy": outcome.keptWhy,
         "livingPid": outcome.livingPid,
-        "error": None if error is None else {"code": error.code, "reason": error.reason},
+        "hiddenPid": outcome.hiddenPid,
+        "error": None if error is None else {"code": error["code"], "reason": error["reason"]},
     }

@@ -68,15 +68,16 @@ class ControlBlock:
         lockFile: LockFile,
         fd: Descriptor,
         geometry: Geometry,
-        isReadOnly: bool = False,
     ) -> None:
         self.lockFile: Final = lockFile
         self.geometry: Final = geometry
         self._status = os.fstat(fd.number)
-        self.address: Final = atomics.mapped(fd, geometry.totalBytes, not isReadOnly)
+        self.address: Final = self._mapped(fd, geometry.totalBytes)
         self.bytes: Final = memoryview(
             (ctypes.c_char * geometry.totalBytes).from_address(self.address)
         ).cast("B")
+        self._isMapped = True
+        self._begin(fd)
         self.electionAddress: Final = self.address + layout.ELECTION_OFFSET
         self.readyAddress: Final = self.address + layout.READY_OFFSET
         self.heartbeatAddress: Final = self.address + layout.HEARTBEAT_OFFSET
@@ -97,8 +98,14 @@ class ControlBlock:
             self.bytes[layout.IDENTITY_OFFSET : layout.IDENTITY_OFFSET + 8], "little"
         )
         self.paths: Final = paths._replace(identity=self.identity, folder=lockFile.paths.folder)
-        self._isMapped = True
         fd.close()  # last: the caller closes it after any error
+
+    def _mapped(self, fd: Descriptor, sizeBytes: int) -> int:
+        """The address of so many bytes with the content of the file."""
+        return atomics.mapped(fd, sizeBytes, writable=True)
+
+    def _begin(self, fd: Descriptor) -> None:
+        """Called before a byte is used: a mapping has them all."""
 
     def memberAddress(self, slot: int) -> int:
         return self.address + layout.MEMBERS_OFFSET + slot * layout.MEMBER_BYTES

@@ -12,8 +12,10 @@ file's CREATE byte, so that one process at a time creates, and goes on in this o
    itself that its block is gone, and leaves.
 3. It removes the files at the names, and all segments and journals of a block of
    another boot.
-4. It fills a temporary file that no other process opens: the header without a version,
-   and the rows that older journals vouch for (`broker/repair.py`).
+4. It removes what the dead have left and nothing depends on: their temporary file,
+   copies of journals, and sockets. Then it fills a temporary file that no other process
+   opens: the header without a version, and the rows that older journals vouch for
+   (`broker/repair.py`).
 5. It stores the version, renames the file to the first name, and links the second.
 
 So a block that has a name is whole. A creator that dies before the rename leaves a
@@ -106,14 +108,9 @@ def openOrCreate(
         clock.sleep(_LOOK_SECONDS)
 
 
-def openExisting(paths: Paths, lockFile: LockFile, isReadOnly: bool = False) -> ControlBlock | None:
+def openExisting(paths: Paths, lockFile: LockFile) -> ControlBlock | None:
     """The control block of the domain; None when there is none that a process may join.
     Raises `ControlBlockInvalid`.
-
-    Parameters
-    ----------
-    isReadOnly
-        Whether this process only looks: a store to its mapping would be a SIGSEGV.
     """
     named = openNamed(paths, lockFile)
     if named is None:
@@ -124,7 +121,7 @@ def openExisting(paths: Paths, lockFile: LockFile, isReadOnly: bool = False) -> 
         if geometry is None:
             fd.close()
             return None
-        return ControlBlock(paths, lockFile, fd, geometry, isReadOnly)
+        return ControlBlock(paths, lockFile, fd, geometry)
     except BaseException:
         with contextlib.suppress(OSError):  # a mapping that failed has not taken it
             fd.close()
@@ -152,9 +149,9 @@ def create(paths: Paths, lockFile: LockFile, limits: Geometry, adopt: Adopt | No
     """Make a whole block, and let it replace the files that have the names. The caller
     holds CREATE.
     """
-    # A creator and brokers that died have left these files: no process is in the
-    # domain.
-    for left in (paths.temporaryPath, *paths.copies()):
+    # A creator and other processes that died have left these files: no process is in
+    # the domain.
+    for left in (paths.temporaryPath, *paths.copies(), *paths.sockets()):
         unlinkFile(left)
     try:
         fd = descriptors.opened(

@@ -21,7 +21,8 @@ from contextlib import contextmanager, suppress
 
 from muninn.control import layout
 from muninn.errors import BrokerUnavailable, DomainChanged
-from muninn.storage.paths import Paths
+from muninn.storage.folders import LOCK_NAME
+from muninn.storage.paths import SHM_ROOT, Paths
 from muninn.system import atomics, clock, oserrors, ownership
 from muninn.system.descriptors import Named
 from muninn.system.files import openFile
@@ -222,6 +223,56 @@ def removedFileHolder(path: str, boundSeconds: float, amongAll: bool) -> int:
                         return pid
             others.add(file)
     return 0
+
+
+def hiddenHolder(uid: int) -> int:
+    """The pid of another process of this user that may have a removed lock file open,
+    of which the kernel does not tell: it has byte locks on a file of `/dev/shm` that is
+    no domain's lock file, and hides its files. 0: there is none.
+
+    A process hides its files from this user if its gid is another one, or if it has
+    changed its uid and has begun no program since.
+    """
+    device = os.stat(SHM_ROOT).st_dev
+    begin = f"{os.major(device):02x}:{os.minor(device):02x}:"
+    named = {f"{begin}{inode}" for inode in _lockInodes()}
+    for pid, file in _lockers():
+        # Where the kernel does not list the locks, each process may have one.
+        mayBe = file == str(pid) or (file.startswith(begin) and file not in named)
+        if mayBe and pid != os.getpid() and _isHidden(pid) and uid in _uidsOf(pid):
+            return pid
+    return 0
+
+
+def _lockInodes() -> Iterator[int]:
+    """The inodes of the lock files that have a name."""
+    for entry in os.listdir(SHM_ROOT):
+        with suppress(OSError):  # it is no domain's directory, or not this user's
+            yield os.lstat(f"{SHM_ROOT}/{entry}/{LOCK_NAME}").st_ino
+
+
+def _isHidden(pid: int) -> bool:
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                os.readlink(f"/proc/{pid}/fd/{number}")
+    except PermissionError:
+        return True
+    except OSError:  # the process has ended
+        return False
+    return False
+
+
+def _uidsOf(pid: int) -> set[int]:
+    """The real, effective, saved and file system uid of a process; empty if it has
+    ended.
+    """
+    try:
+        with openFile(f"/proc/{pid}/status") as file:
+            line = next((line for line in file if line.startswith("Uid:")), "Uid:")
+    except OSError:
+        return set()
+    return {int(each) for each in line.split()[1:]}
 
 
 def _processes() -> list[tuple[int, str]]:

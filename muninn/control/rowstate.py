@@ -18,6 +18,8 @@ _EPOCH_SHIFT, _EPOCH_MASK = layout.ROW_EPOCH.shift, layout.ROW_EPOCH.top
 _INCARNATION_SHIFT, _INCARNATION_MASK = layout.ROW_INCARNATION.shift, layout.ROW_INCARNATION.top
 MAX_EPOCH = layout.ROW_EPOCH.top
 MAX_INCARNATION = layout.ROW_INCARNATION.top
+#: The states in which a row takes memory.
+TAKING = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
 
 
 class RowState(NamedTuple):

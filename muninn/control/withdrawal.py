@@ -26,16 +26,17 @@ from muninn.storage.paths import Paths
 _SCAN_SECONDS = 1.0
 
 
-def inhabitantOf(paths: Paths, lockFile: LockFile) -> int:
+def inhabitantOf(paths: Paths, lockFile: LockFile | None) -> int:
     """The pid of another process that has a slot in any block of the domain; 0: no
     process has.
 
     A block whose lock file was removed can not say that a process is in it. Then a
     process that still has that file open is: it may hold a lock there even when there
     is no segment. Where there are segments, a process that has lost its byte counts
-    too.
+    too. A caller that makes no lock file where there is none gives None.
     """
-    return lockFile.anyLocked() or removedFileHolder(
+    holder = 0 if lockFile is None else lockFile.anyLocked()
+    return holder or removedFileHolder(
         paths.lockPath, _SCAN_SECONDS, amongAll=bool(paths.segmentKeys())
     )
 

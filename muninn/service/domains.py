@@ -1,9 +1,8 @@
 """Domains: every domain of this machine that this user may see, read from outside.
 
 Whoever looks joins no domain and changes none. So the names and files of a domain are a
-stranger's here, also those of the same user: they are opened for reading, not through a
-link and without waiting, they are checked for their owner, and their bytes are copied
-before they are checked. Nothing is mapped, because a file may shrink at any moment.
+stranger's here, also those of the same user (`outside.py`): their bytes are copied
+before they are checked, and nothing is mapped.
 
 Another user's domain can be read by root alone, since its directory has mode 0700. Of
 such a domain only the name and the uid are known.
@@ -29,24 +28,25 @@ from muninn.control.geometry import Geometry
 from muninn.control.header import Header, readHeader
 from muninn.control.lockfile import FIRST_SLOT_BYTE
 from muninn.control.memberidentity import IDENTITY_BYTES, IDENTITY_OFFSET, MemberIdentity
+from muninn.control.rowstate import TAKING
 from muninn.errors import MuninnError
+from muninn.service.outside import openedBlock, openedFile
 from muninn.session import membership
-from muninn.storage.paths import SHM_ROOT, Paths
-from muninn.system import atomics, descriptors
+from muninn.storage.folders import LOCK_NAME
+from muninn.storage.paths import SHM_ROOT, Paths, takenBytes
+from muninn.system import atomics
 from muninn.system.descriptors import Descriptor
 from muninn.system.processes import ownPidNamespace, processIsGone
 from muninn.terms import MODES, Mode
 
 _NAMED = re.compile(r"muninn-(\d{1,10})-([A-Za-z0-9_-]{1,32})(\.d(?:\.[0-9a-f]{6})?)?")
 _FAST = MODES.index(Mode.FAST)
-_TAKING = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
 _LIVE = (layout.ROW_LIVE, layout.ROW_PROBING)
 _COUNTED = (layout.ROW_KIND_ARRAY, layout.ROW_KIND_BUNDLE)
 #: A directory with more entries than this is not one of Muninn's.
 _MAX_ENTRIES = 1 << 20
 #: For the pid of a process of another PID namespace.
 _ELSEWHERE = (1 << 31) - 1
-_READ_ONLY = os.O_RDONLY | os.O_NONBLOCK
 #: The fields of a row that are read.
 _ROW = np.dtype(
     {
@@ -153,20 +153,21 @@ def _seen(uid: int, name: str) -> Domain:
         return Domain(uid, name, "hidden")
     shmBytes = None
     try:
-        shmBytes, count = _taken(paths)
-        with _block(paths) as (fd, path):
-            return _readable(paths, shmBytes, count, fd, path)
-    except FileNotFoundError:
-        if shmBytes is None:
-            return Domain(uid, name, "empty", 0)
-        return Domain(uid, name, "idle" if _hasSegments(paths) else _withoutBlock(count), shmBytes)
+        files = _files(paths)
+        shmBytes = takenBytes(files)
+        try:
+            fd, path = openedBlock(paths)
+        except FileNotFoundError:
+            return Domain(uid, name, _stateWithoutBlock(paths, files), shmBytes)
+        with contextlib.closing(fd):
+            return _readable(paths, shmBytes, fd, path)
     except (MuninnError, OSError) as error:
-        why = error.reason if isinstance(error, MuninnError) else str(error.strerror)
+        why = error.reason if isinstance(error, MuninnError) else error.strerror or str(error)
         why = f"its control block: {why.removeprefix(f'{paths.linkPath} ')}"
         return Domain(uid, name, "unreadable", shmBytes, processes=_lockers(paths), why=why)
 
 
-def _readable(paths: Paths, shmBytes: int, count: int, fd: Descriptor, path: str) -> Domain:
+def _readable(paths: Paths, shmBytes: int, fd: Descriptor, path: str) -> Domain:
     geometry = readHeader(fd, path)
     if geometry is None:
         isOwn = (header := Header.of(fd)) is not None and header.isWithdrawn()
@@ -184,7 +185,7 @@ def _readable(paths: Paths, shmBytes: int, count: int, fd: Descriptor, path: str
         if not living:  # memory of a GPU goes with its last process
             isCounted &= ~isFast
         buffers += int(isCounted.sum())
-        vramBytes += sum(rows["size"][isFast & np.isin(states, _TAKING)].tolist())
+        vramBytes += sum(rows["size"][isFast & np.isin(states, TAKING)].tolist())
     state = "live" if living else "idle" if buffers or _hasSegments(paths) else "left"
     return Domain(
         paths.uid,
@@ -195,67 +196,57 @@ def _readable(paths: Paths, shmBytes: int, count: int, fd: Descriptor, path: str
         buffers,
         tuple(sorted(set(living.values()))),
         broker,
+        "" if os.path.lexists(paths.lockPath) else "its lock file was removed",
     )
 
 
-def _withoutBlock(count: int) -> str:
-    return "left" if count else "empty"
+def _stateWithoutBlock(paths: Paths, files: list[str]) -> str:
+    return "idle" if _hasSegments(paths) else "left" if files else "empty"
 
 
 def _hasSegments(paths: Paths) -> bool:
     return bool(paths.segmentKeys())
 
 
-def _taken(paths: Paths) -> tuple[int, int]:
-    """How many bytes the files take, and how many there are besides the lock file. A
-    file with two names counts once.
-    """
-    taken: dict[int, int] = {}
+def _files(paths: Paths) -> list[str]:
+    """The files of the domain besides the lock file, whoever has made them."""
+    files = []
     with contextlib.suppress(FileNotFoundError):
         status = os.lstat(paths.blockPath)
         if stat.S_ISREG(status.st_mode) and status.st_uid == paths.uid:
-            taken[status.st_ino] = status.st_blocks * 512
+            files.append(paths.blockPath)
     with contextlib.suppress(FileNotFoundError), os.scandir(paths.directory) as entries:
         for number, entry in enumerate(entries):
             if number >= _MAX_ENTRIES:
                 raise OSError(0, f"{paths.directory} has more than {_MAX_ENTRIES} files")
-            with contextlib.suppress(FileNotFoundError):
-                status = entry.stat(follow_symlinks=False)
-                if entry.name != "lock":
-                    taken[status.st_ino] = status.st_blocks * 512
-    return sum(taken.values()), len(taken)
+            if entry.name != LOCK_NAME:
+                files.append(entry.path)
+    return files
 
 
 @contextlib.contextmanager
 def _block(paths: Paths) -> Iterator[tuple[Descriptor, str]]:
     """The control block, opened for reading. Raises `FileNotFoundError`."""
-    for path in (paths.linkPath, paths.blockPath):
-        with contextlib.suppress(FileNotFoundError), _opened(paths, path) as fd:
-            yield fd, path
-            return
-    raise FileNotFoundError(paths.linkPath)
+    fd, path = openedBlock(paths)
+    with contextlib.closing(fd):
+        yield fd, path
 
 
-@contextlib.contextmanager
-def _opened(paths: Paths, path: str) -> Iterator[Descriptor]:
-    """A file of the domain, opened for reading: a regular file of its user."""
-    fd = descriptors.opened(path, _READ_ONLY)
-    try:
-        # The owner of the directory may have put a link in its place meanwhile: what is
-        # open counts.
-        status = os.fstat(fd.number)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != paths.uid:
-            raise OSError(0, f"{path} is no file of uid {paths.uid}")
-        yield fd
-    finally:
-        fd.close()
+def _openedLock(paths: Paths) -> Descriptor | None:
+    """The lock file, opened for reading; None if it was removed."""
+    with contextlib.suppress(FileNotFoundError):
+        return openedFile(paths, paths.lockPath)
+    return None
 
 
 def _living(paths: Paths, fd: Descriptor, geometry: Geometry) -> dict[int, Process]:
-    """The members that live, by slot."""
+    """The members that live, by slot. Where the lock file was removed, no byte of it
+    tells, and the rest decides.
+    """
     raw = os.pread(fd.number, geometry.maxMembers * layout.MEMBER_BYTES, layout.MEMBERS_OFFSET)
     living = {}
-    with _opened(paths, paths.lockPath) as lock:
+    lock = _openedLock(paths)
+    with contextlib.nullcontext() if lock is None else contextlib.closing(lock):
         for slot in range(len(raw) // layout.MEMBER_BYTES):
             member = raw[slot * layout.MEMBER_BYTES :][: layout.MEMBER_BYTES]
             if (process := _process(member, lock, slot)) is not None:
@@ -268,21 +259,25 @@ def _lockers(paths: Paths) -> tuple[Process, ...]:
     of another version of Muninn.
     """
     pids = set[int]()
-    with contextlib.suppress(OSError), _opened(paths, paths.lockPath) as lock:
+    # What is wrong with the domain is said already.
+    with (
+        contextlib.suppress(OSError, MuninnError),
+        contextlib.closing(openedFile(paths, paths.lockPath)) as lock,
+    ):
         if atomics.rangeHolder(lock.number, FIRST_SLOT_BYTE, layout.MAX_MEMBERS_LIMIT) > 0:
             slots = range(FIRST_SLOT_BYTE, FIRST_SLOT_BYTE + layout.MAX_MEMBERS_LIMIT)
             pids = {atomics.byteHolder(lock.number, slot) for slot in slots}
     return tuple(Process(pid, "") for pid in sorted(pids) if 0 < pid < _ELSEWHERE)
 
 
-def _process(member: bytes, lock: Descriptor, slot: int) -> Process | None:
+def _process(member: bytes, lock: Descriptor | None, slot: int) -> Process | None:
     """The process of a member slot, if it lives."""
     state = layout.MEMBER_STATE.of(int.from_bytes(member[:8], "little"))
     if state not in (layout.MEMBER_CLAIMING, layout.MEMBER_LIVE):
         return None
     identity = MemberIdentity.unpacked(member[IDENTITY_OFFSET : IDENTITY_OFFSET + IDENTITY_BYTES])
     robust = int.from_bytes(member[layout.MEMBER_ROBUST_OFFSET :][:4], "little")
-    if atomics.byteHolder(lock.number, FIRST_SLOT_BYTE + slot) == 0:
+    if lock is None or atomics.byteHolder(lock.number, FIRST_SLOT_BYTE + slot) == 0:
         # Whoever reads the lock file takes the byte away from a process that lives.
         isMarked = bool(layout.ROBUST_OWNER_DIED.of(robust))
         isNear = identity.pidNamespace == ownPidNamespace()

@@ -1,14 +1,13 @@
-"""An onlooker reads a domain without being a member: it maps the control block read-only
-and takes no slot.
+"""An onlooker reads a domain without being a member: it copies the parts of the control
+block that are in use, anew for each look, and takes no slot.
 
 So it never is a broker, holds no lease, and no list names it. It asks no process, so it
 sees a domain whose broker is dead or stopped, and it keeps no domain from ending. Root
-may look at the domain of another user.
+may look at the domain of another user. So it opens the block as one does from outside
+(`outside.py`): it makes no file, changes no mode, and maps nothing that may shrink.
 
-It touches no page that no process has made: rows below `rowsReady`, and areas of slots
-that had a member. When the domain ends, or gets another control block, the onlooker lets
-the old block go and looks for the next one each time. A stale look at the names costs one
-more reading of the old block.
+When the domain ends, or gets another control block, the onlooker lets the old copy go.
+A stale look at the names costs one more reading of the old block.
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from muninn.control.block import ControlBlock
-from muninn.control.creation import openExisting
+from muninn.control.blockcopy import BlockCopy
 from muninn.control.drain import Drain
-from muninn.control.lockfile import LockFile
+from muninn.control.header import readHeader
 from muninn.control.memberidentity import MemberIdentity
 from muninn.control.memberreader import MemberKey, MemberReader
 from muninn.errors import PermissionDenied
+from muninn.service.outside import openedBlock
 from muninn.service.readings import Column, Reading, namesIn, readingOf
 from muninn.storage.paths import Paths
+from muninn.system.descriptors import Descriptor
 from muninn.system.oserrors import fileError
 from muninn.system.processes import ownPidNamespace
 
@@ -48,7 +48,7 @@ class Onlooker:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
-        self._block: ControlBlock | None = None
+        self._block: BlockCopy | None = None
         self._inode = 0
         self._processes: dict[MemberKey, Process] = {}
 
@@ -89,55 +89,44 @@ class Onlooker:
         """Where the rows begin in the file of the block, and the inode of that."""
         return (0 if self._block is None else self._block.rowsOffset), self._inode
 
-    def _current(self) -> ControlBlock | None:
-        if self._block is not None and not self._isOver(self._block):
-            return self._block
-        self.close()
-        if not self._isThere():
+    def _current(self) -> BlockCopy | None:
+        """The block as it is now; None if there is none, or if it was withdrawn."""
+        opened = self._opened()
+        if opened is None:
+            self.close()
             return None
-        lockFile = LockFile(self.paths)
+        fd, path = opened
         try:
-            self._block = openExisting(self.paths, lockFile, isReadOnly=True)
+            geometry, inode = readHeader(fd, path), os.fstat(fd.number).st_ino
+            old = self._block
+            if old is not None and (inode, geometry) == (self._inode, old.geometry):
+                old.refresh(fd)
+            else:
+                self.close()
+                if geometry is not None:
+                    self._block, self._inode = BlockCopy(self.paths, fd, geometry), inode
+        except OSError as error:
+            raise fileError(error, path) from error
         finally:
-            if self._block is None:
-                lockFile.close()
-        if self._block is not None:
-            self._inode = _inodeAt(self.paths.linkPath)
+            fd.close()
         return self._block
 
-    def _isThere(self) -> bool:
-        """Whether the domain has a lock file, as it has while it has a block. It is not
-        made here.
-        """
-        path = self.paths.lockPath
+    def _opened(self) -> tuple[Descriptor, str] | None:
         try:
-            os.stat(path)
+            return openedBlock(self.paths)
         except FileNotFoundError:
-            return False
+            return None
         except PermissionError:
             raise PermissionDenied(
                 f"uid {os.geteuid()} may not look at the domain of uid {self.paths.uid}",
                 "Look as that user or as root",
             ) from None
         except OSError as error:
-            raise fileError(error, path) from error
-        return True
-
-    def _isOver(self, block: ControlBlock) -> bool:
-        """Whether the block was withdrawn, or its name leads to another file."""
-        return block.isRetired() or _inodeAt(self.paths.linkPath) != self._inode
+            raise fileError(error, self.paths.linkPath) from error
 
     def close(self) -> None:
-        """Unmap the block."""
+        """Let the copy go."""
         if self._block is not None:
             block, self._block = self._block, None
             self._processes.clear()
             block.close()
-            block.lockFile.close()
-
-
-def _inodeAt(path: str) -> int:
-    try:
-        return os.stat(path).st_ino
-    except OSError:
-        return 0

@@ -18,6 +18,7 @@ from muninn.control.cells import CELLS, used
 from muninn.control.election import Election
 from muninn.control.memberreader import MemberKey, MemberReader
 from muninn.control.rowreader import RowReader
+from muninn.control.rowstate import TAKING
 from muninn.observe.families import FAMILIES
 from muninn.session.tables import Tables
 from muninn.system.clock import monotonicMs
@@ -31,8 +32,6 @@ _NAME = f"S{layout.MAX_NAME_BYTES}"
 _NO_CELLS = np.zeros(CELLS, np.uint64)
 #: The states in which no process opens a buffer any more.
 _OVER = (layout.ROW_DYING, layout.ROW_REPLACED)
-#: The states in which a row takes memory.
-_TAKING = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
 
 
 class Rows(NamedTuple):
@@ -179,7 +178,7 @@ def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column, Held]:
     sizes = _field(block, count, layout.ROW_SEGMENT_BYTES_OFFSET, "<u8")
     gpu = _field(block, count, layout.ROW_GPU_OFFSET, "<i2")
     isSound = (mode < 2) & (sizes < 1 << 62) & (gpu >= -1)
-    number = np.flatnonzero(np.isin(state, _TAKING) & isSound)
+    number = np.flatnonzero(np.isin(state, TAKING) & isSound)
     tenants, tenant = _numbered(
         _field(block, count, layout.ROW_TENANT_OFFSET, f"S{layout.MAX_TENANT_BYTES}")[number]
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from muninn.control import layout
+from muninn.control.rowstate import TAKING
 from muninn.control.shortages import EVERYTHING, Shortages, groupOf
 from muninn.session.windownames import wordOf
 from muninn.system.cleanups import Cleanups
@@ -157,8 +157,8 @@ class Gpus:
     def _usedBytes(self, gpu: int) -> int:
         """Bytes that the domain holds on a GPU: a sum over the rows."""
         rows = self._tables.rows
-        held = (layout.ROW_LIVE, layout.ROW_PROBING, layout.ROW_DYING, layout.ROW_REPLACED)
-        described = (rows.description(row) for row, state in rows.notFree() if state.state in held)
+        taking = [row for row, state in rows.notFree() if state.state in TAKING]
+        described = map(rows.description, taking)
         return sum(
             each.segmentBytes for each in described if each.mode is Mode.FAST and each.gpu == gpu
         )

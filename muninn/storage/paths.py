@@ -6,13 +6,17 @@ removes all of them together. They are in one directory of mode 0700 (`folders.p
 which no other user can write. Only the control block has a second name outside the
 directory, by which POSIX shared memory is opened. The names of segments, journals and
 sockets contain the identity of their control block, so a process never takes a file of
-one block for a file of another.
+one block for a file of another. What a name in the directory stands for is said here
+(`Kind`), for all that remove, list and count these files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterable
+from enum import Enum
 from typing import NamedTuple
 
 from muninn.storage import folders
@@ -20,9 +24,52 @@ from muninn.storage.folders import LOCK_NAME
 from muninn.system.oserrors import SHM_ROOT as SHM_ROOT
 from muninn.system.oserrors import fileError
 
-#: The suffix of the name of a journal's copy, until the copy is whole.
+#: The suffix of the name of a block or of a journal's copy, until it is whole.
 COPY_SUFFIX = ".new"
-_SEGMENT = re.compile(r"segment-([0-9a-f]{16})-(\d+)-(\d+)")
+_BLOCK = "block"
+_IDENTITY = "[0-9a-f]{16}"
+_SEGMENT = re.compile(rf"segment-({_IDENTITY})-(\d+)-(\d+)")
+
+
+class Kind(Enum):
+    """What a file in the domain's directory is, besides the lock file."""
+
+    BLOCK = "block"
+    SEGMENT = "segment"
+    JOURNAL = "journal"
+    SOCKET = "socket"
+    #: A block or a journal's copy that is being made. Nothing depends on it.
+    UNFINISHED = "unfinished"
+
+
+_KINDS = {
+    Kind.BLOCK: re.compile(_BLOCK),
+    Kind.SEGMENT: _SEGMENT,
+    Kind.JOURNAL: re.compile(rf"journal-{_IDENTITY}-\d+"),
+    Kind.SOCKET: re.compile(
+        rf"(?:(?:broker|descriptorServer|endpoint)-{_IDENTITY}-\d+|http-{_IDENTITY})\.sock"
+    ),
+    Kind.UNFINISHED: re.compile(rf"(?:{_BLOCK}|journal-{_IDENTITY}-\d+){re.escape(COPY_SUFFIX)}"),
+}
+
+
+def kindOf(entry: str) -> Kind | None:
+    """What a name in a domain's directory stands for; None for the lock file, and for a
+    name that Muninn does not give.
+    """
+    return next((kind for kind, name in _KINDS.items() if name.fullmatch(entry)), None)
+
+
+def takenBytes(files: Iterable[str]) -> int:
+    """How many bytes of `/dev/shm` these files take. A file with two names counts once,
+    and one that is gone not at all.
+    """
+    taken: dict[int, int] = {}
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(path)
+            taken[status.st_ino] = status.st_blocks * 512
+    return sum(taken.values())
 
 
 class SegmentKey(NamedTuple):
@@ -66,14 +113,14 @@ class Paths(NamedTuple):
     @property
     def linkPath(self) -> str:
         """The control block's name in the domain's own directory, which decides."""
-        return f"{self.directory}/block"
+        return f"{self.directory}/{_BLOCK}"
 
     @property
     def temporaryPath(self) -> str:
         """The name of a control block that is being made. No other process opens it,
         and only the process that holds CREATE makes it.
         """
-        return f"{self.directory}/block.new"
+        return f"{self.directory}/{_BLOCK}{COPY_SUFFIX}"
 
     def segmentName(self, row: int, incarnation: int, origin: int = 0) -> str:
         """The name of a buffer's segment, below `/dev/shm`."""
@@ -134,7 +181,7 @@ class Paths(NamedTuple):
 
     def endpointPaths(self, port: int) -> list[str]:
         """Such sockets that exist, of all blocks."""
-        pattern = re.compile(rf"endpoint-[0-9a-f]{{16}}-{port}\.sock")
+        pattern = re.compile(rf"endpoint-{_IDENTITY}-{port}\.sock")
         return [f"{self.directory}/{each}" for each in self._entries() if pattern.fullmatch(each)]
 
     def epochsOf(self, kind: str) -> list[int]:
@@ -162,8 +209,13 @@ class Paths(NamedTuple):
             if entry.startswith("journal-") and entry.endswith(COPY_SUFFIX)
         ]
 
+    def sockets(self) -> list[str]:
+        """The paths of the sockets of all blocks."""
+        found = [each for each in self._entries() if kindOf(each) is Kind.SOCKET]
+        return [f"{self.directory}/{each}" for each in found]
+
     def _marked(self, kind: str) -> list[tuple[int, int]]:
-        pattern = re.compile(rf"{kind}-([0-9a-f]{{16}})-(\d+)(?:\.sock)?")
+        pattern = re.compile(rf"{kind}-({_IDENTITY})-(\d+)(?:\.sock)?")
         return [
             (int(match[1], 16), int(match[2]))
             for match in map(pattern.fullmatch, self._entries())
