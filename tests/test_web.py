@@ -247,6 +247,7 @@ def test_aTakenNameAndAnUnknownIdAreSaid(client: TestClient) -> None:
     for bufferId in (
         f"0{known}",
         f"{row}.0{incarnation}",
+        f"{row}.{int(incarnation) + 1}",
         f"9999999.{incarnation}",
         "9.9",
         "x",
