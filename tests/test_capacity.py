@@ -12,6 +12,7 @@ from muninn.config import loadSettings
 from muninn.errors import DeviceUnavailable
 from muninn.service import capacity
 from muninn.service.capacity import Capacity
+from muninn.storage import room
 
 
 @pytest.fixture
@@ -71,5 +72,5 @@ def test_hostMemoryEndsWithTheFileSystemOrTheMachine(
         return SimpleNamespace(f_blocks=blocks, f_bavail=left, f_frsize=4096)
 
     monkeypatch.setattr(os, "statvfs", told)
-    monkeypatch.setattr(capacity, "availableBytes", lambda: machine)
+    monkeypatch.setattr(room, "availableBytes", lambda: machine)
     assert emulated.hostEmpty() == empty

@@ -526,18 +526,6 @@ def test_aProcessUnlinksNoSocketButItsOwn(domain: str) -> None:
     os.unlink(where.socketPath)
 
 
-def test_socketsThatEarlierBlocksLeftAreRemoved(domain: str) -> None:
-    paths = current().paths
-    left, used = (paths._replace(identity=each).httpPath() for each in (1, 2))
-    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as alive:
-        dead.bind(left)
-        alive.bind(used)
-        alive.listen()
-        with served():
-            assert not os.path.exists(left) and os.path.exists(used)
-        os.unlink(used)
-
-
 def test_clientsCanConnectOnceItSaysWhere(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also before the server has begun, which here it never does."""
     monkeypatch.setattr(serving._Server, "run", lambda server, sockets: None)

@@ -47,7 +47,7 @@ _KINDS = {
     Kind.SEGMENT: _SEGMENT,
     Kind.JOURNAL: re.compile(rf"journal-{_IDENTITY}-\d+"),
     Kind.SOCKET: re.compile(
-        rf"(?:(?:broker|descriptorServer|endpoint)-{_IDENTITY}-\d+|http-{_IDENTITY})\.sock"
+        rf"(?:(?:broker|descriptorServer|endpoint)-{_IDENTITY}-\d+|http)\.sock"
     ),
     Kind.UNFINISHED: re.compile(rf"(?:{_BLOCK}|journal-{_IDENTITY}-\d+){re.escape(COPY_SUFFIX)}"),
 }
@@ -170,8 +170,8 @@ class Paths(NamedTuple):
         return f"{self.directory}/descriptorServer-{self.identity:016x}-{epoch}.sock"
 
     def httpPath(self) -> str:
-        """The socket of the HTTP interface."""
-        return f"{self.directory}/http-{self.identity:016x}.sock"
+        """The socket of the HTTP interface, the same for all blocks of the domain."""
+        return f"{self.directory}/http.sock"
 
     def endpointPath(self, port: int) -> str:
         """The socket at which the members that answer on a TCP port hand on that

@@ -78,7 +78,6 @@ _UNPASSED = {
         "real GPUs (tests/cuda)",
     ),
     "counters.Counting.join:fetchAddAcqRel64": "something is counted before the join (test_counters)",
-    "domains._opened:opened": "`domains` (test_cliDomains)",
     **dict.fromkeys(
         (
             "members.MemberTable.tellAnswers:storeRelease32",
@@ -88,9 +87,20 @@ _UNPASSED = {
         ),
         "a port for metrics (test_endpoint)",
     ),
+    "leases.LeaseTable.takeAgain:casSeqCst64": "a revoked buffer is opened anew (test_openbuffers)",
     "outlet.Outlet._opened:open": "a file of lines (test_lines)",
+    "outlet.Outlet._toStderr:open": "lines on a terminal (test_lines)",
+    "outside.openedFile:opened": "a look from outside (test_cliDomains)",
     **dict.fromkeys(
-        ("serving._loopback:bind", "serving._unixSocket:bind", "serving._unlink:unlink"),
+        (
+            "listeners._alone:opened",
+            "listeners._bound:bind",
+            "listeners._bound:listen",
+            "listeners._unlink:unlink",
+            "listeners.ofDomain:unlink",
+            "listeners.ofLoopback:bind",
+            "listeners.ofLoopback:listen",
+        ),
         "`keep --http` (test_web)",
     ),
     "cache._replace:unlink#2": "the disk of the verdicts is full (test_topology)",

@@ -50,7 +50,7 @@ MUTANTS = [
     Mutant(_PURGING, "_remains(paths, None, _damage(paths))\n", 'Remains({}, frozenset(), "", _files(paths), [])\n', "a dry run without a lock file says the same", "test_cliPurge.py::test_aDryRunWithoutALockFileSaysWhatAPurgeWouldDo"),
     Mutant("muninn/broker/holders.py", "            if self.isLockNotFree(row)\n", "            if False\n", "the next holder of a lock learns of a death after a purge", "test_cliPurge.py::test_theDeathOfTheHolderOfALockIsKept"),
     Mutant(_PURGING, 'remains.why in ("", told.why)', "(told.why or not remains.why)", "a reason that the user was not told of stays", "test_cliPurge.py::test_aReasonThatTheUserWasNotToldOfStays"),
-    Mutant("muninn/storage/paths.py", "|http-{_IDENTITY})", ")", "a purge knows the sockets of all that serves", "test_cliPurge.py::test_removesTheSocketsOfAllThatServed"),
+    Mutant("muninn/storage/paths.py", "|http)\\.sock", ")\\.sock", "a purge knows the sockets of all that serves", "test_cliPurge.py::test_removesTheSocketsOfAllThatServed"),
     Mutant("muninn/control/creation.py", ", *paths.sockets()):", "):", "a new block removes the sockets of older ones", "test_cliPurge.py::test_aNewBlockRemovesTheSocketsOfOlderOnes"),
     Mutant(_PURGING, "remains.known <= told.known and ", "", "what the user was not told of stays", "test_cliPurge.py::test_whatTheUserWasNotToldOfStays"),
     Mutant(_PURGING, "        if not isGone:\n            withdrawal.giveBack()\n", "        pass\n", "a block that is kept gets its version back", "test_cliPurge.py::test_aKeptBlockIsTheSameAfterwards"),
@@ -60,7 +60,7 @@ MUTANTS = [
     Mutant(_DOMAINS, "    with contextlib.suppress(FileNotFoundError):\n        return openedFile(paths, paths.lockPath)\n", "    return openedFile(paths, paths.lockPath)\n", "a domain without its lock file is listed", "test_cliDomains.py::test_aDomainWithoutItsLockFileIsListedWithItsProcesses"),
     Mutant("muninn/control/blockcopy.py", "            if count == 0:\n", "            if False:\n", "a block that shrinks while it is read ends no onlooker", "test_topscreen.py::test_aBlockThatShrinksWhileItIsReadIsSaid"),
     Mutant(_DOMAINS, "        if isNear and processIsGone(identity.pid, identity.startTime):\n", "        if isNear:\n", "a lost byte is no death", "test_cliDomains.py::test_aProcessThatHasLostItsByteStillCounts"),
-    Mutant("muninn/cli/systemd.py", "        if member.client.awaitAnswer(pause or 0.0):\n            tell", "        if member.client.awaitAnswer(pause or 0.0) or True:\n            tell", "a stuck keeper gives no sign of life", "test_cliSystemd.py::test_aKeeperWhoseBrokerDoesNotAnswerGivesNoSignOfLife"),
+    Mutant("muninn/cli/systemd.py", "        if not member.isStale() and member.client.awaitAnswer(pause or 0.0):\n", "        if member.client.awaitAnswer(pause or 0.0) or True:\n", "a stuck keeper gives no sign of life", "test_cliSystemd.py::test_aKeeperWhoseBrokerDoesNotAnswerGivesNoSignOfLife"),
     # --- verdicts on links ------------------------------------------------------------
     Mutant(_VERDICTS, "        if not isOwnFile(os.fstat(fd.number), os.geteuid()):\n", "        if False:\n", "a file that others can write is not read", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),
     Mutant(_VERDICTS, "os.O_RDONLY | os.O_NONBLOCK", "os.O_RDONLY", "a FIFO is not waited for", "test_topology.py::test_aFileThatIsNotTheUsersAloneIsNotRead"),

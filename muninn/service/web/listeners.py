@@ -51,9 +51,7 @@ def ofDomain(paths: Paths) -> Iterator[socket.socket]:
                 f"{other} serves HTTP for domain {paths.domain!r} already",
                 "Use its socket, or end it first",
             )
-        for each in (path, *_ofOtherBlocks(paths)):
-            if _answering(each) is None:
-                _unlink(each)
+        _unlink(path)
         listener = _bound(path)
         mine = _fileOf(path)
     try:
@@ -110,17 +108,6 @@ def _answering(path: str) -> str | None:
             return "a process that accepts no connection now"
         told = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         return f"process {_CREDENTIALS.unpack(told)[0]}"
-
-
-def _ofOtherBlocks(paths: Paths) -> list[str]:
-    """Sockets of the interface for other control blocks of the domain."""
-    own = os.path.basename(paths.httpPath())
-    before, _, after = own.partition(f"{paths.identity:016x}")
-    return [
-        os.path.join(paths.directory, each)
-        for each in os.listdir(paths.directory)
-        if each.startswith(before) and each.endswith(after) and each != own
-    ]
 
 
 @contextlib.contextmanager
