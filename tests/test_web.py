@@ -387,6 +387,9 @@ def test_aPortNeedsTheToken(domain: str, monkeypatch: pytest.MonkeyPatch) -> Non
             {"Authorization": b"Bearer \xff"},
         ):
             assert refused(asking.get("/buffers", headers=headers), 401)
+        for scheme in ("bearer", "BEARER"):
+            headers = {"Authorization": f"{scheme} {where.token}"}
+            assert asking.get("/buffers", headers=headers).status_code == 200
         mine = {"Authorization": f"Bearer {where.token}"}
         assert asking.get("/buffers", headers=mine).json() == {"buffers": []}
         for host in ("evil.example", "127.0.0.1.evil.example:80", ""):

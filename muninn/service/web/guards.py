@@ -32,14 +32,15 @@ _OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.ASC
 
 def byToken(token: str) -> Guard:
     """The guard of a port on loopback."""
-    expected = f"Bearer {token}".encode()
+    expected = token.encode()
 
     def guard(headers: Headers, isPublic: bool) -> Response | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not _OWN_HOST.fullmatch(hosts[0]):
             return JSONResponse(problem("the Host is none of this machine's own names"), 421)
-        given = headers.get("authorization", "").encode("latin-1")
-        if isPublic or hmac.compare_digest(given, expected):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        isTheirs = hmac.compare_digest(given.encode("latin-1"), expected)
+        if isPublic or (isTheirs and scheme.lower() == "bearer"):
             return None
         return JSONResponse(
             problem("the bearer token is missing or wrong", "Send `Authorization: Bearer TOKEN`"),
