@@ -331,6 +331,23 @@ def test_anOnlookerIsNoMember(domain: str) -> None:
     onlooker.close()
 
 
+def test_memoryOfGpusIsGoneWithTheLastProcess(domain: str, actor: Start) -> None:
+    """Broken: the live view showed it as idle for ever, where `list` had it no more."""
+    owner = actor(
+        "v = muninn.share(np.zeros(8), 'v', mode='fastMode'); h = muninn.share(b'x', 'h')"
+    )
+    onlooker = Onlooker(Paths(os.geteuid(), domain))
+
+    def shown() -> list[str]:
+        reading = onlooker.read()
+        return [] if reading is None else sorted(onlooker.names(reading.rows.number))
+
+    assert shown() == ["h", "v"]
+    owner.kill()
+    eventually(lambda: shown() == ["h"], "what is in VRAM has gone")
+    onlooker.close()
+
+
 def test_anOnlookerMapsNoFileOfTheDomain(domain: str, actor: Start) -> None:
     """So a mistake in it damages nothing, and a file that shrinks does not end it."""
     actor("kept = muninn.share(np.zeros(8), 'a')").kill()

@@ -178,7 +178,9 @@ def _rows(block: ControlBlock, slots: list[int]) -> tuple[Rows, Column, Held]:
     sizes = _field(block, count, layout.ROW_SEGMENT_BYTES_OFFSET, "<u8")
     gpu = _field(block, count, layout.ROW_GPU_OFFSET, "<i2")
     isSound = (mode < 2) & (sizes < 1 << 62) & (gpu >= -1)
-    number = np.flatnonzero(np.isin(state, TAKING) & isSound)
+    # Memory of GPUs goes with the last process, whatever the rows say.
+    isThere = (mode != _FAST) | bool(slots)
+    number = np.flatnonzero(np.isin(state, TAKING) & isSound & isThere)
     tenants, tenant = _numbered(
         _field(block, count, layout.ROW_TENANT_OFFSET, f"S{layout.MAX_TENANT_BYTES}")[number]
     )
