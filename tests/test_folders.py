@@ -150,7 +150,7 @@ def test_aProcessLooksAgainOnceItHasTheDirectorysLock(
     """
     first, second = f"{stem}.d", f"{stem}.d.{'0' * 6}"
     os.mkdir(f"/dev/shm/{first}", 0o700)
-    locked = folders._locked
+    locked = folders.locked
 
     @contextlib.contextmanager
     def slowlyLocked(name: str, deadline: float) -> Iterator[bool]:
@@ -160,7 +160,7 @@ def test_aProcessLooksAgainOnceItHasTheDirectorysLock(
                 Path(f"/dev/shm/{second}/{folders.LOCK_NAME}").touch(0o600)
             yield isLocked
 
-    monkeypatch.setattr(folders, "_locked", slowlyLocked)
+    monkeypatch.setattr(folders, "locked", slowlyLocked)
     assert folders.made(stem, os.getuid()) == second
     assert not os.path.exists(f"/dev/shm/{first}/{folders.LOCK_NAME}")
 

@@ -189,7 +189,7 @@ def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
     """
     with contextlib.ExitStack() as held:
         for name in own:
-            if not held.enter_context(_locked(name, deadline)):
+            if not held.enter_context(locked(name, deadline)):
                 return False
         if _own(stem, uid) != own or any(_isEstablished(name, uid) for name in own):
             return False
@@ -201,7 +201,7 @@ def _established(stem: str, uid: int, own: list[str], deadline: float) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(name: str, deadline: float) -> Iterator[bool]:
+def locked(name: str, deadline: float) -> Iterator[bool]:
     """Hold the lock of a directory; False if the directory is gone. The lock is
     released explicitly, because a forked child may have the descriptor too.
     """
@@ -219,8 +219,7 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
         while not _isTaken(fd):
             if clock.now() > deadline:
                 raise BrokerUnavailable(
-                    f"another process of this user has locked {SHM_ROOT}/{name} for "
-                    f"{_BOUND_SECONDS:.0f} s",
+                    f"another process of this user keeps {SHM_ROOT}/{name} locked",
                     "End it: it may be stopped",
                 )
             clock.sleep(_LOOK_SECONDS)
@@ -232,7 +231,7 @@ def _locked(name: str, deadline: float) -> Iterator[bool]:
 
 def _isTaken(fd: Descriptor) -> bool:
     # SYNC directory: pairs with _isTaken in another process, which then sees the lock
-    # file that this process has made.
+    # file, or the socket, that this process has made.
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

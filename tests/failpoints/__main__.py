@@ -93,7 +93,6 @@ _UNPASSED = {
     "outside.openedFile:opened": "a look from outside (test_cliDomains)",
     **dict.fromkeys(
         (
-            "listeners._alone:opened",
             "listeners._bound:bind",
             "listeners._bound:listen",
             "listeners._unlink:unlink",

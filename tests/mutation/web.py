@@ -17,7 +17,7 @@ MUTANTS = [
     Mutant(_APPLICATION, "_metrics, workshop, guard, isPublic=False", "_metrics, workshop, guard, isPublic=True", "metrics need the token", "test_web.py::test_noUrlMakesARoutePublic"),
     Mutant(_APPLICATION, "guard(request.headers, False)", "guard(request.headers, True)", "operations need the token", "test_web.py::test_noUrlMakesARoutePublic"),
     Mutant(_LISTENERS, "        if (other := _answering(path)) is not None:\n", "        if False:\n", "one process serves for a domain", "test_web.py::test_aSecondServerOfADomainIsRefused"),
-    Mutant(_LISTENERS, "            if _fileOf(path) == mine:\n", "            if True:\n", "a process unlinks its own socket only", "test_web.py::test_aProcessUnlinksNoSocketButItsOwn"),
+    Mutant(_LISTENERS, "            if isThere and _fileOf(path) == mine:\n", "            if True:\n", "a process unlinks its own socket only", "test_web.py::test_aProcessUnlinksNoSocketButItsOwn"),
     Mutant(_LISTENERS, "        listener.bind(path)\n        listener.listen(_BACKLOG)\n", "        listener.bind(path)\n", "it listens before it says where", "test_web.py::test_clientsCanConnectOnceItSaysWhere"),
     Mutant(_WORKSHOP, "        if not waits:\n", "        if True:\n", "promotions have places of their own", "test_web.py::test_promotionsThatWaitKeepNothingElseWaiting"),
     Mutant(_WORKSHOP, "                return self._done(work, arguments)\n            finally:\n                self._places.append(None)\n", "                return self._done(work, arguments)\n            finally:\n                pass\n", "a place is given back", "test_web.py::test_promotionsThatWaitKeepNothingElseWaiting"),

@@ -11,7 +11,6 @@ A killed process leaves its name, and the lock goes with the process.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import struct
@@ -19,17 +18,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from muninn.errors import BrokerUnavailable, InvalidArgument
+from muninn.storage import folders
 from muninn.system import clock, descriptors
 from muninn.system.oserrors import typedErrors
 
 if TYPE_CHECKING:
     from muninn.storage.paths import Paths
-    from muninn.system.descriptors import Descriptor
 
 #: The mode of the socket: the user's alone.
 _SOCKET_MASK = 0o177
 _BACKLOG = 128
-_LOCK_SECONDS, _LOOK_SECONDS = 5.0, 0.005
+_LOCK_SECONDS = 5.0
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -42,10 +41,12 @@ def ofDomain(paths: Paths) -> Iterator[socket.socket]:
     InvalidArgument
         Another process serves there.
     BrokerUnavailable
-        The directory of the domain stays locked.
+        The directory of the domain stays locked, or was removed.
     """
     path = paths.httpPath()
-    with typedErrors(path), _alone(paths.directory):
+    with typedErrors(path), _alone(paths) as isThere:
+        if not isThere:
+            raise BrokerUnavailable(f"{paths.directory} was removed", "Try again")
         if (other := _answering(path)) is not None:
             raise InvalidArgument(
                 f"{other} serves HTTP for domain {paths.domain!r} already",
@@ -58,8 +59,8 @@ def ofDomain(paths: Paths) -> Iterator[socket.socket]:
         yield listener
     finally:
         listener.close()
-        with contextlib.suppress(FileNotFoundError), _alone(paths.directory):
-            if _fileOf(path) == mine:
+        with contextlib.suppress(FileNotFoundError), _alone(paths) as isThere:
+            if isThere and _fileOf(path) == mine:
                 os.unlink(path)
 
 
@@ -110,35 +111,9 @@ def _answering(path: str) -> str | None:
         return f"process {_CREDENTIALS.unpack(told)[0]}"
 
 
-@contextlib.contextmanager
-def _alone(directory: str) -> Iterator[None]:
-    """Exclude other processes that begin or end to serve. The lock is released by a call,
-    since a forked child may have the descriptor too.
-    """
-    folder = descriptors.opened(directory, os.O_RDONLY | os.O_DIRECTORY)
-    deadline = clock.now() + _LOCK_SECONDS
-    try:
-        while not _isTaken(folder):
-            if clock.now() > deadline:
-                raise BrokerUnavailable(
-                    f"another process has locked {directory} for {_LOCK_SECONDS:.0f} s",
-                    "End it: it may be stopped",
-                )
-            clock.sleep(_LOOK_SECONDS)
-        yield
-    finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)
-        folder.close()
-
-
-def _isTaken(folder: Descriptor) -> bool:
-    # SYNC httpSocket: pairs with _isTaken in another process, which then sees this one's
-    # socket listen, or its name gone.
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _alone(paths: Paths) -> contextlib.AbstractContextManager[bool]:
+    """Exclude other processes that begin or end to serve."""
+    return folders.locked(os.path.basename(paths.directory), clock.now() + _LOCK_SECONDS)
 
 
 def _fileOf(path: str) -> tuple[int, int]:
