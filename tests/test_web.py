@@ -335,6 +335,20 @@ def test_metricsAndTopologyAreThere(client: TestClient) -> None:
     assert [each["name"] for each in state["buffers"]] == ["a"]
 
 
+def test_aBufferWhoseLifetimeIsOverAtOnceIsAnAnswerOfTheDocument(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken: it was created, and had gone when it was to be described."""
+
+    def over(*_: object, **__: object) -> None:
+        raise muninn.errors.LeaseRevoked("lifetimeEnded")
+
+    monkeypatch.setattr(muninn.MuninnBuffer, "describe", over)
+    answer = client.post("/buffers", json={"size": 1, "lifetimeMs": 1})
+    refused(answer, 410, "MNN-0014")
+    assert "410" in openapi.document("1")["paths"]["/buffers"]["post"]["responses"]
+
+
 def test_theDocumentIsTrue(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document == json.loads(json.dumps(openapi.document(muninn.__version__)))
@@ -346,13 +360,14 @@ def test_theDocumentIsTrue(client: TestClient) -> None:
 
 
 def test_anOperationHasTheStatusesOfItsIdAndItsBody() -> None:
-    ofIds, ofBodies = {"404", "410"}, {"400", "403", "409", "413", "415", "422"}
+    ofIds, ofBodies = {"404", "410"}, {"400", "403", "409", "410", "413", "415", "422"}
     for path in openapi.document("1")["paths"].values():
         for operation in path.values():
             told = set(operation["responses"])
             assert {"401", "421", "500", "503"} < told
-            assert told & ofIds == (ofIds if "parameters" in operation else set())
-            assert told & ofBodies == (ofBodies if "requestBody" in operation else set())
+            wanted = ofIds if "parameters" in operation else set()
+            wanted = wanted | (ofBodies if "requestBody" in operation else set())
+            assert told & (ofIds | ofBodies) == wanted
 
 
 def test_badHealthIsAsTheDocumentSays(client: TestClient) -> None:

@@ -35,6 +35,7 @@ _WRONG_BODY = {
     400: "An argument can not work.",
     403: "The tenant or the access is not allowed.",
     409: "It is there already, or another one than is asked for.",
+    410: "Its lifetime was over before the answer.",
     413: "The body is too large.",
     415: "The body is no JSON.",
     422: "The body does not fit its schema.",
@@ -65,8 +66,8 @@ def document(version: str) -> dict[str, Any]:
 def _described(operation: Operation) -> dict[str, Any]:
     wrong = {
         **_WRONG,
-        **(_WRONG_ID if operation.hasId else {}),
         **(_WRONG_BODY if operation.body is not None else {}),
+        **(_WRONG_ID if operation.hasId else {}),
     }
     error: schemas.Schema = {"$ref": "#/components/schemas/Error"}
     described: dict[str, Any] = {
