@@ -26,7 +26,7 @@ from muninn.errors import InvalidConfig
 from muninn.observe import events, lines, outlet
 from muninn.observe.events import EVENTS
 from muninn.system.logs import surroundings
-from support import BOUND_SECONDS, Actor, eventually
+from support import BOUND_SECONDS, Actor, ActorError, eventually
 
 PACKAGE = Path(muninn.__file__).parent
 Start = Callable[..., Actor]
@@ -682,12 +682,11 @@ def test_anInterruptionWithinALineIsTheProgramsAlone(actor: Start, file: Path) -
     other.do("from muninn.observe import events")
     for turn in range(10):
         reason = f"turn {turn}"
-        other.begin(
-            f"try:\n    while True: events.say('drain', state='on', reason={reason!r})\nexcept KeyboardInterrupt: pass"
-        )
+        other.begin(f"while True: events.say('drain', state='on', reason={reason!r})")
         eventually(lambda: reason in file.read_text(), "it writes")
         os.kill(other.pid, signal.SIGINT)
-        other.result()
+        with pytest.raises(ActorError, match="KeyboardInterrupt"):
+            other.result()
     other.do("events.say('drain', state='on', reason='after')")
     assert read(file)[-1]["reason"] == "after"
     assert other.do("muninn.share(np.zeros(8), name='a').array.sum()") == 0
