@@ -392,6 +392,15 @@ def test_theSocketIsTheUsersAlone(domain: str) -> None:
     assert not os.path.exists(where.socketPath)
 
 
+def test_aProcessKeepsTheTokenThatItHasMade(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken: a keeper whose domain was removed told its clients that theirs is wrong."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    with served(0) as first:
+        pass
+    with served(0) as second:
+        assert second.token == first.token
+
+
 def test_aPortNeedsTheToken(domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, _TOKEN)
     with served(0) as where, httpx.Client(base_url=f"http://127.0.0.1:{where.port}") as asking:

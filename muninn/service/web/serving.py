@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
@@ -123,8 +124,14 @@ def _running(listener: socket.socket, application: Starlette) -> Iterator[None]:
         thread.join(_STOP_SECONDS)
 
 
+@cache
+def _ownToken() -> str:
+    """The token of this process: it stays the same when its domain is another one."""
+    return secrets.token_urlsafe(32)
+
+
 def _token() -> str:
-    token = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(32)
+    token = os.environ.get(TOKEN_VARIABLE) or _ownToken()
     if len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable():
         raise InvalidArgument(
             f"{TOKEN_VARIABLE} is no token of {_LEAST_TOKEN} printable characters or more",
